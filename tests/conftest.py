@@ -111,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if FULL:
         kept = {index for index, item in enumerate(items) if _is_tried(item)}
     elif "not long" in str(config.getoption("markexpr", "") or ""):
-        names = [item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items]
+        names = [item.nodeid if _is_kept(item) else item.nodeid.partition("[")[0] for item in items]
         costly = {name for item, name in zip(items, names, strict=True) if item.get_closest_marker("costly")}
         kept = evenly_spaced(names, costly)
     else:
@@ -128,6 +128,12 @@ def _is_tried(item: pytest.Item) -> bool:
     number = item.callspec.indices.get(re.split(r"\W+", str(lists[0][0]).strip("([\"' "))[0], 0)
     strength = 1 if item.get_closest_marker("each_value") else 2
     return in_array(number, [len(values) for _, values, *_ in lists], strength)
+
+
+def _is_kept(item: pytest.Item) -> bool:
+    """Return whether ``make test`` tries each case of a test: of a promise, or a rule that is checked at no great cost."""
+    is_costly = item.get_closest_marker("costly") is not None and item.get_closest_marker("clause") is None
+    return _is_a_rule(item) and not is_costly
 
 
 def _is_a_rule(item: pytest.Item) -> bool:

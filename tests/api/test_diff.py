@@ -360,6 +360,7 @@ def test_a_tensor_of_another_shape_that_was_replaced_is_removed() -> None:
     assert "the rules reuse the names of 1 removed tensor: filter out a before you apply the rules" in found.notes
 
 
+@pytest.mark.long
 def test_the_time_for_a_chain_of_renames_grows_with_its_length() -> None:
     """With a search through all pairs for each link, this takes an hour."""
     number = 100_000

@@ -211,6 +211,7 @@ def test_a_conversion_to_shards_and_back_is_the_same() -> None:
 name = st.text("abcdef", min_size=1, max_size=3)
 
 
+@pytest.mark.long
 @examples_of(40)
 @given(st.sets(st.lists(name, min_size=1, max_size=3).map(".".join), min_size=1, max_size=6), name)
 def test_a_prefix_put_on_and_taken_off_is_the_identity(keys: set[str], prefix: str) -> None:
@@ -238,6 +239,7 @@ INVERSES = [
 ]
 
 
+@pytest.mark.long
 @examples_of(60)
 @example({(0, "a", "b")}, INVERSES[-1])
 @given(st.sets(st.tuples(st.integers(0, 30), name, name), min_size=1, max_size=8), st.sampled_from(INVERSES))
@@ -338,6 +340,7 @@ def test_what_a_wrapper_sets_aside_is_named() -> None:
     assert any("n_averaged (it is a tensor)" in n for n in cs.filter("swa.pth", unwrap=True, keep_extras=True).notes)
 
 
+@pytest.mark.long
 def test_a_round_trip_over_all_writable_formats_gives_the_same_bytes(ckpt: Any) -> None:
     torch.manual_seed(1)
     dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.uint8,

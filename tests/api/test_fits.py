@@ -244,6 +244,7 @@ def test_a_dict_of_tensors_is_a_source_without_a_command() -> None:
 # Models of transformers.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", ["dst", "dst/config.json"])
 def test_a_folder_of_transformers_fits_its_configuration(place: str) -> None:
     saved("dst", BERT, "BertForMaskedLM")
@@ -252,6 +253,7 @@ def test_a_folder_of_transformers_fits_its_configuration(place: str) -> None:
     assert found.tied["cls.predictions.decoder.weight"] == "bert.embeddings.word_embeddings.weight"
 
 
+@pytest.mark.long
 def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
     model = model_of(GPT2, "GPT2LMHeadModel")
     write_config("dst/config.json", GPT2, "GPT2LMHeadModel")
@@ -263,6 +265,7 @@ def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
     assert not cs.fits("src.safetensors", "dst/config.json").fits
 
 
+@pytest.mark.long
 def test_an_embedding_that_is_the_output_layer_is_copied_into_an_untied_one(ckpt: Callable[..., Any]) -> None:
     saved("src", GPT2, "GPT2LMHeadModel", tie_word_embeddings=True)
     write_config("dst/config.json", GPT2, "GPT2LMHeadModel", tie_word_embeddings=False)
@@ -279,6 +282,7 @@ def test_an_embedding_that_is_the_output_layer_is_copied_into_an_untied_one(ckpt
     assert torch.equal(made["lm_head.weight"], source["transformer.wte.weight"])
 
 
+@pytest.mark.long
 def test_an_output_layer_that_an_untied_source_lacks_is_not_a_copy() -> None:
     saved("src", GPT2, "GPT2Model", tie_word_embeddings=False)
     write_config("dst/config.json", GPT2, "GPT2LMHeadModel", tie_word_embeddings=False)
@@ -287,6 +291,7 @@ def test_an_output_layer_that_an_untied_source_lacks_is_not_a_copy() -> None:
     assert "--source" not in found.command
 
 
+@pytest.mark.long
 def test_what_a_class_makes_itself_is_said() -> None:
     """transformers does not save the sinusoidal positions of Marian."""
     from transformers import MarianConfig, MarianMTModel
@@ -306,6 +311,7 @@ def test_what_a_class_makes_itself_is_said() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_tied_tensor_of_which_no_name_is_there_is_missing_once() -> None:
     saved("base", BERT, "BertModel")
     write_config("dst/config.json", BERT, "BertForMaskedLM")
@@ -327,6 +333,7 @@ def test_the_command_for_another_head_gives_a_folder_that_loads(ckpt: Callable[.
     assert not opened("BertForSequenceClassification", "base-fits")[1]
 
 
+@pytest.mark.long
 def test_an_older_layout_is_converted_by_the_command(ckpt: Callable[..., Any]) -> None:
     saved("mixtral", MIXTRAL, "MixtralForCausalLM")
     found = cs.fits("mixtral", "mixtral")
@@ -352,6 +359,7 @@ def test_a_dense_model_gets_the_advice_that_keeps_trained_layers_of_experts(ckpt
     assert cs.fits("moe dir-llama", "dense").strict
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "other", [{"num_hidden_layers": 3}, {"intermediate_size": 16}, {"vocab_size": 60}, {"attention_bias": True}]
 )
@@ -362,12 +370,14 @@ def test_no_command_is_advised_that_does_not_make_the_dense_model(other: dict[st
     assert not advice("dense", "moe")
 
 
+@pytest.mark.long
 def test_a_network_of_another_kind_gets_no_advice_on_experts() -> None:
     saved("moe", MIXTRAL, "MixtralForCausalLM")
     saved("gpt2", GPT2, "GPT2LMHeadModel")
     assert not advice("moe", "gpt2")
 
 
+@pytest.mark.long
 def test_token_lists_beside_both_are_proposed(ckpt: Callable[..., Any]) -> None:
     saved("src", BERT, "BertForMaskedLM")
     Path("src/vocab.txt").write_text("".join(f"token{n}\n" for n in range(50)))
@@ -389,6 +399,7 @@ def quantised_folder() -> Path:
     return Path("quantised")
 
 
+@pytest.mark.long
 def test_quantised_weights_under_other_names_do_not_fit_by_decoding_alone() -> None:
     folder = quantised_folder()
     state = {
@@ -404,6 +415,7 @@ def test_quantised_weights_under_other_names_do_not_fit_by_decoding_alone() -> N
     assert re.search(r"\d+ under other names", found.verdict)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "mlx"])
 def test_quantised_weights_fit_once_decoded_only_if_no_shape_differs(scheme: str, tmp_path: Path) -> None:
     """The packed codes of MLX have other shapes than their weights, and fit once decoded."""
@@ -420,6 +432,7 @@ def test_quantised_weights_fit_once_decoded_only_if_no_shape_differs(scheme: str
     assert "of other shapes" in found.verdict or "of another shape" in found.verdict
 
 
+@pytest.mark.long
 def test_scales_are_no_other_names_of_weights() -> None:
     quantised_folder()
     found = cs.fits("plain", "quantised")
@@ -428,6 +441,7 @@ def test_scales_are_no_other_names_of_weights() -> None:
     assert not found.renamed
 
 
+@pytest.mark.long
 def test_the_configuration_of_a_quantised_model_stands_for_its_folder(ckpt: Callable[..., Any]) -> None:
     folder = quantised_folder()
     done = ckpt("fits", folder, folder / "config.json")
@@ -518,6 +532,7 @@ def test_what_torch_does_not_copy_does_not_fit(
 # diff of a checkpoint and a configuration.
 
 
+@pytest.mark.long
 def test_diff_with_a_configuration_has_the_same_differences(
     net: Callable[..., nn.Module], ckpt: Callable[..., Any]
 ) -> None:
@@ -627,6 +642,7 @@ def test_contradictions_in_either_folder_are_said(change: str, place: str, verb:
     assert said in ckpt(verb, "src", other).err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["fits", "match", "diff"])
 def test_healthy_folders_have_no_notes(verb: str) -> None:
     _llama_folder("src")
@@ -656,6 +672,7 @@ def test_weights_beside_a_configuration_that_cannot_be_opened_are_said() -> None
     assert any(note.startswith("the weights in dst cannot be opened: ") for note in found.notes)
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_does_not_fit_imports_transformers_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

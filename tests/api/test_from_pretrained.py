@@ -42,6 +42,7 @@ def strictly(architecture: str, folder: str) -> bool:
     return True
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_experts_fit_as_transformers_saves_them(kind: str, ckpt: Callable[..., Any]) -> None:
     saved("moe", {**EXPERTS, "model_type": kind}, FAMILIES[kind])
@@ -107,6 +108,7 @@ def test_every_type_whose_weights_transformers_converts_fits_as_it_is_saved() ->
     assert {*FAMILIES} <= seen
 
 
+@pytest.mark.long
 def test_experts_that_are_not_all_there_do_not_fit() -> None:
     saved("moe", MIXTRAL, "MixtralForCausalLM")
     state = load_file("moe/model.safetensors")
@@ -129,6 +131,7 @@ def test_a_base_model_does_not_fit_a_class_with_a_head() -> None:
     assert (found.fits, found.loader) == (False, "")
 
 
+@pytest.mark.long
 def test_every_tensor_is_listed_if_asked_for(ckpt: Callable[..., Any]) -> None:
     saved("moe", {**EXPERTS, "model_type": "mixtral"}, "MixtralForCausalLM")
     shown = ckpt("fits", "moe", "moe/config.json", "-v").out
@@ -247,6 +250,7 @@ def test_an_own_output_layer_in_a_model_that_ties_it_is_said() -> None:
     assert not cs.fits("b", "a").fits
 
 
+@pytest.mark.long
 def test_other_labels_of_a_classifier_are_said() -> None:
     labels = ["bad", "good", "neutral"]
     for name, order in (("a", labels), ("b", labels[::-1]), ("c", labels)):

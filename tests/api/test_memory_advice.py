@@ -50,6 +50,7 @@ MERGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", MERGES)
 def test_a_merge_runs_with_what_its_largest_tensor_needs(method: str) -> None:
     models = [save(name, RISING, seed) for seed, name in enumerate(("x", "y", "base"))][:2]
@@ -67,6 +68,7 @@ def test_a_merge_runs_with_what_its_largest_tensor_needs(method: str) -> None:
 GROUPS = {"hidden": {"a": 0, "b": 1}}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["linear", "tsv_m"])
 @pytest.mark.parametrize("channels", [8, 1200])
 def test_an_alignment_and_its_merge_run_with_what_is_advised(method: str, channels: int) -> None:
@@ -80,6 +82,7 @@ def test_an_alignment_and_its_merge_run_with_what_is_advised(method: str, channe
         assert need == 16 << 20
 
 
+@pytest.mark.long
 def test_adapters_are_made_and_merged_with_what_is_advised() -> None:
     shapes = {f"layers.{number}.q.weight": (size, 400) for number, size in enumerate((64, 1600, 800))}
     save("base", shapes, 0)
@@ -98,6 +101,7 @@ def test_adapters_are_made_and_merged_with_what_is_advised() -> None:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_a_loha_or_lokr_is_converted_with_what_is_advised(kind: str) -> None:
     tensors: dict[str, torch.Tensor] = {}
@@ -121,6 +125,7 @@ def test_a_loha_or_lokr_is_converted_with_what_is_advised(kind: str) -> None:
         ))  # fmt: skip
 
 
+@pytest.mark.long
 def test_statistics_are_collected_with_what_is_advised(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", minversion="5")
     for seed, name in enumerate("ab"):

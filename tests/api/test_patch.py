@@ -177,6 +177,7 @@ def steps(number: int, form: str) -> list[str]:
     return names
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", ["{}.safetensors", "{}.pth", "{}-shards"])
 def test_patches_are_applied_in_turn(form: str) -> None:
     names = steps(4, form)
@@ -187,6 +188,7 @@ def test_patches_are_applied_in_turn(form: str) -> None:
     assert list(content(output).values()) == list(content(names[3]).values()) or content(output) == content(names[3])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("order", "wrong"),
     [("10", "0.safetensors is not"), ("02", "the result of 0.ckptpatch is not"), ("00", "the result of 0.ckpt")],
@@ -260,6 +262,7 @@ def damaged(raw: bytes) -> Iterator[tuple[int, bytes]]:
             yield place, raw[:place] + changed + raw[place + 1 :]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["small", "signed"])
 def test_a_patch_with_one_changed_byte_never_makes_another_file(kind: str, request: pytest.FixtureRequest) -> None:
     small: bytes = request.getfixturevalue(kind)
@@ -427,6 +430,7 @@ def test_an_earlier_output_leaves_nothing_of_its_own() -> None:
     assert os.path.islink("link")
 
 
+@pytest.mark.long
 def test_many_renamed_tensors_are_found_by_their_first_bytes() -> None:
     """The number of comparisons grows with the number of tensors, not with its square."""
     state = {f"experts.{n}": torch.full((4, 8), float(n)) for n in range(600)}
@@ -439,6 +443,7 @@ def test_many_renamed_tensors_are_found_by_their_first_bytes() -> None:
 # Outputs.
 
 
+@pytest.mark.long
 def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = write(base(), "old-shards"), write(tuned(), "new-shards")
     cs.make_patch(old, new, "d.ckptpatch")
@@ -494,6 +499,7 @@ def test_a_shard_alone_is_not_a_checkpoint_to_patch() -> None:
     assert Path("one.safetensors").read_bytes() == name.read_bytes()
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only some blocks are held at a time: those of the tasks that run or wait, however many there are."""
     save_file({"w": torch.zeros(20 * BLOCK // 4)}, "old.safetensors")
@@ -538,6 +544,7 @@ SHAPES = {
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_signs_add_the_mean_size_of_the_changes(dtype: torch.dtype) -> None:
     old, new = fine_tuned(dtype)
@@ -569,6 +576,7 @@ def test_signs_add_the_mean_size_of_the_changes(dtype: torch.dtype) -> None:
     assert made.nbytes < made.new_nbytes / (6 * old["a.weight"].element_size())
 
 
+@pytest.mark.long
 def test_blocks_that_take_less_space_exactly_are_exact() -> None:
     old, new = fine_tuned(torch.bfloat16)
     new["a.weight"] = old["a.weight"].clone()
@@ -587,6 +595,7 @@ def test_blocks_that_take_less_space_exactly_are_exact() -> None:
     assert not torch.equal(found["b.weight"].flatten()[first:], new["b.weight"].flatten()[first:])
 
 
+@pytest.mark.long
 def test_tied_tensors_are_exact_if_one_of_them_is() -> None:
     old, new = fine_tuned(torch.float32)
     for state, path in ((old, "old.pth"), (new, "new.pth")):
@@ -617,6 +626,7 @@ def test_patterns_that_cannot_be_meant_are_errors(signs: list[str], exact: list[
     assert not Path("p").exists()
 
 
+@pytest.mark.long
 def test_patches_follow_one_with_signs(ckpt: Callable[..., Result]) -> None:
     old, new = fine_tuned(torch.bfloat16)
     third = {name: one + 1 for name, one in new.items()}
@@ -657,6 +667,7 @@ def test_the_commands(ckpt: Callable[..., Result]) -> None:
     assert (done.code, "is not a patch" in done.err) == (3, True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", ["{}.safetensors", "{}", "{}-shards"])
 def test_an_output_is_verified_by_its_patch(form: str, ckpt: Callable[..., Result]) -> None:
     old, new, out = (form.format(name) for name in ("old", "new", "out"))

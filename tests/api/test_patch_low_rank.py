@@ -57,6 +57,7 @@ def change_of(old: State, new: State, key: str) -> torch.Tensor:
     return (new[key].double() - old[key].double()).reshape(len(old[key]), -1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rank", [2, 4])
 def test_the_product_of_the_best_factors_is_added(dtype: torch.dtype, rank: int) -> None:
@@ -90,6 +91,7 @@ def test_the_product_of_the_best_factors_is_added(dtype: torch.dtype, rank: int)
     assert (made.approximated, made.changed, made.equal) == (3, 5, 1)
 
 
+@pytest.mark.long
 def test_the_size_is_that_of_the_factors() -> None:
     old, new = ({"w": torch.randn(1024, 1024).bfloat16()} for _ in range(2))
     write(old, new)
@@ -98,6 +100,7 @@ def test_the_size_is_that_of_the_factors() -> None:
     assert make(low_rank="w").low_rank[0].rank == 16
 
 
+@pytest.mark.long
 def test_a_patch_says_the_same_when_it_is_made_read_and_applied(ckpt: Callable[..., Result]) -> None:
     write(*tuned(torch.bfloat16))
     done = ckpt(
@@ -119,6 +122,7 @@ def test_a_patch_says_the_same_when_it_is_made_read_and_applied(ckpt: Callable[.
     assert "errors of the changes" in ckpt("patch", "show", "p").out
 
 
+@pytest.mark.long
 def test_signs_and_factors_are_in_one_patch(ckpt: Callable[..., Result]) -> None:
     write(*tuned(torch.bfloat16))
     made = make(signs="{b,embed}.weight", low_rank="{a,conv}.weight", rank=3)
@@ -144,6 +148,7 @@ def test_patches_follow_one_with_factors() -> None:
     assert content("again.safetensors").popitem()[1] == content("wanted.safetensors").popitem()[1]
 
 
+@pytest.mark.long
 def test_renamed_and_tied_matrices_have_factors() -> None:
     old, new = tuned(torch.float32)
     moved = old["b.weight"].clone()
@@ -159,6 +164,7 @@ def test_renamed_and_tied_matrices_have_factors() -> None:
     assert cs.make_patch("old.pth", "new.pth", "p", low_rank="x", exact="y", rank=4, force=True).approximated == 0
 
 
+@pytest.mark.long
 def test_a_block_that_takes_less_space_exactly_is_exact() -> None:
     old, new = tuned(torch.float32)
     new["b.weight"][:600] = old["b.weight"][:600]  # all of the first block, and rows of the second
@@ -279,6 +285,7 @@ def factored() -> bytes:
     return Path("d.ckptpatch").read_bytes()
 
 
+@pytest.mark.long
 def test_a_patch_with_one_changed_byte_never_makes_another_file(factored: bytes) -> None:
     assert tried(factored)
     applied = [place for place, raw in damaged(factored) if tried(raw)]

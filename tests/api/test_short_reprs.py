@@ -144,6 +144,7 @@ def reached(thing: object, depth: int = 0) -> Iterator[object]:
                     yield from reached(each, depth + 1)
 
 
+@pytest.mark.long
 def test_what_python_prints_of_a_public_object_fits_ten_lines(things: Mapping[str, object]) -> None:
     long = {(name, type(one).__name__, lines_of(one)) for name, thing in things.items() for one in reached(thing)}
     assert not {row for row in long if row[2] > LINES}

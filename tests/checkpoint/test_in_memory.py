@@ -232,6 +232,7 @@ def test_a_dict_without_tensors_holds_no_state_dict(empty: dict[str, object]) ->
         cs.inspect(empty)
 
 
+@pytest.mark.long
 def test_looking_at_arrays_imports_no_torch() -> None:
     script = (
         "import sys, numpy as np, ckptsurgeon as cs\n"

@@ -35,6 +35,7 @@ def change(keep: Callable[[str], bool] = lambda key: True, **others: Callable[[t
     save_file(state, FILE, {"format": "pt"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_check_passes_and_all_weights_are_known(kind: str) -> None:
     saved(kind)
@@ -50,6 +51,7 @@ def test_check_passes_and_all_weights_are_known(kind: str) -> None:
     assert len(joined) == (kind in SINGLE)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoded_weights_are_those_of_transformers(kind: str, ckpt: Run) -> None:
     saved(kind)
@@ -65,6 +67,7 @@ def test_decoded_weights_are_those_of_transformers(kind: str, ckpt: Run) -> None
     assert [key for key, value in wanted.items() if not torch.equal(state[key], value)] == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_load_as_the_model_itself(kind: str, ckpt: Run) -> None:
     saved(kind)
@@ -81,6 +84,7 @@ def test_outputs_load_as_the_model_itself(kind: str, ckpt: Run) -> None:
     quantised("merged")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scales", ["gate_up_proj_scale_inv", "down_proj_scale_inv", "_proj_scale_inv"])
 @pytest.mark.parametrize("layer", ["layers.1.", ""])
 @pytest.mark.parametrize("kind", ["qwen3", "granite"])
@@ -95,6 +99,7 @@ def test_removed_scales_are_a_failure(kind: str, layer: str, scales: str) -> Non
     assert "lack" in said
 
 
+@pytest.mark.long
 def test_scales_of_fewer_experts_than_there_are_fail() -> None:
     saved("mixtral")
     change(down_proj_scale_inv=lambda value: value[:-1])
@@ -102,6 +107,7 @@ def test_scales_of_fewer_experts_than_there_are_fail() -> None:
     assert ".experts.3.w2.weight" in said
 
 
+@pytest.mark.long
 def test_codes_of_an_expert_that_are_lost_fail() -> None:
     saved("qwen3")
     change(lambda key: not key.endswith("layers.1.mlp.experts.2.up_proj.weight"))
@@ -109,6 +115,7 @@ def test_codes_of_an_expert_that_are_lost_fail() -> None:
     assert said.startswith("1 quantised tensor lacks weight, which ")
 
 
+@pytest.mark.long
 def test_shards_are_joined_before_scales_are_taken_apart(ckpt: Run) -> None:
     saved("qwen3")
     state, names = load_file(FILE), [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -127,6 +134,7 @@ def test_shards_are_joined_before_scales_are_taken_apart(ckpt: Run) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.long
 def test_blocks_with_rows_of_two_matrices_are_copied_and_refused_for_computing(ckpt: Run) -> None:
     saved("qwen3", moe_intermediate_size=48)  # 96 rows of gate and up: three blocks
     assert failures() == []
@@ -138,6 +146,7 @@ def test_blocks_with_rows_of_two_matrices_are_copied_and_refused_for_computing(c
     assert ckpt("convert", SAVED, "--dequantize", "-o", "out").code == 4
 
 
+@pytest.mark.long
 def test_in_place_names_are_not_changed_by_halves(ckpt: Run) -> None:
     saved("qwen3")
     before = Path(FILE).read_bytes()

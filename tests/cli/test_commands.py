@@ -47,6 +47,7 @@ def test_inspect_is_a_pleasure_to_read(
     golden(f"inspect-{columns}.txt", done.out)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("columns", [80, 120])
 def test_transplant_says_what_became_of_everything(
     files: object, ckpt: Run, golden: Golden, columns: int, monkeypatch: pytest.MonkeyPatch
@@ -318,6 +319,7 @@ def test_stats_are_those_of_torch(files: object) -> None:
     assert found["t"].mean == 0.5
 
 
+@pytest.mark.long
 def test_init_prints_or_writes(files: object, ckpt: Run) -> None:
     printed = ckpt("init", "best.pth").out
     done = ckpt("init", "best.pth", "-o", "new.yaml")
@@ -327,6 +329,7 @@ def test_init_prints_or_writes(files: object, ckpt: Run) -> None:
     assert ckpt("init", "best.pth", "-o", "new.yaml").code == 5
 
 
+@pytest.mark.long
 def test_an_output_can_be_a_source_again(files: object, ckpt: Run) -> None:
     ckpt("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "a.pth")
     assert ckpt("transplant", "a.pth", "ru.yaml", "-o", "b.safetensors").code == 0
@@ -519,6 +522,7 @@ def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest
     assert (done.code, "not enough memory" in done.err) == (3, True)
 
 
+@pytest.mark.long
 def test_version_and_help(ckpt: Run) -> None:
     assert ckpt("--version").out == f"ckpt {cs.__version__}\n"
     for args in (("--version", "--json"), ("--json", "--version")):
@@ -578,6 +582,7 @@ def on_a_terminal(*args: str, **environment: str) -> str:
     return out.decode()
 
 
+@pytest.mark.long
 def test_colour_is_for_terminals_and_no_color_is_heeded(files: object, ckpt: Run) -> None:
     assert "\x1b[" not in ckpt("inspect", "best.pth").out
     assert "\x1b[" in on_a_terminal("inspect", "best.pth")

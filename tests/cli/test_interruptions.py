@@ -193,6 +193,7 @@ def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object,
     assert (done.returncode, left()) == (130, [output])
 
 
+@pytest.mark.long
 def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
     done = program("atexit.register(stop)", "--version")
     assert (done.returncode, done.stderr) == (0, "")
@@ -205,6 +206,7 @@ def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) 
     assert (done.returncode, left()) == (0, ["out.safetensors"])
 
 
+@pytest.mark.long
 def test_garbage_is_collected_as_before_when_it_was_called_as_a_function(files: object) -> None:
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     assert main(["inspect", "best.pth", "-q"]) == 0

@@ -107,6 +107,7 @@ def test_the_page_has_a_row_for_every_task_with_the_models_that_were_compared() 
 # The seam.
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_configuration_becomes_the_destination_that_espnet_builds(name: str) -> None:
@@ -118,6 +119,7 @@ def test_a_configuration_becomes_the_destination_that_espnet_builds(name: str) -
     assert (spec.kind, spec.name) == ("espnet", f"{name}.yaml")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize("name", MODELS)
 def test_values_are_those_of_the_seed_and_the_key_in_any_order(name: str) -> None:
@@ -134,6 +136,7 @@ def test_values_are_those_of_the_seed_and_the_key_in_any_order(name: str) -> Non
     assert {key for key in keys if first[key] == other[key]} == fixed
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_the_statistics_that_the_configuration_names_are_the_initial_values() -> None:
     state = {k: v for k, v in state_of(LAYOUTS["conformer"]).items() if not k.startswith("normalize.")}
@@ -149,6 +152,7 @@ def test_the_statistics_that_the_configuration_names_are_the_initial_values() ->
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_statistics_in_the_source_come_along_unless_they_are_left_out() -> None:
     torch.save(state_of(LAYOUTS["conformer"]), "src.pth")
@@ -157,6 +161,7 @@ def test_statistics_in_the_source_come_along_unless_they_are_left_out() -> None:
         assert torch.load("out.pth")["normalize.mean"][0] == mean
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_plan_of_a_changed_statistics_file_is_refused() -> None:
     torch.save(state_of(LAYOUTS["conformer"]), "src.pth")
@@ -167,6 +172,7 @@ def test_a_plan_of_a_changed_statistics_file_is_refused() -> None:
         cs.apply(plan, "out.pth")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_rows_are_mapped_by_token_along_the_axes_that_espnet_s_names_declare() -> None:
     source = [*reversed(CONFORMER["token_list"][:6]), *CONFORMER["token_list"][6:]]
@@ -182,6 +188,7 @@ def test_rows_are_mapped_by_token_along_the_axes_that_espnet_s_names_declare() -
     assert torch.load("out.pth")["ctc.ctc_lo.bias"].tolist() == [5, 4, 3, 2, 1, 0, 6, 7, 8, 9]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_token_list_of_another_size_names_the_tensor(ckpt: Any) -> None:
     torch.save(state_of(LAYOUTS["conformer"]), "src.pth")
@@ -194,6 +201,7 @@ def test_a_token_list_of_another_size_names_the_tensor(ckpt: Any) -> None:
     assert not Path("out.pth").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_row_for_the_mask_that_no_list_has_is_an_error_and_never_another_order() -> None:
     """Mask-CTC's decoder has a row more than there are tokens; the stand-in's has 10 of 9."""
@@ -208,6 +216,7 @@ def test_a_row_for_the_mask_that_no_list_has_is_an_error_and_never_another_order
     assert "--reinit decoder.embed.0.weight" in caught.value.hint
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_tokens_that_look_like_numbers_are_tokens_as_espnet_reads_them() -> None:
     Path("own.yaml").write_text(Path("conformer.yaml").read_text().replace("'1e5'", "1e5"))
@@ -263,6 +272,7 @@ def test_a_recipe_whose_entries_fit_several_tasks_needs_the_task(ckpt: Any) -> N
     assert torch.load("again.pth")["ctc.ctc_lo.bias"].equal(torch.load("out.pth")["ctc.ctc_lo.bias"])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_document_may_name_the_task(ckpt: Any) -> None:
     assert ckpt("init", "ctc.yaml", "--task", "asr", "-o", "dst.yaml").code == 0
@@ -300,6 +310,7 @@ def test_a_task_that_does_not_fit_is_an_error(name: str, task: str, why: str) ->
         cs.init_config(name, task=task)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_values_pass_through_the_types_of_espnet_s_arguments() -> None:
     spec = cs.load_target("spelled.yaml", task="asr")  # init: Xavier_Uniform, normalize: none, input_size: none
@@ -330,6 +341,7 @@ def test_the_configuration_of_a_run_may_have_arguments_that_this_espnet_lacks() 
 # Where ESPnet's paths lead.
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize("config_at", ["config.yaml", "exp/asr_train/config.yaml"])
 def test_paths_are_those_of_the_working_directory_as_in_espnet(config_at: str) -> None:
@@ -340,6 +352,7 @@ def test_paths_are_those_of_the_working_directory_as_in_espnet(config_at: str) -
     assert spec.notes == ()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     config({"token_list": "tokens.txt"}, "recipe/exp/asr_train/config.yaml")
@@ -444,6 +457,7 @@ def test_what_is_not_espnet_s_is_left_to_others_or_refused(text: str, why: str) 
 # Our document that names it.
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(ckpt: Any) -> None:
     config(path="exp/config.yaml")
@@ -468,6 +482,7 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
     assert yaml.safe_load(cs.init_config("exp/config.yaml"))["model"] == {"espnet": "exp/config.yaml"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_what_no_task_of_ours_trains_gets_a_comment_instead_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(espnet, "TRAINED", ())
@@ -477,11 +492,13 @@ def test_what_no_task_of_ours_trains_gets_a_comment_instead_of_a_section(monkeyp
     assert yaml.safe_load(text) == {"model": {"espnet": "config.yaml"}}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_configuration_that_freezes_nothing_gets_no_section() -> None:
     assert "train" not in yaml.safe_load(cs.init_config("ebranchformer.yaml", task="asr"))
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize(
     ("name", "why"),
@@ -499,6 +516,7 @@ def test_what_is_frozen_must_be_there(name: str, why: str) -> None:
     assert not Path("dst.yaml").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize("names", ["encoder", [3], [""]])
 def test_what_is_frozen_is_a_list_of_names(names: object) -> None:
@@ -525,6 +543,7 @@ def test_a_document_that_names_something_else_says_so(model: str, why: str) -> N
         cs.load_target("dst.yaml")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_init_refuses_what_it_cannot_name() -> None:
     with pytest.raises(cs.ConfigError, match="root is only for checkpoints"):
@@ -536,6 +555,7 @@ def test_init_refuses_what_it_cannot_name() -> None:
         cs.init_config("conformer.yaml", output="conformer.yaml", force=True)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_statistics_file_that_nothing_reads_may_be_gone() -> None:
     Path("stats.npz").unlink()
@@ -543,6 +563,7 @@ def test_a_statistics_file_that_nothing_reads_may_be_gone() -> None:
     assert spec.files == ()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_adapters_are_left_out_and_said() -> None:
     spec = cs.load_target(config({"use_adapter": True, "adapter": "lora"}))

@@ -30,6 +30,7 @@ def _files() -> None:
     cs.init_config("front.pth", output="conf/dst.yaml")
 
 
+@pytest.mark.long
 def test_threads_that_draw_at_once_draw_what_each_draws_alone() -> None:
     """They share torch's generator; another thread's draws may not come between a seed and its values."""
     rows = {f"w{n}.weight": {"shape": [300, 1000], "init": {"normal": {"std": 0.02}}} for n in range(4)}

@@ -131,6 +131,7 @@ def test_overrides_change_what_is_built() -> None:
     ].shape == (3, 3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_installed")
 def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     def drawn(seed: int) -> dict[str, bytes]:
@@ -266,6 +267,7 @@ TOO_MUCH = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("kind", TOO_MUCH)
 def test_what_nests_or_multiplies_too_much_is_refused_at_once(kind: str, ckpt: Run) -> None:

@@ -84,6 +84,7 @@ def test_shards_are_those_of_a_local_output(place: Place, verb: str) -> None:
     check_clean(place)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["convert", "merge", "transplant"])
 def test_a_single_file_is_that_of_a_local_output(place: Place, verb: str) -> None:
     cs.apply(VERBS[verb](), "local.safetensors")
@@ -109,6 +110,7 @@ def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
     assert found == ({f"far{suffix}": Path(f"local{suffix}").read_bytes()} if suffix else files("local"))
 
 
+@pytest.mark.costly
 def test_the_files_of_a_model_folder_go_along(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), "tuned", max_shard_size=SHARD)
     Path("tuned/config.json").write_text('{"model_type": "none"}')
@@ -142,6 +144,7 @@ def test_progress_counts_what_is_written_and_what_is_sent(memory: Place, name: s
 # What was there before.
 
 
+@pytest.mark.costly
 def test_a_checkpoint_there_is_refused_without_force(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), place.uri)
     before = place.files()
@@ -239,6 +242,7 @@ def test_an_upload_of_another_size_is_an_error_before_the_index_appears(
 # The command line.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["", "/out.safetensors"])
 def test_what_is_printed_names_the_address_and_the_next_step_works(
     place: Place, name: str, ckpt: Callable[..., Result]
@@ -255,6 +259,7 @@ def test_what_is_printed_names_the_address_and_the_next_step_works(
     assert json.loads(told.out)["output"] == place.uri + name
 
 
+@pytest.mark.long
 def test_a_damaged_output_fails_to_verify(memory: Place, ckpt: Callable[..., Result]) -> None:
     cs.apply(convert(), memory.uri)
     data = memory.files()["model.safetensors"]

@@ -46,6 +46,7 @@ def test_copies_go_on_while_others_are_computed(monkeypatch: pytest.MonkeyPatch)
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_what_ends_the_computing_ends_the_copies(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     plan = write()

@@ -117,6 +117,7 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: data for name, data in files(folder).items() if name.startswith("model")}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("parts", [1, 3, 4])
 def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: Any) -> None:
     write(plan("whole"), "wanted")
@@ -166,6 +167,7 @@ SEVERAL: dict[str, Callable[[str, str], cs.Plan]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", SEVERAL)
 def test_verbs_with_several_sources_go_on_too(verb: str, after_each: Any) -> None:
     cs.apply(cs.convert("b.safetensors"), "src2", max_shard_size=SHARD)
@@ -184,6 +186,7 @@ def stop() -> None:
     raise Interrupted
 
 
+@pytest.mark.long
 def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any) -> None:
     def stopped(*given: Any) -> None:
         raise Interrupted
@@ -200,6 +203,7 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     assert cs.verify("out").ok
 
 
+@pytest.mark.long
 def test_an_error_of_the_plan_does_not_remove_what_is_the_only_copy(after_each: Any) -> None:
     begun(after_each, 2, cs.PlanError("a plan that does not fit."))
     assert len([name for name in os.listdir() if ".ckpt-tmp" in name]) == 1
@@ -293,6 +297,7 @@ def test_an_index_of_other_files_stays() -> None:
     assert os.listdir("src") == ["other.safetensors.index.json"]
 
 
+@pytest.mark.long
 def test_a_source_may_be_given_twice() -> None:
     write(cs.average(["whole", "whole"]), "wanted")
     write(cs.average(["src", "src"]), consume=True)
@@ -300,6 +305,7 @@ def test_a_source_may_be_given_twice() -> None:
     assert os.listdir("src") == []
 
 
+@pytest.mark.long
 def test_a_tie_is_compared_before_anything_is_deleted() -> None:
     key = "layers.0.weight"
     tensors = load_file("a.safetensors")
@@ -361,6 +367,7 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     assert not Path("out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_can_consume(verb: str) -> None:
     if verb == "dequantize":

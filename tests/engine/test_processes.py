@@ -76,6 +76,7 @@ def together(
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [1, 2, 4, 8])
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_bytes_are_those_of_one_process(verb: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +110,7 @@ def test_parts_are_shared_out_by_their_bytes(number: int) -> None:
     assert number < 8 or max(sizes) <= 0.16 * sum(sizes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("output", ["out", "out.safetensors", "out.pth"])
 def test_one_file_is_written_by_the_first(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = together(2, VERBS["rename"], monkeypatch, output=output, max_shard_size=None)
@@ -116,6 +118,7 @@ def test_one_file_is_written_by_the_first(output: str, monkeypatch: pytest.Monke
     assert cs.verify(output).ok
 
 
+@pytest.mark.long
 def test_the_parts_of_others_count_in_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     alone: list[tuple[int, int]] = []
@@ -160,6 +163,7 @@ def test_a_process_that_fails_ends_all(at: str, error: Exception, monkeypatch: p
     assert cs.verify("out").ok
 
 
+@pytest.mark.long
 def test_a_folder_that_is_gone_is_explained_by_the_error_of_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process removes the folder before it says why; the other may notice that first."""
     with monkeypatch.context() as patch:
@@ -185,6 +189,7 @@ def test_other_options_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("its plan or its options differ from those of the first process" in one.message for one in found)
 
 
+@pytest.mark.long
 def test_an_output_that_exists_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     cs.apply(transplant(), "out", max_shard_size=SHARD)
     before = files("out")
@@ -241,6 +246,7 @@ def test_a_process_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatc
         ProcessGroup(2, 3, HashStore()).join()
 
 
+@pytest.mark.long
 def test_what_processes_said_before_they_were_started_again_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun keeps its store: what a failed attempt left there must not be taken for this one's."""
     store = HashStore()

@@ -84,6 +84,7 @@ def shards(folder: str | Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..., None]) -> None:
@@ -118,6 +119,7 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(fail_after:
     assert cs.verify("out").ok
 
 
+@pytest.mark.long
 def test_it_goes_on_again_and_again(fail_after: Callable[..., None]) -> None:
     for number in range(5):
         fail_after(1)
@@ -150,6 +152,7 @@ def link(path: Path) -> None:
     path.symlink_to(os.path.abspath("elsewhere"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("damage", [flip, flip_header, cut, link, Path.unlink])
 def test_a_part_that_is_not_whole_is_written_again(
     damage: Callable[[Path], None], fail_after: Callable[..., None]
@@ -419,6 +422,7 @@ def pausing() -> int:
     return as_ckpt(*WORDS)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_killed_goes_on(number: signal.Signals, ckpt: Callable[..., Result]) -> None:
     process = Forked(pausing)

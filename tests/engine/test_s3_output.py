@@ -71,6 +71,7 @@ def test_nothing_appears_before_all_is_uploaded(place: S3Place, old: dict[str, b
     assert done[-2:] == ["/bucket/model/ckptsurgeon.json", "/bucket/model/model.safetensors.index.json"]
 
 
+@pytest.mark.long
 def test_a_busy_store_is_asked_again(place: S3Place, old: dict[str, bytes]) -> None:
     place.server.refuse("PUT", "model-00002-of-00005", SLOW_DOWN, times=2)
     place.server.refuse("POST", "model-00003-of-00005.safetensors?uploadId", SLOW_DOWN, times=2)
@@ -118,6 +119,7 @@ def test_credentials_that_end_midway_keep_the_old_model(
     check_new(place)
 
 
+@pytest.mark.long
 def test_a_part_that_is_lost_leaves_no_model(place: S3Place, old: dict[str, bytes]) -> None:
     place.server.refuse("POST", "model-00003-of-00005.safetensors?uploadId", LOST_PART)
     with pytest.raises(cs.OutputError, match="could not be found.*no index or recipe: run the command again"):
@@ -140,6 +142,7 @@ def test_an_upload_that_somebody_aborts_keeps_a_single_file(place: S3Place) -> N
     assert not place.pending()
 
 
+@pytest.mark.long
 def test_a_store_that_may_not_be_written_to_is_found_before_the_work(place: S3Place) -> None:
     place.server.refuse("PUT", "", DENIED, times=None)
     with pytest.raises(cs.OutputError, match=r"access is denied \(Access Denied\).*credentials"):
@@ -147,6 +150,7 @@ def test_a_store_that_may_not_be_written_to_is_found_before_the_work(place: S3Pl
     assert not [query for _, _, query in place.server.requests if "partNumber" in query]
 
 
+@pytest.mark.long
 def test_a_bucket_that_is_not_there(place: S3Place) -> None:
     with pytest.raises(cs.OutputError, match=r"s3://elsewhere/model: .*The specified bucket does not exist"):
         cs.apply(cs.convert("a.safetensors"), "s3://elsewhere/model")
@@ -169,6 +173,7 @@ def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         cs.apply(cs.convert("a.safetensors"), "s3://bucket/model")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "where",
     [
@@ -207,6 +212,7 @@ def test_a_killed_run_leaves_no_mixture_and_the_next_run_cleans_up(
     check_new(place)
 
 
+@pytest.mark.long
 def test_uploads_of_others_are_let_be(place: S3Place, old: dict[str, bytes]) -> None:
     place.fill({".ckpt-upload": b"bucket/model/model.safetensors\n"})
     for name in ("model.safetensors", "mine.bin", "model.safetensors.part"):

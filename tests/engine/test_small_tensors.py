@@ -53,6 +53,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return [*one] == [*other] and all(raw(one[key]) == raw(other[key]) for key in one)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_a_cast(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +70,7 @@ def test_an_average(ema: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(one, other)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ELEMENTWISE)
 def test_a_merge(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in "abc":

@@ -297,6 +297,7 @@ def test_an_archive_in_an_archive_is_not_opened() -> None:
         cs.open_checkpoint("outer.zip")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("make", [lambda: zipped("asr.zip", "espnet"), lambda: tarred("asr.nemo", "nemo")])
 def test_an_archive_at_an_address_is_read_by_ranges(hub: Any, make: Callable[[], str]) -> None:

@@ -114,6 +114,7 @@ ROUNDED = ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "mxfp4", "q2_k", "q3_k", "q4_
 TRIPLED: list[tuple[str, dict[str, Any]]] = [("dequantize", {}), ("scale", {"by": 3})]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["average", "merge"])
 def test_weights_are_rounded_to_blocks_of_the_type_that_the_first_file_has(verb: str) -> None:
     known = expected()

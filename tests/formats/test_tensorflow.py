@@ -56,6 +56,7 @@ def test_model_variables_are_the_state_dict_and_the_rest_is_beside_it(ckpt: Any)
     assert extras["alphabet.txt"]["value"] == (GOLDEN / "stt/alphabet.txt").read_text()
 
 
+@pytest.mark.long
 def test_the_header_is_read_without_torch_or_numpy() -> None:
     code = (
         "import sys, ckptsurgeon as cs; c = cs.open_checkpoint(sys.argv[1]);"

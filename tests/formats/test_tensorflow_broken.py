@@ -62,6 +62,7 @@ def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
     assert "truncated" in refused(index)
 
 
+@pytest.mark.long
 def test_no_flipped_bit_of_an_index_goes_unseen(stt: Path) -> None:
     index = stt / f"{BEST}.index"
     raw = index.read_bytes()
@@ -141,6 +142,7 @@ def test_a_wrong_checksum_of_a_block_is_an_error_of_its_own() -> None:
     assert "the block at 0 does not match its checksum" in refused("x")
 
 
+@pytest.mark.long
 def test_random_bytes_in_an_index_are_refused_or_read() -> None:
     """In a block whose checksum is right, so that what it holds is looked at."""
     raw = (GOLDEN / "stt" / f"{BEST}.index").read_bytes()

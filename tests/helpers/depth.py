@@ -1,7 +1,7 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries three, evenly spaced.
+moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries the first and the last.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
@@ -24,11 +24,11 @@ FULL = os.environ.get("CKPT_TESTS") == "full"
 SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
-CASES = 3
+CASES = 2
 """How many cases of one test ``make test`` tries at most."""
 
-COSTLY_CASES = 2
-"""How many cases of a test that is marked ``costly``: one whose cases take a quarter of a second or more."""
+COSTLY_CASES = 1
+"""How many cases of a test that is marked ``costly``: one whose cases take a tenth of a second or more."""
 
 One = TypeVar("One")
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -54,7 +54,7 @@ def shared_out(cases: Sequence[Pair], alike: Callable[[Pair], Hashable], share: 
     """Return a third of the pairs that are alike, at least one: those whose first element is in the fewest others so far.
 
     For a product of two lists, such as networks and ways to change them, of which many pairs run the same code: each
-    kind of pair stays, and each element of both lists. ``make test`` takes three of all pairs, as of any cases.
+    kind of pair stays, and each element of both lists. ``make test`` takes two of all pairs, as of any cases.
     """
     if not FULL:
         return list(cases)
@@ -116,7 +116,7 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
 def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
     """Return the indices of the cases to try: of those with one name at most ``CASES``, from the first to the last.
 
-    Of those with a costly name two are tried: of the next such name the two behind them, and so on.
+    Of those with a costly name one is tried: of the next such name the one behind it, and so on.
     """
     found = defaultdict[str, list[int]](list)
     for index, name in enumerate(names):

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from ckptsurgeon.cli import main
 
+from ..helpers.depth import FULL
 from ..promises.clauses import SHOWN, clause
 
 NAMES = {
@@ -240,6 +241,8 @@ def test_a_file_s_name_is_shown_escaped(name: str) -> None:
     safe(["scan", folder, "-v"])
     safe(["convert", path, "-o", f"{folder}/out.safetensors", "--force"])
     safe(["verify", f"{folder}/out.safetensors"])
+    if not FULL and [*NAMES].index(name) % 4:
+        return  # of the other verbs ``make test`` runs those with each fourth name
     assert raw(printed(["fetch", path], colour=True)[1]) == set()
     assert printed(["fetch", path])[1] == f"{os.path.abspath(path)}\n"  # exact, for a program
     safe(["average", path, path, "-o", f"{folder}/average.pth", "--force"])

@@ -19,6 +19,7 @@ def test_a_program_exits_as_in_python(streams: bool, code: str, ended: int, said
     assert (done.returncode, done.stderr) == (ended, said)
 
 
+@pytest.mark.long
 def test_a_nursery_that_ends_says_so_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has imported little, so that the other tests keep theirs."""
     monkeypatch.setattr(nursery, "_small", cache(lambda: nursery.Nursery("")))
@@ -28,6 +29,7 @@ def test_a_nursery_that_ends_says_so_and_is_replaced(monkeypatch: pytest.MonkeyP
         assert run_apart("print(1)").stdout == "1\n"
 
 
+@pytest.mark.long
 def test_one_process_forks_those_that_fork_for_each_process_of_tests() -> None:
     """Each has imported its modules, which takes long; their streams are apart."""
     first, second = nursery.Nursery(IMPORTS), nursery.Nursery(IMPORTS)

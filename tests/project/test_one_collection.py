@@ -72,12 +72,14 @@ def test_one_process_collects_and_each_has_its_name_folder_and_output(tmp_path: 
     assert sorted(words[:3] for words in processes.values()) == [[f"gw{n}", f"gw{n}", f"popen-gw{n}"] for n in range(2)]
 
 
+@pytest.mark.long
 def test_failures_and_their_output_are_told(tmp_path: Path) -> None:
     printed, _ = run(tmp_path, "print('in', __name__, number); assert number < 2")
     assert "2 failed, 4 passed" in printed, printed
     assert all(f"in {name} 2" in printed for name in ("test_a", "test_b"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("worker", ["gw0", "gw1"])
 def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Path, worker: str) -> None:
     printed, _ = run(tmp_path, f"if number == 1 and worker_id == {worker!r}: os.kill(os.getpid(), signal.SIGKILL)")
@@ -85,6 +87,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Pat
     assert f"worker '{worker}' crashed" in printed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_that_ends_before_all_is_collected_is_replaced(tmp_path: Path, number: int) -> None:
     """The first one collects and the other one waits for it: neither waits for one that has ended."""
@@ -107,6 +110,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 )
 
 
+@pytest.mark.long
 def test_a_file_that_does_not_exist_ends_all_processes(tmp_path: Path) -> None:
     printed, tests = run(tmp_path, given="test_none.py", hooks="\none_collection.none_yet = lambda: True\n")
     assert "passed" not in printed

@@ -71,6 +71,7 @@ def test_importing_loads_neither_torch_nor_numpy() -> None:
     assert not loaded_after("import ckptsurgeon", "torch", "numpy", "rich", "typer", "huggingface_hub", "yaml")
 
 
+@pytest.mark.long
 def test_a_merge_without_an_alignment_loads_no_scipy(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
     code = f"""
@@ -93,6 +94,7 @@ assert cs.verify("out.safetensors").ok
     assert not loaded_after(code, "torch", "huggingface_hub")
 
 
+@pytest.mark.long
 def test_plain_weights_need_no_other_format_encoding_or_tokeniser() -> None:
     torch.save({"layers.0.weight": torch.ones(2, 2), "layers.0.bias": torch.ones(2)}, "a.pth")
     Path("d.yaml").write_text("model: {tensors: {layers.0.weight: {shape: [2, 2]}, layers.0.bias: {shape: [2]}}}\n")
@@ -121,6 +123,7 @@ cs.apply(cs.rename(path, map=["encoder=body"]), "renamed.safetensors")
     assert not loaded_after(code, "torch", "numpy")
 
 
+@pytest.mark.long
 def test_inspect_as_a_command_loads_no_torch(minilm: object) -> None:
     code = f"from ckptsurgeon.cli import main\nassert main(['inspect', {str(minilm)!r}]) == 0"
     assert not loaded_after(code, "torch", "numpy", "huggingface_hub")

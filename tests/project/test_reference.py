@@ -324,6 +324,7 @@ def test_the_schemas_say_who_prints_them(kind: str) -> None:
     assert f'"ckpt.{kind}"' in printed
 
 
+@pytest.mark.long
 def test_every_field_that_is_printed_is_in_the_schema_and_none_else(answers: dict[str, list[Any]]) -> None:
     unseen = {}
     for kind, found in answers.items():

@@ -235,6 +235,7 @@ def test_thirty_thousand_tensors_are_few_lines() -> None:
     assert "30000 tensors" in html
 
 
+@pytest.mark.long
 def test_a_notebook_that_asks_twice_is_answered_from_one_view(monkeypatch: pytest.MonkeyPatch) -> None:
     save("src.pth")
     drawn: list[object] = []
@@ -252,6 +253,7 @@ def test_a_notebook_that_asks_twice_is_answered_from_one_view(monkeypatch: pytes
     assert gone() is None  # it is not kept for that
 
 
+@pytest.mark.long
 def test_a_plan_of_hundreds_of_modules_keeps_its_total() -> None:
     torch.save({f"m{chr(97 + i % 26)}{'x' * (i // 26)}.w": torch.ones(1) for i in range(600)}, "src.pth")
     plan = cs.filter("src.pth", exclude=["mb"])

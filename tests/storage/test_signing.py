@@ -147,6 +147,7 @@ def test_keys_of_openssh_and_of_curves() -> None:
         assert cs.verify(signed("file", f"{name}.pem", force=True), key=public).signed
 
 
+@pytest.mark.long
 def test_keys_that_cannot_sign_say_so_before_anything_is_written() -> None:
     write_key("locked", ed25519.Ed25519PrivateKey.generate(), password=b"secret")
     write_key("rsa", rsa.generate_private_key(65537, 2048))
@@ -161,6 +162,7 @@ def test_keys_that_cannot_sign_say_so_before_anything_is_written() -> None:
     assert not list(Path().glob("*out*"))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
 def test_an_encrypted_key_of_openssh_is_an_error() -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", "locked"], check=True)

@@ -53,6 +53,7 @@ def factors(number: int) -> list[tuple[int, ...]]:
     return [(number,), *pairs, *((a, b, number // a // b) for a, _ in pairs for b, _ in pairs if number % (a * b) == 0)]
 
 
+@pytest.mark.long
 @examples_of(150)
 @given(st.data())
 def test_any_chain_of_operations_reads_as_torch_has_it(data: Any) -> None:

@@ -132,6 +132,7 @@ def inputs(source: Any, epoch: int = 0) -> torch.Tensor:
     return next(iter(source.read(0, epoch))).inputs
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sets", [MASKS, ("augment.snr_db=[0, 10]",)])
 def test_only_train_is_changed_and_every_epoch_otherwise(job: Callable[..., Job], sets: tuple[str, ...]) -> None:
     plain, changed, again = job(), job(*sets), job(*sets, "data.workers=2")
@@ -143,6 +144,7 @@ def test_only_train_is_changed_and_every_epoch_otherwise(job: Callable[..., Job]
         one.close()
 
 
+@pytest.mark.long
 def test_a_cache_keeps_what_is_not_changed(job: Callable[..., Job]) -> None:
     noisy = ("augment.snr_db=[0, 10]", "data.cache=cache")
     note = "train.augment changes the sounds of train: their features are computed each time, not cached"

@@ -89,6 +89,7 @@ def test_a_sound_of_a_header_alone(ckpt: Run, kept: int, why: str) -> None:
     assert why in refused(ckpt, code=3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_silent_sound_that_is_met_late_leaves_a_run_that_goes_on(ckpt: Run) -> None:
     """Its length is in its header, its samples are read in the last step: it is not in the longest batch, tried first."""
@@ -130,6 +131,7 @@ def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
     assert RunFolder("run").saved_steps[-1] < json.loads(Path("run/result.json").read_text())["step"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_disk_that_is_full_says_what_is_saved(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread that writes the third checkpoint."""

@@ -77,6 +77,7 @@ def test_an_epoch_has_each_clip_once_and_can_be_entered_anywhere() -> None:
         assert all(map(same, entered, whole[start:]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("cache", [None, "cache"])
 def test_workers_and_the_cache_change_no_bit(cache: str | None) -> None:
     plain = [list(train(task()).read(seed=0, epoch=epoch)) for epoch in range(2)]
@@ -93,6 +94,7 @@ def test_loading_leaves_the_global_random_state_alone() -> None:
     assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_is_wrong_with_a_clip_is_raised_as_it_is(workers: int) -> None:
     corpus("train.csv", TEXTS)
@@ -233,6 +235,7 @@ def test_a_long_clip_is_said_in_seconds_without_an_exponent(monkeypatch: pytest.
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("of", [2, 3, 5])
 def test_batches_by_seconds_are_shared_by_several_processes(of: int) -> None:
     """Every clip is in one process's batch, once; each process has as many batches, if some are of a lone clip."""

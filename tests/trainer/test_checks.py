@@ -64,6 +64,7 @@ def named(checks: Any) -> dict[str, Check]:
     return {short: found[name] for short, name in NAMES.items()}
 
 
+@pytest.mark.long
 def test_a_sound_start_passes(init: str) -> None:
     found = before(toy.job(init))
     assert {short: check.status for short, check in found.items()} == {
@@ -215,6 +216,7 @@ def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
     assert found["drawn"].status == NOT_RUN
 
 
+@pytest.mark.long
 def test_a_layer_that_shrinks_what_it_is_given_warns() -> None:
     def shrunk(norm: bool) -> Check:
         return before(toy.job(model={"norm": norm}), lambda tensors: tensors["body.second.weight"].mul_(0.05))["scale"]
@@ -225,6 +227,7 @@ def test_a_layer_that_shrinks_what_it_is_given_warns() -> None:
     assert shrunk(norm=True).says.endswith("1 normalisation layer undoes small factors")
 
 
+@pytest.mark.long
 def test_a_dead_unit_warns_and_a_dead_layer_fails() -> None:
     def kill(units: slice) -> Callable[[dict[str, Tensor]], object]:
         return lambda tensors: tensors["body.first.bias"][units].fill_(-1e4)
@@ -502,6 +505,7 @@ def test_what_cannot_be_learned_by_heart_fails() -> None:
     assert overfits_one_batch({"accuracy": 0.96}, "accuracy", 9, higher=True).status == PASS
 
 
+@pytest.mark.long
 def test_a_resume_that_drifts_fails() -> None:
     job = toy.job()
     assert resume_is_exact(job, step_s=0.01).status == PASS
@@ -641,6 +645,7 @@ def test_the_new_part_of_a_tensor_is_looked_at_too(source: Path, how: str, row: 
     assert found.says.startswith(f"of 2 tensors, 1 differs from what the initialiser draws: {HEAD} (z")
 
 
+@pytest.mark.long
 def test_a_new_part_that_was_saved_rounded_is_found(source: Path) -> None:
     toy.write(model={"classes": 5})
     plan = cs.transplant(str(source), "toy.yaml", on_mismatch={"head": "pad"}, dtype="bf16")
@@ -676,6 +681,7 @@ def test_values_that_vary_together_are_no_fault() -> None:
     assert all(z_score(torch.randn(()).expand(8), others) < MAX_Z for _ in range(50))
 
 
+@pytest.mark.long
 def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int | None, int]] = []
 

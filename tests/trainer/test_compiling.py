@@ -152,6 +152,7 @@ def test_other_errors_are_left_as_they_are() -> None:
             raise ZeroDivisionError
 
 
+@pytest.mark.long
 def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     job = build_job(write(pretrain={"crop_s": 0.3}), device="cpu")
     gpu = replace(job, device=torch.device("cuda"))

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
 import soundfile
 import torch
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
@@ -27,6 +28,7 @@ def files() -> None:
     assert [os.path.basename(path) for path in write_clips(Path.cwd(), "read", READ)] == [one["clip"] for one in SEEN]
 
 
+@pytest.mark.long
 def test_a_beam_search_reads_the_texts_that_coqui_reads() -> None:
     files()
     texts = cs.transcribe(

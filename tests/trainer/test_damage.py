@@ -97,6 +97,7 @@ def test_a_sound_that_is_a_folder_or_empty(ckpt: Run) -> None:
     assert "train.csv, line 9: empty.wav is an empty file" in json.loads(done.err)["details"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     data = Path("train-1.wav").read_bytes()
@@ -302,6 +303,7 @@ def test_controls_say_where_nothing_was_learned(init: str) -> None:
     assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("curves")
 def test_the_picture_marks_the_best_and_a_single_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes

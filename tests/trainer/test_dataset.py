@@ -183,6 +183,7 @@ def batches(workers: int, seed: int, number: int = 9, begin: Any = (0, 0)) -> li
     return [next(stream).inputs for _ in range(number)]
 
 
+@pytest.mark.long
 def test_what_an_example_draws_follows_from_seed_epoch_and_place() -> None:
     """Any number of workers and a resumed run see the same, another seed and another epoch something else."""
     seed_all(5)

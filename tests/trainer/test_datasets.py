@@ -254,6 +254,7 @@ def test_a_task_without_texts_needs_no_column_of_texts() -> None:
     assert [(clip.text, round(clip.seconds * 8000)) for clip in found] == [("", 800 + 80 * n) for n in range(6)]
 
 
+@pytest.mark.long
 def test_of_a_sound_in_a_table_only_what_is_read_is_taken_into_memory() -> None:
     tone("long.wav", 300)
     data = Path("long.wav").read_bytes()

@@ -210,6 +210,7 @@ def test_what_the_error_rates_are_of_is_said() -> None:
     assert joint == "texts for error rates are decoded by CTC and the decoder together, beam 3 (train.decoding: joint)"
 
 
+@pytest.mark.long
 def test_what_cannot_be_decoded_is_an_error() -> None:
     for name, kind in (("ctc", CTC), ("classify", Classify)):
         with pytest.raises(cs.ConfigError, match=f"the task {name} has no attention decoder. Use the task hybrid"):

@@ -76,6 +76,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     assert codes == ["0", "1", "2", "3", "4", "5", "129", "130", "143"]
 
 
+@pytest.mark.long
 def test_the_task_of_ones_own_trains(ckpt: Callable[..., Any]) -> None:
     found = re.search(r'```python title="my_task.py"\n(.*?)```', PAGE, re.S)
     assert found
@@ -96,6 +97,7 @@ def test_the_example_is_understood() -> None:
     assert (made.freeze, made.lr_scale) == ({"encoder": 500}, {"encoder": 0.1})
 
 
+@pytest.mark.long
 def test_every_check_is_explained(monkeypatch: Any) -> None:
     from ckptsurgeon.trainer.checks import suite as checking
     from ckptsurgeon.trainer.checks.check import Check
@@ -136,6 +138,7 @@ def definitions() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 def test_the_page_on_a_step_names_what_is_there() -> None:
     """Each class, method, function, setting, folder and file of the page exists under this name."""
     known, settings = definitions(), {field.name for field in fields(Settings)}

@@ -67,6 +67,7 @@ def test_preparing_tells_as_much() -> None:
     assert told(preprocess_only=True) == ["notes", *WHOLE]
 
 
+@pytest.mark.long
 def test_a_look_at_the_first_batch_keeps_nothing() -> None:
     assert told(check_only=True) == ["notes"]
     assert not Path("cache").exists()

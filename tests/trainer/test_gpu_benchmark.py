@@ -314,6 +314,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.long
 def test_a_process_waits_for_its_turns() -> None:
     one = ArmProcess([sys.executable, "-c", CHILD], "an arm")
     assert one.is_ready(60)

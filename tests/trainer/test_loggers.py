@@ -190,6 +190,7 @@ def test_mlflow_gets_settings_rows_checks_and_result(mlflow: FakeMLflow) -> None
     assert made["status"] == "FINISHED"
 
 
+@pytest.mark.long
 def test_the_environment_says_where_to_and_under_which_names(
     mlflow: FakeMLflow, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_loggers_may_change_when_a_run_is_resumed(wandb: FakeWandb) -> None:
     assert json.loads(Path("run/loggers.json").read_text()) == {"wandb": "id1"}
 
 
+@pytest.mark.long
 def test_an_error_of_a_logger_ends_the_logger_alone_and_is_said_once(
     ckpt: Run, wandb: FakeWandb, mlflow: FakeMLflow
 ) -> None:
@@ -281,6 +283,7 @@ def test_a_run_that_fails_is_told_as_failed(
     assert mlflow.runs["r0"]["status"] == "FAILED"
 
 
+@pytest.mark.long
 def test_an_error_in_a_step_is_told_too(wandb: FakeWandb) -> None:
     def observer(row: Mapping[str, Any]) -> None:
         if row.get("step") == 3 and "loss" in row:
@@ -315,6 +318,7 @@ def test_a_name_that_no_logger_has(ckpt: Run) -> None:
     assert (done.code, "Did you mean wandb?" in done.err) == (2, True)
 
 
+@pytest.mark.long
 def test_only_rank_0_logs() -> None:
     path = together.write(loggers=["mlflow"], steps=2, warmup=0)
     Path("mlflow").mkdir()

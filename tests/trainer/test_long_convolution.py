@@ -53,6 +53,7 @@ def test_autocast_decides_the_dtype() -> None:
     assert torch.allclose(found.float(), rounded, rtol=2**-6, atol=2**-4)
 
 
+@pytest.mark.long
 def test_gradients_in_bf16_are_rounded_once() -> None:
     """As sums of bf16 numbers, the gradients of the weights would be 0.6 % off, and those of the inputs 0.5 %."""
     torch.manual_seed(0)

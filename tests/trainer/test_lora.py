@@ -36,6 +36,7 @@ def trained(init: str, **settings: Any) -> Any:
     return cs.train(**STARTED, run="run")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lora", [Lora(("all-linear",)), Lora(("all-linear",), save=("lm_head",)), Lora(("lm_head",))])
 def test_adapters_of_a_model_of_speech_are_those_of_its_linear_layers_and_nothing_else(lora: Lora) -> None:
     """transformers cannot name the input embeddings of wav2vec 2.0, which has none."""
@@ -90,7 +91,6 @@ def test_peft_and_a_merge_of_ours_compute_what_the_run_did(init: str) -> None:
     assert not torch.allclose(made.model()[0].eval()(batch.inputs, batch.lengths), wanted, atol=1e-2)
 
 
-@pytest.mark.long
 def test_the_adapter_s_files_are_those_of_peft(init: str) -> None:
     trained(init, lora={**LORA, "alpha": 3, "dropout": 0.1})
     config = json.loads(Path("run/adapter/adapter_config.json").read_text())

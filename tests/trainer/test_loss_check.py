@@ -48,6 +48,7 @@ def test_a_loss_that_falls_at_once_and_stays_is_clear(steps: int) -> None:
     assert cleared([5.2, *[1.0] * (steps - 1)])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("steps", [6, 20, 100, 1000])
 def test_a_loss_that_only_varies_seldom_seems_to_fall(steps: int) -> None:
     found = [cleared(noisy([1.09] * steps, 0.1, seed)) for seed in range(400)]
@@ -88,6 +89,7 @@ def checked(**settings: object) -> Check:
     return loss_fell(loop.state, loop.folder)
 
 
+@pytest.mark.long
 def test_a_run_that_learns_passes() -> None:
     found = checked(steps=60)
     assert found.status == PASS, found
@@ -101,6 +103,7 @@ def test_a_run_that_does_not_learn_warns_with_the_figures() -> None:
     assert found.says.endswith(": the loss did not fall by more than the noise")
 
 
+@pytest.mark.long
 def test_what_is_frozen_but_for_a_useless_bias_does_not_pass() -> None:
     """The first layer's bias, before a norm that takes its mean away, is all that is trained."""
     found = checked(steps=40, freeze=["head", "body.norm", "body.first.weight", "body.second"], lr=1e-6)
@@ -121,6 +124,7 @@ def test_a_run_that_diverged_in_a_few_steps_fails_all_the_same() -> None:
     assert found.status == FAIL, found
 
 
+@pytest.mark.long
 def test_a_run_that_was_resumed_is_judged_from_its_first_step() -> None:
     first = toy.loop(folder="run", steps=60)
     first.run(until=40)

@@ -64,6 +64,7 @@ def message(ended: Any) -> str:
     return " ".join(ended.err.split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kill", "saved"),
     [
@@ -100,6 +101,7 @@ def test_the_others_end_with_one_message_and_the_run_goes_on(kill: str, saved: i
     assert apart("one", "run") < 1e-5
 
 
+@pytest.mark.long
 def test_all_others_end_where_there_are_three() -> None:
     write(save_every=2)
     ended = train("toy.yaml", "--run", "run", size=3, KILL="2 4 in the backward pass", BEFORE=WRITES_AT_ONCE + KILLS)
@@ -201,6 +203,7 @@ is_idle = lambda: False  # the GPU has not done the last step, and never will
 """
 
 
+@pytest.mark.long
 def test_a_process_that_waits_for_its_gpu_is_freed_and_saves_nothing_of_that_step() -> None:
     write(save_every=3)
     before = WRITES_AT_ONCE + KILLS + PLAYED + HANGS
@@ -221,6 +224,7 @@ def test_one_that_notices_itself_gives_the_gpu_up_before_it_reads_it() -> None:
     assert "step 3 is saved, and --resume goes on" in message(ended[0])
 
 
+@pytest.mark.long
 def test_the_watch_ends_with_the_run() -> None:
     write()
     ended = train(
@@ -256,6 +260,7 @@ with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("how", "said"),
     [("killed", ["freed", "", "freed", "freed"]), ("raises", ["freed", "not freed", "freed", "freed"]),
@@ -287,6 +292,7 @@ with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
 """
 
 
+@pytest.mark.long
 def test_a_message_is_not_waited_for_if_the_next_process_never_takes_it() -> None:
     """As where that process dies while the message is sent, which gloo sometimes never notices."""
     os.mkfifo("sent")

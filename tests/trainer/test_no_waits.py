@@ -120,6 +120,7 @@ def test_what_is_waited_for_would_be_found(waits: Any, monkeypatch: pytest.Monke
 MASKED = {"mask_time_prob": 0.5, "mask_time_length": 2, "mask_feature_prob": 0.3, "mask_feature_length": 2}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "fields", [{}, LAYER_NORM, {**LAYER_NORM, "add_adapter": True}], ids=["group", "layer", "adapter"]
 )
@@ -187,11 +188,13 @@ def bundled(name: str, monkeypatch: pytest.MonkeyPatch) -> OnMeta:
     return OnMeta(monkeypatch, task, model, [Batch(features, lengths, labels, sizes, 1.0, ("x", "y"))])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["ctc", "hybrid", "classify"])
 def test_the_other_tasks_read_nothing_of_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled(name, monkeypatch).step()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_language_model_reads_nothing_of_the_device(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM

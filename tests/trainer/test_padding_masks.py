@@ -39,6 +39,7 @@ def test_fine_tuning(samples: tuple[int, int], is_padded: bool, training: bool, 
     check(masks, is_padded=is_padded)
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # of transformers' own WavLM
 @pytest.mark.parametrize("model_type", ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "wav2vec2-conformer"])
 def test_no_number_of_the_cpu_is_written_into_a_mask(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def log_of(run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_added_up_once() -> None:
     settings: dict[str, Any] = {"batch_size": 8, "model": {"norm": False, "dropout": 0.0}}
     loop = toy.loop(**settings)
@@ -121,6 +122,7 @@ distributed.destroy_process_group = destroyed
 """
 
 
+@pytest.mark.long
 def test_nothing_holds_the_group_of_processes_when_it_is_left() -> None:
     """What was destroyed later waited, seldom, for a thread that waited for it: a process that had done all hung."""
     write()
@@ -142,6 +144,7 @@ ParallelModel.finish_backward = finished
 """
 
 
+@pytest.mark.long
 def test_every_parameter_that_is_summed_is_used_in_a_step() -> None:
     """On a GPU, a backward pass in which one is not waits until it has been told which the other processes used."""
     write()
@@ -190,6 +193,7 @@ def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: st
     assert apart("one", "run") < 1e-5
 
 
+@pytest.mark.long
 def test_losses_of_other_parts_are_an_error() -> None:
     """They would be added up one to the other, or wait for each other for ever."""
     write()
@@ -211,6 +215,7 @@ class Parted(Toy):
 """
 
 
+@pytest.mark.long
 def test_the_others_end_where_the_first_cannot_begin() -> None:
     write(task="Missing")
     first, second = train("toy.yaml", "--run", "run")
@@ -228,6 +233,7 @@ def test_the_others_end_where_the_first_cannot_begin() -> None:
     assert "first loss" in first.out
 
 
+@pytest.mark.long
 def test_the_first_says_which_of_the_others_cannot_begin() -> None:
     write(task="Unbearable")
     with Path("faulty.py").open("a") as file:
@@ -250,6 +256,7 @@ class Unbearable(Toy):
 """
 
 
+@pytest.mark.long
 def test_other_data_is_an_error_that_is_said_once() -> None:
     Path("here").mkdir()
     Path("there").mkdir()
@@ -306,6 +313,7 @@ def test_batches_by_seconds_are_the_same_in_two_processes_as_in_one() -> None:
     assert sorted(clips[0][:3]) == [1, 2, 2]  # an epoch: every clip once
 
 
+@pytest.mark.long
 def test_an_evaluation_is_shared_and_its_figures_are_those_of_one() -> None:
     corpus("train.csv", ["a", "b", "ab", "c", "ca"])
     corpus("dev.csv", ["b", "a", "c", "ac", "bc", "abc", "cab"])

@@ -34,6 +34,7 @@ DRAWS: dict[str, Any] = {"model": {"_target_": "toy_drawing.Net"}}
 """A model that draws from Python's and numpy's generators and has buffers that no state dict has."""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("at", "settings"),
     [
@@ -73,6 +74,7 @@ def test_the_test_of_equality_sees_a_difference() -> None:
     assert not toy.equal(one, other)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, DRAWS])
 def test_looking_changes_nothing(settings: dict[str, Any]) -> None:
     """Evaluations, saves and an end draw nothing that the run would have drawn."""
@@ -83,6 +85,7 @@ def test_looking_changes_nothing(settings: dict[str, Any]) -> None:
     assert toy.equal(often, seldom)
 
 
+@pytest.mark.long
 def test_the_log_of_a_resumed_run_has_each_step_once() -> None:
     first = toy.loop(folder="run", save_every=4)
     first.run(until=4)
@@ -97,6 +100,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once() -> None:
     assert [row["step"] for row in rows if "dev" in row] == [4, 8, 12]
 
 
+@pytest.mark.long
 def test_keep_keeps_the_newest_and_last_leads_to_it() -> None:
     toy.loop(folder="run", save_every=2, keep=3).run()
     assert sorted(map(int, os.listdir("run/steps"))) == [8, 10, 12]
@@ -115,6 +119,7 @@ def test_what_is_saved_loads_strictly_with_every_tie() -> None:
     loop.model.load_state_dict(found, strict=True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "rename", "symlink", "replace"])
 def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, in whichever call it shows."""
@@ -156,6 +161,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_the_state_is_no_bug(monkeypatch: 
     assert RunFolder("run").last_step() == 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lost", ["torch", "python", "numpy"])
 def test_each_random_state_that_is_lost_is_seen(lost: str) -> None:
     whole, first = toy.loop(**DRAWS), toy.loop(folder="run", **DRAWS)
@@ -183,16 +189,19 @@ def spoilt(key: str, at: int, *, resumed_at: int, **settings: Any) -> Check:
     return frozen_unchanged(second.state)
 
 
+@pytest.mark.long
 def test_a_frozen_tensor_that_moved_before_a_resume_is_seen_after_it() -> None:
     found = spoilt("body.second.weight", 2, resumed_at=4, freeze=["body.second"])
     assert (found.status, found.says) == ("FAIL", "1 tensor of 2 changed: body.second.weight")
 
 
+@pytest.mark.long
 def test_a_tensor_that_moved_before_it_thawed_is_seen_after_a_resume() -> None:
     found = spoilt("body.second.weight", 2, resumed_at=8, freeze={"body.second": 5})
     assert (found.status, found.says) == ("FAIL", "1 tensor of 2 changed: body.second.weight")
 
 
+@pytest.mark.long
 def test_a_frozen_tensor_that_did_not_move_is_no_other_after_a_resume() -> None:
     first = toy.loop(folder="run", save_every=4, freeze=["body.second"])
     first.run(until=4)
@@ -293,6 +302,7 @@ def test_a_configuration_may_be_edited_again_and_again(ckpt: Any) -> None:
     assert [change["to"] for change in lineage()["prolonged"]] == [12, 18]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
     toy.write()
@@ -305,6 +315,7 @@ def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
     assert Path("run/lineage.json").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
     toy.write()

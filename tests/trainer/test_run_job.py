@@ -56,6 +56,7 @@ def test_one_batch_stays_one_batch_when_resumed() -> None:
     assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_all_data_do_not_become_one_batch_when_resumed() -> None:
     toy.write()
@@ -97,6 +98,7 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
     assert read_report("run").controls == whole.controls
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(init: str) -> None:
     stop_at(2, device="cpu", steps=4)
@@ -112,6 +114,7 @@ def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(i
     assert found.controls is not None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_controls_of_a_run_without_an_init_are_refused() -> None:
     toy.write()
@@ -122,6 +125,7 @@ def test_controls_of_a_run_without_an_init_are_refused() -> None:
 # Checks after the last step.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("nonfinite", [0, 1, 3])
 def test_a_run_that_begins_with_what_is_not_finite_has_a_report(
     nonfinite: int, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +144,7 @@ def test_a_run_that_begins_with_what_is_not_finite_has_a_report(
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_an_older_checkpoint_is_not_held_against_steps_that_were_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 1 to 4 are saved and 5 and 6 not; the best is of step 4."""
     monkeypatch.setattr(checking, "resume_is_exact", lambda *args, **options: Check("left out", "NOT RUN", ""))
@@ -167,6 +172,7 @@ def test_the_best_is_reopened_as_the_average_that_was_evaluated(task: str, monke
     assert checks[REOPENED].says != checks[BEST].says
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["overfits_one_batch", "resume_is_exact", "reload_in_new_process"])
 def test_a_check_that_fails_itself_is_not_run_and_loses_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **options: Any) -> Check:
@@ -236,6 +242,7 @@ def test_other_threads_and_another_device_go_on_and_are_said(ckpt: Run) -> None:
     assert "note: threads was 1, is now 2: the run continues, but its results will not be" in done.err
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_task_that_was_edited_is_said(ckpt: Run) -> None:
     toy.write()

@@ -112,6 +112,7 @@ def train(model: str) -> Callable[..., Any]:
     return lambda *sets: build_job("net.yaml", sets=sets, device="cpu")
 
 
+@pytest.mark.costly
 def test_a_job_cuts_by_the_segmenter_and_says_when_it_guesses(train: Callable[..., Any], model: str) -> None:
     guess = (
         "texts are cut into the longest pieces, not as the tokeniser cuts them: "
@@ -131,6 +132,7 @@ def test_a_job_cuts_by_the_segmenter_and_says_when_it_guesses(train: Callable[..
     assert sizes == set(batch.label_lengths.tolist())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["broken.model", "broken.json", "missing.model"])
 def test_a_file_that_is_no_tokeniser_is_refused(train: Callable[..., Any], name: str) -> None:
     if not name.startswith("missing"):

@@ -86,6 +86,7 @@ def read_moments_of(run: str) -> dict[str, torch.Tensor]:
         return {key: found.tensor(key) for key in found}
 
 
+@pytest.mark.long
 def test_it_starts_from_an_init_and_is_held_against_it(source: Path) -> None:
     toy.write()
     toy.make_init("head", source=str(source))
@@ -130,6 +131,7 @@ with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
 """
 
 
+@pytest.mark.long
 def test_no_process_ever_holds_all_of_an_init() -> None:
     """100 MB: each of two holds a half and, for moments, a layer or two."""
     Path("wide_net.py").write_text(WIDE)
@@ -188,6 +190,7 @@ def test_what_cannot_be_asked(arguments: list[str], says: str) -> None:
     assert "Traceback" not in first.err + second.err
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_shared_out_is_an_error() -> None:
     write()
     Path("toy_net.py").write_text(
@@ -199,6 +202,7 @@ def test_a_model_that_cannot_be_shared_out_is_an_error() -> None:
     assert "Traceback" not in first.err + second.err
 
 
+@pytest.mark.long
 def test_one_process_alone_has_the_whole_model() -> None:
     write(steps=2, warmup=0)
     done = train("toy.yaml", "--run", "run", *FSDP, size=1)[0]
@@ -298,6 +302,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_bf16_gathers_layers_in_bfloat16_and_keeps_float32() -> None:
     """Losses are near those of float32; parameters, moments and files are float32."""
     write(accumulate=2, optimizer="sgd")
@@ -333,7 +338,7 @@ def test_bf16_gathers_layers_in_bfloat16_and_keeps_float32() -> None:
         assert one == pytest.approx(other, rel=0.03)
 
 
-@pytest.mark.costly
+@pytest.mark.long
 @pytest.mark.parametrize("seed", ["1", "2", "5"])
 def test_processes_that_use_other_layers_are_an_error(seed: str) -> None:
     """Not a mixture of the parts of two layers, and not an abort where one uses more of them."""
@@ -355,6 +360,7 @@ def test_the_test_split_is_evaluated_with_the_best_weights() -> None:
     assert found["test_clips"] == 60
 
 
+@pytest.mark.long
 def test_a_signal_behind_the_last_step_is_heard_by_all() -> None:
     write()
     ended = train("toy.yaml", "--run", "run", *FSDP, FAULT="1 e2 SIGTERM")  # while the last evaluation is made
@@ -381,6 +387,7 @@ def test_a_process_that_ends_while_others_evaluate_is_named_and_the_evaluation_i
     assert [row["step"] for row in rows[1] if "dev" in row] == [row["step"] for row in rows[0] if "dev" in row]
 
 
+@pytest.mark.long
 def test_moments_that_cannot_be_written_are_an_error() -> None:
     write()
     ended = train("toy.yaml", "--run", "run", *FSDP, BEFORE=NO_ROOM)

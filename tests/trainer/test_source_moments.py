@@ -103,6 +103,7 @@ def test_the_moments_decide_the_first_step() -> None:
     assert all(with_moments[key].equal(without[key]) for key in WITHOUT)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("way", ["warm", "scratch", "permuted"])
 def test_of_the_controls_only_the_warm_start_has_them(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []

@@ -34,6 +34,7 @@ def rows(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bytes_in_whatever_company() -> None:
     demo_data("a", ["en"], n=10, seed=3)
     demo_data("b", ["ru", "en"], n=10, seed=3)
@@ -65,6 +66,7 @@ def test_what_is_made_is_what_is_read() -> None:
     assert made.seconds == pytest.approx(seconds, abs=1e-3)
 
 
+@pytest.mark.long
 def test_dev_and_test_have_texts_of_their_own() -> None:
     demo_data("demo", ["en"], n=60)
     train, dev, test = (
@@ -99,6 +101,7 @@ def test_every_language_here_can_be_spoken() -> None:
         assert all(word.isalpha() and word == word.lower() for word in words)
 
 
+@pytest.mark.long
 def test_words_of_ones_own_make_another_language() -> None:
     Path("welsh.txt").write_text("Afon mynydd\ntŷ\n")
     demo_data("demo", ["cy"], n=3, words={"cy": "welsh.txt"})
@@ -135,6 +138,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(options: dict[str, Any],
     assert set(os.listdir()) == before
 
 
+@pytest.mark.long
 def test_a_folder_that_exists_needs_force_and_keeps_what_is_not_ours() -> None:
     demo_data("demo", ["ru"], n=3)
     Path("demo/notes.txt").write_text("mine")

@@ -194,6 +194,7 @@ def test_what_was_saved_gives_the_same_loss_in_a_later_epoch_too() -> None:
     assert float(checks["saved, reopened, the same loss"].says.split()[1]) > 100
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "size", [{"batch_size": 5}, {"batch_size": 5, "accumulate": 2}, {"batch_seconds": 0.9}], ids=str
 )
@@ -213,6 +214,7 @@ def test_a_brains_epochs_are_those_of_the_batches(size: dict[str, Any]) -> None:
     assert max(wanted) > 2
 
 
+@pytest.mark.long
 def test_a_resumed_run_does_not_make_the_batches_of_earlier_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shuffled each of them before its first step, although every epoch has as many batches."""
     write(batch_size=5)
@@ -309,6 +311,7 @@ def write_normalised(statistics: dict[str, Any]) -> None:
     Path("hyperparams.yaml").write_text(added.replace("head: !ref <head>}", "head: !ref <head>, norm: !ref <norm>}"))
 
 
+@pytest.mark.long
 def test_statistics_outside_the_state_dict_are_refused() -> None:
     write_normalised({})
     with pytest.raises(cs.ConfigError, match=r"norm \(Norm\) collects statistics outside .*statistics: \{norm: 80\}"):
@@ -337,6 +340,7 @@ def statistics_after(source: dict[str, torch.Tensor]) -> tuple[int, list[float]]
     return int(saved["norm.count"]), saved["norm.glob_mean"].tolist()
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("count", [0, 10**6])
 def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> None:

@@ -78,6 +78,7 @@ def test_other_files_may_be_there_and_stay(ckpt: Run) -> None:
     assert before.items() <= contents("exp").items()
 
 
+@pytest.mark.long
 def test_everything_that_a_run_leaves_is_known(ckpt: Run) -> None:
     toy.write()
     assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "4").code == 0
@@ -108,6 +109,7 @@ def test_a_run_that_was_killed_before_it_saved_may_be_begun_anew_and_leaves_noth
     assert not os.path.exists("run/best.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["best.safetensors", "steps/4/model.safetensors"])
 @pytest.mark.usefixtures("cheap")
 def test_what_a_killed_run_left_is_no_init_of_the_run_that_replaces_it(name: str, begun: str, ckpt: Run) -> None:

@@ -212,6 +212,7 @@ def test_a_task_that_reads_manifests_takes_no_target() -> None:
         CTC(settings(data=data), TOKENS).splits()
 
 
+@pytest.mark.long
 def test_ctc_learns_tones() -> None:
     texts = ["a", "b", "c", "a b", "b c", "ca", "cb", "ab"]
     corpus("train.csv", texts, shortest=0.4)

@@ -68,6 +68,7 @@ def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run
     assert "test" not in done.err
 
 
+@pytest.mark.long
 def test_python_returns_it() -> None:
     toy.write(**SECTION)
     seen: list[Any] = []
@@ -84,6 +85,7 @@ def test_without_dev_it_is_the_last_weights() -> None:
     assert [row["step"] for row in logged()] == [8]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, {"patience": 1, "steps": 40}, {"task": "toy_task.py:TestAlone"}])
 def test_a_run_that_ended_is_not_evaluated_again(settings: dict[str, Any]) -> None:
     toy.write(**{**SECTION, **settings})
@@ -95,6 +97,7 @@ def test_a_run_that_ended_is_not_evaluated_again(settings: dict[str, Any]) -> No
     assert Path("run/log.jsonl").read_text() == log
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_leaves_it_to_its_end() -> None:
     def stop(row: Any) -> None:
         if row.get("step") == 5 and "loss" in row:
@@ -109,6 +112,7 @@ def test_a_run_that_is_stopped_leaves_it_to_its_end() -> None:
     assert logged() == logged("whole")
 
 
+@pytest.mark.long
 def test_a_run_made_longer_is_evaluated_where_its_best_is_another() -> None:
     toy.write(**SECTION, schedule="constant")
     first = cs.train("toy.yaml", device="cpu", steps=2)

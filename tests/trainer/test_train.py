@@ -163,6 +163,7 @@ def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) ->
     assert json.loads(Path("run/result.json").read_text())["step"] == step > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> None:
     toy.write(task="toy_task.py:Prepared")
@@ -171,6 +172,7 @@ def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> N
     assert [line for line in said[2:] if not line.startswith("  step")] == []
 
 
+@pytest.mark.long
 def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     before = sorted(os.listdir())
     done = ckpt("train", *toy.START, "--check-only")
@@ -179,6 +181,7 @@ def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_evaluating_alone_prints_the_figures_that_the_run_had(ckpt: Run, init: str) -> None:
     """As an evaluation command of ckpt search, which reads the last line."""
@@ -229,6 +232,7 @@ def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
     assert json.loads(ckpt("train", "toy.yaml", "--check-only", "--json").out)["ok"] is False
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) -> None:
     toy.write(model={"leaky": True})
@@ -287,6 +291,7 @@ def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
     assert len(told["arms"]) == 6
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_without_a_dev_split_the_last_model_is_kept(init: str) -> None:
     found = cs.train(**toy.STARTED, device="cpu", sets=["task=toy_task.py:NoDev"])
@@ -351,6 +356,7 @@ def test_an_init_of_unknown_make_does_not_name_a_configuration(ckpt: Run, source
     assert "does not say which configuration" in refused(ckpt, "--init", source)
 
 
+@pytest.mark.long
 def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
     toy.write("wide.yaml", model={"hidden": 20})
     assert "shape mismatch" in refused(ckpt, "wide.yaml", "--init", init, code=4)
@@ -359,6 +365,7 @@ def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
     assert "missing.safetensors" in refused(ckpt, "toy.yaml", "--init", "missing.safetensors", code=3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_init_is_not_resume(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
@@ -387,6 +394,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     """It recorded no setting that is younger, and a beam of 4 where there is none now."""
@@ -491,6 +499,7 @@ def test_tensors_that_nobody_can_build_cannot_be_trained(ckpt: Run) -> None:
     assert "describes only tensors, and not a model that can be trained" in refused(ckpt, "bare.yaml")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
     ckpt: Run, init: str, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,7 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
     assert said(weights, "../rev.yaml") == []  # type: ignore[arg-type]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lineage", ["", "[]", "{}", '{"kind": "ckpt.lineage"}', '{"kind": "ckpt.lineage", "data": 3}'])
 def test_a_lineage_that_says_nothing_of_tokens_is_no_error(lineage: str) -> None:
     for name, letters in LISTS.items():

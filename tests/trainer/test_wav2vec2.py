@@ -71,6 +71,7 @@ def test_the_page_has_a_place_for_every_option_of_the_script() -> None:
     assert named == {f"--{option}" for option in OPTIONS.split()}
 
 
+@pytest.mark.long
 def test_speech_without_transcripts_is_enough(ckpt: Run) -> None:
     write()
     for name in ("train.csv", "dev.csv"):
@@ -235,6 +236,7 @@ def test_the_temperature_falls_and_goes_on_where_it_was() -> None:
     assert seen == [2.0, 1.0, 0.5, 0.5]
 
 
+@pytest.mark.long
 def test_crops_masks_and_negatives_follow_from_seed_epoch_and_place() -> None:
     write(pretrain={"crop_s": 0.3})
     source = build_job("pre.yaml").train
@@ -300,6 +302,7 @@ def test_what_cannot_be_trained_is_an_error_before_the_first_step(name: str, ckp
     assert not Path("run").exists()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_the_other_norm_is_an_error_that_names_tensors(ckpt: Run) -> None:
     from safetensors.torch import save_file
 
@@ -347,6 +350,7 @@ def test_a_body_with_a_new_head_transcribes(kind: str, ckpt: Run, cheap: None) -
     assert os.listdir("mine") == ["vocab.json"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
 def test_a_body_of_older_names_goes_under_a_new_head(kind: str, ckpt: Run) -> None:
     import transformers

@@ -7,8 +7,8 @@ import pytest
 from ..helpers.depth import CASES, evenly_spaced
 
 
-@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (3, 3), (4, 3), (1000, 3)])
-def test_of_many_cases_three_are_tried(number: int, kept: int) -> None:
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 1), (2, 2), (3, 2), (1000, 2)])
+def test_of_many_cases_two_are_tried(number: int, kept: int) -> None:
     found = evenly_spaced(["a"] * number)
     assert len(found) == kept <= CASES
     assert not number or {0, number - 1} <= found

@@ -37,6 +37,7 @@ def model(tmp_path: Path) -> Path:
     return Path("model")
 
 
+@pytest.mark.long
 def test_exit_codes(ckpt: Run, model: Path) -> None:
     assert ckpt("check", "model").code == 0
     wrong_total(model)
@@ -50,6 +51,7 @@ def test_exit_codes(ckpt: Run, model: Path) -> None:
     assert ckpt("check", "words.txt").code == 3
 
 
+@pytest.mark.long
 def test_shards_of_an_index_beside_a_whole_file_are_not_strays(model: Path) -> None:
     whole = {key: value for name in (FIRST, SECOND) for key, value in load_file(model / name).items()}
     save_file(whole, model / "model.safetensors", {"format": "pt"})
@@ -138,6 +140,7 @@ def test_the_page_shows_what_is_printed(ckpt: Run, monkeypatch: pytest.MonkeyPat
     assert shows(ckpt("check", "model.safetensors").out, page.split("```text\n")[1].split("```")[0], loose=True)
 
 
+@pytest.mark.long
 def test_a_warning_changes_the_exit_status_only_if_it_is_strict(ckpt: Run, model: Path) -> None:
     """The output names the option, as a script would take the 0 for sound values."""
     assert ckpt("check", "model", "--strict").code == 0
@@ -168,6 +171,7 @@ def test_the_json_of_several_checkpoints(ckpt: Run, model: Path) -> None:
     assert [row["id"] for row in data["reports"][0]["rows"]] == [one.id for one in all_checks()]
 
 
+@pytest.mark.long
 def test_the_report_is_the_same_every_time(model: Path) -> None:
     for fault in FAULTS[19:26]:
         fault.plant(model)
@@ -271,6 +275,7 @@ def test_a_file_of_torch_passes_with_its_checksums(ckpt: Run) -> None:
     assert report.row("checksums").status.value == "PASS"
 
 
+@pytest.mark.long
 def test_a_plain_safetensors_file_is_checked_without_torch(tmp_path: Path) -> None:
     save_file({"a": np.ones((8, 8), np.float32)}, "x.safetensors")
     code = "import sys, ckptsurgeon as cs; cs.check('x.safetensors'); assert 'torch' not in sys.modules"
@@ -331,6 +336,7 @@ def git(*args: str, env: dict[str, str]) -> str:
     return f"{done.returncode}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.long
 def test_git_shows_the_figures_that_change() -> None:
     page = (ROOT / "docs/howto/check.md").read_text()
     env = installed(ROOT)
@@ -357,6 +363,7 @@ def test_the_entry_of_the_pre_commit_hook_runs() -> None:
         assert done.returncode == code
 
 
+@pytest.mark.long
 def test_the_hook_of_the_page_refuses_a_commit() -> None:
     page = (ROOT / "docs/howto/check.md").read_text()
     script = next(one for one in page.split("```text\n") if one.startswith("#!/bin/sh")).split("```")[0]

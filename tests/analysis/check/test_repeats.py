@@ -70,18 +70,21 @@ def test_a_chunk_that_was_written_twice_is_reported(tmp_path: Path, step: int) -
     assert cs.check(path).row("duplicates").found == ()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float64], ids=str)
 def test_within_a_tensor_of_any_floats(dtype: torch.dtype, tmp_path: Path) -> None:
     content = save({"a.weight": drawn(3000, 700, dtype=dtype), "b.weight": drawn(500, 700, seed=1, dtype=dtype)})
     assert len(warnings(with_chunk_twice(tmp_path / "x.safetensors", content, 3 * CHUNK))) == 1
 
 
+@pytest.mark.long
 def test_experts_and_kernels_in_one_tensor(tmp_path: Path) -> None:
     for shape in ((4, 512, 700), (700, 512, 3, 3)):
         content = save({"experts.weight": drawn(*shape)})
         assert len(warnings(with_chunk_twice(tmp_path / "x.safetensors", content, 6 * CHUNK + 4096))) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "mlx", "llm_int8"])
 def test_codes(name: str, tmp_path: Path) -> None:
     encode = {"gptq": gptq, "mlx": mlx, "llm_int8": llm_int8}[name]
@@ -184,6 +187,7 @@ RESIZED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", RESIZED)
 def test_wider_networks_are_not_reported(
     name: str, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -195,6 +199,7 @@ def test_wider_networks_are_not_reported(
     assert warnings(out) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])
 def test_quantised_models_are_not_reported(name: str, step: int, tmp_path: Path) -> None:
     encode = {"gptq": gptq, "awq": awq, "nf4": nf4, "mlx": mlx, "llm_int8": llm_int8}[name]

@@ -129,6 +129,7 @@ def llm_int8(state: dict[str, torch.Tensor], change: Change) -> dict[str, torch.
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encode", [nf4, llm_int8])
 def test_inverse_scales_of_bitsandbytes_are_found_beside_the_embedding(
     encode: Callable[[dict[str, torch.Tensor], Change], dict[str, torch.Tensor]], with_whole_embedding: Path
@@ -140,6 +141,7 @@ def test_inverse_scales_of_bitsandbytes_are_found_beside_the_embedding(
         assert bool(warned(with_whole_embedding)) is wanted
 
 
+@pytest.mark.long
 def test_inverse_scales_of_gguf_are_found(model: Path) -> None:
     import numpy as np
 

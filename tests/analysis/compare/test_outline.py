@@ -96,6 +96,7 @@ print("whole")
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.long
 def test_what_is_too_much_for_a_pipe_comes_whole() -> None:
     done = alone("""
         with beside(lambda: list(range(500_000))) as result:
@@ -105,6 +106,7 @@ def test_what_is_too_much_for_a_pipe_comes_whole() -> None:
     assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "work",
     ["os.kill(os.getpid(), signal.SIGKILL)", "[][1]", "exec('raise KeyboardInterrupt')", "exit(0)", "object()"],
@@ -131,6 +133,7 @@ def test_an_error_here_does_not_wait_for_the_other() -> None:
     assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
+@pytest.mark.long
 def test_two_large_files_are_read_in_two_processes() -> None:
     pair()
     done = alone("""

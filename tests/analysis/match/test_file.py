@@ -140,6 +140,7 @@ def large(number: int, *, sizes: bool) -> Proposal:
     return with_operations(propose("a", here, "b", there), here, there)
 
 
+@pytest.mark.long
 def test_ten_thousand_keys_become_one_operation() -> None:
     found = large(2_500, sizes=False)
     assert len(found.operations) == 1

@@ -143,6 +143,7 @@ def test_bert_is_a_transformer_encoder_with_its_projections_apart(minilm: Path) 
     assert plan.counts == {"copied": 101}
 
 
+@pytest.mark.long
 def test_torch_s_own_encoder_has_projections_that_an_operation_fuses(minilm: Path) -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(384, 12, 1536), 6, enable_nested_tensor=False)
     torch.save(encoder.state_dict(), "port.pth")
@@ -250,6 +251,7 @@ def test_the_command_shows_rules_and_what_is_open(ckpt: Any) -> None:
     assert ckpt("match", "nothing.pth", "b.safetensors").code == 3
 
 
+@pytest.mark.long
 def test_a_large_model_is_matched() -> None:
     shapes: Shapes = {f"m.layers.{i}.sub.{j}.weight": (16,) for i in range(100) for j in range(60)}
     found = propose("a", infos(shapes), "b", infos({key.replace("m.", "net."): shape for key, shape in shapes.items()}))
@@ -288,6 +290,7 @@ def under(prefix: str, shapes: Shapes) -> Shapes:
     return {f"{prefix}.{key}": shape for key, shape in shapes.items()}
 
 
+@pytest.mark.long
 def test_a_thousand_modules_of_one_shape_under_a_prefix_are_one_rule() -> None:
     """By comparing all with all after each pair it took 31 s for 200."""
     shapes: Shapes = {}
@@ -319,6 +322,7 @@ def test_a_prefix_is_found_beside_another_head_and_without_counters() -> None:
     assert elapsed_s < 2
 
 
+@pytest.mark.long
 def test_many_modules_of_one_shape_are_told_apart_by_their_names() -> None:
     ours: Shapes = {}
     theirs: Shapes = {}

@@ -54,12 +54,14 @@ def attention(*, biases: str) -> tuple[Tensors, Tensors]:
     return here, there
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("biases", ["random", "zeros"])
 def test_attention_as_in_flax(biases: str) -> None:
     here, there = attention(biases=biases)
     both(here, there)
 
 
+@pytest.mark.long
 def test_attention_of_flax_with_scanned_layers() -> None:
     here, there = attention(biases="random")
     names = [key.removeprefix("block_0.") for key in there if key.startswith("block_0.")]
@@ -90,6 +92,7 @@ def test_channels_permuted_along_both_dimensions_with_their_biases() -> None:
     assert {next(iter(row)) for row in rows(found)} == {"take"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("constant", [False, True])
 def test_norms_of_layers_in_one_tensor(constant: bool) -> None:
     here = {f"h.{n}.{name}.weight": random(WIDTH) for n in range(LAYERS) for name in ("norm1", "norm2")}
@@ -128,6 +131,7 @@ def test_a_list_of_norms_in_order_is_preferred() -> None:
     assert rows(found) == [{"stack": "a.{n}.weight", "into": "b.weight"}]
 
 
+@pytest.mark.long
 def test_a_permuted_vector_of_thousands_of_channels() -> None:
     order = torch.randperm(5120)
     here = {"norm.weight": random(5120), "w": random(7, WIDTH)}
@@ -170,6 +174,7 @@ def paths() -> tuple[Tensors, Tensors]:
     return here, there
 
 
+@pytest.mark.long
 def test_keys_with_slashes_become_few_operations() -> None:
     here, there = paths()
     found, _ = both(there, here)

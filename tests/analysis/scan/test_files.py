@@ -312,6 +312,7 @@ def test_names_are_shown_escaped_and_given_exactly(name: str, ckpt: Run) -> None
     assert use["name"] == name[:300]
 
 
+@pytest.mark.long
 def test_scanning_loads_neither_torch_nor_numpy() -> None:
     from tests.project.test_public_api import loaded_after
 

@@ -74,6 +74,7 @@ def test_a_plain_object_is_plain_data(value: Any, protocol: int) -> None:
     assert found.found[0].pickles == 1
 
 
+@pytest.mark.long
 @QUIET
 @given(
     st.sampled_from(sorted(by_hand())),

@@ -49,6 +49,7 @@ def test_wherever_readers_part_it_is_said() -> None:
     assert not parted, parted[:5]
 
 
+@pytest.mark.long
 def test_the_streams_are_worth_reading() -> None:
     """A fifth of them or more is read to the end, and a twentieth imports what is unknown, or parts readers."""
     with little_memory():
@@ -162,6 +163,7 @@ def test_what_torch_reads_as_a_pickle_and_is_none_is_corrupt(data: bytes) -> Non
         assert any(one.fault is not None and one.fault.kind == "corrupt" for one in cs.scan(name).found), name
 
 
+@pytest.mark.long
 def test_what_picklers_write_is_read_alike_by_all() -> None:
     source = random.Random(3)
     for protocol in range(6):

@@ -90,6 +90,7 @@ def test_a_text_is_no_pickle(kind: str) -> None:
     assert (found.ok, found.verdict) == (True, cs.Verdict.PLAIN), found.beyond[:3]
 
 
+@pytest.mark.long
 def test_this_project_is_no_pickle() -> None:
     texts = [path.read_text() for end in ("md", "py", "toml", "txt") for path in ROOT.glob(f"[a-z]*/**/*.{end}")]
     assert len(texts) > 300

@@ -161,6 +161,7 @@ def test_all_types_that_are_said_to_be_tested_are() -> None:
     assert set(NETWORKS) - set(EXPECTED) == {"bloom", "falcon", "gpt_bigcode"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["llama", "bert", "mixtral"])
 def test_an_aligned_model_of_another_seed_is_nearer_and_computes_the_same(
     kind: str, saved: Saved, tmp_path: Path
@@ -175,6 +176,7 @@ def test_an_aligned_model_of_another_seed_is_nearer_and_computes_the_same(
     assert [note for note in receipt.notes if " moved, similarity " in note]
 
 
+@pytest.mark.long
 def test_models_that_are_aligned_already_stay_as_they_are(saved: Saved, tmp_path: Path) -> None:
     folder, near = saved("qwen3"), tmp_path / "near"
     near.mkdir()
@@ -190,6 +192,7 @@ def test_models_that_are_aligned_already_stay_as_they_are(saved: Saved, tmp_path
     cs.apply(plan, tmp_path / "out")
 
 
+@pytest.mark.long
 def test_the_mean_of_a_model_and_itself_in_another_order_is_the_model(saved: Saved, tmp_path: Path) -> None:
     folder = saved("gpt2")
     other = planted(folder, tmp_path / "planted")
@@ -199,6 +202,7 @@ def test_the_mean_of_a_model_and_itself_in_another_order_is_the_model(saved: Sav
     assert not same_bits(folder, tmp_path / "apart")
 
 
+@pytest.mark.long
 def test_all_models_are_aligned_with_the_base(saved: Saved, tmp_path: Path) -> None:
     base = saved("llama")
     models = [planted(base, tmp_path / f"model{seed}", seed) for seed in (1, 2)]
@@ -209,6 +213,7 @@ def test_all_models_are_aligned_with_the_base(saved: Saved, tmp_path: Path) -> N
     assert same_bits(base, tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_model_without_a_head_keeps_the_order_of_its_outputs(saved: Saved, tmp_path: Path) -> None:
     folder = saved("bert", 0, "BertModel")
     other = planted(folder, tmp_path / "planted")
@@ -218,6 +223,7 @@ def test_a_model_without_a_head_keeps_the_order_of_its_outputs(saved: Saved, tmp
     assert [note for note in receipt.notes if "residual stream" in note and "outputs of BertModel" in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_16_bits_move_bit_for_bit(dtype: torch.dtype, saved: Saved, tmp_path: Path) -> None:
     folder = tmp_path / "short"
@@ -228,6 +234,7 @@ def test_weights_of_16_bits_move_bit_for_bit(dtype: torch.dtype, saved: Saved, t
     assert same_bits(folder, tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_tied_output_layer_that_is_stored_twice_moves_with_the_embeddings(saved: Saved, tmp_path: Path) -> None:
     folder = saved("llama", 0, "", tie_word_embeddings=True)
     other = planted(folder, tmp_path / "planted")
@@ -245,6 +252,7 @@ def test_a_tied_output_layer_that_is_stored_twice_moves_with_the_embeddings(save
     )
 
 
+@pytest.mark.long
 def test_tensors_with_several_names_stay_tied(saved: Saved, tmp_path: Path) -> None:
     folder, weights = saved("gpt2"), {}
     other = planted(folder, tmp_path / "planted")
@@ -262,6 +270,7 @@ def test_tensors_with_several_names_stay_tied(saved: Saved, tmp_path: Path) -> N
     assert found["lm_head.weight"].data_ptr() == found["transformer.wte.weight"].data_ptr()
 
 
+@pytest.mark.long
 def test_a_quantised_model_is_decoded_before_it_is_aligned(saved: Saved, tmp_path: Path) -> None:
     folder, coded = saved("llama"), tmp_path / "coded"
     other = planted(folder, tmp_path / "planted")
@@ -275,6 +284,7 @@ def test_a_quantised_model_is_decoded_before_it_is_aligned(saved: Saved, tmp_pat
         assert torch.allclose(tensors(tmp_path / "out")[key], one, atol=0.1 * float(one.abs().max())), key
 
 
+@pytest.mark.long
 def test_a_quantised_reference_keeps_its_codes(saved: Saved, tmp_path: Path) -> None:
     folder, coded = saved("llama"), tmp_path / "coded"
     other = planted(folder, tmp_path / "planted")
@@ -299,6 +309,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_not_known_for_certain_stays_as_it_is(kind: str, tmp_path: Path) -> None:
     name, fields, kinds = OTHERS[kind]
@@ -368,6 +379,7 @@ def test_the_command_and_recipes_make_the_same_file(saved: Saved, tmp_path: Path
     cs.verify(tmp_path / "third").raise_if_failed()
 
 
+@pytest.mark.long
 def test_a_plan_that_was_stored_is_applied_without_another_matching(
     saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Run
 ) -> None:
@@ -494,6 +506,7 @@ def test_one_model_has_nothing_to_be_aligned_with(saved: Saved) -> None:
     assert "--align changes nothing: there is only one model" in plan.notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["slerp", "ties"])
 def test_a_method_with_a_base_gets_models_in_its_order(method: str, saved: Saved, tmp_path: Path) -> None:
     base = saved("llama")
@@ -505,6 +518,7 @@ def test_a_method_with_a_base_gets_models_in_its_order(method: str, saved: Saved
         assert torch.allclose(tensors(tmp_path / "out")[key], one, atol=1e-6), key
 
 
+@pytest.mark.long
 def test_another_vocabulary_is_not_compared_but_moves_too(saved: Saved, tmp_path: Path) -> None:
     folder = saved("llama")
     small = tmp_path / "small"
@@ -528,6 +542,7 @@ def test_nan_names_the_tensor(saved: Saved, tmp_path: Path, ckpt: Run) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_network_without_axes_that_are_known_is_an_error(saved: Saved) -> None:
     with pytest.raises(cs.PlanError, match="it is not known which axes of .* may be permuted"):
         cs.merge([saved("bloom"), saved("bloom", 1)], method="linear", weights=[0, 1], align=True)

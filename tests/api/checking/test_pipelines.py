@@ -56,12 +56,14 @@ def failures(path: Path | str) -> list[str]:
     return [found.what for row in rows for found in row.found if found.status.value == "FAIL"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["", ".2"])
 def test_a_healthy_pipeline_and_its_networks_do_not_fail(network: str) -> None:
     made(network)
     assert [failures(one) for one in ("sd", "sd/unet", "sd/vae")] == [[], [], []]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", [".xl", ".refiner"])
 def test_pipelines_of_xl_are_healthy_if_the_widths_of_both_text_encoders_add_up(network: str) -> None:
     made(network)
@@ -76,6 +78,7 @@ def test_pipelines_of_xl_are_healthy_if_the_widths_of_both_text_encoders_add_up(
     assert failures("sd") == []
 
 
+@pytest.mark.long
 def test_a_text_encoder_of_another_width_is_named() -> None:
     made()
     norm = "text_model.final_layer_norm.weight"
@@ -85,6 +88,7 @@ def test_a_text_encoder_of_another_width_is_named() -> None:
     assert "takes 4 for each token" in said
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("width", [8, [4, 4, 8]])
 def test_a_wrong_cross_attention_dim_is_named(width: object) -> None:
     made()
@@ -97,6 +101,7 @@ def test_a_wrong_cross_attention_dim_is_named(width: object) -> None:
         assert "mid_block.attentions.0" in failures("sd")[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "key",
     [
@@ -111,6 +116,7 @@ def test_a_missing_tensor_of_the_unet_is_named(key: str) -> None:
     assert [key in said for said in failures("sd/unet")] == [True]
 
 
+@pytest.mark.long
 def test_a_missing_tensor_of_the_autoencoder_is_named() -> None:
     made()
     rewrite(LATENTS, lambda tensors: tensors.pop("decoder.up_blocks.1.resnets.0.conv1.weight"))
@@ -133,6 +139,7 @@ def test_other_fields_are_compared_with_the_weights(file: str, config: dict[str,
     assert f"{file}/config.json has {field} {value}, but " in said
 
 
+@pytest.mark.long
 def test_an_upscaler_that_makes_a_variance_passes() -> None:
     made()
     index = json.loads(Path("sd/model_index.json").read_text())
@@ -143,6 +150,7 @@ def test_an_upscaler_that_makes_a_variance_passes() -> None:
     assert failures("sd") == []
 
 
+@pytest.mark.long
 def test_an_autoencoder_with_other_latents_is_named() -> None:
     made()
     key = "decoder.conv_in.weight"
@@ -151,6 +159,7 @@ def test_an_autoencoder_with_other_latents_is_named() -> None:
     assert failures("sd") == ["unet makes 4 channels, but vae decodes 16"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "text", ["[]", "{", '{"_class_name": 3}', '{"_class_name": "UNet2DConditionModel", "in_channels": "x"}']
 )

@@ -27,6 +27,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("entry", WRONG)
 def test_a_size_that_is_another_is_said(entry: str) -> None:
     model("llama")

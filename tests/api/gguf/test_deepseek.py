@@ -58,6 +58,7 @@ def test_transformers_opens_the_way_back_with_the_same_values(kind: str, dtype: 
         assert torch.equal(first(tokens).logits, second(tokens).logits)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_are_those_of_gguf_py(kind: str) -> None:
     gguf = pytest.importorskip("gguf")
@@ -113,6 +114,7 @@ WANTED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_metadata_are_those_of_convert_hf_to_gguf(kind: str) -> None:
     saved(kind)
@@ -160,6 +162,7 @@ def test_groups_that_llama_cpp_chooses_otherwise_are_noted() -> None:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("with_behind", [False, True])
 def test_a_model_of_8_bit_floats_becomes_blocks_in_one_command(with_behind: bool, ckpt: Any) -> None:
     tensors = saved("v3")
@@ -187,6 +190,7 @@ def test_a_model_of_8_bit_floats_becomes_blocks_in_one_command(with_behind: bool
     opened("out")
 
 
+@pytest.mark.long
 def test_a_model_of_8_bit_floats_comes_back_as_the_weights_that_they_stand_for() -> None:
     as_fp8(saved("v3"))
     cs.apply(cs.convert("model", layout="gguf", dequantize=True), "x.gguf")
@@ -308,6 +312,7 @@ def test_buffers_that_transformers_computes_are_left_out() -> None:
     assert not any("rotary" in key for key in read("x.gguf"))
 
 
+@pytest.mark.long
 def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() -> None:
     tensors = saved("v2", tie_word_embeddings=True)
     assert "lm_head.weight" not in tensors
@@ -349,6 +354,7 @@ def test_the_way_back_checks_all_tensors(gone: str, entry: str, why: str) -> Non
         cs.convert("x.gguf", layout="transformers")
 
 
+@pytest.mark.long
 def test_codes_are_not_joined() -> None:
     saved("v3")
     cs.apply(cs.convert("model", layout="gguf", gguf_type="q8_0"), "x.gguf")

@@ -56,6 +56,7 @@ def test_rows_of_other_tokens_are_not_combined(verb: str, blocks: str | None) ->
     assert any("rows are copied by position" in note for note in cs.average(["a.gguf", "b.gguf"], vocab="place").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", COMPARING)
 def test_comparing_says_that_tokens_differ(verb: str) -> None:
     written("a")
@@ -63,6 +64,7 @@ def test_comparing_says_that_tokens_differ(verb: str) -> None:
     assert [note for note in COMPARING[verb]().notes if note.startswith(TOKENS)]
 
 
+@pytest.mark.long
 def test_folders_that_have_only_a_gguf_file_are_compared_by_its_tokens() -> None:
     written("a")
     written("b", "a", "b")
@@ -74,6 +76,7 @@ def test_folders_that_have_only_a_gguf_file_are_compared_by_its_tokens() -> None
     assert not [note for note in cs.diff("of/a", "a").notes if note.startswith(TOKENS)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", [*VERBS, *COMPARING])
 def test_another_rotary_base_is_said(verb: str) -> None:
     written("a")
@@ -83,6 +86,7 @@ def test_another_rotary_base_is_said(verb: str) -> None:
     assert ";" not in said
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", [*VERBS, *COMPARING])
 def test_nothing_is_said_of_equal_metadata(verb: str) -> None:
     written("a")
@@ -105,6 +109,7 @@ def test_another_way_to_split_texts_is_said() -> None:
     assert [note for note in notes if "tokenizer.ggml.pre is qwen2 in b.gguf, llama-bpe in a2.gguf" in note]
 
 
+@pytest.mark.long
 def test_quantised_folders_with_other_tokens_are_not_averaged() -> None:
     for name, exchanged in {"a": (), "b": ("a", "b")}.items():
         written(name, *exchanged, blocks=None)

@@ -58,6 +58,7 @@ def written(model_type: str, **fields: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_model_comes_back_bit_for_bit(model_type: str) -> None:
     tensors = written(model_type)
@@ -103,6 +104,7 @@ def test_the_metadata_counts_the_experts(model_type: str) -> None:
         assert all(found.header.stored[f"{architecture}.{key}"].kind == 4 for key in want)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("source", ["model", "x.gguf"])
 def test_experts_are_rounded_to_blocks_and_routers_are_not(source: str) -> None:
     written("qwen3_moe")
@@ -162,6 +164,7 @@ def test_a_dense_layer_among_layers_of_experts_is_an_error() -> None:
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
 def test_transformers_loads_the_file(model_type: str) -> None:
     """Run where gguf is installed; from GGUF alone, transformers does not read the width of experts."""

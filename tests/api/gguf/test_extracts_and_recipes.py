@@ -35,6 +35,7 @@ def tuned(name: str = "b", *exchanged: str, blocks: str | None = None) -> None:
     cs.apply(cs.convert(name, layout="gguf", gguf_type=blocks), f"{name}.gguf")
 
 
+@pytest.mark.long
 def test_an_extract_of_gguf_files_fits_its_base_and_is_said_to_be_none_for_peft() -> None:
     written("a", blocks=None)
     tuned()
@@ -63,6 +64,7 @@ def test_an_extract_says_that_the_tokens_of_gguf_files_differ(blocks: str | None
     assert not [note for note in cs.lora_extract("b.gguf", "a.gguf", rank=2).notes if "tokenisers" in note]
 
 
+@pytest.mark.long
 def test_an_extract_of_one_quantised_model_says_that_rounding_is_in_it() -> None:
     written("a", blocks=None)
     tuned("b", blocks="q8_0")
@@ -90,6 +92,7 @@ OTHER_NAMES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", OTHER_NAMES)
 def test_names_of_llama_cpp_and_of_transformers_are_told_apart(verb: str) -> None:
     written("a", blocks=None)
@@ -145,6 +148,7 @@ def test_the_chat_template_of_a_recipe_is_written_into_a_gguf_file() -> None:
     assert none in cs.merge(recipe("a.gguf", "b.gguf", chat_template="auto")).notes
 
 
+@pytest.mark.long
 def test_other_chat_templates_in_gguf_files_are_said() -> None:
     written("a", blocks=None)
     for name in ("chatml", "alpaca"):
@@ -157,6 +161,7 @@ def test_other_chat_templates_in_gguf_files_are_said() -> None:
         assert not [note for note in cs.diff("chatml.gguf", other).notes if "chat templates" in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "fields", [{}, {"tokenizer_source": "union"}, {"tokenizer_source": "base", "base_model": "a.gguf"}]
 )
@@ -184,6 +189,7 @@ def test_other_tokens_in_gguf_files_are_merged_if_they_are_given_as_lists(fields
     assert torch.allclose(rows[0][0], (rows[1][1] + rows[2][0]) / 2, atol=0.01)
 
 
+@pytest.mark.long
 def test_a_tokeniser_inside_another_gguf_file_is_not_called_none() -> None:
     written("a", blocks=None)
     tuned()

@@ -71,6 +71,7 @@ def coded() -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_opens_the_way_back_with_the_same_values(dtype: str) -> None:
     tensors = saved()
@@ -132,6 +133,7 @@ def test_the_metadata_are_those_of_convert_hf_to_gguf() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("others", [None, "q8_0"])
 def test_codes_of_experts_become_blocks_of_the_same_values(others: str | None, ckpt: Any) -> None:
     tensors = coded()
@@ -238,6 +240,7 @@ def turned_codes(inner: int = INNER) -> None:
     save_file(stored, "model/model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.long
 def test_codes_without_the_transpose_are_named_and_not_written_as_blocks(ckpt: Any) -> None:
     turned_codes(96)
     said = [
@@ -273,6 +276,7 @@ def test_codes_without_a_bias_are_compared_with_config_json(key: str) -> None:
     assert any(said in note for note in cs.inspect("model").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("inner", [32, 64, 96])
 def test_codes_that_fit_their_bias_get_no_note(inner: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a width of 64: gate and up together, down, or neither, are square."""

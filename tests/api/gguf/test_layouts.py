@@ -67,6 +67,7 @@ def read(path: str) -> dict[str, torch.Tensor]:
         return {key: found.tensor(key) for key in found}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_model_comes_back_bit_for_bit(model_type: str) -> None:
     tensors = model(model_type)
@@ -212,6 +213,7 @@ def test_a_plan_file_gives_the_same_file() -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma2", "gemma3_text"])
 def test_transformers_loads_the_file(model_type: str) -> None:
     """Run where gguf is installed, which transformers reads GGUF with."""
@@ -267,6 +269,7 @@ def test_without_a_number_of_heads_of_keys_it_is_that_of_queries() -> None:
     assert all(torch.equal(back[key], value) for key, value in tensors.items())
 
 
+@pytest.mark.long
 def test_blocks_go_back_decoded() -> None:
     model("llama")
     cs.apply(cs.convert("model", layout="gguf", gguf_type="q8_0"), "x.gguf")

@@ -75,6 +75,7 @@ def changed(**fields: Any) -> None:
     place.write_text(json.dumps({**json.loads(place.read_text()), **fields}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_opens_the_way_back_with_the_same_values(kind: str, dtype: str) -> None:
@@ -114,6 +115,7 @@ def test_names_and_entries_are_those_of_gguf_py(kind: str) -> None:
     assert {f"{{arch}}.{name}" for name in {**COMMON, **WANTED[kind]}} <= known
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_metadata_are_those_of_convert_hf_to_gguf(kind: str) -> None:
     saved(kind)

@@ -36,6 +36,7 @@ def files() -> None:
     written("b", "a", "b", blocks=None)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("destination", ["b.gguf", "a.gguf"])
 def test_the_tokens_follow_the_rows(destination: str) -> None:
     cs.apply(moved(destination), "x.gguf")

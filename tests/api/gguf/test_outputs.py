@@ -93,6 +93,7 @@ def test_the_layout_of_llama_cpp_in_another_format_is_said() -> None:
     assert "blk.0.attn_q.weight" in load_file("x.safetensors")
 
 
+@pytest.mark.long
 def test_blocks_that_are_left_out_are_said_when_it_is_written_and_when_it_is_read(ckpt: Any) -> None:
     model("llama")
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")

@@ -37,6 +37,7 @@ def said(notes: Any) -> list[str]:
     return [note[note.index(BEGIN) + len(BEGIN) :] for note in notes if BEGIN in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", WRONG)
 def test_another_setting_in_config_json_is_said(kind: str) -> None:
     model("llama")
@@ -56,6 +57,7 @@ def test_another_setting_in_config_json_is_said(kind: str) -> None:
         assert said(notes) == [note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", [*MODELS, *KINDS])
 def test_the_own_config_json_gets_no_note(kind: str) -> None:
     model(kind) if kind in MODELS else saved(kind)

@@ -60,6 +60,7 @@ def test_divisors_are_those_of_transformers(changes: dict[str, Any], theta: floa
     torch.testing.assert_close(found, want, rtol=1e-5, atol=0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
 def test_the_file_has_the_divisors_in_float32(name: str) -> None:
     fields = {"rope_parameters": None, "rope_theta": 5e5, "rope_scaling": None}
@@ -124,6 +125,7 @@ def test_another_architecture_does_not_know_the_tensor() -> None:
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.long
 def test_gguf_py_and_transformers_read_the_file() -> None:
     """Run where gguf is installed."""
     reader = pytest.importorskip("gguf").GGUFReader

@@ -159,6 +159,7 @@ def test_pieces_of_sentencepiece_have_scores_and_kinds() -> None:
     assert said["tokenizer.ggml.bos_token_id"] == "1"
 
 
+@pytest.mark.long
 def test_a_list_beside_tokenizer_json_that_contradicts_it_is_noted() -> None:
     """The GGUF file gets the tokens of tokenizer.json alone, so nothing in it tells of the other list."""
     model("llama")

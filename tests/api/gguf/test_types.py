@@ -52,6 +52,7 @@ def file_type(path: str) -> str:
         return found.metadata["general.file_type"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("mixture", "most", "number", "tied"), [("q4_k_m", "q4_k", "15", False), ("q5_k_m", "q5_k", "17", True)]
 )
@@ -80,6 +81,7 @@ def test_one_type_for_all_matrices(kind: str, number: str) -> None:
     assert file_type("out.gguf") == number
 
 
+@pytest.mark.long
 def test_rows_that_do_not_divide_get_another_type_with_a_note() -> None:
     llama(hidden_size=96, intermediate_size=256)
     plan = cs.convert("llama", layout="gguf", gguf_type="q4_k")
@@ -154,6 +156,7 @@ def test_codes_must_be_decoded_first(ckpt: Any) -> None:
     assert types("out.gguf") == {"w": "q6_k"}
 
 
+@pytest.mark.long
 def test_an_adapter_is_merged_into_a_mixture() -> None:
     """What the adapter does not change is copied byte for byte; the other matrices get their own types again."""
     llama(num_hidden_layers=4)

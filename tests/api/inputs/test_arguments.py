@@ -138,6 +138,7 @@ def test_a_dtype_may_be_torch_s() -> None:
     assert cs.convert(PAIR[0], dtype=torch.float64).steps[0].dtype == "float64"
 
 
+@pytest.mark.long
 def test_types_are_checked_without_torch() -> None:
     code = (
         "import sys, ckptsurgeon as cs\n"

@@ -55,6 +55,7 @@ def written(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
+@pytest.mark.long
 def test_the_average_of_quantised_models_is_that_of_their_weights(models: dict[str, Path], tmp_path: Path) -> None:
     found = written(cs.average([models["a"], models["g"]], encoding="dequantize"), tmp_path / "out")
     a, g = weights(models["a-plain"]), weights(models["g-plain"])
@@ -64,6 +65,7 @@ def test_the_average_of_quantised_models_is_that_of_their_weights(models: dict[s
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.long
 def test_the_output_has_the_dtype_of_config_json(models: dict[str, Path], tmp_path: Path) -> None:
     config = json.loads((models["a"] / "config.json").read_text())
     (models["a"] / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}))
@@ -83,6 +85,7 @@ def test_a_quantised_model_is_merged_with_its_fine_tune(models: dict[str, Path],
         assert torch.equal(tensor, (0.5 * base[key] + 0.5 * tuned[key].float()).bfloat16()), key
 
 
+@pytest.mark.long
 def test_a_merge_with_a_base_of_another_encoding_is_that_of_the_weights(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -124,6 +127,7 @@ def adapter(path: Path) -> Path:
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["a", "g"])
 def test_an_adapter_is_added_to_the_weights_of_a_quantised_base(
     name: str, models: dict[str, Path], tmp_path: Path
@@ -135,6 +139,7 @@ def test_an_adapter_is_added_to_the_weights_of_a_quantised_base(
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.long
 def test_an_adapter_is_extracted_from_weights(models: dict[str, Path], tmp_path: Path) -> None:
     cs.apply(cs.lora_merge(models["a-plain"], adapter(tmp_path / "low"), dtype="float32"), tmp_path / "tuned")
     plan = cs.lora_extract(tmp_path / "tuned", models["a"], rank=4)
@@ -191,6 +196,7 @@ def test_a_live_module_gets_the_weights_that_codes_stand_for(models: dict[str, P
     assert torch.equal(model.q_proj.weight, weights(models["a-plain"])[QUERY])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model", MODELS, ids=lambda one: one.name)
 def test_every_encoding_that_is_decoded_is_averaged(model: Quantised, tmp_path: Path) -> None:
     first, second = model.folder(tmp_path / "a", 0), model.folder(tmp_path / "b", 1)
@@ -245,6 +251,7 @@ def test_codes_that_are_needed_as_weights_are_refused_with_the_reason_why_they_s
         EVERY[verb]({**models, "a": broken, "b": broken}, "keep")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", EVERY)
 def test_a_plan_in_a_file_makes_the_same(verb: str, models: dict[str, Path], tmp_path: Path) -> None:
     plan = EVERY[verb]({**models, "a-plain": models["g-plain"]}, "dequantize")

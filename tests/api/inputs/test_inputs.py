@@ -462,6 +462,7 @@ def test_the_inputs_of_a_plan_stay_open_until_it_is_applied(verb: str, net: Net)
     assert not [source.path for source in inputs.sources if source.closed]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("state", "why"),
     [

@@ -109,6 +109,7 @@ VERBS: dict[str, Callable[[Path, Path], Plan]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("verb", VERBS)
@@ -139,6 +140,7 @@ def test_the_output_is_quantised_as_its_first_source(verb: str, name: str, tmp_p
 EXPERTS = "model.layers.0.mlp.experts.gate_up_proj"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["mxfp4", "fp4-experts", "fp8-experts"])
 @pytest.mark.parametrize("elements", [1 << 20, 1 << 11])
 @pytest.mark.parametrize("verb", ["average", "merge"])
@@ -275,6 +277,7 @@ def codes_of(words: torch.Tensor) -> torch.Tensor:
     return (words[:, None, :].long() >> (4 * torch.arange(8)[None, :, None]) & 15).reshape(-1, words.shape[1])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_columns_in_another_order_get_the_codes_and_scales_that_they_have_in_order(verb: str, tmp_path: Path) -> None:
     """The same weights with sorted columns, in another folder, are rounded to the same codes."""
@@ -307,6 +310,7 @@ def test_columns_in_another_order_get_the_codes_and_scales_that_they_have_in_ord
     assert not torch.equal(codes[1], codes_of(load_file(tmp_path / "sorted/a/model.safetensors")[f"{STEM}.qweight"]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["int4-packed", *IN_ANY_ORDER])
 def test_a_plan_in_a_file_makes_the_same(name: str, tmp_path: Path) -> None:
     a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
@@ -318,6 +322,7 @@ def test_a_plan_in_a_file_makes_the_same(name: str, tmp_path: Path) -> None:
     assert Path("out/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_verify_finds_a_changed_code_and_a_changed_scale(tmp_path: Path) -> None:
     a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     plan = cs.average([a, b])
@@ -372,6 +377,7 @@ def test_a_recipe_of_mergekit_keeps_the_encoding(tmp_path: Path, ckpt: Any) -> N
     assert Path("out/model.safetensors").read_bytes() == Path("same/model.safetensors").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("source", ["plain", "gptq", "int8", "fp8-channel"])
 @pytest.mark.parametrize("name", ["fp8-block", "int4-packed", "fp8-channel", "int8"])
 def test_a_transplant_encodes_weights_as_the_destination_has_them(name: str, source: str, tmp_path: Path) -> None:
@@ -426,6 +432,7 @@ def test_equal_codes_that_are_decoded_in_two_ways_are_noted(tmp_path: Path) -> N
         assert said not in plan.notes
 
 
+@pytest.mark.long
 def test_a_policy_fits_a_plain_tensor_to_a_quantised_one(tmp_path: Path) -> None:
     destination = BY_NAME["fp8-block"].folder(tmp_path / "to", 0)
     torch.manual_seed(0)
@@ -448,6 +455,7 @@ DEEPSEEK = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_transformers_computes_with_a_deepseek_that_keeps_its_fp8(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -535,6 +543,7 @@ def stacked(first: Path, second: Path) -> Plan:
     return cs.merge(recipe)
 
 
+@pytest.mark.long
 def test_layers_of_a_quantised_model_are_stacked_as_they_are(tmp_path: Path) -> None:
     a, b = (layers_of(BY_NAME["fp8-block"].folder(tmp_path / one, seed), 1) for seed, one in enumerate("ab"))
     plan = stacked(a, b)
@@ -561,6 +570,7 @@ def test_layers_that_are_not_quantised_alike_are_an_error(other: str, tmp_path: 
         stacked(a, tmp_path / "b")
 
 
+@pytest.mark.long
 def test_what_a_plain_model_gets_of_a_quantised_one_is_decoded(tmp_path: Path) -> None:
     b = layers_of(BY_NAME["fp8-block"].folder(tmp_path / "b", 0), 1)
     cs.apply(cs.convert(b, dequantize=True), tmp_path / "a")
@@ -592,6 +602,7 @@ def test_a_dtype_is_not_that_of_codes_and_a_note_says_so(dtype: str, tmp_path: P
         assert not (step.coded and adding_lora.is_single(step))  # its scales are exact
 
 
+@pytest.mark.long
 def test_rows_of_integers_are_those_of_bitsandbytes(tmp_path: Path) -> None:
     """Its ``int8_vectorwise_quant``, in torch's functions; a row of zeros stays one."""
     a, b = (BY_NAME["bnb-int8"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))

@@ -117,6 +117,7 @@ def test_a_damaged_record_is_left_to_verify(merged: str, rows: object) -> None:
     assert not cs.verify("m").ok
 
 
+@pytest.mark.long
 def test_a_record_that_costs_too_much_is_cut_and_numbers_are_finite(merged: str) -> None:
     path = Path("m/ckptsurgeon.json")
     recipe = json.loads(path.read_text())
@@ -137,6 +138,7 @@ def test_the_same_inputs_give_the_same_bytes_from_a_plan_too(merged: str) -> Non
     assert Path("x.safetensors").read_bytes() == Path("y.safetensors").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("output", ["m", "converted"])
 def test_a_recipe_of_other_weights_is_not_believed(merged: str, output: str) -> None:
     cs.apply(cs.convert("m"), "converted/")

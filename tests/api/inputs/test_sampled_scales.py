@@ -129,6 +129,7 @@ def adapter() -> Path:
     return folder
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "nvfp4", "int8"])
 def test_codes_that_are_copied_beside_computed_ones_are_noted(scheme: str) -> None:
     """The codes of one role are copied with inverse scales, and those of another role are computed anew."""
@@ -150,6 +151,7 @@ def test_codes_that_are_copied_beside_computed_ones_are_noted(scheme: str) -> No
     assert found([*cs.apply(verbs[0](), "out", force=True).notes])
 
 
+@pytest.mark.long
 def test_comparisons_of_headers_and_pages_note_them() -> None:
     folder = write("int8")
     invert(folder)
@@ -204,6 +206,7 @@ ENCODE: dict[str, Encode] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ENCODE)
 def test_codes_of_other_programs(method: str) -> None:
     """Healthy ones have no note; inverse scales have at least one."""
@@ -224,6 +227,7 @@ def test_codes_of_other_programs(method: str) -> None:
     assert found(VERBS["convert"](folder))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_healthy_codes_of_gguf_have_no_note(kind: str) -> None:
     write("int8")

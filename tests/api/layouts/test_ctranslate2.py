@@ -36,6 +36,7 @@ def made(name: str, layout: str, **options: Any) -> tuple[Tensors, str]:
     return load_file("out.safetensors"), "\n".join(plan.notes)
 
 
+@pytest.mark.long
 def test_a_file_of_the_converter_becomes_the_original() -> None:
     found, notes = made("float32", "transformers")
     assert_same(found, ours())
@@ -44,12 +45,14 @@ def test_a_file_of_the_converter_becomes_the_original() -> None:
     assert "(6 tensors), zeros if CTranslate2 added it, as Whisper's keys have no bias" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_half_floats_stay_as_they_are(name: str) -> None:
     dtype = getattr(torch, name)
     assert_same(made(name, "transformers")[0], {key: value.to(dtype) for key, value in ours().items()})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", *CODED])
 def test_the_layout_of_openai_is_that_by_way_of_transformers(name: str) -> None:
     options: dict[str, Any] = {"dequantize": True, "dtype": "float32"} if name in CODED else {}
@@ -58,6 +61,7 @@ def test_the_layout_of_openai_is_that_by_way_of_transformers(name: str) -> None:
     assert "left out: proj_out, since openai-whisper uses" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", *CODED])
 def test_transformers_loads_a_folder_of_faster_whisper(name: str) -> None:
     import transformers
@@ -74,6 +78,7 @@ def test_transformers_loads_a_folder_of_faster_whisper(name: str) -> None:
     assert error > 1e-5 or name not in CODED
 
 
+@pytest.mark.long
 def test_its_config_json_is_not_copied_into_a_folder_of_transformers() -> None:
     plan = cs.convert(GOLDEN / "int8", layout="transformers", dequantize=True)
     cs.apply(plan, "out/")
@@ -81,6 +86,7 @@ def test_its_config_json_is_not_copied_into_a_folder_of_transformers() -> None:
     assert "config.json is not copied into an output folder" in "\n".join(plan.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "dtype"), [("int8", torch.float32), ("int16", torch.float32), ("int8_float16", torch.float16)]
 )
@@ -97,6 +103,7 @@ def test_codes_have_to_be_decoded_first() -> None:
     assert caught.value.hint == "Decode quantised weights first, with ckpt convert --dequantize."
 
 
+@pytest.mark.long
 def test_a_comparison_with_the_original_shows_the_rounding_only() -> None:
     made("int8", "transformers", dequantize=True, dtype="float32")
     save_file(ours(), "original.safetensors")
@@ -106,6 +113,7 @@ def test_a_comparison_with_the_original_shows_the_rounding_only() -> None:
     assert found.identical == len(ours()) - len(found.changed)
 
 
+@pytest.mark.long
 def test_the_layout_is_recognised_and_not_written() -> None:
     assert [(one.family, one.layout, one.targets) for one in cs.layouts(GOLDEN / "int16").found] == [
         ("whisper", "ctranslate2", ())
@@ -141,6 +149,7 @@ def test_what_has_no_name_is_an_error() -> None:
         cs.convert("more.safetensors", layout="transformers")
 
 
+@pytest.mark.long
 def test_every_setting_of_the_network_stays_in_the_metadata() -> None:
     made("float32", "transformers")
     with cs.open_checkpoint("out.safetensors") as found, cs.open_checkpoint(GOLDEN / "float32") as source:

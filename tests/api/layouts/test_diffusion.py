@@ -79,6 +79,7 @@ def test_both_spellings_are_of_one_network(network: str) -> None:
     assert ours is theirs
 
 
+@pytest.mark.long
 def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     ldm, wanted = recorded("", "ldm"), recorded("", "diffusers")
     ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -97,6 +98,7 @@ def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     assert "no tensor shows them" in notes
 
 
+@pytest.mark.long
 def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
     ids = {"text_encoder.text_model.embeddings.position_ids": torch.arange(3)[None]}
     checker = {f"safety_checker.{name}": torch.ones(2) for name in ("concept_embeds", "special_care_embeds")}
@@ -106,6 +108,7 @@ def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
     assert f"left out: {next(iter(ids))}, which the original code, ComfyUI computes" in notes
 
 
+@pytest.mark.long
 def test_the_last_layer_of_the_second_version_is_left_out_with_a_note() -> None:
     ldm = recorded(".2", "ldm")
     _, notes = converted_and_noted(ldm, "diffusers")
@@ -117,6 +120,7 @@ def test_the_last_layer_of_the_second_version_is_left_out_with_a_note() -> None:
     assert "resblocks" not in notes
 
 
+@pytest.mark.long
 def test_the_names_of_attention_in_older_autoencoders() -> None:
     now = recorded("", "diffusers")
     older = {
@@ -136,6 +140,7 @@ def test_the_names_of_attention_in_older_autoencoders() -> None:
 OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["", ".2", ".xl"])
 def test_text_encoders_as_transformers_writes_them_since_5_6(network: str) -> None:
     """Of the two classes, only CLIPTextModel lost its wrapper: text_encoder_2 keeps it."""
@@ -200,6 +205,7 @@ def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
             ]
 
 
+@pytest.mark.long
 def test_a_tensor_without_a_name_is_an_error() -> None:
     for network, extra in (
         ("", "model.diffusion_model.input_blocks.40.0.in_layers.0.weight"),
@@ -254,6 +260,7 @@ def test_averages_of_some_weights_alone_are_not_taken() -> None:
         converted_and_noted(both, "diffusers-ema")
 
 
+@pytest.mark.long
 def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
     unet = {key: value for key, value in averaged().items() if key.startswith(("model.", "model_ema."))}
     made, _ = converted_and_noted(unet, "diffusers-ema")
@@ -263,6 +270,7 @@ def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
         converted_and_noted(unet, "diffusers-ema")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_one_component_is_taken_out_of_a_whole_model(layout: str, component: str) -> None:
@@ -280,6 +288,7 @@ def test_a_component_that_a_model_does_not_have_is_an_error() -> None:
         converted_and_noted(recorded("", "ldm"), "diffusers-text-encoder-2")
 
 
+@pytest.mark.long
 def test_what_is_said_of_the_output() -> None:
     whole = "diffusers reads a file in the folder of each component: --to diffusers writes them, and --layout diffusers-unet"
     assert whole in converted_and_noted(recorded("", "ldm"), "diffusers")[1]
@@ -291,6 +300,7 @@ def test_what_is_said_of_the_output() -> None:
     assert shorter not in converted_and_noted(recorded("", "diffusers"), "ldm")[1]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("source", "target"), [("ldm", "diffusers"), ("diffusers", "ldm")])
 def test_a_transplant_finds_the_names_of_a_destination(source: str, target: str) -> None:
     """Also those of a form that nothing else gets: the names of transformers since 5.6."""

@@ -64,6 +64,7 @@ def test_a_backbone_alone_is_read() -> None:
     assert_same(converted(alone, "speechbrain"), without_counters(recorded()))
 
 
+@pytest.mark.long
 def test_blocks_of_other_widths_have_a_shortcut() -> None:
     more = {"blocks.2.shortcut.conv.weight": torch.randn(8, 8, 1), "blocks.2.shortcut.conv.bias": torch.randn(8)}
     made = converted({**recorded(), **more}, "paddlespeech")

@@ -28,6 +28,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["Qwen2Moe", "Olmoe"])
 def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(name: str) -> None:
     """Qwen2-MoE with biases, experts that all tokens share and a layer without experts; OLMoE."""
@@ -41,6 +42,7 @@ def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(na
     assert_same(converted(memory, "transformers"), files)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["Qwen2Moe", "Mixtral"])
 def test_a_folder_keeps_its_configuration_between_the_layouts_of_transformers_and_mlx(name: str) -> None:
     import transformers
@@ -61,6 +63,7 @@ def test_a_folder_keeps_its_configuration_between_the_layouts_of_transformers_an
     assert_same(load_file("transformers/model.safetensors"), load_file("model/model.safetensors"))
 
 
+@pytest.mark.long
 def test_stacked_experts_that_mlx_quantised_become_those_of_transformers() -> None:
     """Decoded, the settings of quantisation are left out, so that config.json describes the result."""
     import transformers
@@ -112,6 +115,7 @@ def test_settings_of_quantisation_are_not_copied_to_another_layout() -> None:
     assert any("config.json is not copied into an output folder" in note for note in plan.notes)
 
 
+@pytest.mark.long
 def test_a_transplant_into_transformers_leaves_its_own_files_to_it() -> None:
     """transformers converts them itself; other layouts are converted here."""
     folder = RECORDED / "mixtral"
@@ -190,6 +194,7 @@ def test_what_a_stack_has_no_name_for_is_an_error() -> None:
         converted(odd, "transformers")
 
 
+@pytest.mark.long
 def test_scales_of_quantised_experts_are_not_left_out() -> None:
     files = load_file(RECORDED / "qwen-moe" / "transformers.safetensors")
     codes = {key: value.to(torch.float8_e4m3fn) for key, value in files.items() if ".experts." in key}
@@ -241,6 +246,7 @@ def test_faults_of_experts_that_mlx_has_stacked_are_found(broken: str) -> None:
     assert [row for row in report.rows if row.status.value == "FAIL" and row.id != "class-tensors"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["mixtral", "qwen-moe", "qwen-moe.qwen2"])
 def test_fused_tensors_have_the_rows_that_vllm_reads(network: str) -> None:
     """Queries before keys before values, gate before up, the experts in their order: as vLLM's layers split them."""

@@ -22,7 +22,7 @@ from ckptsurgeon.planning.layouts.changes import parsed
 from ckptsurgeon.planning.layouts.layout import Family
 from ckptsurgeon.planning.layouts.recognise import families, recognised
 
-from ...helpers.depth import covering
+from ...helpers.depth import FULL, covering
 
 FAMILIES = {family.name: family for family in families()}
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
@@ -130,6 +130,11 @@ def test_what_the_library_makes(network: str, here: str, there: str) -> None:
     wanted = load_file(RECORDED / network / f"{there}.safetensors")
     made = converted(laid(network, here), there, "out", is_verified=(network, here, there) in VERIFIED)
     assert same(made, stored_once(NETWORKS[network], there, wanted, here))
+
+
+@pytest.mark.skipif(FULL, reason="a case of the test above")
+def test_the_name_of_a_single_layer_is_written_if_a_later_rule_would_change_it() -> None:
+    test_what_the_library_makes("glm-moe", "megatron-local-dist", "megatron")
 
 
 def ways() -> list[tuple[str, str, str]]:

@@ -51,6 +51,7 @@ def test_queries_then_keys_then_values() -> None:
     assert torch.equal(made[f"{LAYER}self_attn.sinks"], theirs["block.1.attn.sinks"])
 
 
+@pytest.mark.long
 def test_decoded_values_are_those_of_openai_s_reader() -> None:
     save_file(stored(), "stored.safetensors")
     cs.apply(cs.convert("stored.safetensors", dequantize=True, dtype="float32"), "decoded.safetensors")
@@ -64,6 +65,7 @@ def test_decoded_values_are_those_of_openai_s_reader() -> None:
     assert torch.equal(made[f"{EXPERTS}gate_up_proj"], decoded()["block.1.mlp.mlp1_weight"].mT)
 
 
+@pytest.mark.long
 def test_transformers_decodes_the_codes_to_the_same_values() -> None:
     from transformers import GptOssForCausalLM
 
@@ -79,6 +81,7 @@ def test_transformers_decodes_the_codes_to_the_same_values() -> None:
     assert all(torch.equal(state[key].float(), wanted[key]) for key in experts)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["openai", "transformers"])
 def test_sinks_show_the_number_of_heads(layout: str) -> None:
     tensors = converted(stored(), layout)

@@ -48,6 +48,7 @@ def products(tensors: Tensors, dtype: torch.dtype = torch.float64) -> Tensors:
     }
 
 
+@pytest.mark.long
 def test_scaled_layers_become_plain_ones() -> None:
     made, notes = converted_and_noted(scaled(), "icefall-plain")
     assert "from the layout of icefall with scaled layers to that of icefall with plain layers" in notes
@@ -56,6 +57,7 @@ def test_scaled_layers_become_plain_ones() -> None:
     assert all(torch.allclose(made[key], theirs[key], rtol=3e-7, atol=0) for key in theirs)
 
 
+@pytest.mark.long
 def test_plain_layers_get_scales_of_zero_and_come_back() -> None:
     made = converted(plain(), "icefall-scaled")
     assert made.keys() == scaled().keys()
@@ -69,6 +71,7 @@ def test_a_checkpoint_of_icefall_is_read_by_its_entry() -> None:
     assert_same(load_file("plain.safetensors"), products(scaled()))
 
 
+@pytest.mark.long
 def test_layers_of_lstms_and_emformers_are_scaled_too() -> None:
     first = "encoder.encoder.layers.0."
     lstm = {"lstm.weight_ih_l0": (8, 2), "lstm.bias_hh_l0": (8,), "lstm.weight_hr_l0": (2, 2)}
@@ -84,6 +87,7 @@ def test_layers_of_lstms_and_emformers_are_scaled_too() -> None:
     assert_same(converted(emformer, "icefall-plain"), products(emformer))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("names", [("a*b", "axb"), ("a{b",), (".".join("0" * 27), ".".join("1" * 27)), ("007",)])
 def test_parameters_whose_names_have_special_characters_or_many_numbers_are_scaled(names: tuple[str, ...]) -> None:
     more = {f"encoder.{name}.weight": torch.randn(2, 3 + n) for n, name in enumerate(names)}
@@ -128,6 +132,7 @@ def test_a_transplant_into_a_network_with_scales_adds_zeros() -> None:
     assert_same(products(made), plain())
 
 
+@pytest.mark.long
 def test_both_are_recognised_and_zipformer_is_not(ckpt: Any) -> None:
     zipformer = {
         key.replace("encoder.encoder.layers", "encoder.encoders.0.layers"): value for key, value in plain().items()

@@ -30,6 +30,7 @@ def recorded(network: str, layout: str) -> Tensors:
     return load_file(RECORDED / network / f"{layout}.safetensors")
 
 
+@pytest.mark.long
 def test_each_head_has_its_queries_then_its_keys_and_values() -> None:
     """Each column of a head of eight columns has the number of the head."""
     plain = converted(recorded("gpt2", "megatron"), "transformers", heads="2")

@@ -34,6 +34,7 @@ def found(tensors: Tensors) -> list[tuple[str, str]]:
     return [(one.family, one.layout) for one in cs.layouts("found.safetensors").found]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("family", HEADS)
 def test_a_predicting_layer_has_its_own_list_in_megatron(family: str) -> None:
     made, notes = converted_and_noted(recorded(f"{family}.mtp", "transformers"), "megatron", heads=HEADS[family])
@@ -46,6 +47,7 @@ def test_a_predicting_layer_has_its_own_list_in_megatron(family: str) -> None:
     assert "added: model.layers.3.shared_head.head.weight, a copy of output_layer.weight" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("family", HEADS)
 @pytest.mark.parametrize("layout", MEGATRON)
 def test_transformers_loads_a_network_with_a_predicting_layer(family: str, layout: str) -> None:
@@ -88,6 +90,7 @@ def test_an_incomplete_layer_is_an_error(layout: str, lost: str) -> None:
         converted(tensors, "megatron" if layout == "transformers" else "transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["transformers", "stacked", *MEGATRON])
 @pytest.mark.parametrize("network", ["deepseek", "deepseek.v2", "deepseek.every", "glm-moe", "glm-moe.normed"])
 def test_families_with_some_of_these_names_are_not_taken_for_them(network: str, layout: str) -> None:

@@ -124,6 +124,7 @@ def test_norms_of_the_convolutions_keep_their_kind(kind: str) -> None:
     assert [norm for norm in norms if not norm.startswith("2.0.")] == wanted
 
 
+@pytest.mark.long
 def test_a_transplant_finds_the_names_of_hubert() -> None:
     save_file(recorded("wav2vec2.hubert", "fairseq"), "hubert.safetensors")
     plan = cs.transplant("hubert.safetensors", RECORDED / "wav2vec2.hubert" / "config.json")

@@ -40,6 +40,7 @@ def saved(tensors: Tensors, name: str = "wav2vec2") -> Path:
     return folder
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_in_a_folder_of_the_checkpointer_is_converted_there_and_back(network: str) -> None:
     saved(recorded(network))
@@ -178,6 +179,7 @@ def test_an_encoder_with_a_part_of_the_decoder_is_not_known() -> None:
         converted({**encoder_only(), key: recorded("whisper.speechbrain")[key]}, "transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["wav2vec2.speechbrain", "wav2vec2.speechbrain-hubert", "wavlm.speechbrain"])
 def test_the_weights_of_a_sum_of_layers_are_left_out_with_a_note(network: str) -> None:
     """WeightedSSLModel of SpeechBrain 1.1.2 has the names of the other wrappers, and one parameter more."""

@@ -21,6 +21,7 @@ def recorded() -> Tensors:
     return load_file(RECORDED / "torchvision.safetensors")
 
 
+@pytest.mark.long
 def test_a_file_with_the_first_names_of_the_mlp_gets_the_present_ones() -> None:
     """Published files have the first names; torchvision renames them itself when it loads them."""
     names = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}

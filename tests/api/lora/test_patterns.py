@@ -20,6 +20,7 @@ def first(table: dict[str, int], module: str) -> int | None:
     return next((value for text, value in table.items() if re.match(ENDS.format(text), module)), None)
 
 
+@pytest.mark.long
 def test_the_first_pattern_counts_as_in_peft() -> None:
     draw = random.Random(0)
     found = set()

@@ -38,6 +38,7 @@ def save(name: str, seed: int, shape: tuple[int, ...] = (40, 30)) -> int:
     return int(values.nbytes + values[0].nbytes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_threshold, "FEW", 0)
@@ -246,6 +247,7 @@ def test_one_vector_is_no_row_that_has_to_be_held(method: str, parameters: dict[
     np.testing.assert_allclose(load_file("o.safetensors")["v"], wanted, atol=1e-6)
 
 
+@pytest.mark.long
 def test_sums_of_all_columns_are_counted_where_they_are_large() -> None:
     """nuslerp of columns: a sum of each for every slice would be 170 MB, which nobody had counted."""
     names = ["a.safetensors", "b.safetensors"]

@@ -74,6 +74,7 @@ def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], turned: b
     return made if turned else made.T
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "granitemoeshared", "gpt_oss"])
 def test_each_expert_is_merged_by_the_inputs_that_are_routed_to_it(kind: str, tmp_path: Path) -> None:
     models = saved(tmp_path, lambda seed: of_kind(kind, seed), "a", "b", gram=True)
@@ -93,6 +94,7 @@ def test_each_expert_is_merged_by_the_inputs_that_are_routed_to_it(kind: str, tm
     assert checked == 16  # two layers, with two parameters, of four experts
 
 
+@pytest.mark.long
 def test_experts_that_no_input_is_routed_to_are_averaged_and_said(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
     for name in "ab":
@@ -113,6 +115,7 @@ def test_experts_that_no_input_is_routed_to_are_averaged_and_said(tmp_path: Path
     assert unused or alone
 
 
+@pytest.mark.long
 def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -131,6 +134,7 @@ def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
         torch.testing.assert_close(found[0][key], found[1][key])
 
 
+@pytest.mark.long
 def test_an_expert_that_one_model_uses_is_the_expert_of_this_model(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
     many = torch.randint(1, 30, (40, 20), generator=torch.Generator().manual_seed(0))
@@ -168,6 +172,7 @@ def by_the_paper(models: list[Any], turned: bool) -> dict[str, torch.Tensor]:
     return made
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_path: Path) -> None:
     (model,) = saved(tmp_path, lambda seed: of_kind(kind, seed), "a")
@@ -187,6 +192,7 @@ def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_p
         torch.testing.assert_close(value.detach(), wanted[name].float(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("chosen", ["**.w1.weight", "**.experts.0.w1.weight,**.w3.weight"])
 def test_a_part_of_a_tensor_that_the_network_makes_of_experts_is_an_error(chosen: str, tmp_path: Path) -> None:
     """The merged block would have all of it by RegMean, but ckpt merge would average what is left out."""
@@ -198,6 +204,7 @@ def test_a_part_of_a_tensor_that_the_network_makes_of_experts_is_an_error(chosen
     joint(tmp_path, "a", "b", include=["**.w1.weight", "**.w3.weight"])
 
 
+@pytest.mark.long
 def test_experts_without_magnitudes_are_not_to_be_collected(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "base", "a", magnitudes=True)
     statistics = {"base": tmp_path / "base.stats.safetensors"}
@@ -209,6 +216,7 @@ def test_experts_without_magnitudes_are_not_to_be_collected(tmp_path: Path) -> N
     cs.merge([tmp_path / "a"], **given, missing="unscaled")
 
 
+@pytest.mark.long
 def test_a_module_that_computes_in_another_way_has_no_gram_matrices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

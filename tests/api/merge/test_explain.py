@@ -42,6 +42,7 @@ def explained(plan: cs.Plan, keys: str | list[str]) -> cs.ExplainedMerge:
     return found
 
 
+@pytest.mark.long
 def test_the_share_of_each_change_that_methods_keep() -> None:
     write()
     plan = cs.merge(MODELS, method="task_arithmetic", base="base.safetensors", parameters={"weight": [0.5, 2.0]})
@@ -64,6 +65,7 @@ def test_the_share_of_each_change_that_methods_keep() -> None:
     assert {*outcomes} >= {"ties", "iso_c", "tsv_m", "slerp", "median"}
 
 
+@pytest.mark.long
 def test_the_plans_own_tensor_is_the_one_that_it_writes() -> None:
     base = write()
     how = {"weight": 1.0, "density": [0.2, 0.9]}
@@ -78,6 +80,7 @@ def test_the_plans_own_tensor_is_the_one_that_it_writes() -> None:
         assert share == pytest.approx(float((change * own).sum() / (own * own).sum()), rel=1e-9)
 
 
+@pytest.mark.long
 def test_nothing_is_left_and_the_plan_can_still_be_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     os.mkdir("temp")
@@ -98,6 +101,7 @@ def test_a_tensor_without_changes_to_compare_says_why() -> None:
     assert explained(plan, "steps").tensors[0].why == "the tensor is not merged"
 
 
+@pytest.mark.long
 def test_quantised_weights_are_decoded_or_the_reason_is_said() -> None:
     for seed, name in enumerate(["base.safetensors", *MODELS]):
         save_file(BY_NAME["fp8-block"].tensors(seed), name)

@@ -105,6 +105,7 @@ def by_the_paper(models: list[Any], texts: list[torch.Tensor], alpha: float) -> 
     return dict(made.named_parameters())
 
 
+@pytest.mark.long
 def test_models_with_other_settings_get_a_note(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
     file = tmp_path / "b/config.json"
@@ -123,6 +124,7 @@ def test_models_with_other_settings_get_a_note(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("alpha", [0.9, 0.6])
 def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b")
@@ -146,6 +148,7 @@ def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tm
                               found["model.layers.1.mlp.down_proj.weight"], rtol=1e-3)  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_order_of_the_models_makes_no_difference(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
     joint(tmp_path, "a", "b", parameters={"weight": [1, 3]})
@@ -155,6 +158,7 @@ def test_the_order_of_the_models_makes_no_difference(tmp_path: Path) -> None:
         torch.testing.assert_close(value, second[key], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_padding_and_memory_and_turned_weights(tmp_path: Path) -> None:
     saved(tmp_path, gpt2, "a", "b", "c")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -170,6 +174,7 @@ def test_padding_and_memory_and_turned_weights(tmp_path: Path) -> None:
         joint(tmp_path, "a", "b", memory="10KB")
 
 
+@pytest.mark.long
 def test_a_model_merged_with_itself_is_unchanged(tmp_path: Path) -> None:
     (model,) = saved(tmp_path, llama, "a")
     model.save_pretrained(tmp_path / "b")
@@ -179,6 +184,7 @@ def test_a_model_merged_with_itself_is_unchanged(tmp_path: Path) -> None:
         assert torch.equal(value, dict(model.named_parameters())[key])
 
 
+@pytest.mark.long
 def test_statistics_of_another_merge_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", "c", gram=True)
     joint(tmp_path, "a", "b")
@@ -211,6 +217,7 @@ EDITS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_statistics_of_a_merge_are_an_error(edit: str, tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
@@ -255,6 +262,7 @@ def test_random_inputs_of_some_of_the_models_are_said(tmp_path: Path) -> None:
     assert sum("the statistics are of random inputs" in note for note in found.notes) == 1
 
 
+@pytest.mark.long
 def test_gram_matrices_of_all_models_need_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wide(seed: int) -> Any:
         torch.manual_seed(seed)
@@ -288,6 +296,7 @@ def test_gram_matrices_of_all_models_need_memory(tmp_path: Path, monkeypatch: py
     joint(tmp_path, "a", "b", memory=both, exclude="**.down_proj.weight")
 
 
+@pytest.mark.long
 def test_networks_that_do_not_run_alike_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
     save_file({"input_ids": torch.full((1, 4), 99)}, tmp_path / "b.inputs.safetensors")
@@ -300,6 +309,7 @@ def test_networks_that_do_not_run_alike_are_an_error(tmp_path: Path) -> None:
         joint(tmp_path, "a", "b")
 
 
+@pytest.mark.long
 def test_trained_models_are_nearer_than_the_average(tmp_path: Path) -> None:
     models = trained(tmp_path)
     cs.apply(cs.merge([tmp_path / "a", tmp_path / "b"], method="linear", weights=[1, 1]), tmp_path / "mean")

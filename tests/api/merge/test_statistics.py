@@ -104,6 +104,7 @@ def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], turned: b
     return made if turned else made.T
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("memory", [None, "16MiB"])
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_linear_layers_are_merged_by_what_they_see(make: Any, memory: str | None, tmp_path: Path) -> None:
@@ -121,6 +122,7 @@ def test_linear_layers_are_merged_by_what_they_see(make: Any, memory: str | None
     assert linear == (8 if make is gpt2 else 15)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_changes_are_scaled_by_the_magnitudes_of_inputs_of_the_base(make: Any, tmp_path: Path) -> None:
     base, *models = saved(tmp_path, make, "base", "a", "b", magnitudes=True)
@@ -152,6 +154,7 @@ def test_changes_are_scaled_by_the_magnitudes_of_inputs_of_the_base(make: Any, t
     assert own.keys() >= made.keys()
 
 
+@pytest.mark.long
 def test_the_result_of_another_method_is_scaled_and_what_lacks_is_said(tmp_path: Path, ckpt: Ckpt) -> None:
     saved(tmp_path, llama, "base", "a", magnitudes=True, include=["model.layers.0"])
     command = ["merge", tmp_path / "a", "-m", "aim", "--base", tmp_path / "base", "-o", tmp_path / "out"]
@@ -173,6 +176,7 @@ def test_the_result_of_another_method_is_scaled_and_what_lacks_is_said(tmp_path:
     assert "a is not the model with statistics" in " ".join(other.err.split())
 
 
+@pytest.mark.long
 def test_gram_matrices_are_what_hooks_see_without_padding(tmp_path: Path) -> None:
     (model,) = saved(tmp_path, llama, "a")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -204,6 +208,7 @@ def gradients(model: Any, seed: int) -> dict[str, torch.Tensor]:
     return total
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_elements_are_merged_by_their_fisher_information(make: Any, tmp_path: Path) -> None:
     models = saved(tmp_path, make, "a", "b", fisher=True)
@@ -222,6 +227,7 @@ def test_elements_are_merged_by_their_fisher_information(make: Any, tmp_path: Pa
     assert any("Fisher information of 3 examples: the model's own loss for the next token" in note for note in notes)
 
 
+@pytest.mark.long
 def test_labels_are_drawn_from_the_models_own_prediction(tmp_path: Path) -> None:
     (model,) = saved(tmp_path, classifier, "a")
     inputs, key = tmp_path / "a.inputs.safetensors", "classifier.weight"
@@ -253,6 +259,7 @@ def test_fisher_information_has_its_memory(tmp_path: Path, ckpt: Ckpt) -> None:
     cs.stats(tmp_path / "a", inputs=inputs, fisher=True, include="model.norm", memory="60KB")
 
 
+@pytest.mark.long
 def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b", gram=True)
     swapped = {"a": tmp_path / "b.stats.safetensors", "b": tmp_path / "a.stats.safetensors"}
@@ -266,6 +273,7 @@ def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path
         merged(tmp_path, "regmean")
 
 
+@pytest.mark.long
 def test_a_model_that_differs_only_far_from_its_end_is_another_one(tmp_path: Path) -> None:
     """Headers, and the last 64 kB, are the same; a change of some hundred bytes may be missed, one of a matrix not."""
 
@@ -283,6 +291,7 @@ def test_a_model_that_differs_only_far_from_its_end_is_another_one(tmp_path: Pat
         cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", missing="average", statistics=statistics)
 
 
+@pytest.mark.long
 def test_tensors_whose_statistics_were_not_collected_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True, exclude=["**.mlp"])
     with pytest.raises(cs.PlanError, match=r"lack the Gram matrix of 6 tensors: .*down_proj") as raised:
@@ -339,6 +348,7 @@ CASES = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 def test_wrong_statistics_are_an_error(case: str, tmp_path: Path, ckpt: Ckpt) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
@@ -351,6 +361,7 @@ def test_wrong_statistics_are_an_error(case: str, tmp_path: Path, ckpt: Ckpt) ->
     assert said in " ".join(done.err.split())
 
 
+@pytest.mark.long
 def test_a_merge_that_inputs_do_not_determine_is_said(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
     for seed, name in enumerate("ab"):
@@ -365,6 +376,7 @@ def test_a_merge_that_inputs_do_not_determine_is_said(tmp_path: Path) -> None:
         assert all("--param ridge=1e-6 gives the mean" in one for one in found)
 
 
+@pytest.mark.long
 def test_inputs_that_are_repeated_have_a_gram_matrix_without_inverse(tmp_path: Path) -> None:
     """Rounded to float32, it has one, but of rounding errors."""
     saved(tmp_path, llama, "a", "b")
@@ -393,6 +405,7 @@ def with_edited(tmp_path: Path, name: str, gram: torch.Tensor | None = None, row
     save_file(values, file, {"ckptsurgeon.stats": json.dumps(said)})
 
 
+@pytest.mark.long
 def test_values_that_grow_are_said_with_a_larger_ridge(tmp_path: Path) -> None:
     """The inputs of both models have nearly the same direction: its inverse multiplies the models' difference."""
     saved(tmp_path, llama, "a", "b", gram=True)
@@ -409,6 +422,7 @@ def test_values_that_grow_are_said_with_a_larger_ridge(tmp_path: Path) -> None:
         assert all(f"(--param ridge={larger})" in one and DOWN in one for one in found)
 
 
+@pytest.mark.long
 def test_weights_without_inputs_are_counted_apart(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
     with_edited(tmp_path, "a", torch.zeros(24, 24), rows=0)
@@ -421,6 +435,7 @@ def test_weights_without_inputs_are_counted_apart(tmp_path: Path) -> None:
     assert note.startswith("x: 3 experts got no input: ")
 
 
+@pytest.mark.long
 def test_edited_statistics_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
     file = tmp_path / "a.stats.safetensors"
@@ -469,6 +484,7 @@ def test_recipes_have_statistics(tmp_path: Path, ckpt: Ckpt) -> None:
             assert torch.equal(value, made[key])
 
 
+@pytest.mark.long
 def test_a_plan_in_a_file_has_statistics(tmp_path: Path, ckpt: Ckpt) -> None:
     saved(tmp_path, llama, "a", "b", gram=True, fisher=True)
     for method in ("regmean", "fisher"):
@@ -481,6 +497,7 @@ def test_a_plan_in_a_file_has_statistics(tmp_path: Path, ckpt: Ckpt) -> None:
             assert torch.equal(value, made[key])
 
 
+@pytest.mark.long
 def test_statistics_for_merges_leave_those_for_resizing(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", gram=True, fisher=True)
     both = load_file(tmp_path / "a.stats.safetensors")
@@ -491,6 +508,7 @@ def test_statistics_for_merges_leave_those_for_resizing(tmp_path: Path) -> None:
     assert "contribute most according to a.stats.safetensors" in plan.notes[0]
 
 
+@pytest.mark.long
 def test_a_model_that_is_there_twice_has_one_file(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
     statistics = {name: tmp_path / f"{name}.stats.safetensors" for name in ("a", "b")}
@@ -504,6 +522,7 @@ def test_a_model_that_is_there_twice_has_one_file(tmp_path: Path) -> None:
         cs.merge(weights, method="regmean", statistics={"<dict>": statistics["a"], "<dict> (2)": statistics["b"]})
 
 
+@pytest.mark.long
 def test_quantised_models_are_merged_by_what_their_decoded_weights_do(tmp_path: Path) -> None:
     SIZES.update(hidden_size=32, intermediate_size=64)
     try:
@@ -526,6 +545,7 @@ def test_quantised_models_are_merged_by_what_their_decoded_weights_do(tmp_path: 
     torch.testing.assert_close(made[0], made[1], rtol=0.1, atol=1e-3)
 
 
+@pytest.mark.long
 def test_rows_that_differ_are_averaged(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", gram=True)
     SIZES.update(vocab_size=40)
@@ -565,6 +585,7 @@ def test_statistics_of_no_linear_layer_are_an_error(kind: str, tmp_path: Path) -
         cs.stats(tmp_path / "a", include="**.norm.weight", **{kind: True})  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_random_inputs_are_said_when_statistics_are_made_and_used(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
     plan = cs.stats(tmp_path / "a", gram=True)
@@ -659,6 +680,7 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
         cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
     statistics = made((300, 400), torch.float64, turned=turned)
@@ -720,6 +742,7 @@ def measured(tmp_path: Path, models: list[Any], folder: str) -> tuple[float, flo
         return sum(off), sum(float(made(input_ids=x, labels=x).loss) for _, x in models)
 
 
+@pytest.mark.long
 def test_merges_by_statistics_of_trained_models_are_nearer_to_them_than_the_average(tmp_path: Path) -> None:
     models = trained(tmp_path)
     cs.apply(cs.merge([tmp_path / "a", tmp_path / "b"], method="linear", weights=[1, 1]), tmp_path / "mean")

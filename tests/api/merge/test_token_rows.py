@@ -68,6 +68,7 @@ def pad(name: str, more: int) -> None:
     Path(name, "config.json").write_text(json.dumps({**config, "vocab_size": len(state[EMBEDDING])}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("vocab", ["union", "base", "list.txt"])
 def test_rows_beyond_the_tokens_are_left_out_and_said(vocab: str, ckpt: Run) -> None:
     tokens = read_vocabulary("a/tokenizer.json").tokens
@@ -132,6 +133,7 @@ def test_a_recipe_with_a_tokeniser_cuts_to_its_tokens_and_one_without_keeps_all(
     ]
 
 
+@pytest.mark.long
 def test_the_rows_that_are_added_are_the_mean_of_the_others() -> None:
     found = made("a", "wide", tokenizer={"source": "union", "pad_to_multiple_of": 64})
     assert found.shape == (64, 16)
@@ -156,6 +158,7 @@ def test_a_plan_with_added_rows_is_the_same_as_json_and_costs_one_more_reading()
 # Tokens without a row
 
 
+@pytest.mark.long
 def test_a_token_beyond_the_rows_of_its_model_is_one_that_it_lacks() -> None:
     tokens = json.loads(Path("a/tokenizer.json").read_text())
     more = {"id": 32, "content": "<pad>", "special": True, "single_word": False, "lstrip": False, "rstrip": False}
@@ -211,6 +214,7 @@ def test_tokens_that_lie_beside_a_list_belong_to_it() -> None:
 # Rows token by token
 
 
+@pytest.mark.long
 def test_a_row_is_of_a_model_of_another_token_of_a_number_or_zero() -> None:
     asked = {
         "source": "base",
@@ -244,6 +248,7 @@ def test_a_row_is_forced_on_those_that_have_the_token_too(force: bool) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_tokeniser_of_a_model_that_is_not_merged_goes_along_whole(ckpt: Run) -> None:
     Path("wide/tokenizer_config.json").write_text('{"of": "wide"}')
     for more in ({}, {"tokens": {"<new>": {"source": {"kind": "zero"}}}}):

@@ -39,6 +39,7 @@ def test_a_sample_is_found_equal_where_the_sources_lie(names: tuple[str, ...], c
     assert (code, "NOT COMPARED" in said) == (0, False), said
 
 
+@pytest.mark.costly
 def test_sources_that_moved_are_named_and_those_that_are_gone_not_compared(names: tuple[str, ...], ckpt: Run) -> None:
     Path("far").mkdir()
     moved = [flag for name in names for flag in ("--source", f"{name}={shutil.move(name, f'far/{name}')}")]
@@ -48,6 +49,7 @@ def test_sources_that_moved_are_named_and_those_that_are_gone_not_compared(names
     assert (code, "NOT COMPARED" in said) == (0, False), said
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", ["out", "source"])
 def test_a_changed_byte_is_found(where: str, names: tuple[str, ...], ckpt: Run) -> None:
     path = Path("out" if where == "out" else names[0], "model.safetensors")

@@ -253,6 +253,7 @@ def test_methods_that_look_first_see_the_rows_as_they_are_merged(method: str, st
 # Folders of transformers, and mergekit's own results
 
 
+@pytest.mark.long
 def test_mergekits_union_gives_mergekits_rows_and_a_tokeniser_with_its_tokens() -> None:
     for name in ("a", "wide"):
         shutil.copytree(GOLDEN / "models" / name, name)

@@ -131,6 +131,7 @@ def test_means_are_written_in_groups_and_one_that_fails_leaves_nothing_unfinishe
     assert PATHS[3] not in os.listdir("others")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("weights", [{"decay": "1-sqrt"}, {"ema": 0.9}])
 def test_each_window_may_be_a_weighted_mean(weights: dict[str, Any]) -> None:
     cs.average_windows(PATHS, "means", window=3, **weights)

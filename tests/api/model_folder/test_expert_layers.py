@@ -117,6 +117,7 @@ def qwen(stacked: bool, width: int = 64) -> None:
         cs.apply(cs.transplant("m", "m/config.json"), "stacked")
 
 
+@pytest.mark.long
 def test_a_model_with_both_kinds_of_layers_has_no_note_in_either_form() -> None:
     qwen(stacked=True)
     assert any(key.endswith("experts.gate_up_proj") for key in load_file("stacked/model.safetensors"))
@@ -141,6 +142,7 @@ def test_all_verbs_note_layers_that_contradict_the_configuration() -> None:
         assert [note for note in one.notes if said in note], one
 
 
+@pytest.mark.long
 def test_the_missing_tensor_in_a_note_does_not_depend_on_the_hash_seed() -> None:
     qwen(stacked=False)
     state = {

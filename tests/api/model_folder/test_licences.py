@@ -115,6 +115,7 @@ def test_a_model_card_is_named_only_where_there_is_one() -> None:
 LEFT = "files in the folder that are not copied: "
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("resized", [{"set": {"intermediate_size": 32}}, {"set": {"vocab_size": 32}, "dtype": "bf16"}])
 def test_a_resize_names_the_files_that_it_does_not_copy(resized: dict[str, Any]) -> None:
     llama("llama", "net")
@@ -128,6 +129,7 @@ def test_a_resize_names_the_files_that_it_does_not_copy(resized: dict[str, Any])
     assert not any(LEFT in note for note in cs.apply(plan, "out.safetensors").notes)
 
 
+@pytest.mark.long
 def test_a_transplant_into_a_configuration_names_the_files_beside_it_that_it_does_not_copy() -> None:
     for one in ("net", "dst"):
         llama("llama", one)

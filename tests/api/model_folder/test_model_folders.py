@@ -439,6 +439,7 @@ def test_a_toolkit_s_configuration_is_said_not_to_go_along() -> None:
     assert note == "files in the folder that are not copied: config.yaml"
 
 
+@pytest.mark.long
 def test_a_model_at_an_address_brings_its_files(hub: Hub) -> None:
     files = {
         name: Path(model("m") if not Path("m").exists() else "m", name).read_bytes()
@@ -455,6 +456,7 @@ def test_a_model_at_an_address_brings_its_files(hub: Hub) -> None:
     assert beside("again") == BESIDE
 
 
+@pytest.mark.long
 def test_a_diff_of_models_at_addresses_compares_their_files_too(hub: Hub) -> None:
     for name, tokens in (("a", TOKENS), ("b", TOKENS[::-1])):
         folder = Path(model(name, tokens=tokens))
@@ -464,6 +466,7 @@ def test_a_diff_of_models_at_addresses_compares_their_files_too(hub: Hub) -> Non
         assert note.startswith("the tokenisers differ: row 0 is '<pad>' in hf://org/a")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", ["{broken", "[1]", " " * (17 << 20)], ids=["broken", "list", "large"])
 @pytest.mark.parametrize("verb", ["convert", "filter", "average", "merge", "transplant", "lora_merge"])
 def test_a_configuration_that_cannot_be_read_refuses_nothing(verb: str, text: str) -> None:
@@ -498,6 +501,7 @@ def noted(path: str) -> list[str]:
     return [note for note in cs.convert(path).notes if "that are not copied" not in note]
 
 
+@pytest.mark.long
 def test_what_the_files_say_otherwise_than_the_weights_gets_a_note() -> None:
     assert noted(model("m")) == []
     (note,) = noted(model("v", vocab_size=50))
@@ -578,6 +582,7 @@ def test_a_broken_file_that_goes_along_gets_a_note(name: str, text: str) -> None
     assert Path("out", name).read_bytes() == text.encode("latin-1")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json"])
 def test_every_verb_says_which_file_is_broken(name: str) -> None:
     for path in (model("m"), model("b", seed=1)):
@@ -613,6 +618,7 @@ def test_rows_do_not_go_by_place_beside_a_tokeniser_that_cannot_be_read(broken: 
     assert cs.average(["m", "b"], vocab="place").notes
 
 
+@pytest.mark.long
 def test_what_is_said_of_the_folder_is_said_where_one_is_written(ckpt: Callable[..., Any]) -> None:
     model("m")
     rename = ("rename", "m", "--map", "model=decoder")

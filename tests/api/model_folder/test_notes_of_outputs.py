@@ -97,6 +97,7 @@ def test_numbers_that_are_left_out_for_other_reasons_are_not_said(found: list[st
     assert cs.inspect("m.safetensors").notes == ()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_short")
 def test_json_has_the_notes_that_the_terminal_has(ckpt: Any) -> None:
     for command in (

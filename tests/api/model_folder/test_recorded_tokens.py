@@ -42,6 +42,7 @@ def test_rows_for_other_tokens_are_said() -> None:
     assert said() == [KNOWN]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", ["gone", "changed"])
 def test_a_list_that_is_gone_is_compared_by_its_checksum(change: str) -> None:
     if change == "gone":
@@ -53,6 +54,7 @@ def test_a_list_that_is_gone_is_compared_by_its_checksum(change: str) -> None:
     assert said() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("options", [
     {"vocab": "en.txt:rev.txt"}, {"vocab": "place"}, {"exclude": ["ctc.*", "decoder.embed.*", "decoder.out.*"]},
 ])  # fmt: skip
@@ -94,6 +96,7 @@ def test_two_lists_with_one_name_are_told_apart() -> None:
     assert "made for the token list en.txt, in which row 2 is 'a', not 'd' as in ru/en.txt" in note
 
 
+@pytest.mark.long
 def test_an_init_of_a_run_is_compared_too() -> None:
     cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "good.pth")
     target = target_with("rev.yaml", None)

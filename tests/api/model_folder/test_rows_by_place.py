@@ -100,6 +100,7 @@ def test_averaging_rows_of_other_tokens_is_an_error_with_the_choice() -> None:
         cs.average(["a", "b"], vocab="union")
 
 
+@pytest.mark.long
 def test_copying_rows_onto_other_tokens_is_an_error_with_the_choice() -> None:
     pair()
     with pytest.raises(cs.PlanError, match=r"\(row 4 is 'a' in a and 'w' in the output\)") as error:
@@ -118,6 +119,7 @@ def test_copying_rows_onto_other_tokens_is_an_error_with_the_choice() -> None:
     assert cs.load_plan("recipe.yaml").steps == plan.steps
 
 
+@pytest.mark.long
 def test_into_a_configuration_of_transformers_too() -> None:
     pytest.importorskip("transformers")
     from ...destinations.hf.test_vocabularies import OLD, bert, tokenizer

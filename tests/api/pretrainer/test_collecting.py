@@ -45,6 +45,7 @@ def test_what_was_downloaded_is_not_asked_for_again(server: SimpleNamespace) -> 
         assert not server.asked
 
 
+@pytest.mark.long
 def test_overwrite_asks_again(server: SimpleNamespace) -> None:
     pretrainer()[0].collect_files(f"{server.url}/web")
     (Path("web") / "enc.ckpt").write_bytes(Path("other/enc.ckpt").read_bytes())
@@ -125,6 +126,7 @@ def test_credentials_go_to_their_host_alone_and_are_never_written(
     assert "hf_" not in repr(cs.FetchConfig(token="hf_secret"))
 
 
+@pytest.mark.long
 def test_a_corrupt_file_in_the_hub_cache_is_found_and_fetched_again(server: SimpleNamespace) -> None:
     config = cs.FetchConfig(huggingface_cache_dir="cache")
     pretrainer()[0].collect_files("org/repo", fetch_config=config)
@@ -174,6 +176,7 @@ def test_the_second_collection_goes_back_to_where_the_first_one_was_asked_from(s
     assert ours.is_local == ["enc"]
 
 
+@pytest.mark.long
 def test_collecting_loads_neither_torch_nor_the_hub_s_client(server: SimpleNamespace) -> None:
     code = (
         "import sys, ckptsurgeon as cs\n"

@@ -92,6 +92,7 @@ def test_every_case_was_recorded() -> None:
     assert len(SAME) >= 24
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SAME)
 def test_it_does_what_speechbrain_does(name: str, server: SimpleNamespace) -> None:
     seen, theirs = observed(name, server), THEIRS[name]

@@ -99,6 +99,7 @@ def mlps() -> None:
     save_file({"input": torch.randn(64, 6)}, "batch.safetensors")
 
 
+@pytest.mark.long
 def test_transformers_that_are_permutations_have_a_barrier_only_without_an_alignment() -> None:
     trained("a")
     in_another_order("a", "b")
@@ -125,6 +126,7 @@ def test_networks_that_are_permutations_have_a_barrier_only_without_an_alignment
     assert aligned.barrier <= 1e-6
 
 
+@pytest.mark.long
 def test_the_losses_are_those_of_networks_with_interpolated_weights() -> None:
     models = [llama("a", 0, 4), llama("b", 1, 4)]
     ids = texts()
@@ -163,6 +165,7 @@ def test_padding_has_no_loss() -> None:
     assert [found.points[0].loss, found.points[-1].loss] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.long
 def test_without_labels_predictions_are_compared_with_those_of_both_networks() -> None:
     models = []
     for seed, name in enumerate("ab"):
@@ -186,6 +189,7 @@ def test_without_labels_predictions_are_compared_with_those_of_both_networks() -
     assert [labelled.points[0].loss, labelled.points[-1].loss] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.long
 def test_random_inputs_are_said() -> None:
     llama("a", 0)
     llama("b", 1)
@@ -198,6 +202,7 @@ NO_USE = "a mean of them is of no use, even if this barrier is low"
 BY_LOSSES = "judge a mean of them by its losses, on inputs with labels"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("inputs", ["", "texts.safetensors", "labelled.safetensors"])
 def test_unrelated_networks_are_said_to_be_unrelated(inputs: str, ckpt: Run) -> None:
     """If two networks have nothing in common, a low barrier of distances does not mean that a merge is useful."""
@@ -233,6 +238,7 @@ def test_after_an_alignment_the_cosine_is_a_remark(related: bool, ckpt: Run) -> 
     assert NO_USE not in said
 
 
+@pytest.mark.long
 def test_nothing_is_read_but_the_weights_of_each_run_and_progress_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """What relates two networks is computed from the samples of their runs: whole matrices could exceed ``memory``."""
     from ckptsurgeon.api.prove.network import Network
@@ -281,6 +287,7 @@ def test_the_command_shows_the_barrier(ckpt: Run) -> None:
     assert answer["barrier"] == max(one["above"] for one in answer["points"])
 
 
+@pytest.mark.long
 def test_what_cannot_be_interpolated_is_an_error() -> None:
     llama("a", 0)
     sizes = {**SIZES, "intermediate_size": 40}
@@ -322,6 +329,7 @@ def test_an_end_that_is_not_finite_is_an_error_and_a_middle_is_an_infinite_barri
     assert found.to_json()["above_mean"] is None
 
 
+@pytest.mark.long
 def test_networks_with_other_configurations_have_no_line_between_them(ckpt: Run) -> None:
     llama("a", 0)
     llama("b", 1)
@@ -342,6 +350,7 @@ def test_networks_with_other_configurations_have_no_line_between_them(ckpt: Run)
     cs.loss_barrier("a", "b", points=3)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("first", [-100, 7])
 def test_labels_that_are_all_ignored_are_an_error(first: int) -> None:
     llama("a", 0)

@@ -36,6 +36,7 @@ def edit(folder: Path, drop: str = "", **more: torch.Tensor) -> None:
     save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.long
 def test_sinusoidal_positions_need_not_be_stored() -> None:
     path = saved("Marian", "m")
     assert POSITIONS not in cs.open_checkpoint(path)
@@ -43,6 +44,7 @@ def test_sinusoidal_positions_need_not_be_stored() -> None:
     assert any(key.endswith("fc1.inputs") for key in (step.key for step in cs.stats(path).steps))
 
 
+@pytest.mark.long
 def test_the_output_is_that_of_from_pretrained() -> None:
     """If one checkpoint stores the positions that the class computes, both networks compute the same."""
     path, other = saved("Marian", "m"), saved("Marian", "other")

@@ -75,6 +75,7 @@ def test_codes_in_blocks_are_equivalent_within_their_rounding(gguf_type: str, le
     assert f"{gguf_type} codes" in proof.second.dtypes
 
 
+@pytest.mark.long
 def test_two_gguf_files_are_compared_with_a_configuration_beside_one() -> None:
     folder = made("llama")
     first, second = as_gguf(folder, "a.gguf"), as_gguf(folder, "b.gguf", gguf_type="q8_0")
@@ -102,6 +103,7 @@ def test_a_fault_in_a_gguf_is_found_and_named(gguf_type: str | None) -> None:
         assert [one.key for one in proof.changed] == [key]
 
 
+@pytest.mark.long
 def test_prove_is_an_option_of_a_conversion_to_gguf(ckpt: Any) -> None:
     made("llama")
     done = ckpt("convert", "model", "--gguf-type", "q8_0", "-o", "out.gguf", "--prove")
@@ -165,6 +167,7 @@ def with_tokens(*exchanged: str) -> None:
     shutil.copy("a/config.json", "bare")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("config", ["a/config.json", "bare/config.json"])
 def test_gguf_files_with_other_tokens_are_compared_token_by_token(config: str, ckpt: Any) -> None:
     with_tokens("t10", "t20")
@@ -182,6 +185,7 @@ def test_gguf_files_with_other_tokens_are_compared_token_by_token(config: str, c
     assert ckpt("prove", "gguf/a.gguf", "gguf/same.gguf", "--model", config).code == 1
 
 
+@pytest.mark.long
 def test_texts_are_not_cut_by_the_tokeniser_of_other_tokens() -> None:
     with_tokens("a", "b")
     Path("texts.txt").write_text("a b a a\n")

@@ -41,6 +41,7 @@ def blocks(proof: Any) -> dict[str, bool]:
     return {one.name: one.distance.same for one in proof.blocks}
 
 
+@pytest.mark.long
 def test_layers_that_pass_their_input_on_are_left_out(tmp_path: Path) -> None:
     folder = qwen3(tmp_path / "in")
     proof = cs.prove(folder, deeper(folder, "out", "identity"))
@@ -74,6 +75,7 @@ def test_a_fault_in_a_moved_layer_is_named_by_the_first_networks_key(tmp_path: P
     assert [one.key for one in proof.changed] == [f"{LAYERS}.2.self_attn.q_norm.weight"]
 
 
+@pytest.mark.long
 def test_repeated_layers_are_paired_in_their_order(tmp_path: Path) -> None:
     folder = qwen3(tmp_path / "in")
     proof = cs.prove(folder, deeper(folder, "out", "interleave", 8))

@@ -42,14 +42,17 @@ def noted(off: int) -> list[str]:
     return [verb for verb, notes in VERBS.items() if sum(ONE_STEP in note for note in notes(path)) == 1]
 
 
+@pytest.mark.long
 def test_zero_points_of_another_format_are_noted_once() -> None:
     assert noted(1) == list(VERBS)
 
 
+@pytest.mark.long
 def test_right_zero_points_are_not_noted() -> None:
     assert noted(0) == []
 
 
+@pytest.mark.long
 def test_a_note_on_a_model_is_given_once_if_it_is_compared_with_itself() -> None:
     model(1)
     for values in (False, True):
@@ -59,6 +62,7 @@ def test_a_note_on_a_model_is_given_once_if_it_is_compared_with_itself() -> None
     assert len([note for note in cs.diff("m", "other").notes if ONE_STEP in note]) == 2
 
 
+@pytest.mark.long
 def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
     done = ckpt("convert", model(1), "--dequantize", "-o", "out/", "--prove")
     assert done.code == 0, done
@@ -66,6 +70,7 @@ def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
     assert " ".join(done.err.split()).count(ONE_STEP) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["prove", "stats"])
 def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     """Not on tensors that are missing; the bits of MLX are only in its settings."""
@@ -82,6 +87,7 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     assert "quantization_config" in raised.value.hint
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("times", "drift"), [(1, None), (8, "model.layers.2")])
 def test_codes_of_rows_with_few_large_weights_are_explained_and_a_wrong_scale_is_named(
     times: float, drift: str | None

@@ -41,6 +41,7 @@ def test_a_transplant_from_other_names_cannot_be_proved(ckpt: Any) -> None:
     assert "SAME  the outputs" in done.out
 
 
+@pytest.mark.long
 def test_a_transplant_that_exchanges_matrices_is_not(ckpt: Any) -> None:
     llama("a")
     layer = "model.layers.1.mlp"
@@ -56,6 +57,7 @@ def recipe(**fields: Any) -> str:
     return "recipe.yaml"
 
 
+@pytest.mark.long
 def test_a_recipe_asserts_a_proof() -> None:
     llama("a")
     receipt = cs.apply(recipe(dtype="float16", **{"assert": {"proved": "EQUIVALENT"}}))
@@ -106,6 +108,7 @@ def test_a_source_that_does_not_run_is_refused_before_anything_is_written(ckpt: 
     assert not [name for name in os.listdir() if name.startswith("b.") or name == "b"]
 
 
+@pytest.mark.long
 def test_an_output_that_does_not_load_is_reported_as_written(ckpt: Any) -> None:
     llama("a")
     done = ckpt("filter", "a", "--exclude", "model.layers.1.mlp", "-o", "b/", "--prove")

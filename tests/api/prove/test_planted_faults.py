@@ -139,6 +139,7 @@ def check_what_is_said(found: cs.Proof, fault: str) -> None:
     assert found.changed_elsewhere == ()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_block_is_named(fault: str, dtype: torch.dtype) -> None:
@@ -158,6 +159,7 @@ def test_the_block_is_named(fault: str, dtype: torch.dtype) -> None:
         check_what_is_said(found, fault)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_happened_to_a_weight_is_said_of_another_dtype(fault: str) -> None:
     planted(fault, torch.float32)
@@ -194,6 +196,7 @@ def test_a_weight_that_several_others_equal_is_not_named() -> None:
     assert [one.equals for one in found.changed if one.key == f"{LAYER}.input_layernorm.weight"] == [""]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fault", ["gate and up", "experts without their router"])
 def test_it_is_named_where_little_memory_is_allowed(fault: str) -> None:
     planted(fault, torch.float32)
@@ -231,6 +234,7 @@ def moved(state: State, order: list[int], rows: list[int]) -> None:
     state[gate] = own[gate][rows].clone()
 
 
+@pytest.mark.long
 def test_exchanged_experts_are_named(ckpt: Any) -> None:
     found = with_experts(experts_without_router)
     both = [(0, 2), (2, 0)]
@@ -239,6 +243,7 @@ def test_exchanged_experts_are_named(ckpt: Any) -> None:
     assert {"expert": 0, "equals": 2} in found.to_json()["changed"][0]["experts"]
 
 
+@pytest.mark.long
 def test_a_replaced_expert_is_named(ckpt: Any) -> None:
     def replaced(state: State) -> None:
         torch.manual_seed(5)
@@ -251,6 +256,7 @@ def test_a_replaced_expert_is_named(ckpt: Any) -> None:
     assert "expert 3 is no expert of A" in " ".join(ckpt("prove", "a", "b").out.split())
 
 
+@pytest.mark.long
 def test_experts_and_router_in_different_orders_are_named(ckpt: Any) -> None:
     found = with_experts(lambda state: moved(state, [1, 2, 0, 3], [2, 0, 1, 3]))
     assert experts(found) == {
@@ -261,6 +267,7 @@ def test_experts_and_router_in_different_orders_are_named(ckpt: Any) -> None:
     assert "expert 0 is expert 2 of A, expert 1 is expert 0 of A" in " ".join(ckpt("prove", "a", "b").out.split())
 
 
+@pytest.mark.long
 def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
     found = with_experts(lambda state: moved(state, [2, 1, 0, 3], [2, 1, 0, 3]))
     assert found.verdict == "EQUIVALENT"
@@ -270,6 +277,7 @@ def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
     assert said.endswith(f": the router and the experts of {name} are in another order (experts 0 and 2 are exchanged)")
 
 
+@pytest.mark.long
 def test_exchanged_experts_that_inputs_do_not_use_are_named(ckpt: Any) -> None:
     """For one token, two of four experts are used: the two others are exchanged."""
     save_file({"input_ids": torch.tensor([[3]])}, "ids.safetensors")

@@ -52,6 +52,7 @@ def test_a_copy_is_the_same() -> None:
     assert found.prediction.agreement == 1
 
 
+@pytest.mark.long
 def test_the_output_is_what_transformers_computes() -> None:
     from transformers import AutoModelForCausalLM
 
@@ -85,6 +86,7 @@ def test_rounding_is_equivalent(dtype: str, back: bool) -> None:
     assert not found.notes
 
 
+@pytest.mark.long
 def test_more_than_rounding_is_different_in_float32() -> None:
     llama("a")
     llama("b")
@@ -95,6 +97,7 @@ def test_more_than_rounding_is_different_in_float32() -> None:
     assert found.differing == 1
 
 
+@pytest.mark.long
 def test_codes_are_equivalent_to_the_weights_that_they_stand_for() -> None:
     model = llama("a", torch.bfloat16)
     os.mkdir("fp8")
@@ -127,6 +130,7 @@ def test_codes_are_equivalent_to_the_weights_that_they_stand_for() -> None:
     assert found.changed[0].error == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.long
 def test_little_memory_gives_the_same() -> None:
     llama("a", tie_word_embeddings=True)
     llama("b", tie_word_embeddings=True)
@@ -244,6 +248,7 @@ def test_random_inputs_that_are_too_large_are_an_error(monkeypatch: pytest.Monke
         cs.prove("a", "a")
 
 
+@pytest.mark.long
 def test_weights_that_inputs_do_not_reach_are_named() -> None:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -270,6 +275,7 @@ def test_weights_that_inputs_do_not_reach_are_named() -> None:
     ]
 
 
+@pytest.mark.long
 def test_images_have_the_size_that_an_encoder_asks_for() -> None:
     """As in TrOCR: the configuration of the network of images is ``encoder``."""
     from transformers import TrOCRConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
@@ -291,6 +297,7 @@ def test_images_have_the_size_that_an_encoder_asks_for() -> None:
     assert plan.steps
 
 
+@pytest.mark.long
 def test_a_difference_that_inputs_do_not_show_is_said() -> None:
     """A bias of the keys moves all scores of a query by the same, and softmax does not see it."""
     llama("a", attention_bias=True)
@@ -312,6 +319,7 @@ def test_a_difference_that_inputs_do_not_show_is_said() -> None:
     assert said in " ".join(found.notes)
 
 
+@pytest.mark.long
 def test_another_vocabulary_is_compared_over_the_shared_tokens() -> None:
     from transformers import BertConfig, BertForMaskedLM
 
@@ -398,6 +406,7 @@ def edit(folder: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None
     save_file(state, path, metadata={"format": "pt"})
 
 
+@pytest.mark.long
 def test_a_row_that_no_input_has_is_looked_at() -> None:
     for folder in ("a", "b"):
         llama(folder, eos_token_id=[5, 6], hidden_size=64)
@@ -413,6 +422,7 @@ def test_a_row_that_no_input_has_is_looked_at() -> None:
     assert drift.name == "model.embed_tokens"
 
 
+@pytest.mark.long
 def test_a_row_that_no_input_has_is_looked_at_beside_rounding() -> None:
     llama("a", hidden_size=64, eos_token_id=5)
     cs.apply(cs.convert("a", dtype="bfloat16"), "b/")
@@ -421,6 +431,7 @@ def test_a_row_that_no_input_has_is_looked_at_beside_rounding() -> None:
     assert cs.prove("a", "b").verdict == "DIFFERENT"
 
 
+@pytest.mark.long
 def test_every_tensor_of_an_output_is_compared() -> None:
     from transformers import BertConfig, BertForPreTraining
 
@@ -435,6 +446,7 @@ def test_every_tensor_of_an_output_is_compared() -> None:
     assert (found.drift.name, found.drift.part) == ("cls", 1)
 
 
+@pytest.mark.long
 def test_rounded_statistics_are_equivalent() -> None:
     first = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 8}
     second = {"_target_": "torch.nn.BatchNorm1d", "num_features": 8}
@@ -464,6 +476,7 @@ def test_outputs_of_nan_prove_nothing() -> None:
         cs.prove("a", "a")
 
 
+@pytest.mark.long
 def test_what_the_next_layer_undoes_is_equivalent() -> None:
     """A scale of one matrix that the next one undoes: the blocks between differ, the output does not."""
     llama("a", mlp_bias=False)
@@ -496,6 +509,7 @@ def write_factory(name: str, hidden: int = 4) -> None:
     Path(name).write_text(yaml.safe_dump({"model": {**model, "_args_": [first, second]} if modules else model}))
 
 
+@pytest.mark.long
 def test_a_factory_runs_on_given_inputs(ckpt: Any) -> None:
     write_factory("net.yaml")
     torch.manual_seed(0)
@@ -517,6 +531,7 @@ def test_a_factory_runs_on_given_inputs(ckpt: Any) -> None:
     assert "no random inputs can be made for Sequential" in done.err
 
 
+@pytest.mark.long
 def test_texts_are_tokenised_by_the_model_s_own_tokeniser() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -532,6 +547,7 @@ def test_texts_are_tokenised_by_the_model_s_own_tokeniser() -> None:
     assert found.verdict == "SAME"
 
 
+@pytest.mark.long
 def test_texts_are_padded_if_the_tokeniser_has_neither_padding_nor_an_end() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -580,6 +596,7 @@ def test_an_argument_that_the_network_lacks_is_an_error() -> None:
         cs.prove("a.pth", "a.pth", model="net.yaml", inputs="in.safetensors")
 
 
+@pytest.mark.long
 def test_a_checkpoint_without_a_network_or_a_tensor_is_an_error() -> None:
     llama("a")
     os.mkdir("b")
@@ -594,6 +611,7 @@ def test_a_checkpoint_without_a_network_or_a_tensor_is_an_error() -> None:
         cs.prove("a", "b/x.safetensors")
 
 
+@pytest.mark.long
 def test_settings_that_differ_are_named() -> None:
     llama("a")
     llama("b", rms_norm_eps=0.1)
@@ -604,6 +622,7 @@ def test_settings_that_differ_are_named() -> None:
     assert any("rms_norm_eps" in note for note in found.notes)
 
 
+@pytest.mark.long
 def test_values_that_are_not_finite_are_different() -> None:
     llama("a")
     llama("b")
@@ -633,6 +652,7 @@ def test_the_command_prints_the_verdict_and_json(ckpt: Any) -> None:
     assert all(f"model.layers.{number}" in every for number in range(3))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["mxfp4", "fp8-block", "nvfp4", "int8"])
 def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
     """Those of mxfp4 are exponents, float8_e8m0fnu, and not codes."""
@@ -641,6 +661,7 @@ def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
     assert cs.prove("a", "b").verdict == "EQUIVALENT"
 
 
+@pytest.mark.long
 def test_tensors_of_other_shapes_are_not_said_to_hide_a_difference() -> None:
     llama("a", hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32)
     plan = cs.resize("a", set={"hidden_size": 256})
@@ -658,6 +679,7 @@ def test_a_source_that_does_not_exist_is_said_before_its_configuration() -> None
         cs.prove("m.safetensors", "none.safetensors")
 
 
+@pytest.mark.long
 def test_weights_of_other_shapes_are_named_and_counted(ckpt: Any) -> None:
     llama("a")
     cs.apply(cs.resize("a", set={"intermediate_size": 48}), "b/")
@@ -675,6 +697,7 @@ def test_weights_of_other_shapes_are_named_and_counted(ckpt: Any) -> None:
     assert "∞" not in said
 
 
+@pytest.mark.long
 def test_the_largest_difference_of_the_logits_is_printed(ckpt: Any) -> None:
     llama("a")
     llama("b")
@@ -684,6 +707,7 @@ def test_the_largest_difference_of_the_logits_is_printed(ckpt: Any) -> None:
     assert f"apart, a single value by at most {found.output.distance.largest:.2g}" in said
 
 
+@pytest.mark.long
 def test_nan_is_named_and_not_an_infinite_share(ckpt: Any) -> None:
     llama("a")
     llama("b")
@@ -695,6 +719,7 @@ def test_nan_is_named_and_not_an_infinite_share(ckpt: Any) -> None:
     assert "∞" not in said
 
 
+@pytest.mark.long
 def test_settings_are_no_cause_if_no_network_drifts() -> None:
     llama("a")
     cs.apply(cs.resize("a", set={"num_key_value_heads": 4}), "b/")
@@ -711,6 +736,7 @@ def test_settings_are_no_cause_if_no_network_drifts() -> None:
     assert note.startswith("the config.json files differ in settings that do not change the outputs for these inputs: ")
 
 
+@pytest.mark.long
 def test_most_likely_answers_of_gpt_2_are_compared() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -721,6 +747,7 @@ def test_most_likely_answers_of_gpt_2_are_compared() -> None:
     assert found.prediction.places == 4 * 32
 
 
+@pytest.mark.long
 def test_a_block_that_is_not_compared_is_named_once() -> None:
     llama("a")
     llama("b", num_attention_heads=2)
@@ -729,6 +756,7 @@ def test_a_block_that_is_not_compared_is_named_once() -> None:
     assert note.count("model.rotary_emb") == 1
 
 
+@pytest.mark.long
 def test_an_equivalent_output_is_shown_block_by_block_but_not_at_any_length(ckpt: Any) -> None:
     llama("a", num_hidden_layers=2)
     said = ckpt("convert", "a", "--dtype", "bf16", "-o", "b/", "--prove").out

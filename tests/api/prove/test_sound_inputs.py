@@ -118,6 +118,7 @@ def test_an_extractor_that_divides_long_sounds_drops_nothing(monkeypatch: pytest
     assert not given_inputs("clips", model, "a").notes
 
 
+@pytest.mark.long
 def test_statistics_of_a_folder_are_means_over_its_sounds() -> None:
     """Gram matrices of two clips are the mean of those of each clip."""
     recogniser()

@@ -52,6 +52,7 @@ def quantised(folder: Path) -> list[str]:
     return sorted(one.name.removesuffix(".weight") for one in cs.open_checkpoint(folder).codes.tensors)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SCHEMES)
 def test_linear_layers_are_quantised_and_the_folder_says_so(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "m")
@@ -77,6 +78,7 @@ def test_linear_layers_are_quantised_and_the_folder_says_so(name: str, tmp_path:
     assert scales == {wanted.get(name, torch.bfloat16)}
 
 
+@pytest.mark.long
 def test_transformers_computes_with_what_the_codes_stand_for(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -131,6 +133,7 @@ def test_patterns_choose(tmp_path: Path) -> None:
     assert any(note.startswith("not quantised (not in --include): ") and "3 more" in note for note in plan.notes)
 
 
+@pytest.mark.long
 def test_an_output_layer_is_quantised_if_it_is_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m")
     cs.apply(cs.convert(folder, quantize="int8", include=["lm_head", "model.layers.0.mlp"]), tmp_path / "q")
@@ -140,6 +143,7 @@ def test_an_output_layer_is_quantised_if_it_is_named(tmp_path: Path) -> None:
     assert quantised(tmp_path / "all") == LAYERS
 
 
+@pytest.mark.long
 def test_a_tied_output_layer_stays(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", {**LLAMA, "tie_word_embeddings": True})
     cs.apply(cs.convert(folder, quantize="nvfp4"), tmp_path / "q")
@@ -223,6 +227,7 @@ def test_a_matrix_that_does_not_fit_is_an_error_that_names_it(tmp_path: Path, ck
     assert "1 of 2 matrices" in done.err
 
 
+@pytest.mark.long
 def test_a_quantised_model_is_decoded_first_in_one_pass(tmp_path: Path, ckpt: Any) -> None:
     BY_NAME["gptq"].folder(tmp_path / "m")
     done = ckpt("convert", "m", "--quantize", "int4-group128", "-o", "q")
@@ -255,6 +260,7 @@ def test_dtype_is_that_of_the_rest_and_of_scales(tmp_path: Path) -> None:
     assert found == {"a.fc.weight": torch.int8, "a.fc.weight_scale": torch.float16, "norm.weight": torch.float16}
 
 
+@pytest.mark.long
 def test_a_plan_in_a_file_makes_the_same(tmp_path: Path, ckpt: Any) -> None:
     saved(tmp_path / "m")
     assert ckpt("convert", "m", "--quantize", "mxfp4", "-o", "q").code == 0
@@ -268,6 +274,7 @@ def test_a_plan_in_a_file_makes_the_same(tmp_path: Path, ckpt: Any) -> None:
         assert Path("q", name).read_bytes() == Path("again", name).read_bytes()
 
 
+@pytest.mark.long
 def test_the_receipt_and_the_terminal_have_the_errors(tmp_path: Path, ckpt: Any) -> None:
     saved(tmp_path / "m")
     done = ckpt("convert", "m", "--quantize", "int8", "-o", "q")

@@ -97,6 +97,7 @@ def stacked(folder: Path, to: Path) -> None:
     save_file(model.state_dict(), to / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("storage", ["stacked", "apart", "gpt_oss"])
 def test_experts_in_other_orders_merge_into_the_same_expert(
     storage: str, made: Callable[[str], tuple[Path, str]], tmp_path: Path
@@ -142,6 +143,7 @@ def experts_of(folder: Path) -> Tensors:
     return dict(transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict())
 
 
+@pytest.mark.long
 def test_noisy_copies_of_an_expert_are_put_into_its_order(
     made: Callable[[str], tuple[Path, str]], tmp_path: Path
 ) -> None:

@@ -52,6 +52,15 @@ def test_a_network_of_another_type_loads_and_computes_as_it_is_said(
     compare(outputs(folder, kind), outputs(tmp_path / "out", other), case, figure)
 
 
+@pytest.mark.skipif(FULL, reason="a case of the test above")
+def test_a_feed_forward_layer_that_becomes_halves_computes_the_same(source: Saved, tmp_path: Path) -> None:
+    case = TYPES["qwen2", "qwen2_moe"]["halves"]
+    test_a_network_of_another_type_loads_and_computes_as_it_is_said(
+        "qwen2", "qwen2_moe", "halves", case, source, tmp_path
+    )
+
+
+@pytest.mark.long
 def test_experts_are_copies_and_routers_are_drawn_with_the_seed(source: Saved, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral", seed=seed), tmp_path / name)
@@ -68,6 +77,7 @@ def test_experts_are_copies_and_routers_are_drawn_with_the_seed(source: Saved, t
 HALVES = {"num_local_experts": 8, "num_experts_per_tok": 4, "intermediate_size": 48}
 
 
+@pytest.mark.long
 def test_parts_of_the_feed_forward_layer_and_the_rows_of_their_router(source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("llama"), set=HALVES, model_type="mixtral", seed=5)
     assert "8 experts, 4 copies of each of 2 parts of the feed-forward layer (arXiv 2410.07524)" in plan.notes[0]
@@ -100,6 +110,7 @@ def test_a_plan_whose_rows_cannot_be_repeated_is_an_error(source: Saved, tmp_pat
             cs.apply(cs.load_plan(tmp_path / "plan.json"), tmp_path / "out")
 
 
+@pytest.mark.long
 def test_the_expert_that_is_asked_for_becomes_the_feed_forward_layer(source: Saved, tmp_path: Path) -> None:
     """All experts of layer 0 but number 2 are broken, and what is made computes as number 2 does."""
     cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral"), tmp_path / "moe")

@@ -110,6 +110,7 @@ def test_other_fields_and_versions_are_other_entries(source: Saved, monkeypatch:
     assert len(entries()) == number
 
 
+@pytest.mark.long
 def test_entries_of_another_form_are_made_again(source: Saved) -> None:
     asked: dict[str, Any] = {"hidden_size": 96}
     wanted = plan_text(source("llama"), asked, {})

@@ -71,6 +71,7 @@ def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return bool((ours.double() - theirs.double()).abs().max() < 1e-5 * theirs.abs().max())
 
 
+@pytest.mark.long
 def test_rows_are_those_of_mergekit(tmp_path: Path) -> None:
     plan = cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6)
     said = next(note for note in plan.notes if "arXiv 2506.06607" in note)
@@ -125,6 +126,7 @@ def sums(source: Path, donor: Path, key: str, their: str, picks: int) -> dict[in
     return found
 
 
+@pytest.mark.long
 def test_each_embedding_is_made_with_weights_of_its_own(
     english: Callable[[str], Path], german: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +142,7 @@ def test_each_embedding_is_made_with_weights_of_its_own(
     assert near(rows[EMBEDDINGS[0]][340], mean)  # padding
 
 
+@pytest.mark.long
 def test_a_donor_beside_another_tokeniser_file_is_named(
     english: Callable[[str], Path], german: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +159,7 @@ def test_a_donor_beside_another_tokeniser_file_is_named(
     assert cs.diff(tmp_path / "first", tmp_path / "second", values=True).same
 
 
+@pytest.mark.long
 def test_a_tied_donor_has_one_embedding_for_both(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     donor = tmp_path / "tied"
     model = transformers.LlamaForCausalLM.from_pretrained(german)
@@ -185,6 +189,7 @@ def test_costs_say_how_often_the_donor_is_read(english: Callable[[str], Path], g
     assert (found.passes, found.memory_nbytes) == (1 + 7, advised)
 
 
+@pytest.mark.long
 def test_rows_do_not_depend_on_memory_or_blocks(
     english: Callable[[str], Path], german: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +206,7 @@ def test_rows_do_not_depend_on_memory_or_blocks(
     assert written("second") == first
 
 
+@pytest.mark.long
 def test_a_saved_plan_and_a_recipe_make_the_same_rows(
     english: Callable[[str], Path], german: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +226,7 @@ def test_a_saved_plan_and_a_recipe_make_the_same_rows(
     assert cs.verify(tmp_path / "third", plan=tmp_path / "plan.json").ok
 
 
+@pytest.mark.long
 def test_a_changed_row_fails_the_check(tmp_path: Path) -> None:
     cs.apply(
         cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6), tmp_path / "out.safetensors"
@@ -251,6 +258,7 @@ def test_a_donor_in_a_recipe_is_relative_to_it(english: Callable[[str], Path], g
 # What cannot be done.
 
 
+@pytest.mark.long
 def test_a_donor_without_the_tokens_is_an_error(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     source = english("gpt2")
     with pytest.raises(cs.ConfigError, match=r"neither the model nor the donor .* has 5\d tokens of the new tokeniser"):
@@ -278,6 +286,7 @@ def fill(value: float, rows: Any) -> Callable[[torch.Tensor], None]:
     return lambda tensor: tensor.__setitem__(rows, value)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_are_an_error_that_names_the_tokens(
     value: float, english: Callable[[str], Path], german: Path, tmp_path: Path
@@ -296,6 +305,7 @@ def test_rows_that_are_not_finite_are_an_error_that_names_the_tokens(
     cs.resize(base, tokenizer=german, new_tokens="omp", omp_k=4)
 
 
+@pytest.mark.long
 def test_zero_rows_are_said(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     source, new = english("llama"), tokens_of(german)
     donor = changed(german, tmp_path / "donor", model__embed_tokens__weight=fill(0.0, new["<de>"]))
@@ -315,6 +325,7 @@ def test_zero_rows_are_said(english: Callable[[str], Path], german: Path, tmp_pa
     cs.resize(source, tokenizer=few, new_tokens="omp", omp_k=3)
 
 
+@pytest.mark.long
 def test_a_quantised_donor_is_an_error(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     donor = changed(german, tmp_path / "donor")
     fields = json.loads((donor / "config.json").read_text())
@@ -334,6 +345,7 @@ def test_a_quantised_donor_is_an_error(english: Callable[[str], Path], german: P
         cs.resize(english("llama"), tokenizer=donor, new_tokens="omp", omp_k=4)
 
 
+@pytest.mark.long
 def test_options_that_have_no_effect_are_errors(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     source = english("llama")
     for options in ({"donor": german}, {"omp_k": 4}):

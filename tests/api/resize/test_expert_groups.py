@@ -80,6 +80,7 @@ def test_groups_without_effect_do_not_limit_what_is_kept(fields: dict[str, Any],
     assert all(experts[-4:] == [4, 5, 6, 7] for experts in kept(plan, tmp_path / "out"))
 
 
+@pytest.mark.long
 def test_more_groups_divide_the_old_ones(source: Path, tmp_path: Path) -> None:
     cs.apply(cs.resize(source, set={FIELD: 16}), tmp_path / "more")
     fields = {FIELD: 8, "n_group": 4}
@@ -94,6 +95,7 @@ def test_repeated_experts_stay_in_their_groups(source: Path, tmp_path: Path) -> 
     assert kept(plan, tmp_path / "out") == [[at // 2 for at in range(16)]] * 2
 
 
+@pytest.mark.long
 def test_listed_experts_are_merged_within_their_group(source: Path, tmp_path: Path) -> None:
     for crossing in ("0+4,1,2,3,5,6,7", "0,1,2+4,3,5,6+7"):
         number = crossing.count(",") + 1

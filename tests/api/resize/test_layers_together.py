@@ -40,6 +40,7 @@ def saved(name: str, folder: Path, **fields: Any) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_heads_that_a_norm_does_not_fit_are_refused(bitnet: Path, tmp_path: Path, ckpt: Callable[..., Any]) -> None:
     given = [word for name, value in HEADS.items() for word in ("--set", f"{name}={value}")]
     done = ckpt("resize", bitnet, *given, "-o", tmp_path / "out")
@@ -51,6 +52,7 @@ def test_heads_that_a_norm_does_not_fit_are_refused(bitnet: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_heads_that_grow_with_the_width_fit(bitnet: Path, tmp_path: Path) -> None:
     cs.apply(cs.resize(bitnet, set={**HEADS, "hidden_size": 32}), tmp_path / "out")
     assert cs.prove(bitnet, tmp_path / "out").verdict == "EQUIVALENT"
@@ -84,6 +86,7 @@ def test_the_proof_of_a_network_that_cannot_run_says_what_to_do(
     assert "--inputs" not in raised.value.hint
 
 
+@pytest.mark.long
 def test_what_stays_or_is_explained_is_not_said_to_change_outputs(tmp_path: Path) -> None:
     folder = saved("Mixtral", tmp_path / "mixtral", num_local_experts=4, num_experts_per_tok=2)
     wider = {"num_local_experts": 8, "num_experts_per_tok": 4, "hidden_size": 32, **HEADS}

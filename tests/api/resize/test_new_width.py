@@ -29,6 +29,7 @@ def difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((before - after).abs().max() / before.abs().max())
 
 
+@pytest.mark.long
 def test_what_makes_new_numbers_is_0_and_what_reads_them_is_initialised(source: Saved, tmp_path: Path) -> None:
     folder = source("llama")
     plan = cs.resize(folder, set={"hidden_size": 96})
@@ -50,6 +51,7 @@ def test_what_makes_new_numbers_is_0_and_what_reads_them_is_initialised(source: 
     assert json.loads((tmp_path / "out/config.json").read_text())["rms_norm_eps"] == 1e-6 * 64 / 96
 
 
+@pytest.mark.long
 def test_the_new_numbers_learn(source: Saved, tmp_path: Path) -> None:
     cs.apply(cs.resize(source("llama"), set={"hidden_size": 96}), tmp_path / "out")
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
@@ -59,6 +61,7 @@ def test_the_new_numbers_learn(source: Saved, tmp_path: Path) -> None:
     assert model.model.layers[0].mlp.down_proj.weight.grad[64:].abs().min() > 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "t5"])
 def test_a_multiple_may_be_added_too(kind: str, source: Saved, tmp_path: Path) -> None:
     width = "d_model" if kind == "t5" else "hidden_size"
@@ -75,6 +78,7 @@ def test_the_width_of_tied_embeddings_may_grow_by_zeros(source: Saved) -> None:
     assert "new" not in str(raised.value.hint)  # the norms of BERT subtract the mean
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "width", "heads"),
     [("gpt2", "n_embd", "n_head"), ("gpt_bigcode", "n_embd", "n_head"), ("vit", "hidden_size", "num_attention_heads")],
@@ -92,6 +96,7 @@ def test_the_mean_may_be_added_if_layers_normalise_their_inputs(
         torch.testing.assert_close(bias[64:], bias[:64].mean().expand(16))
 
 
+@pytest.mark.long
 def test_the_dimensions_that_are_means_learn(source: Saved, tmp_path: Path) -> None:
     cs.apply(cs.resize(source("gpt2"), set={"n_embd": 96, "n_head": 6}), tmp_path / "out")
     model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out")
@@ -101,6 +106,7 @@ def test_the_dimensions_that_are_means_learn(source: Saved, tmp_path: Path) -> N
     assert model.transformer.h[0].attn.c_attn.weight.grad.abs().max() > 0
 
 
+@pytest.mark.long
 def test_an_activation_in_the_stream_makes_the_mean_approximate(source: Saved, tmp_path: Path) -> None:
     """Whisper's second convolution; the first gets channels that the second does not read yet."""
     fields = {"d_model": 80, "encoder_attention_heads": 5, "decoder_attention_heads": 5}
@@ -122,12 +128,14 @@ def test_norms_in_the_stream_make_the_mean_impossible(source: Saved) -> None:
         cs.resize(source("bert"), set={"hidden_size": 96, "num_attention_heads": 6})
 
 
+@pytest.mark.long
 def test_untied_embeddings_that_are_scaled(source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("gemma3_text"), set={"hidden_size": 96, "tie_word_embeddings": False})
     cs.apply(plan, tmp_path / "out")
     assert difference(outputs(source("gemma3_text"), "gemma3_text"), outputs(tmp_path / "out", "gemma3_text")) < 1e-5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("keys", [1, 2, 6])
 def test_new_heads_stand_beside_those_with_which_they_share_keys(keys: int, source: Saved, tmp_path: Path) -> None:
     fields = {"hidden_size": 96, "num_attention_heads": 6, **({"num_key_value_heads": keys} if keys != 2 else {})}
@@ -137,6 +145,7 @@ def test_new_heads_stand_beside_those_with_which_they_share_keys(keys: int, sour
     assert (apart < 1e-5) == (keys != 1)
 
 
+@pytest.mark.long
 def test_all_heads_with_keys_of_their_own_grow_together(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, num_key_value_heads=4, vocab_size=30))
@@ -151,12 +160,14 @@ def test_all_heads_with_keys_of_their_own_grow_together(tmp_path: Path) -> None:
         cs.resize(tmp_path / "in", set={**fields, "num_key_value_heads": 2})
 
 
+@pytest.mark.long
 def test_an_epsilon_that_the_user_sets_stays_and_is_said_to_change_the_outputs(source: Saved) -> None:
     plan = cs.resize(source("llama"), set={"hidden_size": 96, "rms_norm_eps": 1e-5})
     assert "the epsilon of model.layers.0.input_layernorm" in plan.notes[0]
     assert plan.notes[0].endswith("the outputs change")
 
 
+@pytest.mark.long
 def test_the_dtype_stays_where_weights_of_norms_are_moved(source: Saved, tmp_path: Path) -> None:
     model = transformers.Gemma3ForCausalLM.from_pretrained(source("gemma3_text"), dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "in")
@@ -169,6 +180,7 @@ def test_the_dtype_stays_where_weights_of_norms_are_moved(source: Saved, tmp_pat
     assert (after[key][:64].double() - wanted).abs().max() < 0.004  # one rounding of numbers below 1
 
 
+@pytest.mark.long
 def test_a_part_of_a_configuration_has_its_own_epsilon(tmp_path: Path) -> None:
     before = llava(tmp_path / "in")
     cs.apply(cs.resize(tmp_path / "in", set={"text_config.hidden_size": 24}), tmp_path / "out")
@@ -179,6 +191,7 @@ def test_a_part_of_a_configuration_has_its_own_epsilon(tmp_path: Path) -> None:
         assert difference(before(input_ids=ids).logits, after(input_ids=ids).logits) < 1e-5
 
 
+@pytest.mark.long
 def test_parts_with_norms_of_their_own_do_not_matter(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = transformers.LlamaConfig(**sizes, vocab_size=40, num_key_value_heads=2)
@@ -209,6 +222,7 @@ def test_an_epsilon_that_is_no_field_is_said_to_have_to_be_another() -> None:
     assert change.is_exact is False  # the projection has more than the queries, such as a gate
 
 
+@pytest.mark.long
 def test_a_part_that_may_be_of_any_type_keeps_its_other_fields(tmp_path: Path) -> None:
     before = llava(tmp_path / "in")
     plan = cs.resize(tmp_path / "in", set={"text_config.num_hidden_layers": 2}, layers="identity")

@@ -65,6 +65,7 @@ def test_copies_of_channels_learn_different_things(source: Saved, tmp_path: Path
         assert torch.allclose(learnt[:96], learnt[96:], rtol=1e-3, atol=1e-9) is not differ
 
 
+@pytest.mark.long
 def test_heads_and_widths_that_are_no_whole_number_of_pairs(source: Saved, tmp_path: Path) -> None:
     before = outputs(source("llama"), "llama")
     for number, fields in enumerate(({"num_attention_heads": 16}, {"hidden_size": 192})):

@@ -105,6 +105,7 @@ def test_moments_become_those_of_the_gradients_of_the_larger_network(
     assert compared >= len(old) // 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "name"), [("llama", "k_proj"), ("llama", "v_proj"), ("phi3", "qkv_proj")])
 def test_shares_of_copied_key_heads_are_called_estimates(kind: str, name: str, source: Saved, tmp_path: Path) -> None:
     model = network(kind, source(kind))
@@ -127,6 +128,7 @@ def test_shares_of_copied_key_heads_are_called_estimates(kind: str, name: str, s
     torch.testing.assert_close(copies.sum(dim=1), gradients.sum(dim=1), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.long
 def test_copies_of_key_heads_with_one_query_each_are_alike(source: Saved, tmp_path: Path) -> None:
     model = network("deepseek_v3", source("deepseek_v3"))
     optimizer = adam(model)
@@ -136,6 +138,7 @@ def test_copies_of_key_heads_with_one_query_each_are_alike(source: Saved, tmp_pa
     assert not any("are estimates" in one for one in plan.notes)
 
 
+@pytest.mark.long
 def test_training_goes_on_from_the_state_better_than_from_a_new_one(source: Saved, tmp_path: Path) -> None:
     model = network("llama", source("llama"))
     optimizer = adam(model, 3e-3)
@@ -154,6 +157,7 @@ def test_training_goes_on_from_the_state_better_than_from_a_new_one(source: Save
     assert losses["carried"] < losses["before"] < losses["new"] / 5, losses
 
 
+@pytest.mark.long
 def test_the_first_step_is_that_of_the_source_for_each_copy(source: Saved, tmp_path: Path) -> None:
     """Adam divides the first moment by the root of the second, so shares of a gradient cancel out."""
     model = network("llama", source("llama"))
@@ -184,6 +188,7 @@ def trained_state(source: Saved, make: Any = adam) -> tuple[Any, dict[str, Any]]
     return model, optimizer.state_dict()
 
 
+@pytest.mark.long
 def test_the_groups_of_transformers_trainer_are_found_by_shapes(source: Saved, tmp_path: Path) -> None:
     def grouped(model: Any) -> torch.optim.AdamW:
         pairs = list(model.named_parameters())
@@ -209,6 +214,7 @@ def test_the_groups_of_transformers_trainer_are_found_by_shapes(source: Saved, t
     assert not moments[key.format(0)].equal(moments[key.format(1)])
 
 
+@pytest.mark.long
 def test_groups_in_an_order_of_their_own_are_an_error(source: Saved, tmp_path: Path) -> None:
     """The output layer is as large as the embeddings, so shapes do not show which of the two comes first."""
 
@@ -240,6 +246,7 @@ def test_two_orders_that_both_fit_are_an_error(tmp_path: Path) -> None:
         open_optimizer_source(str(tmp_path / "state.pt"), network, list(shapes))
 
 
+@pytest.mark.long
 def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path: Path) -> None:
     def backwards(model: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW(list(model.named_parameters())[::-1], lr=1e-3)
@@ -256,6 +263,7 @@ def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path
     assert of["exp_avg_sq"][96:].equal(of["exp_avg_sq"][:48])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
 def test_names_with_a_prefix_that_training_added_are_known(source: Saved, tmp_path: Path, prefix: str) -> None:
     def wrapped(model: Any) -> torch.optim.AdamW:
@@ -268,6 +276,7 @@ def test_names_with_a_prefix_that_training_added_are_known(source: Saved, tmp_pa
     assert all(found["state"][number]["exp_avg"].shape == larger[name].shape for number, name in enumerate(names))
 
 
+@pytest.mark.long
 def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> None:
     def renamed(model: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW([(f"net.{name}", one) for name, one in model.named_parameters()][::-1], lr=1e-3)
@@ -277,6 +286,7 @@ def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> 
         resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
 
 
+@pytest.mark.long
 def test_moments_that_share_memory_in_the_source_do_not_share_it_in_the_output(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source, adam)
     step = torch.tensor(4.0)
@@ -286,6 +296,7 @@ def test_moments_that_share_memory_in_the_source_do_not_share_it_in_the_output(s
     assert len({one["step"].data_ptr() for one in found["state"].values()}) == len(found["state"])
 
 
+@pytest.mark.long
 def test_an_optimizer_without_moments_is_said(source: Saved, tmp_path: Path) -> None:
     def plain(model: Any) -> torch.optim.SGD:
         return torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -313,6 +324,7 @@ def test_a_proof_needs_weights(source: Saved, tmp_path: Path, ckpt: Any) -> None
     assert not (tmp_path / "out.pth").exists()
 
 
+@pytest.mark.long
 def test_a_distributed_checkpoint_has_names_too(source: Saved, tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
@@ -330,6 +342,7 @@ def test_a_distributed_checkpoint_has_names_too(source: Saved, tmp_path: Path) -
     assert len(after.state) == len(list(larger.parameters()))
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_a_training_has_both(source: Saved, tmp_path: Path) -> None:
     model, state = trained_state(source, lambda one: torch.optim.SGD(one.parameters(), lr=0.1, momentum=0.9))
     torch.save({"model": model.state_dict(), "optimizer": state, "epoch": 3}, tmp_path / "training.pth")
@@ -346,6 +359,7 @@ def test_a_checkpoint_of_a_training_has_both(source: Saved, tmp_path: Path) -> N
     assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "state.pth").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("change", "kept", "said"),
     [
@@ -372,6 +386,7 @@ def test_what_no_moment_is_known_for_begins_anew_and_is_named(
     trained(larger, "llama", after, 1)
 
 
+@pytest.mark.long
 def test_tensors_that_were_tied_begin_anew(source: Saved, tmp_path: Path) -> None:
     model = network("gpt2", source("gpt2"))
     optimizer = adam(model)
@@ -385,6 +400,7 @@ def test_tensors_that_were_tied_begin_anew(source: Saved, tmp_path: Path) -> Non
     assert len(found["state"]) == number - 2
 
 
+@pytest.mark.long
 def test_steps_may_be_plain_numbers_as_older_versions_of_torch_store_them(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source)
     for one in state["state"].values():
@@ -394,6 +410,7 @@ def test_steps_may_be_plain_numbers_as_older_versions_of_torch_store_them(source
     assert found["state"][0]["step"].shape == ()
 
 
+@pytest.mark.long
 def test_parameters_without_a_state_are_named(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source)
     del state["state"][1]
@@ -410,6 +427,7 @@ def test_parameters_without_a_state_are_named(source: Saved, tmp_path: Path) -> 
     assert not {1, 2, 7, 16} & found["state"].keys()
 
 
+@pytest.mark.long
 def test_groups_may_store_different_moments(source: Saved, tmp_path: Path) -> None:
     def one_with_momentum(model: Any) -> torch.optim.RMSprop:
         matrices = [one for one in model.parameters() if one.ndim > 1]
@@ -458,6 +476,7 @@ def test_parameters_with_new_elements_are_named(
         assert said[0].endswith(f" begin with {values}")
 
 
+@pytest.mark.long
 def test_the_values_of_all_parameters_are_planned_together(
     source: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +489,7 @@ def test_the_values_of_all_parameters_are_planned_together(
     assert 0 < len(calls) < 21  # the network has 21 parameters
 
 
+@pytest.mark.long
 def test_a_state_that_cannot_follow_is_an_error(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source, lambda one: torch.optim.Adafactor(one.parameters()))
     with pytest.raises(cs.PlanError, match="stored as row_var, col_var, which cannot follow a change of shape"):
@@ -551,6 +571,7 @@ def test_one_state_of_an_optimizer_has_to_be_in_the_file(source: Saved, tmp_path
         cs.resize(source("llama"), optimizer=source("llama"), set={"intermediate_size": 48})
 
 
+@pytest.mark.long
 def test_only_a_file_of_torch_can_hold_the_state(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source)
     torch.save(state, tmp_path / "state.pt")

@@ -52,6 +52,7 @@ def test_the_command_writes_a_folder_that_transformers_opens(
             assert torch.equal(after[f"model.layers.{new}.{name}"], before[f"model.layers.{old}.{name}"])
 
 
+@pytest.mark.long
 def test_a_plan_that_was_printed_draws_the_same_values(made: Path, tmp_path: Path, ckpt: Callable[..., Any]) -> None:
     asked = ["resize", made, "--set", "intermediate_size=40", "--seed", "3"]
     (tmp_path / "plan.json").write_text(ckpt(*asked, "-n", "--json").out)
@@ -65,6 +66,7 @@ def test_a_plan_that_was_printed_draws_the_same_values(made: Path, tmp_path: Pat
     assert not one["model.layers.0.mlp.down_proj.weight"][:, 24:].any()
 
 
+@pytest.mark.long
 def test_several_fields_change_together_and_the_network_computes_the_same(made: Path, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 36, "num_attention_heads": 8, "num_key_value_heads": 4}
     plan = cs.resize(made, set={**sizes, "num_hidden_layers": 6}, layers="identity", dtype="float32")
@@ -78,6 +80,7 @@ def test_several_fields_change_together_and_the_network_computes_the_same(made: 
         torch.testing.assert_close(after(ids).logits, before(ids).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_listed_heads_are_the_ones_that_are_kept(made: Path, tmp_path: Path) -> None:
     cs.apply(cs.resize(made, set=["num_attention_heads=2"], keep=["num_attention_heads=1,3"]), tmp_path / "out")
     before, after = load_file(made / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
@@ -156,6 +159,7 @@ def test_what_is_not_possible_is_an_error(case: str, made: Path) -> None:
         cs.resize(made, **arguments)
 
 
+@pytest.mark.long
 def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made: Path, tmp_path: Path) -> None:
     weights = load_file(made / "model.safetensors")
     save_file(weights, tmp_path / "alone.safetensors")
@@ -173,6 +177,7 @@ def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made
         cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fields", [{"hidden_size": 32}, {"num_key_value_heads": 1}, {"num_hidden_layers": 4}])
 def test_a_source_without_a_prefix_that_lacks_tensors_is_an_error_that_names_them(
     fields: dict[str, int], made: Path, tmp_path: Path
@@ -230,6 +235,7 @@ def test_a_quantised_model_is_an_error(made: Path, tmp_path: Path) -> None:
         cs.resize(tmp_path / "coded", set={"num_key_value_heads": 1})
 
 
+@pytest.mark.long
 def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.MixtralConfig(**sizes, num_key_value_heads=2, vocab_size=30, num_local_experts=4)
@@ -264,6 +270,7 @@ def test_numbers_of_experts_have_to_fit_together(case: str, tmp_path: Path) -> N
         cs.resize(tmp_path / "in", set=fields)
 
 
+@pytest.mark.long
 def test_groups_of_one_expert_are_allowed_if_the_network_runs(tmp_path: Path) -> None:
     """A group's score is the largest one in DeepSeek-V2; the other routers add two."""
     fields = {
@@ -342,6 +349,7 @@ def test_outputs_that_may_change_with_the_configuration_alone_are_said(
     assert any("the outputs may change with" in note for note in notes) is is_said
 
 
+@pytest.mark.long
 def test_a_field_that_cannot_be_tried_is_not_logged(tmp_path: Path) -> None:
     """Transformers logged it with the whole configuration."""
     running.save("falcon", tmp_path / "in")
@@ -357,6 +365,7 @@ def test_a_field_that_cannot_be_tried_is_not_logged(tmp_path: Path) -> None:
     assert not records
 
 
+@pytest.mark.long
 def test_gate_and_values_in_one_tensor_of_an_unknown_name_are_not_mixed(tmp_path: Path) -> None:
     config = transformers.JetMoeConfig(
         hidden_size=16, num_hidden_layers=1, num_key_value_heads=2, kv_channels=4, intermediate_size=12,
@@ -381,6 +390,7 @@ def test_weights_that_are_not_finite_choose_nothing(made: Path, tmp_path: Path) 
     cs.resize(tmp_path / "in", set={"intermediate_size": 12}, keep={"intermediate_size": "0..11"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stored", ["both", "alias"])
 def test_a_tied_tensor_that_is_stored_under_its_other_name_is_changed_once(stored: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -404,6 +414,7 @@ def test_a_tied_tensor_that_is_stored_under_its_other_name_is_changed_once(store
         torch.testing.assert_close(after(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_tables_that_a_class_computes_may_be_missing(tmp_path: Path) -> None:
     config = transformers.MarianConfig(
         d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
@@ -444,6 +455,7 @@ def saved(folder: Path, name: str, **fields: Any) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_weights_for_each_layer_outside_the_layers_are_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "esm", "EsmForMaskedLM", pad_token_id=1, mask_token_id=4)
     with pytest.raises(cs.PlanError, match=r"contact_head\.regression\.weight from \(1, 8\) to \(1, 4\)") as raised:
@@ -452,6 +464,7 @@ def test_weights_for_each_layer_outside_the_layers_are_named(tmp_path: Path) -> 
     assert cs.resize(folder, set={"intermediate_size": 30}).verb == "resize"
 
 
+@pytest.mark.long
 def test_a_tensor_that_only_some_layers_have_is_named_with_them(tmp_path: Path) -> None:
     folder = saved(tmp_path / "neox", "GPTNeoXJapaneseForCausalLM", intermediate_multiple_size=2)
     asked = {"num_hidden_layers": 1}
@@ -461,6 +474,7 @@ def test_a_tensor_that_only_some_layers_have_is_named_with_them(tmp_path: Path) 
     assert cs.resize(folder, set=asked, layers="1").notes[0].endswith("the outputs change")
 
 
+@pytest.mark.long
 def test_the_layers_after_which_a_backbone_returns_features_follow(tmp_path: Path) -> None:
     fields = {"image_size": 8, "patch_size": 4, "num_hidden_layers": 3}
     folder = saved(tmp_path / "beit", "BeitForImageClassification", **fields, out_indices=[1, 3])
@@ -476,6 +490,7 @@ def test_the_layers_after_which_a_backbone_returns_features_follow(tmp_path: Pat
     cs.resize(folder, set={"num_hidden_layers": 6}, layers="identity")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("fields", "ends"), [
     ({"num_attention_heads": 8}, "the outputs change"), ({"num_key_value_heads": 4}, "(--prove compares them)"),
 ])  # fmt: skip
@@ -504,6 +519,7 @@ def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path
     assert plan.notes[0].endswith("the outputs change")
 
 
+@pytest.mark.long
 def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(tmp_path: Path) -> None:
     fields = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 60}
     transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")
@@ -545,6 +561,7 @@ def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind:
     assert ".resized." not in raised.value.message
 
 
+@pytest.mark.long
 def test_a_number_that_changed_with_the_layers_is_not_called_a_list(tmp_path: Path) -> None:
     running.save("deepseek_v3", tmp_path / "in")
     notes = cs.resize(tmp_path / "in", set={"num_hidden_layers": 4}, layers="identity").notes

@@ -26,6 +26,7 @@ OPERATIONS = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("kind", "name", "rounded"), OPERATIONS)
 def test_outputs_of_16_bits_differ_by_no_more_than_the_note_says(

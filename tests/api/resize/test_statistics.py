@@ -69,6 +69,7 @@ def test_statistics_are_what_hooks_see(llama: Any, tmp_path: Path, memory: str |
         torch.testing.assert_close(values[f"model.layers.{layer}.influence"], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_notes_on_the_model_are_said(llama: Any, tmp_path: Path) -> None:
     """Here, the file also has codes of int8 that lost their scales."""
     path = tmp_path / "llama/model.safetensors"
@@ -78,6 +79,7 @@ def test_notes_on_the_model_are_said(llama: Any, tmp_path: Path) -> None:
     assert [note for note in cs.stats(tmp_path / "llama").notes if "quantised codes that were cast" in note]
 
 
+@pytest.mark.long
 def test_channels_are_kept_that_contribute_most(llama: Any, tmp_path: Path) -> None:
     values, weights = made(tmp_path), load_file(tmp_path / "llama/model.safetensors")
     plan = cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "stats.safetensors")
@@ -95,6 +97,7 @@ def test_channels_are_kept_that_contribute_most(llama: Any, tmp_path: Path) -> N
         assert torch.equal(after[f"model.layers.{layer}.mlp.up_proj.weight"], up[kept])
 
 
+@pytest.mark.long
 def test_layers_are_kept_that_change_their_input_most(llama: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         layer = llama.model.layers[1]  # it adds almost nothing to its input
@@ -179,6 +182,7 @@ def test_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> Non
         assert torch.equal(weights[0][kept], weights[1])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "qwen3_moe"])
 def test_channels_of_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> None:
     model = with_experts(kind, tmp_path)
@@ -197,6 +201,7 @@ def test_channels_of_experts_are_kept_that_contribute_most(kind: str, tmp_path: 
         assert torch.equal(down[:, :, kept], found if kind != "gpt_oss" else found.transpose(1, 2))
 
 
+@pytest.mark.long
 def test_weights_of_16_bits_have_the_same_statistics(tmp_path: Path) -> None:
     model = with_experts("mixtral", tmp_path)
     model.bfloat16().save_pretrained(tmp_path / "llama")
@@ -224,6 +229,7 @@ def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> Non
     torch.testing.assert_close(values[f"{name}.inputs"], wanted)
 
 
+@pytest.mark.long
 def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_experts("mixtral", tmp_path)
     cls = transformers.models.mixtral.modeling_mixtral.MixtralExperts
@@ -241,6 +247,7 @@ def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monke
     assert torch.equal(after.model.layers[0].mlp.gate.weight, before.model.layers[0].mlp.gate.weight[kept])
 
 
+@pytest.mark.long
 def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) -> None:
     made(tmp_path)
     with torch.no_grad():
@@ -252,6 +259,7 @@ def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) ->
         cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "batch.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", ["shards", "torch", "metadata"])
 def test_statistics_belong_to_the_same_weights_in_other_files(llama: Any, tmp_path: Path, form: str) -> None:
     made(tmp_path)
@@ -274,6 +282,7 @@ def test_statistics_belong_to_the_same_weights_in_other_files(llama: Any, tmp_pa
     assert all(torch.equal(values, found[1][key]) for key, values in found[0].items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
 @pytest.mark.parametrize("how", ["value", "dtype", "name"])
 def test_they_do_not_belong_to_other_weights_in_other_files(llama: Any, tmp_path: Path, key: str, how: str) -> None:
@@ -303,6 +312,7 @@ def test_they_do_not_belong_to_a_transposed_view_of_the_same_bytes(llama: Any, t
         read_statistics(tmp_path / "stats.safetensors", opened)
 
 
+@pytest.mark.long
 def test_a_file_of_an_older_version_belongs_to_its_files(llama: Any, tmp_path: Path) -> None:
     made(tmp_path)
     file = tmp_path / "stats.safetensors"
@@ -333,6 +343,7 @@ def test_the_command_writes_the_statistics_and_resize_reads_them(
     assert "contribute most according to stats.safetensors" in " ".join(done.err.split())
 
 
+@pytest.mark.long
 def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path) -> None:
     mask = torch.ones(2, 10, dtype=torch.int64)
     mask[1, 6:] = 0
@@ -346,6 +357,7 @@ def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path)
         torch.testing.assert_close(value, found[1][key])
 
 
+@pytest.mark.long
 def test_positions_that_fill_a_batch_up_do_not_count_for_experts(tmp_path: Path) -> None:
     with_experts("mixtral", tmp_path)
     mask = torch.ones(2, 10, dtype=torch.int64)
@@ -390,6 +402,7 @@ def test_statistics_in_a_recipe_are_relative_to_it(tmp_path: Path, llama: Any) -
     assert cs.verify(tmp_path / "out").ok
 
 
+@pytest.mark.long
 def test_layers_that_are_left_out_are_named_with_their_influence(llama: Any, tmp_path: Path) -> None:
     values, arguments = made(tmp_path), {"num_hidden_layers": 2}
     plan = cs.resize(tmp_path / "llama", set=arguments, layers="influential", by=tmp_path / "stats.safetensors")

@@ -80,6 +80,7 @@ def test_a_smaller_vocabulary_encodes_and_computes_the_corpus_as_before(
     assert torch.equal(one[..., first], two[..., second])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_of_letters_that_were_seen_can_still_be_written(
     kind: str, models: Models, corpus: Path, tmp_path: Path
@@ -118,6 +119,7 @@ def test_a_saved_plan_makes_the_same_rows(models: Models, corpus: Path, tmp_path
     assert tokens_of(tmp_path / "second") == tokens_of(tmp_path / "first")
 
 
+@pytest.mark.long
 def test_a_recipe_names_corpora_beside_it(
     models: Models, corpus: Path, tmp_path: Path, ckpt: Callable[..., Any]
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_recipe_names_corpora_beside_it(
     assert corpus.read_text() == CORPUS
 
 
+@pytest.mark.long
 def test_special_tokens_that_nothing_names_can_be_left_out(corpus: Path, tmp_path: Path) -> None:
     reserved = [f"<|reserved_{number}|>" for number in range(9)]
     made = tokenizer("bytes", TEXTS, 420, [*SPECIAL, "<|im_start|>", *reserved])
@@ -165,6 +168,7 @@ def test_the_texts_of_a_template_are_those_outside_of_tags_and_its_strings() -> 
     assert chat_texts(None) == chat_texts([1, {"name": "x"}]) == chat_texts("") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", ["settings", "list", "chat_template.jinja", "chat_template.json"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_encoded_as_before(kind: str, where: str, corpus: Path, tmp_path: Path) -> None:
@@ -186,6 +190,7 @@ def test_prompts_are_encoded_as_before(kind: str, where: str, corpus: Path, tmp_
         assert old.encode(text, add_special_tokens=False).tokens == new.encode(text, add_special_tokens=False).tokens
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(6))
 def test_a_tokeniser_with_other_settings_is_cut_alike(seed: int, tmp_path: Path) -> None:
     random_ = random.Random(seed)
@@ -252,6 +257,7 @@ def test_the_classes_of_transformers_open_the_smaller_tokeniser(
     assert len(found) == field(tmp_path / "out", network) < len(vocab) + more
 
 
+@pytest.mark.long
 def test_ends_of_words_as_in_clip(tmp_path: Path) -> None:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|end|>", end_of_word_suffix="</w>"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

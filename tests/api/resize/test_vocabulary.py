@@ -144,6 +144,7 @@ def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models,
     assert cs.diff(english(kind), tmp_path / "all", values=True).same
 
 
+@pytest.mark.long
 def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
     folder = built("gpt2", tmp_path / "gpt2", 100)
     plan = cs.resize(folder, set={"vocab_size": 90, "n_layer": 1}, layers="first")
@@ -195,6 +196,7 @@ def test_a_network_gets_another_tokeniser_and_computes_the_same_for_kept_tokens(
         assert field(tmp_path / "out", kind, "eos_token_id") == new["</s>"] != 2
 
 
+@pytest.mark.long
 def test_a_network_that_reads_a_text_at_its_largest_id_needs_the_id_of_the_end(german: Path, tmp_path: Path) -> None:
     made = tokenizer("bytes", ENGLISH, 340)
     folder = saved_tokenizer(made, built("clip", tmp_path / "clip", 340, eos_token_id=2))
@@ -230,6 +232,7 @@ def test_the_files_are_those_of_the_new_tokeniser(english: Models, german: Path,
     assert torch.equal((rows == 0).all(1), is_new)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("way", ["init", "mean", "subword"])
 def test_a_saved_plan_makes_the_same_rows_of_new_tokens(
     way: str, english: Models, german: Path, tmp_path: Path
@@ -244,6 +247,7 @@ def test_a_saved_plan_makes_the_same_rows_of_new_tokens(
     assert torch.equal(new[tokens_of(german)["<de>"]], old[tokens_of(english("gpt2"))["<mask>"]])
 
 
+@pytest.mark.long
 def test_a_tokeniser_together_with_other_fields(english: Models, german: Path, tmp_path: Path) -> None:
     more = {"tie_word_embeddings": False, "hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 4}
     plan = cs.resize(english("bert"), tokenizer=german, set={**more, "num_hidden_layers": 2 * 2, "eos_token_id": 7},
@@ -256,6 +260,7 @@ def test_a_tokeniser_together_with_other_fields(english: Models, german: Path, t
     assert field(tmp_path / "wide", "bert", "hidden_size") == 128
 
 
+@pytest.mark.long
 def test_rows_of_padding_in_the_source_are_not_copied(german: Path, tmp_path: Path) -> None:
     made = tokenizer("bytes", ENGLISH, 340)
     folder = saved_tokenizer(made, built("llama", tmp_path / "padded", 384))

@@ -111,6 +111,7 @@ def test_a_command_that_writes_much_neither_waits_nor_fills_memory() -> None:
     assert run(body).score == 0.5
 
 
+@pytest.mark.long
 def test_a_command_that_hangs_is_killed_with_what_it_started() -> None:
     body = "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
     body += "open('pid', 'w').write(str(child.pid))\nprint(1, flush=True)\nsignal.pause()"

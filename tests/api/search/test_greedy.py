@@ -44,6 +44,7 @@ def by_hand(score: Callable[[float], float]) -> list[str]:
     return kept
 
 
+@pytest.mark.long
 def test_the_soup_is_that_of_the_paper(evaluation: Evaluation) -> None:
     found = cooked(evaluation(NEAR))
     expected = by_hand(lambda value: -abs(value - 0.5))
@@ -73,6 +74,7 @@ def test_a_score_that_stays_equal_keeps_the_model(evaluation: Evaluation) -> Non
     assert len(found.best.values["models"]) == 4
 
 
+@pytest.mark.long
 def test_a_model_whose_evaluation_fails_is_left_out_with_a_note(evaluation: Evaluation) -> None:
     found = cooked(evaluation(f"sys.exit('no') if w[0] > 5 else None\n{NEAR}"))
     assert "far.safetensors" not in found.best.values["models"]
@@ -81,6 +83,7 @@ def test_a_model_whose_evaluation_fails_is_left_out_with_a_note(evaluation: Eval
         cooked(evaluation("pass", name="none.py"), study="other")
 
 
+@pytest.mark.long
 def test_an_interrupted_soup_goes_on_and_another_one_is_an_error(evaluation: Evaluation) -> None:
     command = evaluation(f"open('count', 'a').write('x')\n{NEAR}")
     whole = cooked(command, parallel=2)

@@ -49,6 +49,7 @@ def test_the_best_trial_is_written_as_an_ordinary_merge(evaluation: Evaluation) 
     assert "/" not in json.dumps(cs.open_checkpoint("out.safetensors").recipe).replace("\\/", "").replace("arxiv", "")
 
 
+@pytest.mark.long
 def test_equal_scores_are_noted(evaluation: Evaluation) -> None:
     said = "all 3 scores are 120, so no values are better than others"
     assert any(said in note for note in searched(evaluation("print(f'mean {w[0]} of', 120)"), trials=3).notes)
@@ -56,6 +57,7 @@ def test_equal_scores_are_noted(evaluation: Evaluation) -> None:
     assert not any("so no values are better" in note for note in searched(evaluation(), trials=1, study="c").notes)
 
 
+@pytest.mark.long
 def test_smaller_is_better_if_it_is_said(evaluation: Evaluation) -> None:
     found = searched(evaluation("print((w[0] - 0.5) ** 2)"), maximize=False)
     assert found.best.score == min(one.score for one in found.trials)
@@ -70,6 +72,7 @@ def test_each_trial_has_a_line_when_it_begins_and_one_when_it_ends(evaluation: E
     assert rows[1]["evaluate_s"] > 0
 
 
+@pytest.mark.long
 def test_a_failing_evaluation_is_a_failed_trial_and_the_search_goes_on(evaluation: Evaluation) -> None:
     body = "print('score:', w[0]) if w[0] > 0.4 else sys.exit('too small')"
     found = searched(evaluation(body), trials=8)
@@ -80,6 +83,7 @@ def test_a_failing_evaluation_is_a_failed_trial_and_the_search_goes_on(evaluatio
     assert (STUDY / "scores.svg").read_text().count("×") == len(failed)
 
 
+@pytest.mark.long
 def test_a_hanging_evaluation_is_a_failed_trial(evaluation: Evaluation) -> None:
     found = searched(
         evaluation("import signal\nif w[0] > 0.9: signal.pause()\nprint(w[0])"), trials=3, trial_timeout=5.0
@@ -131,6 +135,7 @@ def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evalu
     assert not (STUDY / "trials").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluation: Evaluation, number: int) -> None:
     command = evaluation("import os, signal\nopen('pid', 'w').write(str(os.getpid()) + '\\n')\nsignal.pause()")
@@ -145,6 +150,7 @@ def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluatio
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.long
 def test_two_searches_cannot_use_one_study(evaluation: Evaluation) -> None:
     body = "import os, threading\nopen('begun', 'w')\nwhile not os.path.exists('go'): threading.Event().wait(0.01)\nprint(1)"
     command = evaluation(body)
@@ -205,6 +211,7 @@ def test_the_study_of_models_that_have_changed_is_an_error(evaluation: Evaluatio
         searched(command, trials=2)
 
 
+@pytest.mark.long
 def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Evaluation) -> None:
     command = evaluation()
     Path("mine").mkdir()
@@ -221,6 +228,7 @@ def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Ev
         searched(command, trials=1)
 
 
+@pytest.mark.long
 def test_evaluations_run_in_parallel(evaluation: Evaluation) -> None:
     """Each waits until the other has begun: one at a time, the first would never end."""
     body = "import os, threading\nopen(f'begun-{os.getpid()}', 'w')\n"
@@ -231,6 +239,7 @@ def test_evaluations_run_in_parallel(evaluation: Evaluation) -> None:
     assert [one.score is None for one in found.trials] == [False, False]
 
 
+@pytest.mark.long
 def test_a_merge_that_is_impossible_with_some_values_is_a_failed_trial(evaluation: Evaluation) -> None:
     models = [{"model": name, "parameters": {"weight": mark}} for name, mark in (
         ("a.safetensors", {"choice": [1, -1]}), ("b.safetensors", 1),
@@ -303,6 +312,7 @@ def test_the_models_of_a_mergekit_recipe_are_found_beside_it(
     assert sorted(os.listdir("model")) == ["ckptsurgeon.json", "model.safetensors"]
 
 
+@pytest.mark.long
 def test_tensors_that_did_not_change_are_copied_and_are_the_same(
     evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +404,7 @@ def test_without_trials_the_code_that_a_recipe_names_is_not_run(evaluation: Eval
 # Search and test data.
 
 
+@pytest.mark.long
 def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluation: Evaluation) -> None:
     command = evaluation()
     assert any(
@@ -414,6 +425,7 @@ def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluati
     )
 
 
+@pytest.mark.long
 def test_data_of_the_search_that_are_in_the_test_are_noted(evaluation: Evaluation) -> None:
     command = evaluation()
     rows = [f"clip-{number:04},text {number}" for number in range(20)]
@@ -455,6 +467,7 @@ def test_the_command_shows_trials_and_the_best(ckpt: Run, evaluation: Evaluation
     assert (found["kind"], len(found["trials"]), found["output"]) == ("ckpt.search", 2, "out.safetensors")
 
 
+@pytest.mark.long
 def test_merge_search_is_search_and_a_model_may_be_called_search(ckpt: Run, evaluation: Evaluation) -> None:
     options = [
         "--evaluate",
@@ -497,6 +510,7 @@ def test_wrong_options_are_one_message(
     assert not STUDY.exists()
 
 
+@pytest.mark.long
 def test_a_failed_search_exits_with_one_and_the_reason(ckpt: Run, evaluation: Evaluation) -> None:
     line = ["search", "recipe.yaml", "--evaluate", evaluation("pass"), "--maximize", "--trials", "1"]
     done = ckpt(*line, "-o", "out.safetensors")

@@ -143,6 +143,7 @@ def test_a_task_scores_models_on_dev_and_the_output_on_test() -> None:
     assert json.loads((STUDY / "study.json").read_text())["evaluate"] == "the task of judge.yaml"
 
 
+@pytest.mark.long
 def test_a_study_goes_on_with_the_same_configuration_only() -> None:
     first = searched(sampler="sobol", trials=2)
     more = searched(sampler="sobol", trials=3)
@@ -158,6 +159,7 @@ def test_a_study_goes_on_with_the_same_configuration_only() -> None:
         searched(sampler="sobol", trials=3, task=None, evaluate="true {model}", maximize=False, metric="far")
 
 
+@pytest.mark.long
 def test_another_figure_has_its_own_direction() -> None:
     written("judge.yaml", "NoTest")
     found = searched(metric="near")
@@ -165,6 +167,7 @@ def test_another_figure_has_its_own_direction() -> None:
     assert found.notes[1].endswith("give other data in train.data.test of judge.yaml, or use --test")
 
 
+@pytest.mark.long
 def test_a_figure_that_the_task_does_not_return_is_an_error_before_the_first_trial() -> None:
     with pytest.raises(cs.ConfigError, match="the score cannot be wer: the task of .* does not return") as raised:
         searched(metric="wer")
@@ -174,6 +177,7 @@ def test_a_figure_that_the_task_does_not_return_is_an_error_before_the_first_tri
     assert searched(metric="rare", maximize=False).best.score == 2.0  # found by an evaluation of all batches
 
 
+@pytest.mark.long
 def test_each_way_to_fail_makes_a_failed_trial() -> None:
     written("judge.yaml", "Failing")
     found = searched(trial_timeout=2.0)
@@ -229,11 +233,13 @@ def test_without_trials_no_code_of_the_task_runs() -> None:
     assert not Path("begun").exists()
 
 
+@pytest.mark.long
 def test_a_test_command_takes_the_place_of_the_split(evaluation: Evaluation) -> None:
     found = searched(test=evaluation("print(w[0])", name="test.py"))
     assert found.test == 0.75
 
 
+@pytest.mark.long
 def test_a_greedy_soup_is_cooked_by_a_task() -> None:
     paths = ["base.safetensors", "a.safetensors", "b.safetensors"]
     found: Any = cs.greedy_soup(paths, "soup.safetensors", task="judge.yaml")
@@ -242,6 +248,7 @@ def test_a_greedy_soup_is_cooked_by_a_task() -> None:
     assert Path("begun").read_text() == "x"
 
 
+@pytest.mark.long
 def test_evaluations_run_in_processes_of_their_own_and_stop() -> None:
     written("judge.yaml", "Failing")
     processes = TaskProcesses(os.path.abspath("judge.yaml"), None)
@@ -259,6 +266,7 @@ def test_evaluations_run_in_processes_of_their_own_and_stop() -> None:
     assert judge.evaluate("base.safetensors").why == "the search has been stopped"
 
 
+@pytest.mark.long
 def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     written("judge.yaml", "Near")
     before = set(os.listdir("/proc/self/fd"))
@@ -276,6 +284,7 @@ def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: py
     wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
+@pytest.mark.long
 def test_a_process_that_ended_while_it_was_idle_is_replaced() -> None:
     written("judge.yaml", "Near")
     before = set(os.listdir("/proc/self/fd"))
@@ -295,6 +304,7 @@ def test_a_process_that_ended_while_it_was_idle_is_replaced() -> None:
     wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
+@pytest.mark.long
 def test_answers_are_read_from_descriptors_of_any_number() -> None:
     written("judge.yaml", "Near")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -315,6 +325,7 @@ def test_a_child_does_not_import_from_the_working_directory() -> None:
     assert not Path("imported").exists()
 
 
+@pytest.mark.long
 def test_the_command_needs_no_direction(ckpt: Run) -> None:
     line = ["merge", "search", "recipe.yaml", "--task", "judge.yaml", "--sampler", "sobol", "--trials", "2"]
     done = ckpt(*line, "-o", "out.safetensors")

@@ -111,6 +111,7 @@ def test_what_is_converted_is_tensorflow_s_bit_for_bit() -> None:
     assert not state["lstm.bias_hh_l0"].any()
 
 
+@pytest.mark.long
 def test_there_and_back_is_the_same_bit_for_bit(ckpt: Any) -> None:
     theirs = {key: value for key, value in tensorflow_s().items() if "Adam" not in key and value.shape}
     theirs[f"{CELL}.bias"][:4] = [-0.0, 0.0, 1e-45, -3e38]
@@ -147,6 +148,7 @@ def test_a_destination_in_tensorflow_s_layout_gets_it() -> None:
     assert not cs.diff(STT, "back.safetensors", values=True).differs
 
 
+@pytest.mark.long
 def test_the_conversion_is_said_and_recorded(ckpt: Any) -> None:
     destination(LETTERS)
     done = ckpt("transplant", STT, "dst.yaml", "-n", "--json")
@@ -165,6 +167,7 @@ def test_the_conversion_is_said_and_recorded(ckpt: Any) -> None:
     assert asked["arguments"] == {"ruleset": ["coqui-stt"]}
 
 
+@pytest.mark.long
 def test_operations_of_the_user_come_before_the_conversion() -> None:
     destination(LETTERS)
     plain, double = made(), made(operations=[{"scale": "layer_6.bias", "by": 2}])

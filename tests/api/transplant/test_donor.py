@@ -64,6 +64,7 @@ def test_a_configuration_gets_the_rows_of_resize(
     assert cs.diff(tmp_path / "out", wanted, values=True).same
 
 
+@pytest.mark.long
 def test_the_folder_of_a_model_gets_the_rows_too(resized: tuple[Path, Path], german: Path, tmp_path: Path) -> None:
     """A folder is a checkpoint, but its config.json says which tensor is the embedding, and which the output layer."""
     source, wanted = resized
@@ -75,6 +76,7 @@ def test_the_folder_of_a_model_gets_the_rows_too(resized: tuple[Path, Path], ger
     assert cs.verify(tmp_path / "out").ok
 
 
+@pytest.mark.long
 def test_a_saved_plan_and_a_recipe_make_the_same_rows(resized: tuple[Path, Path], german: Path, tmp_path: Path) -> None:
     source, wanted = resized
     lists = (source / LIST, german / LIST)

@@ -46,6 +46,7 @@ def plan(source: Path, name: str) -> cs.Plan:
     )
 
 
+@pytest.mark.long
 def test_it_is_what_it_is(minilm: Path) -> None:
     found = cs.inspect(minilm)
     assert len(found.tensors) == 104
@@ -56,6 +57,7 @@ def test_it_is_what_it_is(minilm: Path) -> None:
     assert all(torch.equal(opened.tensor(key), value) for key, value in wanted.items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_variety_opens_at_its_model(source: Path, name: str) -> None:
     found = cs.inspect(source / f"{name}.pth")
@@ -97,6 +99,7 @@ def test_it_goes_into_a_smaller_classifier(
     assert not state["classifier.bias"].any()
 
 
+@pytest.mark.long
 def test_the_same_bytes_whatever_file_it_came_from(source: Path) -> None:
     made = {}
     for name in WRITERS:

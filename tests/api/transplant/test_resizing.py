@@ -80,6 +80,7 @@ def test_positions_are_computed_in_double_precision_and_rounded_once() -> None:
     assert torch.equal(values[:, 1:], wanted.float().double())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("policy", ["positions-2d:antialias=no", "patch"])
 def test_a_large_tensor_is_adapted_block_by_block(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     have, want = ([1, 1 + 16 * 16, 64], [1, 1 + 24 * 24, 64]) if "pos" in policy else ([8, 3, 16, 16], [8, 3, 12, 20])

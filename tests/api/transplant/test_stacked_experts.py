@@ -30,6 +30,7 @@ def saved(kind: str, folder: str) -> dict[str, torch.Tensor]:
     return load_file(Path(folder, "model.safetensors"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_a_resized_network_says_it_and_the_command_gives_the_tensors_back(kind: str) -> None:
     before = saved(kind, "a")
@@ -43,6 +44,7 @@ def test_a_resized_network_says_it_and_the_command_gives_the_tensors_back(kind: 
     assert all(torch.equal(after[key], before[key]) for key in after)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_a_transplant_says_it_unless_the_source_has_stacked_experts(kind: str) -> None:
     saved(kind, "a")

@@ -53,6 +53,7 @@ def transplanted(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
     return load_file("out.safetensors")
 
 
+@pytest.mark.long
 def test_every_vocabulary_tensor_of_a_model_is_mapped_by_token(files: dict[str, torch.Tensor]) -> None:
     plan = cs.transplant("en.pth", "ru.yaml", vocab="en.txt:ru.txt")
     assert plan.counts == {"copied": len(files) - 5, "mapped": 5}
@@ -71,6 +72,7 @@ def test_the_report_says_what_was_kept_moved_and_new(ckpt: Any) -> None:
     assert json.loads(ckpt("verify", "ru.init.safetensors", "--json").out)["failed"] == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("new", ["mean", "zero"])
 def test_new_tokens_get_the_mean_or_zero(new: str, dtype: torch.dtype) -> None:
@@ -188,6 +190,7 @@ def notes_of(plan: cs.Plan) -> str:
     return " ".join(note for note in plan.notes if "order" in note)
 
 
+@pytest.mark.long
 def test_a_tensor_that_nobody_declares_and_that_keeps_its_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one size or of two: a policy would fit it without a word of its rows."""
     from ckptsurgeon.trainer.models.hybrid_asr import MODEL
@@ -213,6 +216,7 @@ def test_a_tensor_that_nobody_declares_and_that_keeps_its_order_is_named(monkeyp
     assert notes_of(cs.transplant("en.pth", "ru.yaml", **other, on_mismatch="init")) == ""
 
 
+@pytest.mark.long
 def test_a_size_that_many_tensors_share_is_said_in_one_line() -> None:
     for name in ("en", "ru"):
         fields = {**HYBRID, "d_model": 10, "tokens": f"{name}.txt"}
@@ -319,6 +323,7 @@ def test_lists_without_a_token_in_common_are_an_error() -> None:
         cs.transplant("en.pth", "ru.yaml", vocab="en.txt:ja.txt")
 
 
+@pytest.mark.long
 def test_a_large_embedding_is_mapped_in_bounded_memory() -> None:
     """A row at a time where all are shuffled: the tensor is never whole in memory."""
     import tracemalloc

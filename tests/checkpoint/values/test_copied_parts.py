@@ -18,7 +18,6 @@ ENCODERS = {"gptq": gptq, "awq": awq, "nf4": nf4, "mlx": mlx}
 PARTS = {"gptq": ".scales", "awq": ".scales", "nf4": ".weight.absmax", "mlx": ".biases"}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ENCODERS)
 def test_scales_of_another_layer_are_said(name: str) -> None:
     state, end = coded_tensors(ENCODERS[name]), PARTS[name]
@@ -29,6 +28,7 @@ def test_scales_of_another_layer_are_said(name: str) -> None:
     assert said_by(path, said, f"{OTHER}.weight = {ONE}.weight") == [*QUICK]
 
 
+@pytest.mark.long
 def test_every_verb_says_it() -> None:
     state = coded_tensors(gptq)
     state[f"{ONE}.scales"] = state[f"{OTHER}.scales"].clone()
@@ -50,6 +50,7 @@ def test_a_copy_of_a_whole_weight_is_not() -> None:
     assert false_alarms(write_model(Path("m"), state, SETTINGS["nf4"]), "another tensor, bit for bit") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [1.0, 0.5])
 def test_scales_that_are_all_one_number_are_not(value: float) -> None:
     state = coded_tensors(gptq)

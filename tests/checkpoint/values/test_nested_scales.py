@@ -40,6 +40,7 @@ def test_another_table_is_said(change: Change) -> None:
     assert said_by(path, f"1 quantised tensor has {OTHER_MAP}: {ONE}") == [*QUICK]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_a_table_that_is_rounded_is_not(dtype: torch.dtype) -> None:
     state = coded_tensors(nested_nf4)
@@ -52,6 +53,7 @@ def test_it_is_the_table_of_bitsandbytes() -> None:
     assert np.abs(np.array(_dynamic_map()) - dynamic_map()).max() < 1e-7
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [255, 31])
 def test_one_code_for_all_scales_is_said(value: int) -> None:
     state = coded_tensors(nested_nf4)
@@ -62,6 +64,7 @@ def test_one_code_for_all_scales_is_said(value: int) -> None:
         assert silent(path, f"1 quantised tensor has {ONE_SCALE}: {ONE}") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("first", [0, 8192])
 def test_that_of_half_of_a_tensor_is_said(first: int) -> None:
     """Of a large tensor, the first and the last scales are read."""
@@ -71,6 +74,7 @@ def test_that_of_half_of_a_tensor_is_said(first: int) -> None:
     assert [ONE_SCALE in note for note in cs.inspect(path).notes] == [True]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("draw", ["zeros", "ternary", "normal"])
 def test_healthy_weights_may_have_one_scale(draw: str) -> None:
     def encode(weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -38,11 +38,13 @@ def powers(weight: torch.Tensor) -> Parts:
     return {".weight": codes.to(torch.float8_e4m3fn), ".weight_scale_inv": scale.float()}
 
 
+@pytest.mark.long
 def test_scales_that_are_not_powers_of_two_are_said() -> None:
     path = write_model(Path("m"), coded_tensors(blocks), UE8M0)
     assert silent(path, f"28 quantised tensors have {NOT_POWERS}: ") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_of_them_is_said(dtype: torch.dtype) -> None:
     state = coded_tensors(powers)
@@ -59,6 +61,7 @@ def test_healthy_models_have_no_note(encode: Any, settings: dict[str, Any]) -> N
     assert cs.inspect(write_model(Path("m"), coded_tensors(encode), settings)).notes == ()
 
 
+@pytest.mark.long
 def test_scales_that_are_computed_anew_are_powers_of_two() -> None:
     """A merge of such models writes the settings of the first: its scales have to fit them."""
     state = coded_tensors(powers)

@@ -64,7 +64,6 @@ def cast(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda one: one.to(dtype).double().clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
-@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
@@ -77,6 +76,7 @@ def test_zero_points_that_were_floats_are_said(name: str, dtype: torch.dtype) ->
     assert statuses(path, SAID) == ["FAIL"]
 
 
+@pytest.mark.long
 def test_all_verbs_say_so() -> None:
     state = changed(coded_tensors(asymmetric_gptq), cast(torch.float32))
     assert silent(write_model(Path("m"), state, GPTQ), SAID) == []

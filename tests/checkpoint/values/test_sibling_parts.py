@@ -30,6 +30,7 @@ def ordered(*, of_layers: bool = True) -> State:
     return state
 
 
+@pytest.mark.long
 def test_an_order_of_columns_of_another_layer_is_said() -> None:
     state = ordered()
     assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []
@@ -39,6 +40,7 @@ def test_an_order_of_columns_of_another_layer_is_said() -> None:
     assert false_alarms(Path("m"), "differs from that of k_proj and v_proj") == []
 
 
+@pytest.mark.long
 def test_of_two_siblings_both_are_named() -> None:
     state = ordered()
     state["model.layers.0.mlp.up_proj.g_idx"] = state["model.layers.1.mlp.up_proj.g_idx"].clone()
@@ -50,6 +52,7 @@ def test_of_two_siblings_both_are_named() -> None:
         assert said_by(write_model(Path("m"), state, ORDERED), *said) == [*QUICK]
 
 
+@pytest.mark.long
 def test_orders_that_differ_everywhere_or_in_two_columns_are_not() -> None:
     assert false_alarms(write_model(Path("m"), ordered(of_layers=False), ORDERED), "same inputs") == []
     state = ordered()

@@ -33,6 +33,7 @@ def as_whole(weight: torch.Tensor) -> Parts:
     return {**in_blocks(weight), ".weight": in_blocks(weight)[".weight"].view(torch.int8).float().to(FP8)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", ["model.layers.", LAYER])
 def test_bytes_that_were_read_as_integers_are_said(where: str) -> None:
     healthy, state = coded_tensors(in_blocks), coded_tensors(as_whole)
@@ -43,6 +44,7 @@ def test_bytes_that_were_read_as_integers_are_said(where: str) -> None:
     assert [(one.status.name, one.what.split()[0]) for one in found] == [("WARN", "7" if where == LAYER else "28")]
 
 
+@pytest.mark.long
 def test_all_verbs_say_so() -> None:
     assert silent(write_model(Path("m"), coded_tensors(as_whole), BLOCKS), SAID) == []
 

@@ -49,6 +49,7 @@ def test_what_bash_reads_when_it_starts_completes(ckpt: Run) -> None:
     assert done.stdout == "complete -F _ckpt_completion ckpt\n"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("program")
 def test_the_shell_is_told_by_who_runs_it(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(["bash", "-c", "ckpt --show-completion; true"], capture_output=True, text=True)
@@ -85,6 +86,7 @@ def test_a_home_whose_name_is_no_utf8(shell: str, ckpt: Run, monkeypatch: pytest
         assert done.stdout == "complete -F _ckpt_completion ckpt\n"
 
 
+@pytest.mark.long
 def test_a_program_whose_path_is_no_utf8(program: Path) -> None:
     moved = program.parent / os.fsdecode(b"caf\xe9") / "ckpt"
     moved.parent.mkdir()
@@ -126,6 +128,7 @@ def test_a_start_up_file_stays_the_link_that_it_is(ckpt: Run) -> None:
     assert Path("dotfiles/bashrc").read_text().startswith("x=1\nsource ")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("order", [("--json", "SHOW", "bash"), ("SHOW", "bash", "--json"), ("SHOW", "--json")])
 def test_completion_is_answered_as_json(order: tuple[str, ...], ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:

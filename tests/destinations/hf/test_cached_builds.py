@@ -117,6 +117,7 @@ def test_plans_and_outputs_are_the_same_byte_for_byte(
     assert all(Path("with", name).read_bytes() == Path("without", name).read_bytes() for name in names)
 
 
+@pytest.mark.long
 def test_conversions_of_an_older_layout_are_kept(
     monkeypatch: pytest.MonkeyPatch, never_built: Callable[[], None]
 ) -> None:
@@ -131,6 +132,7 @@ def test_conversions_of_an_older_layout_are_kept(
     assert plan_text("src", config) == without
 
 
+@pytest.mark.long
 def test_initial_values_are_drawn_by_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     config = str(write_config("dst/config.json", BERT, "BertForMaskedLM"))
     source = source_of(config)
@@ -241,6 +243,7 @@ def test_another_configuration_is_another_entry(fields: dict[str, Any], more: di
     assert len(entries()) == len(before) + 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_another_version_is_another_entry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = str(write_config("dst/config.json", BERT))

@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ...helpers.transformers_models import BERT, GPT2, opened, saved, section, write_config
 
 
+@pytest.mark.long
 def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> None:
     saved("source", BERT, "BertModel")
     for name in ("vocab.txt", "tokenizer.json", "preprocessor_config.json"):
@@ -35,6 +36,7 @@ def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> Non
     assert cs.verify("one.safetensors").ok
 
 
+@pytest.mark.long
 def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> None:
     saved("source", BERT, "BertModel")
     Path("source/vocab.txt").write_text("a\nb\n")
@@ -51,6 +53,7 @@ def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> N
     assert not Path("third").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["../vocab.txt", ".vocab", "a/b", ""])
 def test_a_plan_with_a_companion_elsewhere_is_refused(name: str) -> None:
     saved("source", BERT, "BertModel")
@@ -92,6 +95,7 @@ def test_verify_waits_for_no_pipe() -> None:
     assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("order", ["num_labels: 3, id2label: {0: a, 1: b}", "id2label: {0: a, 1: b}, num_labels: 3"])
 def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
     saved("source", BERT, "BertForSequenceClassification")
@@ -125,6 +129,7 @@ def test_a_configuration_stays_where_its_weights_have_several_dtypes_and_a_note_
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.long
 def test_force_removes_what_the_former_output_had_beside_its_weights_and_nothing_else() -> None:
     saved("source", BERT, "BertModel")
     for name in ("vocab.txt", "merges.txt", "tokenizer.json"):
@@ -275,6 +280,7 @@ def test_the_card_and_the_terms_of_an_earlier_model_in_the_folder_are_said() -> 
     assert not any("still has" in note for note in cs.apply(cs.convert("new"), "old", force=True).notes)
 
 
+@pytest.mark.long
 def test_a_patch_names_the_files_of_an_earlier_model_in_the_folder() -> None:
     for one in ("a", "b", "old"):
         saved(one, BERT, "BertModel")
@@ -300,6 +306,7 @@ def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
     assert not any("still has" in note for note in cs.apply(cs.convert("new"), "sharded/other.safetensors").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["plan.json", "recipe.yaml"])
 def test_the_notes_of_a_plan_are_those_of_its_file_when_it_is_applied(name: str, ckpt: Any) -> None:
     saved("new", {**BERT, "vocab_size": 20}, "BertModel")
@@ -313,6 +320,7 @@ def test_the_notes_of_a_plan_are_those_of_its_file_when_it_is_applied(name: str,
     assert said in " ".join((lambda done: done.out + done.err)(ckpt("apply", name, "-o", "here/")).split())
 
 
+@pytest.mark.long
 def test_an_output_that_has_no_model_around_it_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     saved("new", BERT, "BertModel")
     Path("vocab.json").write_text("{}")

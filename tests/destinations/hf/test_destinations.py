@@ -61,6 +61,7 @@ def refused(message: str, destination: str = "config.json") -> str:
 # What is built.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_values_are_bit_for_bit_those_of_a_real_construction(
     architecture: str, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_it_has_the_keys_shapes_dtypes_and_ties_of_the_real_one(architecture: st
     assert not any("built with its weights in memory" in note for note in spec.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("field", ["dtype", "torch_dtype"])
 def test_the_dtype_is_the_one_of_the_configuration_or_float32(field: str) -> None:
     write_config("config.json", BERT, "BertModel")
@@ -140,6 +142,7 @@ def test_an_override_wins_over_labels_and_other_names_of_the_field() -> None:
     assert cs.load_target(section(hidden_size=8)).tensors["wte.weight"].shape == (50, 8)
 
 
+@pytest.mark.long
 def test_the_vocabulary_axes_are_those_of_embeddings_and_output_layers() -> None:
     wanted = {
         "BertForMaskedLM": {"bert.embeddings.word_embeddings.weight": 0, "cls.predictions.bias": 0},
@@ -305,6 +308,7 @@ def test_bad_input_writes_nothing_and_ends_as_documented(ckpt: Callable[..., Any
     assert not Path("out").exists()
 
 
+@pytest.mark.long
 def test_numbers_that_json_lacks_are_read_as_transformers_writes_them() -> None:
     """As {"__float__": "Infinity"}; the output has the same text."""
     import transformers

@@ -86,6 +86,7 @@ def test_a_folder_has_the_names_that_save_pretrained_writes_for_ties(architectur
     assert load_file("all.safetensors").keys() == model.state_dict().keys()
 
 
+@pytest.mark.long
 def test_the_name_that_is_left_of_a_tie_may_be_a_later_one() -> None:
     saved("source", T5, "T5ForConditionalGeneration")
     plan = cs.transplant("source", "source/config.json")
@@ -101,6 +102,7 @@ def test_the_name_that_is_left_of_a_tie_may_be_a_later_one() -> None:
         cs.Plan.from_json(data)
 
 
+@pytest.mark.long
 def test_shards_and_pickles_are_folders_that_open_too() -> None:
     source = saved("source", BERT, "BertForMaskedLM")
     plan = cs.transplant("source", "source/config.json")
@@ -149,6 +151,7 @@ def test_dry_run_shows_what_is_done_and_writes_nothing(ckpt: Run) -> None:
     assert set(os.listdir()) == {"source", "dst.yaml"}
 
 
+@pytest.mark.long
 def test_the_page_ends_with_what_transformers_opens(ckpt: Run) -> None:
     page = (Path(__file__).parents[3] / "docs/howto/transformers.md").read_text()
     first, second = re.findall(r"```python\n(.*?)```", page, re.S)

@@ -34,6 +34,7 @@ def said(plan: cs.Plan) -> str:
     return " ".join(plan.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "base", "headed"),
     [
@@ -65,6 +66,7 @@ def test_a_base_model_goes_into_a_headed_one_and_back_and_it_is_said(
     same(model, source)
 
 
+@pytest.mark.long
 def test_rules_of_the_user_win_over_names_that_are_known() -> None:
     saved("base", BERT, "BertModel")
     write_config("headed/config.json", BERT, "BertForSequenceClassification")
@@ -79,6 +81,7 @@ def test_rules_of_the_user_win_over_names_that_are_known() -> None:
     assert "--map" not in said(spec)
 
 
+@pytest.mark.long
 def test_what_a_spec_moves_goes_where_it_says_and_older_names_are_known_there() -> None:
     bert = model_of(BERT, "BertModel")
     gamma = {key.replace("LayerNorm.weight", "LayerNorm.gamma"): value for key, value in bert.state_dict().items()}
@@ -102,6 +105,7 @@ def test_what_a_spec_moves_is_converted_first() -> None:
     assert "derived" in kinds.values()
 
 
+@pytest.mark.long
 def test_a_head_for_another_number_of_labels_needs_a_policy() -> None:
     saved("source", BERT, "BertForSequenceClassification", num_labels=2)
     section("transformers: source, num_labels: 5")
@@ -114,6 +118,7 @@ def test_a_head_for_another_number_of_labels_needs_a_policy() -> None:
     assert model.num_labels == 5
 
 
+@pytest.mark.long
 def test_older_names_are_known_as_transformers_knows_them() -> None:
     source = model_of(WAV2VEC2, "Wav2Vec2ForCTC")
     bert = model_of(BERT, "BertModel")
@@ -162,6 +167,7 @@ MERGED: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", MERGED)
 def test_what_was_stored_otherwise_is_converted_as_transformers_does(kind: str) -> None:
     architecture, fields = MERGED[kind]
@@ -206,6 +212,7 @@ def test_a_source_that_lacks_an_expert_is_an_error() -> None:
         cs.transplant("less.safetensors", "old/config.json")
 
 
+@pytest.mark.long
 def test_tokens_move_in_every_tensor_of_the_vocabulary() -> None:
     old = {token: i for i, token in enumerate(["[PAD]", "[UNK]", *"abcdefghij"])}
     new = {token: i for i, token in enumerate(["[PAD]", "[UNK]", *"jihgfeäöü"])}

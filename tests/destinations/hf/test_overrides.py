@@ -14,6 +14,7 @@ from ...helpers.transformers_models import CLIP, section, write_config
 transformers = pytest.importorskip("transformers", minversion="5")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", PARTS)
 def test_a_field_of_a_part_changes_alone(architecture: str) -> None:
     fields, part = PARTS[architecture], "decoder" if "decoder" in PARTS[architecture] else "text_config"
@@ -28,6 +29,7 @@ def test_a_field_of_a_part_changes_alone(architecture: str) -> None:
     assert written[part] == {**fields[part], "vocab_size": 64}
 
 
+@pytest.mark.long
 def test_a_part_without_fields_keeps_those_with_which_the_whole_begins() -> None:
     write_config("config.json", {"model_type": "llava", "text_config": OF_TEXT}, "LlavaForConditionalGeneration")
     before = cs.load_target("config.json")

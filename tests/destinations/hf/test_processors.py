@@ -41,6 +41,7 @@ def content(spec: cs.TargetSpec, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
     from transformers import AutoProcessor, pipeline
 
@@ -61,6 +62,7 @@ def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_page_on_fine_tuning_reads_a_letter_that_is_said_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,7 @@ def test_what_a_constructor_loads_is_copied_from_its_file(how: str, ckpt: Any) -
     assert "from body.bin: 0.weight (4, 4) float32 rule loaded by its constructor because no source has it" in shown
 
 
+@pytest.mark.long
 def test_a_source_goes_before_what_a_constructor_loads() -> None:
     body("torch")
     torch.save({"body.0.weight": torch.ones(4, 4)}, "src.pth")
@@ -120,6 +121,7 @@ def test_loaded_weights_alone_are_nothing_from_a_source() -> None:
         cs.transplant("src.pth", "net.yaml", on_missing="error")
 
 
+@pytest.mark.long
 def test_a_plan_in_a_file_refuses_weights_that_have_changed() -> None:
     body("torch")
     plan = cs.Plan.from_json(cs.transplant("src.pth", "net.yaml").to_json())
@@ -129,6 +131,7 @@ def test_a_plan_in_a_file_refuses_weights_that_have_changed() -> None:
         cs.apply(plan, "again.pth")
 
 
+@pytest.mark.long
 def test_weights_of_another_dtype_are_casts_of_their_file() -> None:
     network("self.body.load_state_dict({k: v.float() for k, v in torch.load('half.bin').items()}, strict=False)")
     torch.save({key: value.bfloat16() for key, value in BODY.items()}, "half.bin")
@@ -138,6 +141,7 @@ def test_weights_of_another_dtype_are_casts_of_their_file() -> None:
     assert torch.load("out.pth")["body.0.weight"].equal(BODY["0.weight"])
 
 
+@pytest.mark.long
 def test_equal_values_are_not_taken_for_loaded() -> None:
     """What the constructor computes itself stays when the values in the file are changed; what it loads does not."""
     network("""
@@ -174,6 +178,7 @@ READERS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_is_heard(reader: str) -> None:
@@ -188,6 +193,7 @@ def test_every_reader_is_heard(reader: str) -> None:
     assert [step.key for step in plan.steps if step.source == 1] == ["body.0.weight"]
 
 
+@pytest.mark.long
 def test_a_constructor_that_checks_what_it_reads_is_believed() -> None:
     network("""
         loaded = torch.load('body.bin')
@@ -198,6 +204,7 @@ def test_a_constructor_that_checks_what_it_reads_is_believed() -> None:
     assert cs.transplant("src.pth", "net.yaml").counts == {"copied": 5, "initialised": 1}
 
 
+@pytest.mark.long
 def test_each_state_dict_of_a_file_is_found() -> None:
     network("""
         loaded = torch.load('gan.bin')
@@ -241,6 +248,7 @@ def test_what_a_constructor_writes_itself_is_not_loaded() -> None:
     assert torch.load("out.pth")["body.0.weight"].equal(torch.eye(4))
 
 
+@pytest.mark.long
 def test_what_a_constructor_saves_of_what_it_reads_stays_as_it_is() -> None:
     """It is not run in this process with other values, nor anywhere where it could write."""
     network(
@@ -260,6 +268,7 @@ def test_what_a_constructor_saves_of_what_it_reads_stays_as_it_is() -> None:
         assert torch.load(path)["0.weight"].equal(BODY["0.weight"])
 
 
+@pytest.mark.long
 def test_what_a_constructor_keeps_of_what_it_reads_stays_as_it_is() -> None:
     network(
         """
@@ -274,6 +283,7 @@ def test_what_a_constructor_keeps_of_what_it_reads_stays_as_it_is() -> None:
     assert sys.modules.pop("kept")["0.weight"].equal(BODY["0.weight"])
 
 
+@pytest.mark.long
 def test_downloads_are_loaded_files() -> None:
     network(
         """
@@ -288,6 +298,7 @@ def test_downloads_are_loaded_files() -> None:
     assert plan.counts == {"copied": 5, "initialised": 1}
 
 
+@pytest.mark.long
 def test_safe_open_is_a_class_meanwhile() -> None:
     network("""
         safe_open = safetensors.safe_open
@@ -311,6 +322,7 @@ def test_safe_open_is_a_class_meanwhile() -> None:
     assert sys.modules.pop("late").other is safetensors.safe_open
 
 
+@pytest.mark.long
 def test_a_folder_is_given_only_if_all_of_it_was_read() -> None:
     network("""
         for name in ('enc', 'dec'):
@@ -329,6 +341,7 @@ def test_large_values_change_too() -> None:
     assert [step.key for step in cs.transplant("src.pth", "net.yaml").steps if step.source == 1] == ["body.0.weight"]
 
 
+@pytest.mark.long
 def test_two_threads_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hears of its own file alone, another thread loads as ever, and all functions are in place afterwards."""
     body("torch")
@@ -369,6 +382,7 @@ def test_two_threads_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch) 
     sys.modules.pop("slow", None)
 
 
+@pytest.mark.long
 def test_threads_that_import_leave_the_import_path_and_stdout_as_they_were() -> None:
     """sys.path and sys.stdout belong to all threads: who ends first may not take the other's folder away."""
     path, stdout = list(sys.path), sys.stdout
@@ -437,6 +451,7 @@ def test_a_function_that_a_block_put_into_a_module_is_watched_by_the_next(
     assert getattr(late, name) is original
 
 
+@pytest.mark.long
 def test_shards_are_given_as_their_folder() -> None:
     network("""
         for name in ('a', 'b'):
@@ -456,6 +471,7 @@ def test_shards_are_given_as_their_folder() -> None:
 # Without them.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", ["torch", "safetensors"])
 def test_without_constructor_weights_the_model_keeps_its_own_initial_values(how: str, ckpt: Any) -> None:
     body(how)
@@ -469,6 +485,7 @@ def test_without_constructor_weights_the_model_keeps_its_own_initial_values(how:
     assert torch.load("same.pth")["body.0.weight"].equal(torch.load("out.pth")["body.0.weight"])
 
 
+@pytest.mark.long
 def test_what_the_model_computes_itself_is_no_weight_to_leave_out() -> None:
     network("""
         self.norm = nn.BatchNorm1d(4)

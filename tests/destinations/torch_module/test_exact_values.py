@@ -470,6 +470,7 @@ def test_a_tensor_that_outlives_its_constructor_has_values() -> None:
     assert cached_table().tolist() == [3.0] * 4
 
 
+@pytest.mark.long
 def test_what_is_too_large_to_be_given_values_is_never_taken_for_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release_module, "MAX_BYTES", 0)
 

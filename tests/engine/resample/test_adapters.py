@@ -196,6 +196,7 @@ def adaptations(draw: st.DrawFn, *, same: bool = False) -> tuple[str, Shape, Sha
     return f"{kind}:{sizes},{method}", (1, prefix + old[0] * old[1], 3), (1, prefix + new[0] * new[1], 3)
 
 
+@pytest.mark.long
 @examples_of(60)
 @given(adaptations(), st.integers(1, 40))
 def test_blocks_of_an_adapted_tensor_are_the_whole_bit_for_bit(case: tuple[str, Shape, Shape], limit: int) -> None:

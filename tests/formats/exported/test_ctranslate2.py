@@ -98,6 +98,7 @@ def test_a_folder_of_faster_whisper_is_read_and_not_written() -> None:
         assert found.codes.methods() == {"CTranslate2, 8 bits": 26}
 
 
+@pytest.mark.long
 def test_inspect_and_check_show_no_fault(ckpt: Any) -> None:
     for name in TYPES:
         told = ckpt("check", str(GOLDEN / name), "--skip", "model-card", "--strict")

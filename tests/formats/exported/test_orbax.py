@@ -149,6 +149,7 @@ def test_the_file_with_the_values_of_old_versions_is_noted() -> None:
         assert "the values in the file checkpoint are not read" in found.notes
 
 
+@pytest.mark.long
 def test_more_arrays_than_subfolders_that_are_searched_are_read() -> None:
     folder = item("x", {f"w{number:03}": VALUES for number in range(70)})
     with cs.open_checkpoint("x") as found:
@@ -173,6 +174,7 @@ def test_without_zstandard_the_error_names_the_extra(ckpt: Any) -> None:
     assert "pip install 'ckptsurgeon[orbax]' installs it." in said.err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("folder", ["ocdbt", "zarr3"])
 def test_a_forked_process_reads_what_the_one_before_it_has_read(folder: str) -> None:
     pytest.importorskip("zstandard", reason="the extra orbax is not installed")

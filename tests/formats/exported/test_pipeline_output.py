@@ -77,6 +77,7 @@ def test_one_command_fills_a_pipeline_and_another_makes_one_file_of_it_again(ckp
     assert same(load_file("again.safetensors"), load_file(original()))
 
 
+@pytest.mark.long
 def test_xl_has_a_second_text_encoder() -> None:
     path = pipeline(text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
     cs.apply(cs.convert(original(".xl"), layout="diffusers"), path, to="diffusers")
@@ -84,6 +85,7 @@ def test_xl_has_a_second_text_encoder() -> None:
     assert cs.verify(path).ok
 
 
+@pytest.mark.long
 def test_shards_have_an_index_in_their_component() -> None:
     path = pipeline()
     cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers", max_shard_size="20000B")
@@ -97,6 +99,7 @@ def test_shards_have_an_index_in_their_component() -> None:
     assert cs.verify(path).ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", ["byte", "recipe", "other"])
 def test_a_changed_component_fails_the_verification(change: str, ckpt: Any) -> None:
     path = pipeline()
@@ -118,6 +121,7 @@ def test_a_changed_component_fails_the_verification(change: str, ckpt: Any) -> N
     assert {"byte": "vae", "recipe": "recipe", "other": "vae"}[change] in done.out + done.err
 
 
+@pytest.mark.long
 def test_weights_that_are_there_are_kept_or_replaced_as_a_whole(ckpt: Any) -> None:
     path = pipeline()
     for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):
@@ -136,6 +140,7 @@ def test_weights_that_are_there_are_kept_or_replaced_as_a_whole(ckpt: Any) -> No
     assert load_file(path / "unet" / FILES["unet"])["conv_in.weight"].dtype == torch.float16
 
 
+@pytest.mark.long
 def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
     for name in ("a", "b", "c"):
         pipeline(name)
@@ -146,6 +151,7 @@ def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
     assert same(load_file(Path("c/vae") / FILES["vae"]), parts_of()["vae"])
 
 
+@pytest.mark.long
 def test_an_input_is_never_replaced(ckpt: Any) -> None:
     path = pipeline()
     cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
@@ -165,6 +171,7 @@ def test_weights_beside_the_components_are_an_error() -> None:
         cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
 
 
+@pytest.mark.long
 def test_a_component_without_a_configuration_is_said() -> None:
     path = pipeline()
     (path / "vae" / "config.json").unlink()
@@ -172,6 +179,7 @@ def test_a_component_without_a_configuration_is_said() -> None:
     assert "vae has no config.json, which loaders need: copy it from another pipeline" in receipt.notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_a_component_that_is_no_folder_is_an_error(kind: str) -> None:
     path = pipeline()
@@ -236,6 +244,7 @@ def test_tensors_that_are_tied_across_components_have_their_own_bytes() -> None:
     assert cs.verify(path).ok
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import staged_output
 

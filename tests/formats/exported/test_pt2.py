@@ -62,6 +62,7 @@ def test_parameters_and_buffers_are_the_root_and_stay_tied(name: str) -> None:
     assert load_file("out.safetensors")["part"].tolist() == [2, 3, 4]
 
 
+@pytest.mark.long
 def test_what_torch_exports_here_is_read() -> None:
     linear = torch.nn.Linear(3, 2)
     torch.export.save(torch.export.export(linear, (torch.ones(1, 3),)), "x.pt2")

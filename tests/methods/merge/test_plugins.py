@@ -32,6 +32,7 @@ def whole(tensors: Tensors):
 '''
 
 
+@pytest.mark.long
 def test_a_method_of_the_user_s_own(ckpt: Run) -> None:
     first, second = write()
     Path("mine.py").write_text(PLUGIN)

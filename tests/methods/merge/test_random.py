@@ -34,6 +34,7 @@ def test_what_is_kept_has_the_sum_of_magnitudes_of_the_whole(method: str) -> Non
     assert 0.9 < factor * np.abs(MODEL[mask]).sum() / np.abs(MODEL).sum() < 1.1
 
 
+@pytest.mark.costly
 @ALL
 def test_the_seed_decides_whatever_the_slices(method: str) -> None:
     first, again = (kept(method, density=0.5, limit=limit) for limit in (1 << 20, 1000))

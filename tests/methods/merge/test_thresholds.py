@@ -52,6 +52,7 @@ def indifferent(values: Array) -> Array:
     return mask
 
 
+@pytest.mark.costly
 @MANY
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("limit", [3000, 300_000])

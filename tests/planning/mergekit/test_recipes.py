@@ -48,6 +48,7 @@ def test_seven_published_kinds_of_recipes_and_more_are_recorded() -> None:
     assert len(RECIPES) >= 13
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", sorted({*RECIPES} - BY_ROWS - DRAWN))
 def test_tensors_are_mergekits(name: str, models: Path) -> None:
     """In float32, ours round to mergekit's."""
@@ -78,6 +79,7 @@ def of_equal_magnitude(name: str, key: str) -> torch.Tensor:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", sorted(DRAWN))
 def test_as_many_changes_are_kept_as_mergekit_keeps(name: str, models: Path) -> None:
     recipe, wanted, _ = golden(name)
@@ -91,6 +93,7 @@ def test_as_many_changes_are_kept_as_mergekit_keeps(name: str, models: Path) -> 
     assert 0.5 < kept[0] < 0.95
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", sorted({*RECIPES} - BY_ROWS))
 def test_the_folder_is_mergekits(name: str, models: Path) -> None:
     recipe, wanted, config = golden(name)
@@ -107,6 +110,7 @@ def test_the_folder_is_mergekits(name: str, models: Path) -> None:
     assert cs.verify(models / "out").ok
 
 
+@pytest.mark.long
 def test_transformers_opens_what_is_stacked(models: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -466,6 +470,7 @@ def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> 
     assert torch.equal(found["model.norm.weight"], rows)  # as long, and no vocabulary's
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("name", sorted(BY_ROWS))
 @pytest.mark.parametrize("elements", [7, 1 << 17])

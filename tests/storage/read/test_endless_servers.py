@@ -63,6 +63,7 @@ def test_a_hub_that_never_comes_to_an_end_is_given_up(
     assert not list(Path("hf/hub").rglob("*.incomplete"))
 
 
+@pytest.mark.long
 def test_a_file_that_comes_slowly_but_steadily_is_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes longer than the limit: the limit is on what is next to nothing."""
     monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "0.6")

@@ -57,6 +57,7 @@ def test_two_gigabytes_are_inspected_with_less_than_one_megabyte(
     assert len(hub.requests) <= MOST_REQUESTS
 
 
+@pytest.mark.long
 def test_a_file_of_torch_with_many_tensors_takes_few_requests(hub: Hub) -> None:
     data = saved({f"layers.{i}.weight": torch.full((40, 50), float(i)) for i in range(2000)})
     with cs.open_checkpoint(hub.file("many.pth", data)) as far:

@@ -32,6 +32,7 @@ def test_an_open_file_cannot_be_pickled() -> None:
         pickle.dumps(open_source("x"))
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_nobody_closes_is_no_noise_at_the_end_of_python() -> None:
     """Python clears the modules of the package before objects that other modules refer to."""
     torch.save({"a": torch.ones(2)}, "x.pth")

@@ -94,6 +94,7 @@ def test_diff_by_values(hub: Hub, kind: str) -> None:
     check_bounds(hub, 2 * WHOLE, 12)
 
 
+@pytest.mark.long
 def test_diff_by_content(hub: Hub) -> None:
     moved = {key.replace("encoder", "body"): value for key, value in A.items()}
     first, second = served(hub, "a.pth", A, "pth"), served(hub, "b.pth", moved, "pth")
@@ -156,6 +157,7 @@ def adapter(folder: str = "adapter") -> None:
     )
 
 
+@pytest.mark.long
 def test_lora_merge_of_a_base_and_an_adapter_on_the_hub(hub: Hub, ckpt: Callable[..., object]) -> None:
     adapter()
     base = hub.repository("org/base", {"model.pth": saved(A), "config.json": b'{"model_type": "none"}'})

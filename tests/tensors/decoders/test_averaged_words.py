@@ -96,6 +96,7 @@ def test_most_tensors_have_to_be_alike() -> None:
     assert not averaged_names([])
 
 
+@pytest.mark.long
 def test_all_verbs_say_so() -> None:
     state = coded_tensors(gptq, layers=4)
     other = coded_tensors(tuned(gptq, 0.2, torch.Generator().manual_seed(1)), layers=4)

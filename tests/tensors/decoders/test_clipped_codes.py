@@ -111,6 +111,7 @@ def said(notes: Any) -> list[str]:
     return [one for one in notes if SAID in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 @pytest.mark.parametrize("form", FORMS)
 def test_clipped_codes_are_said(form: str, kind: str) -> None:
@@ -137,6 +138,7 @@ def test_slightly_smaller_scales_that_make_the_error_smallest_are_not(form: str)
     assert not said(cs.inspect(model(form, "normal", 0.85)).notes)
 
 
+@pytest.mark.long
 def test_verify_says_it_of_a_source_whose_codes_were_made_anew() -> None:
     clipped, healthy = model("int8", "normal", 0.25), model("int8", "normal", 1.0, "healthy")
     cs.apply(cs.average([clipped, healthy]), "mean")

@@ -73,6 +73,7 @@ HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", HEALTHY)
 def test_zero_points_that_fit_are_not_said(name: str) -> None:
     encode, settings = HEALTHY[name]
@@ -130,6 +131,7 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRONG)
 def test_those_that_do_not_are(name: str) -> None:
     encode, settings, change, text = WRONG[name]
@@ -141,6 +143,7 @@ def test_those_that_do_not_are(name: str) -> None:
 TABLE = "model.embed_tokens"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("begin", [0, 180])
 def test_rows_of_a_table_with_the_scales_of_the_next_rows_are_said(begin: int) -> None:
     """A token was cut out of the codes, but not of scales and biases: all rows after it are wrong."""
@@ -151,7 +154,7 @@ def test_rows_of_a_table_with_the_scales_of_the_next_rows_are_said(begin: int) -
     assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), UNFIT_ZEROS) == [*QUICK]
 
 
-@pytest.mark.costly
+@pytest.mark.long
 def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample of a wide matrix has two groups of each row, and its first row begins a word of zero points."""
     monkeypatch.setattr(coded_matrices, "GROUP", 128)
@@ -230,6 +233,7 @@ def test_groups_with_means_of_their_own_are_not_said(shape: str, size: int, bits
 CLIPPED: dict[str, tuple[Encode, dict[str, Any]]] = {name: HEALTHY[name] for name in ("gptq", "awq", "mlx of 4 bits")}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CLIPPED)
 @pytest.mark.parametrize("levels", [0, 2])
 def test_weights_that_are_clipped_at_one_value_are_not_said(name: str, levels: int) -> None:

@@ -71,6 +71,7 @@ def said(path: str, words: str) -> list[str]:
     return [one for notes in (copied, decoded, checked) for one in notes if words in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", LARGEST, ids=str)
 def test_codes_that_were_transposed_without_their_scales_are_said(dtype: torch.dtype) -> None:
     layers = [by_row(one, dtype) for one in weights()]
@@ -83,6 +84,7 @@ def test_codes_that_were_transposed_without_their_scales_are_said(dtype: torch.d
     assert re.match(f"m: {number} quantised tensors have {MOVED}: perhaps the codes belong to other scales", notes[0])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", LARGEST, ids=str)
 def test_codes_with_their_own_scales_are_not(dtype: torch.dtype) -> None:
     layers = [by_row(one, dtype) for one in weights()]
@@ -91,11 +93,13 @@ def test_codes_with_their_own_scales_are_not(dtype: torch.dtype) -> None:
     assert not said(model(layers), MOVED)
 
 
+@pytest.mark.long
 def test_scales_with_room_in_all_tensors_are_not() -> None:
     layers = [by_row(one, torch.int8) for one in weights()]
     assert not said(model([((made * 0.9).to(torch.int8), scale / 0.9) for made, scale in layers]), MOVED)
 
 
+@pytest.mark.long
 def test_scales_that_were_rounded_to_powers_of_two_are_said() -> None:
     layers = [by_block(one) for one in weights()]
     notes = said(model([(made, 2.0 ** scale.log2().ceil()) for made, scale in layers], blocks=True), ROUNDED)
@@ -103,6 +107,7 @@ def test_scales_that_were_rounded_to_powers_of_two_are_said() -> None:
     assert notes[0].startswith(f"m: 12 quantised tensors have {ROUNDED}: perhaps the scales were rounded")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("power", ["", "ceil", "floor", "round"])
 def test_powers_of_two_with_which_codes_were_made_are_not(power: str) -> None:
     path = model([by_block(one, power=power) for one in weights()], blocks=True)

@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[[], cs.Plan]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", ["fp8-tensor", "int8", "gptq"])
 def test_a_scale_that_is_not_finite_is_named_with_its_file(verb: str, kind: str) -> None:

@@ -103,6 +103,7 @@ def test_the_second_scale_of_nvfp4_counts(tmp_path: Path) -> None:
         notes(folder)
 
 
+@pytest.mark.long
 def test_merges_diffs_and_statistics_note_it_too(tmp_path: Path) -> None:
     odd = changed(BY_NAME["fp8-block"], ".weight_scale_inv", with_first(-1), tmp_path / "odd")
     sound = BY_NAME["fp8-block"].folder(tmp_path / "sound", 1)

@@ -53,6 +53,7 @@ def notes(path: str, size: str, dtype: str = "float32") -> list[str]:
     return [one for one in told if OF_SIZES[size] in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_inverse_and_squared_scales_are_noted(scheme: str) -> None:
     usual = model(scheme, "usual")
@@ -120,6 +121,7 @@ def warned(path: Path) -> bool:
     return bool(cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["nf4", "llm_int8"])
 def test_inverse_scales_of_narrow_models_are_noted(method: str) -> None:
     """Inverse scales of bitsandbytes, whose codes are below 1, make weights that are only 20 to 50 times too large."""
@@ -142,6 +144,7 @@ def test_large_weights_with_their_own_scales_are_not(method: str, factor: float,
     assert not warned(path)
 
 
+@pytest.mark.long
 def test_the_real_network_has_smaller_codes_where_scales_are_larger(minilm: Path) -> None:
     """In each of its matrices, also if these are large; so inverse scales are found."""
     for key, weight in load_file(minilm / "model.safetensors").items():
@@ -180,6 +183,7 @@ def of_layers(scheme: str, end: str, odd: dict[int, float], layers: int = 3) -> 
     return Path("odd")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("scheme", "end"), [("nvfp4", "weight_global_scale"), ("fp8-block", "weight_scale_inv"), ("fp8-channel", "weight_scale")]
 )  # fmt: skip

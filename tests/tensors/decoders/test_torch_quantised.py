@@ -125,6 +125,7 @@ class Rescaled:
         return build, tuple((one[0], self.scale, *one[2:]) if at == 4 else one for at, one in enumerate(given))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scale", [1 << 1500, -(1 << 1500), 1e200], ids=["large", "low", "float"])
 def test_a_scale_beyond_floats_is_reported_by_every_verb(
     scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]

@@ -68,6 +68,7 @@ def shifted(notes: Any) -> list[str]:
     return [note for note in notes if OFF_BY_ONE in note or WRONG_OFFSETS in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", [lost, negated, doubled])
 @pytest.mark.parametrize("dtype", WITH_MINIMA)
 def test_wrong_minima_of_all_weights_are_noted(dtype: str, change: Change) -> None:
@@ -78,12 +79,14 @@ def test_wrong_minima_of_all_weights_are_noted(dtype: str, change: Change) -> No
     assert shifted(one.what for one in row.found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", WITH_MINIMA)
 def test_lost_minima_of_one_weight_are_noted(dtype: str) -> None:
     (said,) = shifted(cs.inspect(save(dtype, coded(dtype, lost, ODD))).notes)
     assert said.partition(": perhaps the zero points or biases are wrong: ")[2].startswith(ODD)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [*WITH_MINIMA, "q4_0", "q5_0", "q8_0", "q3_k", "q6_k"])
 def test_sound_blocks_have_no_note(dtype: str) -> None:
     path = save(dtype, coded(dtype))
@@ -91,6 +94,7 @@ def test_sound_blocks_have_no_note(dtype: str) -> None:
     assert not shifted(one.what for row in cs.check(path).rows for one in row.found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", WITH_MINIMA)
 def test_weights_that_were_decoded_without_minima_are_noted(dtype: str) -> None:
     values = {

@@ -96,6 +96,7 @@ def test_entries_for_other_modules_exclude_nothing(algorithm: str, place: str, e
     assert [one for one in found if "1 weight is not quantised, although other layers are, and" in one]
 
 
+@pytest.mark.costly
 @each_case
 def test_modules_that_are_plain_in_all_layers_are_said(algorithm: str, place: str) -> None:
     names = [f"model.layers.{number}.mlp.up_proj" for number in range(LAYERS)]

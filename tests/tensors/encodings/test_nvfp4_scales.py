@@ -49,6 +49,7 @@ def said(path: Path) -> list[str]:
     return [note for note in cs.inspect(path).notes if "quantised tensor" in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.float32])
 def test_scales_of_blocks_in_another_dtype_are_said(case: str, dtype: torch.dtype) -> None:
@@ -74,6 +75,7 @@ def test_a_scale_of_a_whole_weight_unlike_the_others_is_said(case: str, dtype: t
     assert silent(path, f"1 quantised tensor has {end} in {name}, but 27 similar tensors have float32: {ONE}") == []
 
 
+@pytest.mark.long
 def test_it_is_said_by_verbs_that_copy() -> None:
     state = cast(coded_tensors(nvfp4), "weight_scale", torch.bfloat16, ONE)
     path = write_model(Path("m"), state, None, hf_quant_config("NVFP4"))

@@ -97,6 +97,7 @@ def test_an_expression_is_not_judged(has_jinja2: bool, monkeypatch: pytest.Monke
     assert notes("{{ a b }}") == []
 
 
+@pytest.mark.long
 def test_a_whole_template_costs_no_import_of_jinja2() -> None:
     notes(QWEN)
     code = "import sys, ckptsurgeon as cs; cs.inspect('m').notes, cs.convert('m').notes; assert 'jinja2' not in sys.modules"

@@ -109,6 +109,7 @@ def test_a_head_that_the_default_of_the_type_ties_away_is_said(verb: str) -> Non
     assert TIES not in notes(VERBS[verb]("tied"))
 
 
+@pytest.mark.long
 def test_check_and_gguf_find_a_head_that_the_default_of_the_type_ties_away() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -193,6 +194,7 @@ def test_a_model_that_its_class_unties_is_not_untied_again() -> None:
     assert TIES not in json.loads(Path("out/config.json").read_text())
 
 
+@pytest.mark.long
 def test_defaults_of_classes_are_those_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     known = transformers.CONFIG_MAPPING
@@ -279,6 +281,7 @@ def test_an_average_says_that_tensors_come_apart_that_one_file_ties(order: list[
     assert cs.average(["one.pth", "one.pth"]).notes == ("one.pth is given twice, so its weights count twice",)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["average", "merge"])
 def test_output_layers_that_are_quantised_are_merged(verb: str) -> None:
     """The decoded sources stand behind those that were given; notes on tied heads look at the latter."""
