@@ -1290,6 +1290,18 @@ MUTANTS = (
         "tensors/decoders/test_odd_signs.py",
     ),
     Mutant(
+        "a few negative scales among positive ones are named",
+        "and number >= FEWEST and 0 < below <= RARE * number",
+        "and number >= FEWEST and 0 < below < 0",
+        "tensors/decoders/test_stray_signs.py",
+    ),
+    Mutant(
+        "negative scales that a quantiser chose are not named",
+        "return lowest > TIMES * highest",
+        "return False",
+        "tensors/decoders/test_stray_signs.py",
+    ),
+    Mutant(
         "scales of MLX that were exchanged with biases are named",
         "return smallest < 0 and scales > max(biases, SMALLEST**2)",
         "return smallest > 0 and scales > max(biases, SMALLEST**2)",

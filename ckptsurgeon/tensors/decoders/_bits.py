@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import FormatError
-from ..info import TensorInfo
+from ...util.text import escape
+from ..info import Decoded, TensorInfo
 from ..ops.regions import Array
 from ._decoder import UndecodableError
 
@@ -54,22 +55,25 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
 
 
 def group_numbers(
-    span: tuple[int, int], size: int, arrays: Mapping[str, Array], groups: int, *, may_be_unset: bool = False
+    made: Decoded, span: tuple[int, int], arrays: Mapping[str, Array], groups: int, *, may_be_unset: bool = False
 ) -> Array:
     """Return, for each input in the range ``span``, the index of its group among the groups that were read.
 
-    A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. With GPTQ's g_idx, which is
-    ``arrays["order"]``, all ``groups`` groups were read, and its indices are returned. Raises FormatError if one of
-    them is negative or not below ``groups``. If ``may_be_unset`` is true, an ``order`` whose entries are all -1 is
-    ignored, as in compressed-tensors (quantization/lifecycle/forward.py).
+    A group has as many inputs as the fact ``group`` of ``made`` says, and only the groups that ``span`` overlaps were
+    read. With GPTQ's g_idx, which is ``arrays["order"]``, all ``groups`` groups were read, and its indices are
+    returned. Raises FormatError if one of them is negative or not below ``groups``. If ``may_be_unset`` is true, an
+    ``order`` whose entries are all -1 is ignored, as in compressed-tensors (quantization/lifecycle/forward.py).
     """
+    size = int(dict(made.facts)["group"])
     if "order" in arrays:
         order = arrays["order"].astype(np.intp)
         if may_be_unset and order.size and bool((order == -1).all()):
             return np.arange(*span) // size
         if order.size and not 0 <= int(order.min()) <= int(order.max()) < groups:
             raise FormatError(
-                f"the order of the columns (g_idx) contains a group index outside 0 to {groups - 1}.", rule="g_idx"
+                f"the order of the columns (g_idx) of the quantised tensor {escape(made.name)} contains a group index "
+                f"outside 0 to {groups - 1}.",
+                rule="g_idx",
             )
         return order
     return np.arange(*span) // size - span[0] // size

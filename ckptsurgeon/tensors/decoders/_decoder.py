@@ -306,6 +306,7 @@ def _scaled_floats(
             return None
         values = looked_up(codes, table, scale.shape, box, steps)
     if odd is not None:
+        odd.add_signs(made.name, 0, scale.size)
         find_odd_codes(made, codes, scale, box, odd)
         add_size(info, values, dtype, odd)
     return values, are_finite

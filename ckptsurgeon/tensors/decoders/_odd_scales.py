@@ -30,6 +30,7 @@ from ..odd_scales.kinds import (
 )
 from ..odd_scales.notes import OddScales
 from ..odd_scales.shifted import SHIFT, SHIFTED
+from ..odd_scales.stray_signs import CHOSEN, RARE
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..ops.small_floats import SMALL_FLOATS
@@ -47,6 +48,7 @@ from ._scale_tests import (
     should_be_mixed,
     steps_off,
 )
+from ._signs import are_chosen, count_negative
 
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_codes", "find_odd_scales"]
 
@@ -71,6 +73,12 @@ OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 
 WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
 """The types of GGUF whose blocks have a minimum. It is added to codes times the scale; in K types, it is subtracted."""
+
+WITHOUT_NEGATIVE = {"q8_0": 1, "q4_1": 1, "q5_1": 1, "q2_k": 2, "q4_k": 2, "q5_k": 2}
+"""{type of GGUF whose scales are never negative: how many of the numbers of a block are such scales}.
+
+In q2_k, q4_k and q5_k the second number is the scale of the minima; in q4_1 and q5_1 it is a minimum, of any sign.
+"""
 
 
 def are_usual(scale: Array, codes: str) -> bool:
@@ -168,6 +176,8 @@ def find_odd_scales(
     ``decode_part`` returns the decoded values of such arrays and such a box. All values are decoded only if a scale is
     zero, or if all are negative; a few rows are decoded to compare zero points with codes.
     """
+    if made.encoding == "ctranslate2" and bool((arrays["over"] < 0).any()):
+        seen.add(NEGATIVE, made.name)
     if "scale" not in arrays:
         return
 
@@ -204,16 +214,34 @@ def find_odd_scales(
         return
     scale, codes = _whole_scale(arrays), dict(made.parts)["codes"].dtype
     if are_usual(scale, codes):
+        seen.add_signs(made.name, 0, scale.size)
         return
     if bool((abs(scale) * _largest(codes) > LARGE).any()):
         seen.add(HUGE, made.name)
     if _has_no_negative(made):
         if bool((scale < 0).any()):
             seen.add(NEGATIVE, made.name)
-    elif are_negative(scale) and should_be_mixed(decode({**_copied(arrays), "scale": np.ones_like(arrays["scale"])})):
-        seen.add(NEGATED, made.name)
+    elif are_negative(scale):
+        if should_be_mixed(decode({**_copied(arrays), "scale": np.ones_like(arrays["scale"])})):
+            seen.add(NEGATED, made.name)
+    else:
+        _count_signs(made, arrays, scale, seen, decode)
     if made.name not in seen.names[ZERO] and _makes_zeros(made, arrays, abs(scale) <= TINY, decode):
         seen.add(ZERO, made.name)
+
+
+def _count_signs(
+    made: Decoded,
+    arrays: Mapping[str, Array],
+    scale: Array,
+    seen: OddScales,
+    decode: Callable[[Mapping[str, Array]], Array],
+) -> None:
+    """Record in ``seen`` how many scales are negative, and whether a quantiser may have chosen their signs."""
+    below = count_negative(scale)
+    seen.add_signs(made.name, below, scale.size)
+    if 0 < below <= RARE * scale.size and made.name not in seen.names[CHOSEN] and are_chosen(arrays, decode):
+        seen.add(CHOSEN, made.name)
 
 
 OFTEN, ROUNDING = 0.05, 0.05
@@ -310,8 +338,13 @@ def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales)
         if bool((blocks != blocks[:1]).any()):
             seen.add(ZERO_BLOCKS, made.name)
     elif dtype in BLOCK_SCALES:
-        begin, _ = BLOCK_SCALES[dtype]
-        scale = np.ascontiguousarray(blocks[:, begin : begin + 2]).view("<f2")
+        begin, number = BLOCK_SCALES[dtype]
+        scale = np.ascontiguousarray(blocks[:, begin : begin + 2 * number]).view("<f2")
+        if dtype in WITHOUT_NEGATIVE:
+            if bool((scale[:, : WITHOUT_NEGATIVE[dtype]] < 0).any()):
+                seen.add(NEGATIVE, made.name)
+            return
+        scale = scale[:, :1]
         if are_negative(scale) and should_be_mixed(values):
             seen.add(NEGATED, made.name)
 

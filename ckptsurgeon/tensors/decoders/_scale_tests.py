@@ -77,9 +77,11 @@ They count as multiples of a step if each is within ``EVEN`` steps of a multiple
 FEWEST_RUNS = 16
 """No median is computed of fewer runs; runs of equal weights do not count."""
 OPPOSING = 1 / 16
-"""Signs were changed if more than this share of scales are negative like their biases: MLX writes no such scales."""
+"""If more than this share of scales is negative, MLX chose their signs: then each bias has the other sign."""
 FEW = 4
-"""If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
+"""If fewer scales than this are compared with biases, nothing is reported."""
+LARGE_SHARE = 1 / 4
+"""Scales below this share of the median magnitude may have any sign: training of scales may move them past 0."""
 
 
 def are_negative(scale: Array) -> bool:
@@ -115,11 +117,24 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
         return
     if are_exchanged(float(scale.min()), float(np.mean(scale * scale)), float(np.mean(bias * bias))):
         yield EXCHANGED
-    both = int(np.count_nonzero((scale < 0) & (bias < 0)))
-    if both >= FEW and both > OPPOSING * scale.size:
+    if _have_same_signs(scale, bias):
         yield OPPOSED
     elif scale.size >= CERTAIN and _are_narrow(bits, abs(scale), abs(bias)):
         yield NARROW
+
+
+def _have_same_signs(scale: Array, bias: Array) -> bool:
+    """Return whether a scale has the sign of its bias, which MLX never writes.
+
+    Older versions of MLX write positive scales for groups of positive weights, whose biases are positive too. So two
+    positive numbers count only if some scales are negative.
+    """
+    is_large = (abs(scale) >= LARGE_SHARE * np.median(abs(scale))) & (abs(bias) >= abs(scale))
+    below = scale < 0
+    if bool((is_large & below & (bias < 0)).any()):
+        return True
+    is_chosen = np.count_nonzero(below) > OPPOSING * scale.size
+    return bool(is_chosen and (is_large & ~below & (bias > 0)).any())
 
 
 def _are_narrow(bits: int, scale: Array, bias: Array) -> bool:

@@ -49,7 +49,7 @@ class _Awq:
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         outputs, inputs = box
-        group = group_numbers(inputs, int(dict(made.facts)["group"]), arrays, dict(made.parts)["scale"].shape[0])
+        group = group_numbers(made, inputs, arrays, dict(made.parts)["scale"].shape[0])
         values: Array = unpacked(arrays["codes"], outputs, BITS, PLACES).astype("<f4")
         if "zero" in arrays:
             values -= np.take(unpacked(arrays["zero"], outputs, BITS, PLACES).astype("<f4"), group, 0)

@@ -77,7 +77,7 @@ class _Gptq:
         bits = int(facts["bits"])
         values: Array = unpacked(arrays["codes"].T, inputs, bits).astype("<f4")
         zero: Array = np.full((1, 1), 1 << (bits - 1), "<f4")
-        group = group_numbers(inputs, int(facts["group"]), arrays, dict(made.parts)["scale"].shape[0])
+        group = group_numbers(made, inputs, arrays, dict(made.parts)["scale"].shape[0])
         if "zero" in arrays:
             zero = np.take(
                 unpacked(arrays["zero"], outputs, bits).T.astype("<f4") + np.float32(facts["plus"]), group, 1

@@ -95,9 +95,7 @@ class _Packed:
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         facts, (*_, outputs, inputs) = dict(made.facts), box
         bits = int(facts["bits"])
-        group = group_numbers(
-            inputs, int(facts["group"]), arrays, dict(made.parts)["scale"].shape[-1], may_be_unset=True
-        )
+        group = group_numbers(made, inputs, arrays, dict(made.parts)["scale"].shape[-1], may_be_unset=True)
         values: Array = unpacked(arrays["codes"], inputs, bits).astype("<f4")
         scale = np.take(arrays["scale"].astype("<f4"), group, -1)
         if "bias" in arrays:

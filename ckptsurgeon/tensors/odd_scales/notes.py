@@ -45,6 +45,7 @@ from .sizes import (
     powers_of,
     unlike_other_layers,
 )
+from .stray_signs import CHOSEN, SIGNS, STRAY, stray_signs
 
 __all__ = ["KINDS", "Found", "OddScales", "odd_scale_notes"]
 
@@ -61,6 +62,7 @@ KINDS = (
     *SHIFTED.values(),
     *LEANS,
     *STEPS,
+    CHOSEN,
 )
 SHOWN = 3
 """The largest number of names in a note."""
@@ -87,7 +89,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         for some, said in (
             *((names[kind], said) for kind, said in SAID.items()),
             (averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS),
-            (moved_codes(own), MOVED), (rounded_scales(own), ROUNDED_UP),
+            (moved_codes(own), MOVED), (rounded_scales(own), ROUNDED_UP), (stray_signs(own), STRAY),
         ):  # fmt: skip
             if some:
                 have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
@@ -172,6 +174,7 @@ class OddScales:
         self._shifts: dict[str, float] = {}
         self._spreads: dict[str, list[float]] = {}
         self._ends: dict[str, list[tuple[int, int, tuple[int, int] | None]]] = {}
+        self._signs: dict[str, list[tuple[int, int]]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of implausible scales or a size class."""
@@ -214,13 +217,18 @@ class OddScales:
         """
         self._ends.setdefault(name, []).append((reached, number, powers))
 
+    def add_signs(self, name: str, below: int, number: int) -> None:
+        """Record that ``below`` of ``number`` scales in a part of a matrix are negative."""
+        self._signs.setdefault(name, []).append((below, number))
+
     def add_all_but_sizes(self, other: OddScales) -> None:
         """Add the records of ``other``, except sizes: ``other`` is about embeddings, which have other sizes."""
-        for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC):
+        for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC, CHOSEN):
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans
         self._spreads |= other._spreads
         self._ends |= other._ends
+        self._signs |= other._signs
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -250,6 +258,9 @@ class OddScales:
             are_powers = all(powers for *_, powers in some)
             kind = f"{OF_POWERS}{min(exponents)}:{max(exponents)}^" if are_powers else ENDS
             found.setdefault(f"{kind}{reached}/{number}", {})[name] = None
+        for name, counted in self._signs.items():
+            if below := sum(one for one, _ in counted):
+                found.setdefault(f"{SIGNS}{below}/{sum(one for _, one in counted)}", {})[name] = None
         for kind, limit in LEANS.items():
             found[kind] = {name: None for name, lean in self._leans.items() if lean > limit}
         shifts = {name: abs(shift) for name, shift in self._shifts.items()}

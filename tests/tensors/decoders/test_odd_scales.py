@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.odd_scales.kinds import HUGE, NO_OFFSET, SAID, UNSET
+from ckptsurgeon.tensors.odd_scales.stray_signs import STRAY
 
 from ...helpers.quantised import LAYERS, Quantised
 from ...helpers.zoo import BY_NAME
@@ -76,12 +77,13 @@ def test_usual_scales_are_not(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_odd"),
-    [*((one, True) for one in ("fp8-block", "nvfp4-packed", "bnb-int8")), *((one, False) for one in ("gptq", "awq", "int8", "int4-packed"))],
+    ("name", "said"),
+    [*((one, NEGATIVE) for one in ("fp8-block", "nvfp4-packed", "bnb-int8")), *((one, STRAY) for one in ("gptq", "awq", "int8", "int4-packed"))],
 )  # fmt: skip
-def test_a_negative_scale_is_noted_of_encodings_that_have_none(name: str, is_odd: bool, tmp_path: Path) -> None:
+def test_a_negative_scale_is_noted(name: str, said: str, tmp_path: Path) -> None:
+    """Some encodings have none; of the others, it is one among many positive ones."""
     folder = changed(BY_NAME[name], ENDS[name], with_first(-0.5), tmp_path / "m")
-    assert notes(folder) == ([f"{folder}: 1 quantised tensor has {NEGATIVE}: {FIRST}"] if is_odd else [])
+    assert notes(folder) == [f"{folder}: 1 quantised tensor has {said}: {FIRST}"]
 
 
 def test_a_scale_of_zero_for_codes_of_zero_is_usual(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ....tensors.odd_scales.kinds import (
     SAID,
     SIGNED_CODES,
 )
+from ....tensors.odd_scales.stray_signs import STRAY, stray_signs
 from ....tensors.quantised.unlike import is_number
 from ....util.note_kind import NoteKind
 from ....util.text import count, natural_key
@@ -83,11 +84,14 @@ def _run(subject: Subject) -> Iterator[Found]:
     if wide := [key for key, bits in subject.code_bits.items() if _need_more_bits(subject, key, bits)]:
         what = f"of codes that need more bits than the quantization_config says ({_bits_of(subject, wide)})"
         yield of_keys(Status.FAIL, wide, what, DECODE)
-    for kind in ODD:
-        names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
+    for some, said in (
+        *((subject.odd.get(kind, ()), SAID[kind]) for kind in ODD),
+        (sorted(stray_signs([subject.odd]), key=natural_key), STRAY),
+    ):
+        names = [one for one in some if one.removesuffix(".weight") not in named]
         if names:
-            status = Status.WARN if kind == CLIPPED else Status.FAIL
-            yield of_keys(status, names, f"with {SAID[kind]}", "Check how these scales were computed.")
+            status = Status.WARN if said is SAID[CLIPPED] else Status.FAIL
+            yield of_keys(status, names, f"with {said}", "Check how these scales were computed.")
 
 
 def _need_more_bits(subject: Subject, key: str, bits: int) -> bool:
