@@ -184,16 +184,22 @@ def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSiz
 
 
 def _entry(stored: Mapping[str, str], *names: str, default: int | None = None) -> int:
-    said = next((stored[key] for name in names if (key := f"{DEEPSEEK}.{name}") in stored), None)
-    if said is None and default is not None:
+    """Return the number in the first of the entries ``names`` that the metadata has; ``default`` if it has none.
+
+    Raises PlanError if it has none of them and there is no default, or if the entry is not a number above 0.
+    """
+    key = next((key for name in names if (key := f"{DEEPSEEK}.{name}") in stored), "")
+    if not key and default is not None:
         return default
-    if (
-        said is None
-        or not (said.isascii() and said.isdigit() and len(said) < 9)
-        or (int(said) == 0 and default is None)
-    ):
+    if not key:
         raise PlanError(
-            f"the metadata give {DEEPSEEK}.{names[0]} as {escape(str(said), 40)}, but it must be a number above 0.",
+            f"the metadata have no {' or '.join(f'{DEEPSEEK}.{name}' for name in names)}.",
+            hint="Give this entry with --set-metadata.",
+        )
+    said = stored[key]
+    if not (said.isascii() and said.isdigit() and len(said) < 9) or (int(said) == 0 and default is None):
+        raise PlanError(
+            f"the metadata give {key} as {escape(said, 40)}, but it must be a number above 0.",
             hint="Correct this entry with --set-metadata.",
         )
     return int(said)

@@ -116,7 +116,10 @@ def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> 
             "weight": weights[place] / sum(weights), "alpha": float(given["alpha"]), "ridge": float(given["ridge"])
         }  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ConfigError(f"{escape(name)} has no statistics.", hint="Make this file again with ckpt stats.") from error
+        raise ConfigError(
+            f"in {escape(name)}, the record of the merge whose statistics were collected is damaged.",
+            hint="Make this file again with ckpt stats.",
+        ) from error
 
 
 def _check_not_merged(is_merged: bool, method: Method, name: str) -> None:

@@ -333,7 +333,8 @@ def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() ->
         ("", "attention.kv_lora_rank=16", r"attn_kv_a_mqa.weight of x.gguf is \(48, 64\), but must be \(32, 64\)"),
         ("", "attention.value_length_mla=32", r"attn_v_b.weight of x.gguf is \(4, 24, 32\), but must be \(4, 32, 32\)"),
         ("", "attention.head_count=8", r"attn_q_b.weight of x.gguf is \(192, 32\), but must be \(384, 32\)"),
-        ("", "attention.head_count=", "give deepseek2.attention.head_count as None"),
+        ("", "attention.head_count=", "the metadata have no deepseek2.attention.head_count"),
+        ("", "attention.head_count=0", "give deepseek2.attention.head_count as 0"),
         (
             "",
             "rope.dimension_count=48",
