@@ -420,7 +420,7 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     with pytest.raises(cs.ConfigError, match="it is not known which token has this id") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert "is the length of neither bert/vocab.txt (50) nor new/vocab.txt (25)" in error.value.message
-    assert "put the tokeniser next to config.json" in error.value.hint
+    assert "put its tokeniser next to config.json" in error.value.hint
 
 
 def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> None:
