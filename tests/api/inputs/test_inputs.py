@@ -154,7 +154,7 @@ def test_an_open_checkpoint_stays_its_owner_s(of: str, verb: str, net: Net) -> N
 def test_a_closed_checkpoint_is_an_error(of: str, verb: str, net: Net) -> None:
     checkpoint = cs.open_checkpoint("a.pth" if of == "a file" else net.state_dict())
     checkpoint.close()
-    with pytest.raises(cs.SourceError, match=r"(a\.pth|<dict>) is closed\. Open it again"):
+    with pytest.raises(cs.SourceError, match=r"(a\.pth|<dict>) is closed\. Open the checkpoint again"):
         {**PLANS, **SAID}[verb](checkpoint)
 
 
