@@ -1,4 +1,4 @@
-"""Aligns experts before they are merged: their channels are reordered, so that similar channels are averaged."""
+"""Aligns experts before they are merged: reorders their channels, so that the merge averages similar channels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMORY = 3 << 30
 class ExpertAlignment:
     """Finds the order of the channels of experts of the network ``base``.
 
-    ``named`` is a function that opens the checkpoint with its tensors under the names of the network.
+    ``named`` is a function that returns the open checkpoint, with the tensors under their names in the network.
     """
 
     base: Resizable
@@ -62,7 +62,8 @@ class ExpertAlignment:
         found = next((self._channels[key] for key in keys if key in self._channels), None)
         if found is None:
             raise PlanError(
-                f"it is not known which axes of {escape((keys or [axes[0].key])[0])} are the channels of its experts.",
+                f"the experts cannot be aligned: it is not known which axes of {escape((keys or [axes[0].key])[0])} "
+                "are their channels.",
                 hint="Leave --align-experts out.",
             )
         return found

@@ -91,7 +91,7 @@ class AnotherType:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the tests compare the outputs of networks of these two types."""
+        """Whether the tests of ckptsurgeon compare the outputs of networks of the old and the new model type."""
         return (str(self._before.get("model_type")), self._type) in ALIKE
 
     @property
@@ -131,7 +131,7 @@ class AnotherType:
         yield change
 
     def _check_groups(self, parts: int) -> None:
-        """Raise ConfigError if the experts that each token uses do not make up whole copies of the feed-forward layer.
+        """Raise ConfigError unless the experts that each token uses make up whole copies of the feed-forward layer.
 
         ``parts`` is the number of experts into which each copy is divided.
         """
@@ -195,7 +195,7 @@ class AnotherType:
         elif self._expert is None:
             raise ConfigError(
                 f"{escape(self._type)} has no experts, so one expert of each layer must be chosen.",
-                hint="Choose one of them with --expert N.",
+                hint="Choose the expert that becomes the feed-forward layer of each layer with --expert N.",
             )
 
     def _check_sizes(self) -> None:
@@ -213,7 +213,10 @@ class AnotherType:
     def _check_numbers(self, known: list[str]) -> None:
         field = next((name for name in known if name in self._given), None)
         if field is None:
-            raise ConfigError("the number of experts is not given.", hint=f"Set it, for example, --set {known[0]}=8.")
+            raise ConfigError(
+                "the new model type has experts, but their number is not given.",
+                hint=f"Set the number of experts, for example, --set {known[0]}=8.",
+            )
         number = self._given[field]
         if type(number) is not int or number < 1:
             raise ConfigError(f"--set {escape(field)}={brief_repr(number)} is not a whole number above 0.")
@@ -222,5 +225,5 @@ class AnotherType:
             if type(used) is int and not 0 < used <= number:
                 raise ConfigError(
                     f"each token would use {used} of {count(number, 'expert')} ({name}).",
-                    hint=f"Use more experts, or fewer for each token: --set {name}={min(2, number)}.",
+                    hint=f"Set a larger number of experts, or let each token use fewer: --set {name}={min(2, number)}.",
                 )

@@ -1,4 +1,4 @@
-"""The fields of config.json that the user of resize changes: checks them, and adds fields that depend on them."""
+"""Checks the fields of config.json that the user of ``resize`` changes, and adds the fields that depend on these."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
 class AskedFields:
-    """The fields of a configuration, ``before``, and {dotted path: new value} of the fields to change, ``new``.
+    """The source's configuration (``before``), and the fields to change (``new``: {dotted path: new value}).
 
     ``new_width`` is the way in which a larger width is made ("copy" or "init"), if the user chose one. ``implied`` are
     fields that the source's configuration leaves out, so that their values follow from the width.
@@ -84,7 +84,8 @@ class AskedFields:
                 raise ConfigError(
                     f"--keep {escape(name)} has no effect: it is only for heads, channels and experts whose number "
                     "becomes smaller.",
-                    hint="Leave it out; --layers lists layers, and KV heads are pooled.",
+                    hint="Leave --keep out here: layers are chosen with --layers, and KV heads are not chosen, but "
+                    "averaged.",
                 )
         check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)
         for inside in {name.rpartition(".")[0] for name in (*self.of("heads"), *self.of("kv_heads"))}:
@@ -93,7 +94,7 @@ class AskedFields:
         if choices.layers and not self.of("depth"):
             raise ConfigError(
                 "--layers has no effect, because the number of layers stays the same.",
-                hint="Set the number with --set.",
+                hint="Set another number of layers with --set.",
             )
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
             raise ConfigError(
@@ -117,9 +118,9 @@ class AskedFields:
         return [name for name in self.new if role_of(name) == role]
 
     def stays(self, name: str) -> bool:
-        """Return whether the user sets a field that the configuration lacks, to the value that it already has.
+        """Return whether the user sets a field that config.json lacks to the value that follows from the present width.
 
-        Without this, the value would follow from the width. Once the field is set, it no longer changes with the width.
+        Such a request is not useless: once the field is in config.json, its value no longer changes with the width.
         """
         return name in self._implied and self.new[name] == at_path(self.before, name)
 
@@ -266,7 +267,10 @@ class AskedFields:
                     if needed == int(needed)
                     else "Choose a multiple of the old width."
                 )
-                raise ConfigError(f"with {width}={self.new[width]}, the size of each head would change.", hint=hint)
+                raise ConfigError(
+                    f"with {width}={self.new[width]} and the same number of heads, the size of each head would change.",
+                    hint=hint,
+                )
 
     def beside(self, name: str) -> Mapping[str, Any]:
         """Return the fields of the source's section (nested configuration) that has the field ``name``."""

@@ -45,7 +45,7 @@ _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
 USED_GROUPS = "topk_group"
 """The field with the number of groups of experts that each token uses."""
-_FIT = "Change one of the two with --set."
+_FIT = "Change one of these two fields with --set."
 _OF_LARGEST = ("greedy", "group_limited_greedy")
 """Values of ``topk_method`` (DeepSeek-V2) that allow groups of one expert: a group's score is its largest score.
 
@@ -108,8 +108,8 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
 def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tuple[str, str], *, least: int) -> None:
     """Raise ConfigError if the groups into which routers divide the experts are too small.
 
-    They are too small if each has fewer than ``least`` experts, or if all groups that a token uses have fewer experts
-    than the token uses.
+    Groups are too small if each has fewer than ``least`` experts, or if the groups that a token uses have, together,
+    fewer experts than the token uses.
 
     ``numbers`` has the fields, ``changed`` are those that change, and ``names`` are those with the numbers of experts
     and of groups. ``least`` is the smallest possible number of experts in a group.
@@ -128,12 +128,12 @@ def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tupl
             raise ConfigError(
                 f"{used} {numbers[used]} is more than the {count(most, 'expert')} of the groups that each token uses "
                 f"({USED_GROUPS} {numbers.get(USED_GROUPS, numbers[groups])}, {count(size, 'expert')} in each).",
-                hint="Change one of them with --set.",
+                hint=f"Set a smaller {used} or a larger {USED_GROUPS} with --set.",
             )
 
 
 def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None:
-    """Raise ConfigError if the output layer is untied (``is_untied``), and this changes what the network computes.
+    """Raise ConfigError if untying the output layer (``is_untied``) would change what the network computes.
 
     T5 and similar networks multiply the last hidden states by a number if the output layer is tied. ``name`` is the
     field that unties it, and ``before`` are the fields of the source.
@@ -147,7 +147,7 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
 
 
 def stays_tied(before: Mapping[str, Any]) -> bool:
-    """Return whether an output layer cannot be untied: T5's class does not allow it, or scales its inputs then."""
+    """Return whether a network is of T5's kind, whose output layer cannot be untied without other outputs."""
     return all(one in before for one in _RELATIVE)
 
 
@@ -173,10 +173,11 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
 
 
 def keys_by_switch(part: Mapping[str, Any]) -> bool:
-    """Return whether the field ``multi_query`` decides if all heads share one key head (Falcon-7B) or each has its own.
+    """Return whether the field ``multi_query`` decides whether all heads share one key head, as in Falcon-7B.
 
-    If it does, the field with the number of key heads has no effect on tensors, but must agree with ``multi_query``.
-    ``part`` has the fields of the configuration, or those of one of its sections.
+    In such a network, each head has its own key head if ``multi_query`` is false. The field with the number of key
+    heads has no effect on tensors, but must agree with ``multi_query``. ``part`` has the fields of the configuration,
+    or of one of its sections.
     """
     return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
 
@@ -184,8 +185,8 @@ def keys_by_switch(part: Mapping[str, Any]) -> bool:
 def check_switch(names: Sequence[str], changed: Sequence[str]) -> None:
     """Raise PlanError if ``multi_query`` is one of the fields ``names``, which are to be changed.
 
-    It decides whether all attention heads share one key head, so it is not a size. ``changed`` are the tensors whose
-    shapes it changes, for the message.
+    ``multi_query`` decides whether all attention heads share one key head, so it is not a size that ``resize`` can
+    change. ``changed`` are the tensors whose shapes depend on the field, for the message.
     """
     switch = next((name for name in names if name.rpartition(".")[2] == "multi_query"), None)
     if switch is not None:

@@ -14,10 +14,10 @@ __all__ = ["Choices"]
 
 @dataclass(frozen=True)
 class Choices:
-    """The user's options: ``layers`` as text, ``kept`` = {field: indices to keep}, ways to add channels and width.
+    """The user's options besides fields: layers, indices to keep, and the ways to add channels and width.
 
-    ``merge`` is "similar" or groups of experts as text, if experts are merged; ``alignment`` then aligns their
-    channels, if the user wants this.
+    ``layers`` is the text of ``--layers``, and ``kept`` maps fields to indices. If experts are merged, ``merge`` is
+    "similar" or the groups of experts as text, and ``alignment`` aligns their channels before, if the user wants this.
     ``vocabulary`` is the change of the vocabulary, if there is one.
     """
 

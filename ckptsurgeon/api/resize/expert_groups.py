@@ -1,8 +1,8 @@
 """Counts the groups into which the router divides the experts, and checks that equally many experts remain in each.
 
 A router with groups (DeepSeek-V3, https://arxiv.org/abs/2412.19437) first chooses some groups of experts, and then
-experts in these. A group is a range of experts with equal sizes, so an expert changes its group if more experts before
-it are left out than in other groups.
+experts in these groups. The experts are numbered, and divided into groups of equal size in this order. So if different
+numbers of experts are removed from the groups, some of the remaining experts get into another group.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def has_groups(asked: AskedFields, name: str) -> bool:
 def groups_kept(asked: AskedFields, name: str) -> int:
     """Return the number of groups of experts that must keep equally many experts each; 1 if there are no groups.
 
-    If the number of groups changes in the same command, it is the largest number that divides the old and the new
-    number. ``name`` is the field with the number of experts.
+    If the same command changes the number of groups, the result is the greatest common divisor of the old and the new
+    number of groups. ``name`` is the field with the number of experts.
     """
     return gcd(*_numbers(asked, name))
 
@@ -52,7 +52,7 @@ def check_groups(name: str, numbers: tuple[int, int], listed: Sequence[int] | No
         )
     if new % groups:
         raise ConfigError(
-            f"{name} {new}: {divides}, and the same number of experts must remain in each.",
+            f"{name} {new}: {divides}, and the same number of experts must remain in each group.",
             hint=f"Choose a multiple of {groups}.",
         )
     if listed and {sum(one * groups // old == group for one in listed) for group in range(groups)} != {new // groups}:

@@ -109,7 +109,8 @@ class FieldChange:
     def _shares_keys(self, name: str, keys: int) -> bool:
         """Return whether several query heads of the source share each of its ``keys`` key heads.
 
-        Then copies of a key head are read by different query heads. ``name`` is the field for key heads.
+        If so, the query heads that shared one key head before will read different copies of it. ``name`` is the field
+        for key heads.
         """
         part = self.asked.beside(name)
         return all(part[one] != keys for one in part if role_of(one) == "heads" and type(part[one]) is int)
@@ -309,7 +310,7 @@ class FieldChange:
         return selected(name, groups, kept, numbers, f"{why} are kept{self._which(role, groups, kept)}")
 
     def _which(self, role: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]]) -> str:
-        """Return a text on the kept heads or experts of the first layers; '' for channels, since there are too many."""
+        """Return a text that lists the kept heads or experts of the first layers; '' for channels, which are many."""
         if role == "channels":
             return ""
         return f" ({by_layer(groups, [indices_text([(one, one + 1) for one in units]) for units in kept])})"
@@ -328,7 +329,7 @@ class FieldChange:
 
 
 def is_averaged(fields: Mapping[str, object], width: str) -> bool:
-    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the old ones."""
+    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the old dimensions."""
     return AVERAGED.get(str(fields.get("model_type"))) == width.rpartition(".")[0]
 
 

@@ -35,7 +35,8 @@ __all__ = ["FoundChanges", "found_changes"]
 class FoundChanges:
     """The ``changes`` of a source's tensors, one for each field; ``stages`` has the networks before and after them.
 
-    ``notes`` are those on the statistics by which parts are chosen.
+    ``notes`` are the notes on the file of statistics (``--by``) with which heads, channels, experts or layers are
+    chosen.
     """
 
     source: NamedSource
@@ -76,7 +77,8 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
 def _check_experts(opened: Checkpoint) -> None:
     """Raise PlanError if only some layers of ``opened`` lack experts, or only some experts lack tensors.
 
-    The experts of a layer are stacked. If one were missing, each expert after it would get the router's row of another.
+    The experts of a layer are stacked into one tensor. If one were missing, each later expert would move up by one
+    place, and so get the router's row of another expert.
     """
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in opened.items()]
     notes = expert_notes(tensors, model_folder(opened).config)
@@ -84,7 +86,7 @@ def _check_experts(opened: Checkpoint) -> None:
     if lacks is not None:
         raise PlanError(
             f"{escape(opened.path)} is incomplete: {lacks.removesuffix(f': {INITIALISED}')}.",
-            hint="Copy what is missing from the original model.",
+            hint="Copy the missing tensors from the original model.",
         )
 
 
@@ -113,12 +115,12 @@ def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
     if noise and not any("noise" in row for change in changes for row in change.rows):
         raise ConfigError(
             "--noise changes copies of a width, of heads or of channels, but this command makes no copies.",
-            hint="Leave it out, or use --new-channels copy.",
+            hint="Leave --noise out, or use --new-channels copy.",
         )
 
 
 def _without_tables(change: Change, computed: Sequence[str]) -> Change:
-    """Return a change without operations on ``computed`` tables: they are computed anew for the new size.
+    """Return a change without operations on ``computed``, the tables that the model's class computes for the new size.
 
     The old tables are not repeated, so it is not known whether the outputs stay equal.
     """

@@ -18,8 +18,8 @@ _TIMES = (4, 2)
 def implied_fields(base: Resizable, names: Iterable[str]) -> dict[str, int]:
     """Return {field: value} for those ``names`` that count channels, and are null in the configuration.
 
-    A value is a multiple of the width with which the network has the same shapes. If there is none, the field is left
-    out.
+    If the network has the same shapes with the field set to a multiple of the width, the value is this multiple.
+    Otherwise, the field is left out.
     """
     before, found = base.fields(), {}
     for name in names:

@@ -71,8 +71,9 @@ def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
 def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) -> dict[str, Any]:
     """Return the fields that name the layers whose features a backbone (BEiT, DINOv2) returns, adapted to the output.
 
-    In these fields, stage n is the output of the n-th layer, and stage 0 the input of the first. The last stage stays
-    the last. Raises ConfigError if the layer of another stage is left out.
+    In these fields, stage n is the output of the n-th layer, and stage 0 the input of the first layer. The stage of the
+    last layer becomes that of the output's last layer. Raises ConfigError if the output lacks the layer of any other
+    stage.
     """
     part, inside = asked.beside(name), name.rpartition(".")[0]
     stages, indices = part.get("stage_names"), part.get("out_indices")

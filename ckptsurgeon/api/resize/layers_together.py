@@ -30,8 +30,9 @@ def check_together(first: TargetSpec, last: TargetSpec, fields: Sequence[str]) -
     """Raise PlanError if the layers of ``last`` do not fit together, so that the network cannot run.
 
     This is found out by running the network without values. If ``first``, the network of the source, does not run
-    without values either, nothing is raised. ``fields`` are the fields that change. If nothing is raised, this is
-    recorded in the user's cache, unless one of the networks has no key for the cache.
+    without values either, nothing is raised. ``fields`` are the fields that change. A result without an error is
+    recorded in the user's cache, so that the next call need not run the network. It is not recorded if one of the
+    networks has no cache key (``cache_key``).
     """
     if first.build is None or last.build is None:
         return
@@ -49,7 +50,7 @@ def check_together(first: TargetSpec, last: TargetSpec, fields: Sequence[str]) -
 
 
 def _failure(target: TargetSpec) -> str:
-    """Return which module of a network raises an exception if it runs without values, and its text; "" if none does."""
+    """Return the module that raises an exception in a run without values, and the exception's text; "" if none."""
     import torch
 
     from ..prove.inputs import drawn_inputs

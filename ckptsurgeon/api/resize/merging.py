@@ -98,7 +98,7 @@ def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[
         what = f"there is no expert {wrong[-1]}" if wrong[-1] >= old else f"expert {wrong[0]} is not in any group"
         raise ConfigError(
             f"--merge-experts: {what}; the source has the experts 0 to {old - 1}.",
-            hint="Every expert must be in one group; to leave experts out, first run another ckpt resize.",
+            hint="List every expert in exactly one group; to remove experts, first run another ckpt resize.",
         )
     return groups
 
@@ -113,7 +113,8 @@ def _check_within_parts(name: str, groups: Sequence[Sequence[int]], numbers: tup
     for place, group in enumerate(groups):
         if {expert * parts // old for expert in group} != {place * parts // new}:
             raise ConfigError(
-                f"--merge-experts: {'+'.join(map(str, group))} becomes expert {place}, which is in another group: the "
-                f"router of this network divides the experts into {parts} groups.",
-                hint=f"Merge only experts of one group ({old // parts} in a row), and list them in order.",
+                f"--merge-experts: {'+'.join(map(str, group))} becomes expert {place}, which is in another group of "
+                f"the router: it divides the experts into {parts} groups.",
+                hint=f"Merge only experts of the same group of the router ({old // parts} consecutive experts), and "
+                "list the new experts in this order.",
             )

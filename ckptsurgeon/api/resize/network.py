@@ -82,14 +82,14 @@ def _config(asked: Request) -> str:
     if "://" in path or not os.path.isfile(found):
         open_checkpoint(path).close()  # if it does not exist, that is the error
         raise ConfigError(
-            f"there is no {CONFIG} in the folder of {escape(path)}, and without it the network is not known.",
+            f"there is no {CONFIG} in the folder of {escape(path)}, so the architecture of the model is not known.",
             hint="Name the configuration with --config, or fetch the whole folder first.",
         )
     return found
 
 
 def _check_known(base: Resizable, asked: Request, fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if another model type or vocabulary is asked for, but the network is not of transformers."""
+    """Raise ConfigError if another model type or vocabulary is wanted, but the network is not of transformers."""
     wanted: dict[str, Any] = {
         "--as": asked.model_type,
         "--tokenizer": asked.tokens.tokenizer,
@@ -101,7 +101,7 @@ def _check_known(base: Resizable, asked: Request, fields: Mapping[str, Any]) -> 
     if given and not base.is_known:
         raise ConfigError(
             f"{given} is only for networks of transformers, which {escape(os.path.basename(base.path))} is not.",
-            hint="Leave it out. For another vocabulary, use ckpt transplant --vocab.",
+            hint=f"Leave {given} out. For another vocabulary, use ckpt transplant --vocab.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Limits numbers of layers, heads and the like: a typing error would make lists that do not fit in memory."""
+"""Limits the numbers of layers, heads and the like, so that a mistyped number does not take all memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice for a mixture of experts that shall become a given dense model: ``resize`` keeps trained layers."""
+"""Advises ``resize`` if a mixture of experts is to fill a dense model, since it keeps a trained feed-forward layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Config = Mapping[str, Any]
 def one_expert_notes(
     source: CheckpointLike, theirs: Config, ours: Config, target: TargetSpec, root: str | None
 ) -> Iterator[str]:
-    """Yield a note with the command that makes the dense network ``target`` of one expert of each layer of ``source``.
+    """Yield a note with the command that makes the dense network ``target`` from one expert of each source layer.
 
     ``theirs`` is the config.json of the source, ``ours`` that of the destination. There is no note if ``resize`` cannot
     make exactly the tensors of ``target``.
@@ -45,7 +45,7 @@ def _has_experts(config: Config) -> bool:
 
 
 def _makes(source: str | os.PathLike[str], kind: str, target: TargetSpec, root: str | None) -> bool:
-    """Return whether ``resize`` can make a dense network of type ``kind``, and this has the tensors of ``target``."""
+    """Return whether ``resize`` can make a dense network of type ``kind`` with exactly the tensors of ``target``."""
     try:
         plan = resize(source, model_type=kind, expert=0, root=root)
     except CheckpointError:

@@ -49,7 +49,7 @@ class Request:
 
     @property
     def noise_of_copies(self) -> Noise:
-        """The noise that is added to copies."""
+        """The size (``--noise``) and the seed of the random changes to weights that read copies."""
         return Noise(self.noise or 0.0, self.seed)
 
     def check(self) -> None:
@@ -67,7 +67,8 @@ class Request:
             check_merge(self.merge_experts)
         elif self.align_experts:
             raise ConfigError(
-                "--align-experts is only for --merge-experts.", hint="Leave it out, or merge experts: --merge-experts."
+                "--align-experts is only for --merge-experts.",
+                hint="Leave --align-experts out, or merge experts: --merge-experts similar.",
             )
         if self.root is not None and _MOMENTS.search(self.root):
             raise ConfigError(
@@ -76,7 +77,7 @@ class Request:
             )
 
     def arguments(self, fields: Mapping[str, Any], kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Return the arguments for the recipe in the output: files without their folders.
+        """Return the arguments that the recipe in the output records; of files, only the names.
 
         ``fields`` has the new values of fields, and ``kept`` the indices to keep, by field.
         """

@@ -91,14 +91,14 @@ class ResizedWeights:
 
     @cached_property
     def _untied(self) -> list[tuple[str, str]]:
-        """(key, other key) of tensors that are tied in the network of the source, but not in that of the output."""
+        """(key, other key) of tensors that are tied in the source's network, but not in the network of the output."""
         first, last = self._first.ties, self._last
         pairs = [(owner, alias) for alias, owner in first.items() if alias in last.tensors]
         return [(owner, alias) for owner, alias in pairs if last.ties.get(alias, alias) != last.ties.get(owner, owner)]
 
     @cached_property
     def _changing_rows(self) -> list[Mapping[str, Any]]:
-        """The operations that change tensors; those that only give tensors their names come before them."""
+        """The operations that change tensors; they run after the operations that only rename tensors."""
         rows: list[Mapping[str, Any]] = list(self.found.stages.splits)
         rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(alias)]} for owner, alias in self._untied]
         keys = [key for key in self.found.stages.keys if key not in self.found.source.computed]
@@ -131,7 +131,7 @@ class ResizedWeights:
     def _transplanted(self) -> Plan:
         """Return the plan that transplants the results of the operations into the network of the output.
 
-        Raises PlanError if they do not fit into it, with a hint for ``resize``.
+        Raises PlanError, with a hint for ``resize``, if the results do not fit into this network.
         """
         asked, vocabulary = self.asked, self.network.vocabulary
         request = TransplantRequest(
@@ -154,12 +154,12 @@ class ResizedWeights:
         lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in made]
         if lost:
             raise PlanError(
-                f"the output needs {listing(lost)}, which no chosen layer of the source has.",
+                f"the output needs {listing(lost)}, which none of the chosen layers of the source has.",
                 hint="Choose other layers with --layers.",
             )
 
     def _with_repeats(self, plan: Plan) -> Plan:
-        """Return the plan; in the tensors that changes list in ``repeated``, each initialised row is repeated."""
+        """Return the plan with the policy that repeats each initialised row, for the tensors in ``Change.repeated``."""
         policies = {key: f"{REPEAT}:{times}" for key, times in self._repeated.items()}
         steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
         return replace(plan, steps=tuple(steps)) if policies else plan

@@ -41,7 +41,9 @@ def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) ->
         raise ConfigError(f"--set {path}={size}: this field has this value already.", hint="Leave this field out.")
     if new not in FILLED:
         raise ConfigError(
-            f"--new-tokens {escape(new)} cannot fill rows that have no token.", hint=f"Use {', '.join(FILLED)}."
+            f"--new-tokens {escape(new)} fills the rows of new tokens, but the rows that are added here have no "
+            "tokens.",
+            hint=f"Use {', '.join(FILLED)}.",
         )
     tokens = tokens_at(base.folder)
     listed = len(tokens.tokens) if tokens is not None else 0

@@ -21,9 +21,9 @@ BLOCK = 16 << 20
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures heads, channels and experts by the weights of a checkpoint, or by ``statistics`` of their activations.
+    """Scores heads, channels and experts by the weights of a checkpoint, or by ``statistics`` of its activations.
 
-    ``named`` is a function that opens the checkpoint with its tensors under the names of the network.
+    ``named`` is a function that returns the open checkpoint, with the tensors under their names in the network.
     """
 
     named: Callable[[], Checkpoint]
@@ -61,7 +61,9 @@ class Measures:
         info = source[routers[0].key]
         rows = cast(read_part(source, info, tuple((0, size) for size in info.shape)), info.dtype, "float64")[0]
         if not np.isfinite(rows).all():
-            raise PlanError(f"{escape(routers[0].key)} has NaN or infinite values.", hint="Find them with ckpt check.")
+            raise PlanError(
+                f"{escape(routers[0].key)} has NaN or infinite values.", hint="Find these values with ckpt check."
+            )
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = rows / np.where(lengths, lengths, 1.0)
         found: list[list[float]] = (rows @ rows.T).tolist()

@@ -46,7 +46,10 @@ class NamedSource:
 
 
 def refuse_codes(source: Checkpoint) -> None:
-    """Raise PlanError if weights of ``source`` are quantised; a configuration with quantisation is refused earlier."""
+    """Raise PlanError if ``source`` has quantised weights that its config.json does not declare.
+
+    A declared quantisation has already been refused when the configuration was read.
+    """
     if source.codes:
         coded = source.codes.tensors
         raise computing([(source.path, one, "a change of its size") for one in coded], dequantise("resize"))
@@ -92,7 +95,8 @@ def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str
 def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
     """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
 
-    ``names`` maps the tensors of the network that it has to its keys; ``computed`` are those that it need not have.
+    ``names`` maps the network's tensors that the source has to their keys in the source. ``computed`` are tensors that
+    the source need not have.
     """
     owners = {network.ties.get(key, key) for key in names}.union(computed)
     missing = [key for key in network.tensors if network.ties.get(key, key) not in owners]

@@ -165,7 +165,7 @@ class Stages:
         check_experts(self._asked.new, fields)
 
     def _beside(self, names: Sequence[str]) -> str:
-        """Return the end of the note on a change, about the given numbers of heads that change with it; or ''."""
+        """Return the end of a change's note: numbers of heads that the user changes with it; '' if there are none."""
         given = [name for name in names if name in self._given and role_of(name)]
         return "".join(", {} {} to {}".format(name, *self._asked.numbers(name)) for name in given)
 
@@ -175,7 +175,7 @@ class Stages:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys of all tensors after ``splits``."""
+        """The keys of all tensors of the source after the operations in ``splits``."""
         return list(self._separated(_network(self.first, self._kinds), {}).tensors)
 
     @cached_property

@@ -119,7 +119,7 @@ def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str,
     if path in fields:
         raise ConfigError(
             f"--set {path} and {option} both determine the number of rows.",
-            hint="Leave --set out; --pad-to adds rows up to a multiple.",
+            hint="Leave --set out: --pad-to rounds the number of rows up to a multiple.",
         )
     return path, rows
 
@@ -167,7 +167,7 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{path} is 2: with this value, {base.fields()['model_type']} reads the features of a text at the token "
             "with the largest id. In the new tokeniser, this may not be the token that ends a text.",
-            hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
+            hint=f"Set the field to the new id of the token that ends a text: --set {path}=ID.",
         )
 
 

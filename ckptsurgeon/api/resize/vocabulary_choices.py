@@ -45,8 +45,8 @@ class VocabularyChoices:
 class VocabularyStep:
     """The change of a vocabulary: new values of fields, options of the planner, and texts of notes.
 
-    ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
-    ``donor`` is the model from which new rows are made, if they are made from one.
+    ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files. If
+    the rows of new tokens are made from another model, ``donor`` is this model.
     """
 
     fields: Mapping[str, Any]

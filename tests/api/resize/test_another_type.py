@@ -153,7 +153,7 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("kind", "asked", "error"),
     [
-        ("llama", {"model_type": "mixtral"}, "the number of experts is not given"),
+        ("llama", {"model_type": "mixtral"}, "has experts, but their number is not given"),
         (
             "llama",
             {"model_type": "mixtral", "set": {"num_local_experts": 0}},

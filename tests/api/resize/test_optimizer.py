@@ -282,7 +282,7 @@ def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> 
         return torch.optim.AdamW([(f"net.{name}", one) for name, one in model.named_parameters()][::-1], lr=1e-3)
 
     _, state = trained_state(source, renamed)
-    with pytest.raises(cs.ConfigError, match="do not show which of them belong together"):
+    with pytest.raises(cs.ConfigError, match="do not show which of the two lists. parameters belong together"):
         resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
 
 
@@ -543,7 +543,7 @@ def _no_groups(state: dict[str, Any]) -> None:
         (_one_name, "has 21 parameters and the network has"),
         (_twice, "lists a parameter twice"),
         (_tensor_lr, "cannot be written into another file: it contains tensors"),
-        (_no_groups, "param_groups is not a list of groups"),
+        (_no_groups, "param_groups is not a list of dicts with params"),
     ],
 )
 def test_a_state_of_another_network_or_form_is_an_error(harm: Any, why: str, source: Saved, tmp_path: Path) -> None:

@@ -503,7 +503,7 @@ def test_heads_that_are_subtracted_in_pairs_do_not_stay_pairs(fields: Any, ends:
 def test_a_hint_in_python_has_the_arguments_of_resize(made: Path) -> None:
     with pytest.raises(cs.ConfigError) as raised:
         cs.resize(made, set={"hidden_size": 32}, layers="first")
-    assert str(raised.value).endswith("Set the number with set.")
+    assert str(raised.value).endswith("Set another number of layers with set.")
     with pytest.raises(cs.ConfigError) as raised:
         cs.resize(made, set=[])
     assert str(raised.value).endswith('Write, for example, set="num_hidden_layers=12".')

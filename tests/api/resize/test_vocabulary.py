@@ -164,7 +164,9 @@ def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
         cs.resize(folder, set={"vocab_size": 100})
     with pytest.raises(cs.ConfigError, match="is not a whole number above 0"):
         cs.resize(folder, set={"vocab_size": "many"})
-    with pytest.raises(cs.ConfigError, match="cannot fill rows that have no token"):
+    with pytest.raises(
+        cs.ConfigError, match="fills the rows of new tokens, but the rows that are added here have no tokens"
+    ):
         cs.resize(folder, set={"vocab_size": 110}, new_tokens="subword")
     with pytest.raises(cs.ConfigError, match="no effect without another"):
         cs.resize(folder, set={"vocab_size": 110}, pad_to=64)

@@ -1,1 +1,1 @@
-"""Resizes the state of an optimizer: moments change as the gradients of the weights do."""
+"""Resizes the state of an optimizer: its moments change in the same way as the gradients of the resized weights."""

@@ -1,4 +1,4 @@
-"""Resizes moments as the gradients of the weights change."""
+"""Resizes the moments of an optimizer in the same way in which the gradients of the resized weights change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ADDED_LAYER = re.compile(r"^(.*\.resized\.[0-9]+\.)")
 
 @dataclass(frozen=True)
 class ResizedState:
-    """The resized state: its tensors, the parameter groups, and notes."""
+    """The state of an optimizer after resizing: its tensors, the parameter groups, and notes."""
 
     made: OperatedCheckpoint
     groups: tuple[ParameterGroup, ...]
@@ -41,7 +41,7 @@ class ResizedState:
 
 
 class Moments:
-    """Resizes the moments in ``source`` as the gradients of the weights of ``network`` change."""
+    """Resizes the moments in ``source``, in the way in which the gradients of the weights of ``network`` change."""
 
     def __init__(self, source: OptimizerSource, network: ResizedNetwork) -> None:
         self._source, self._network = source, network
@@ -85,7 +85,8 @@ class Moments:
             )
         if len(self._made.derived.rows) > _MOST_ROWS:
             raise PlanError(
-                f"{escape(self._source.checkpoint.path)} has more values than {_MOST_ROWS} operations can change.",
+                f"{escape(self._source.checkpoint.path)} has too many values: resizing them would take more than "
+                f"{_MOST_ROWS} operations.",
                 hint="Leave --optimizer out: training then starts with a new optimizer state.",
             )
         stored = {one for state in states.values() for one in state.tensors}
@@ -93,7 +94,7 @@ class Moments:
         return ResizedState(self._made, tuple(group for group, _ in groups), notes)
 
     def _beginning(self, name: str, state: ParameterState) -> Iterator[dict[str, Any]]:
-        """Yield the operations that give the values of a parameter temporary keys; note values of an unknown kind."""
+        """Yield the operations that give values of a parameter temporary keys; record values of an unknown kind."""
         unknown = [one for one, info in state.tensors.items() if info.shape and one not in (*FIRST, *SECOND)]
         if unknown:
             self._unusable[numberless(name)] = f"stored as {', '.join(unknown)}, which cannot follow a change of shape"
@@ -106,7 +107,7 @@ class Moments:
                 yield {"copy": quoted(f"{STATE}.{state.id}.{one}"), "into": [f"{OLD}.{new}"]}
 
     def _apply(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Apply operations one by one; those on tensors that the optimizer does not have are left out."""
+        """Apply operations one by one; an operation on a tensor that the optimizer does not have is left out."""
         for row in rows:
             try:
                 self._made = self._made.further([row])
@@ -143,7 +144,7 @@ class Moments:
     def _key(self, key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
         """Return the present key of the tensor that is called ``key`` in the output; None if ``tensors`` lacks it.
 
-        The tensors of layers have temporary keys before they get the keys of the output.
+        Tensors of layers have temporary keys until the last operations give them the keys of the output.
         """
         if self._by_final is None or self._by_final[0] is not tensors:
             layers = {final_keys(one): one for one in tensors if final_keys(one) != one}
@@ -207,6 +208,6 @@ class Moments:
 
 
 def _added_layers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the beginnings of the temporary keys of layers that only pass their input on."""
+    """Return the prefixes of the temporary keys of added layers that only pass their input on."""
     found = (_ADDED_LAYER.match(row["zero"]) for row in rows if "zero" in row)
     return {match[1] for match in found if match is not None}

@@ -63,7 +63,7 @@ def _without_wrappers(said: Sequence[Sequence[Any]], network: Network) -> list[l
 
 
 def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:
-    """Return whether ``said`` has a name for each of ``ids``, and the names are different parameters of the network."""
+    """Return whether ``said`` names a different parameter of the network for each of ``ids``."""
     every = [name for own in said for name in own]
     is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
     is_known = all(isinstance(name, str) and name in network.tensors for name in every)

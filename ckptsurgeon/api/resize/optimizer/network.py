@@ -1,4 +1,4 @@
-"""The change of a network's weights, in the form in which the change of moments needs it."""
+"""Describes the change of a network's weights, as far as it determines the change of the optimizer's moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ResizedNetwork"]
 
 @dataclass(frozen=True)
 class ResizedNetwork:
-    """How the weights of a network change: the ``rows`` of operations on tensors with the keys of ``first``.
+    """How the weights of a network change: the operations (``rows``) on the tensors of the network ``first``.
 
     ``kinds`` are the kinds of the tensors of ``first``. ``policies`` maps patterns without numbers to the policy that
     adds initialised elements. ``untied`` are the keys of tensors that are tied only in ``first``. If ``moves_rows`` is

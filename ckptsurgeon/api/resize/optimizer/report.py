@@ -31,7 +31,10 @@ class MomentsReport:
     estimated: dict[str, None] = field(default_factory=dict)
 
     def notes(self, kept: int, number: int, stored: Collection[str]) -> Iterator[str]:
-        """Yield the notes; ``kept`` of ``number`` parameters keep moments, which have the names ``stored``."""
+        """Yield notes on kept, lost and estimated moments; ``kept`` of ``number`` parameters keep their moments.
+
+        ``stored`` are the names of the moments in the source, such as ``exp_avg``.
+        """
         name = escape(os.path.basename(self.path))
         yield f"the moments of {kept} of {count(number, 'parameter')} are those in {name}, changed as gradients change"
         if self.filled:
@@ -48,7 +51,7 @@ class MomentsReport:
             yield f"parameters that begin with a new state: {self.said_lost()}"
 
     def said_lost(self) -> str:
-        """Return a text: parameters with a new state, and the reasons; one pattern for those with the same reason."""
+        """Return a text on parameters that begin with a new state: patterns of their names, grouped by the reason."""
         whys: dict[str, set[str]] = {}
         for name in self.parameters:
             whys.setdefault(numberless(name), set()).add(self.lost.get(name, ""))

@@ -99,7 +99,8 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         if named is None:
             raise ConfigError(
                 f"{escape(checkpoint.path)} has {count(len(every), 'parameter')} and the network has "
-                f"{len(names)}; names, groups and shapes do not show which of them belong together.",
+                f"{len(names)}; names, groups and shapes do not show which of the two lists' parameters belong "
+                "together.",
                 hint=_NAME_THEM,
             )
         pairs = [pair for one, own in zip(ids, named, strict=True) for pair in zip(one, own, strict=True)]
@@ -118,12 +119,14 @@ def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     groups = listed(found)
     lists = [listed(one.get("params")) for one in groups if isinstance(one, dict)]
     if not any(lists) or len(lists) != len(groups):
-        raise ConfigError(f"{escape(checkpoint.path)}: param_groups is not a list of groups with params.")
+        raise ConfigError(
+            f"{escape(checkpoint.path)}: param_groups is not a list of dicts with params, as torch saves it."
+        )
     why = why_not_plain(groups)
     if why:
         raise ConfigError(
             f"{escape(checkpoint.path)}: the settings in param_groups cannot be written into another file: {why}.",
-            hint="Replace tensors in them, such as lr, by numbers before the state is saved.",
+            hint="Replace tensors in param_groups, such as lr, by numbers, and save the state again.",
         )
     ids = [one for each in lists for one in each]
     if len({str(one) for one in ids}) != len(ids) or not all(type(one) in (int, str) for one in ids):

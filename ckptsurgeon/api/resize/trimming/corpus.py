@@ -29,7 +29,7 @@ def opened_tokenizer(text: str, name: str) -> Any:
         package = importlib.import_module("tokenizers")
     except ImportError as error:
         raise ConfigError(
-            "to encode a corpus, the package tokenizers is needed.", hint="pip install 'ckptsurgeon[hf]'."
+            "to encode a corpus, the package tokenizers is needed.", hint="Run pip install 'ckptsurgeon[hf]'."
         ) from error
     try:
         made = package.Tokenizer.from_str(text)

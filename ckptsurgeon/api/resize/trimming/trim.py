@@ -96,7 +96,8 @@ def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
         raise PlanError(
             f"{escape(name)}: the package tokenizers reads other tokens or ids than the file has, so --trim cannot be "
             "used.",
-            hint="Save the tokeniser with transformers, or use --tokenizer.",
+            hint="Save the tokeniser again with transformers (save_pretrained), or give a smaller tokeniser with "
+            "--tokenizer.",
         )
     return made
 
