@@ -1,4 +1,4 @@
-"""Compares a quantised model with its transformers class: its modules, vectors, and layers without quantisation."""
+"""Compares a quantised model with its transformers class: modules, vectors, and layers that are not quantised."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = escape(str(error).strip().splitlines()[0], 200)
         raise ConfigError(
-            f"the Ray cluster cannot be reached: {why}.", hint="Give its address: --engine ray://HOST:10001."
+            f"the Ray cluster cannot be reached: {why}.",
+            hint="Give the address of the cluster: --engine ray://HOST:10001.",
         ) from error
     tasks = RayTasks(ray, plan, options, inputs.memory)
     try:
@@ -146,8 +147,8 @@ def _write_part(
             worker = PartWorker(plan, replace(inputs_of(plan), memory=memory, threads=CORES), options)
             if worker.identity != identity:
                 raise OutputError(
-                    "the plan of this Ray task differs from that of the process that started it: the two run different "
-                    "versions of ckptsurgeon.",
+                    "the plan of a Ray task differs from the plan of the process that started the task: the two run "
+                    "different versions of ckptsurgeon.",
                     hint="Install the same version of ckptsurgeon on all machines of the cluster.",
                 )
             for earlier in _WORKERS.values():

@@ -160,7 +160,7 @@ def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:
-    """Yield a note on the user's code that applying a plan runs, or on the reason why applying it will fail."""
+    """Yield a note that lists the user's code that applying a plan runs, or says why applying the plan will fail."""
     try:
         code = code_of(plan)
     except ConfigError as error:

@@ -82,7 +82,7 @@ class Network:
         return self.names.get(key, key)
 
     def renamed(self, names: Mapping[str, str]) -> Network:
-        """Return this network, which has run, with its records under other keys.
+        """Return a copy of this network, after a run, with the recorded digests and samples under other keys.
 
         ``names`` maps keys of the module to the new keys.
         """
@@ -114,7 +114,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return the largest change that rounding to their dtype or codes may have made to a tensor's values."""
+        """Return the largest change that rounding to the stored dtype or codes may have made to a tensor's values."""
         own = self.steps[key].key if key in self.steps else key
         if own in self.computed:
             return Rounding(roundoff(str(self.computed[own].dtype).removeprefix("torch.")))
@@ -151,7 +151,7 @@ class Network:
         return codes.dtype, codes.shape, crc
 
     def rounding_of_scales(self, key: str) -> Rounding:
-        """Return the largest change that rounding to their dtype may have made to a quantised tensor's scales."""
+        """Return the largest change that rounding to the stored dtype may have made to a quantised tensor's scales."""
         info = self._source_of(self.steps[key])
         others = [one for one in leaves(info) if one is not codes_of(info)] if info is not None else []
         return Rounding(max((roundoff(one.dtype) for one in others), default=0.0))

@@ -132,7 +132,8 @@ def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
 def built_module(build: Callable[[], object]) -> nn.Module:
     """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change.
 
-    Meanwhile, no other thread draws random numbers; otherwise, restoring the state would undo its draws.
+    While the module is built, a lock keeps other threads from drawing random numbers: restoring the random state would
+    undo their draws.
     """
     with PROCESS_STATE, torch.random.fork_rng(devices=()):
         module = build_on_meta(lambda: _module(build()))

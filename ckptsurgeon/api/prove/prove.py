@@ -129,9 +129,10 @@ def networks_of(
 def report(networks: list[Network], progress: Progress, *, runs: int = 0) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    ``runs`` is the number of networks on a line from the first to the second. Each reads the parameters of both
-    networks, except the two at the ends, which read the parameters of one network. Without ``runs``, the total counts
-    the parameters of the first network twice, because this network may run twice.
+    The total depends on what runs. For ``prove`` (``runs`` is 0), the parameters of the first network count twice,
+    because it may run twice. For a loss barrier, ``runs`` networks run, on the line from the first network to the
+    second. Each of them reads the parameters of both networks, except the first and the last, which are the two
+    networks themselves.
     """
     total = 2 * parameters_of(networks[0]) + parameters_of(networks[1])
     if runs:
@@ -148,7 +149,7 @@ def report(networks: list[Network], progress: Progress, *, runs: int = 0) -> Non
 
 
 def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
-    """Return the inputs for both networks, and the tokens that both have (a SharedTokens).
+    """Return the inputs for both networks, and the tokens that are in both vocabularies (a SharedTokens).
 
     The tokens are None if both token lists are the same, or if the inputs are tensors from a file.
     """
@@ -182,6 +183,6 @@ def _check_tokeniser(network: Network) -> None:
     beside = tokens_of((), network.folder)
     if network.tokens and beside and beside != network.tokens:
         raise ConfigError(
-            f"the tokeniser in the folder of {escape(network.path)} has other tokens than this file.",
-            hint="Put the tokeniser of the GGUF file next to it, or give tensors: --inputs FILE.safetensors.",
+            f"the tokeniser next to {escape(network.path)} has other tokens than this GGUF file.",
+            hint="Put the tokeniser of this model next to the GGUF file, or give tensors: --inputs FILE.safetensors.",
         )

@@ -1,4 +1,4 @@
-"""The largest change that rounding to its dtype or codes may make to a tensor's values."""
+"""Computes the largest change that rounding to the stored dtype or codes may make to a tensor's values."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ above a power of two, and half as large just below the next power of two.
 class Rounding:
     """The largest change of a tensor's values by rounding.
 
-    ``relative`` is a share of each value, ``of_row`` a share of the largest absolute value in the row, and ``absolute``
-    a distance that is the same for all values. ``absolute`` is needed for norms of Gemma: GGUF stores each weight plus
-    1, and this sum is rounded.
+    The change of a value is at most the sum of ``relative`` times the value, ``of_row`` times the largest absolute
+    value in its row, and ``absolute``. ``absolute`` is needed for norms of Gemma: GGUF stores each weight plus 1, and
+    this sum is rounded.
     """
 
     relative: float = 0.0
@@ -73,7 +73,7 @@ def roundoff(dtype: str) -> float:
 
 
 def rounding_of(info: TensorInfo) -> Rounding:
-    """Return the largest change that rounding to its dtype or codes may have made to a tensor's values."""
+    """Return the largest change that rounding to the stored dtype or codes may have made to a tensor's values."""
     if is_decoded(info) or DTYPES[info.dtype].block:
         return _rounding_of_codes(info)
     relative = max(roundoff(one.dtype) for one in leaves(info))

@@ -25,7 +25,7 @@ SHOWN = 8
 
 
 def with_unseen(proof: Proof, networks: Sequence[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return ``proof`` with the tensors that differ by more than rounding explains, if the outputs do not show it.
+    """Return ``proof`` with tensors that differ by more than rounding explains, although the outputs do not differ.
 
     The inputs may be unable to show the effect of such a tensor, for example because they do not use the values that
     differ. Such tensors are in ``unused_differing`` of the result, and the first ``RECOGNISED`` of them also in
@@ -48,7 +48,7 @@ def _hidden_note(networks: Sequence[Network], keys: list[str]) -> Note:
 
 
 def _described(networks: Sequence[Network], keys: list[str]) -> Iterator[str]:
-    """Yield a text for each mixture of experts whose experts and router are in another order, and the other keys.
+    """Yield a text for each mixture of experts whose experts are in another order, then the keys of all other tensors.
 
     Only the first ``RECOGNISED`` tensors of mixtures of experts are looked at.
     """
@@ -66,7 +66,7 @@ def _described(networks: Sequence[Network], keys: list[str]) -> Iterator[str]:
 
 
 def _modules(keys: Sequence[str] | dict[str, tuple[MovedExpert, ...]]) -> set[str]:
-    """Return the modules of tensors: the experts are one module, and their router is another."""
+    """Return the names of the modules of tensors; the experts of a layer are one module, their router is another."""
     return {key.rpartition(".")[0] for key in keys}
 
 

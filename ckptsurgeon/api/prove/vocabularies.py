@@ -63,16 +63,17 @@ def tokens_of(own: tuple[str, ...], folder: str) -> tuple[str, ...]:
 def shared_tokens(modules: Sequence[nn.Module], lists: Sequence[tuple[str, ...]]) -> SharedTokens | None:
     """Return the tokens that two networks share; None if their rows can be compared by position.
 
-    This is the case if the token lists are equal, or if one is missing, and the networks have the same number of
-    tokens. ``lists`` are the token lists of the networks, () if there is none. Raises ConfigError if the numbers of
-    tokens differ and a token list is missing, or if no token is in both lists.
+    Rows can be compared by position if both networks have the same number of tokens, and their token lists are equal or
+    one of the lists is missing. ``lists`` has the token list of each network, () if it has none. Raises ConfigError if
+    the numbers of tokens differ and a token list is missing, or if no token is in both lists.
     """
     sizes = [_rows(module) for module in modules]
     if not (lists[0] and lists[1]):
         if sizes[0] == sizes[1]:
             return None
         raise ConfigError(
-            f"the networks have {sizes[0]} and {sizes[1]} tokens, but there are no token lists to compare them.",
+            f"the networks have {sizes[0]} and {sizes[1]} tokens, but at least one has no token list, so the tokens "
+            "cannot be compared.",
             hint="Put the tokenisers into the folders of the models, or give tensors: --inputs FILE.safetensors.",
         )
     if lists[0] == lists[1] and sizes[0] == sizes[1]:

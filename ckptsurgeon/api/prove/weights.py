@@ -113,7 +113,7 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 
 
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
-    """Yield those of ``keys`` whose tensors differ without a visible effect on the outputs of their block.
+    """Yield the keys of tensors that differ between the networks without a visible effect on outputs of their block.
 
     There are two such cases. The outputs of both networks are equal bit for bit, because the inputs did not use the
     values that differ. Or rounding may change the outputs so much (``NOISY``) that they show nothing.
@@ -184,7 +184,7 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
 
 
 def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str = "") -> tuple[ChangedTensor, ...]:
-    """Return those of ``keys`` whose values differ, the largest difference first; ``block`` is the block they are in.
+    """Return the tensors among ``keys`` whose values differ, the largest difference first; all are in ``block``.
 
     Only for the first ``RECOGNISED``, the result says what happened to the weight.
     """
@@ -202,7 +202,7 @@ def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str
 
 
 def _recognised(networks: Sequence[Network], changed: ChangedTensor, *, has_experts: bool) -> ChangedTensor:
-    """Return a changed weight with the key of the weight that it equals, or with its difference in order.
+    """Return a changed weight with the reason, if it is known: it equals another weight, or its rows or columns moved.
 
     The weight is returned unchanged if its shape has changed, or if rounding explains the difference.
 

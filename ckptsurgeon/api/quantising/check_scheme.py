@@ -14,7 +14,7 @@ __all__ = ["check_scheme"]
 def check_scheme(
     name: str | None, include: Sequence[str], exclude: Sequence[str], *, others: Sequence[str] = ()
 ) -> None:
-    """Raise ConfigError if the scheme ``name`` is unknown, is used with ``others``, or is missing for the patterns.
+    """Raise ConfigError if the scheme ``name`` is unknown, is used with ``others``, or is None with patterns given.
 
     ``include`` and ``exclude`` are the patterns. ``others`` are further options that the user has set and that cannot
     be combined with a scheme.
@@ -22,7 +22,8 @@ def check_scheme(
     if name is not None and others:
         raise ConfigError(
             f"--quantize cannot be used with {others[0]}, nor with GGUF output.",
-            hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model, convert it first.",
+            hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model with --quantize, first "
+            "convert it to safetensors.",
         )
     if name is None and (include or exclude):
         option = "--include" if include else "--exclude"

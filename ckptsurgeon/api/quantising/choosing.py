@@ -158,9 +158,8 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) ->
         more = f"; {count(len(others), 'other')} too: {listing([one for one, _ in others], SHOWN)}" if others else ""
         raise PlanError(
             f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
-            hint=f"--exclude {escape(key)} leaves it unquantised; the schemes fp8-channel, fp8-block and int8 accept "
-            "any "
-            "size.",
+            hint=f"Leave the matrix unquantised with --exclude {escape(key)}, or use fp8-channel, fp8-block or int8, "
+            "which accept any size.",
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
     if not chosen:

@@ -72,11 +72,11 @@ def _check_plain(checkpoint: Checkpoint, folder: ModelFolder) -> None:
         raise PlanError(
             f"{escape(checkpoint.path)} is already quantised: {count(len(coded), 'tensor')}, such as "
             f"{escape(coded[0].name)} ({escape(coded[0].method)}).",
-            hint="Use --dequantize --quantize together to decode and quantise it again in one pass.",
+            hint="Use --dequantize and --quantize together to decode the model and quantise it again in one pass.",
             details=[one.name for one in coded],
         )
     if any(one.name == ADAPTER for one in folder.files):
         raise PlanError(
             f"{escape(checkpoint.path)} is an adapter, and no library loads adapters with quantised weights.",
-            hint="First merge it into its base with ckpt lora merge.",
+            hint="First merge the adapter into its base with ckpt lora merge.",
         )

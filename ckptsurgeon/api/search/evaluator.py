@@ -13,7 +13,7 @@ __all__ = ["Evaluator", "Outcome", "check_timeout", "finite_score"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of an evaluation: its ``score``; if it failed, None, and the reason in ``why``."""
+    """The result of an evaluation: a finite ``score``, or None and the reason why the evaluation failed (``why``)."""
 
     score: float | None
     why: str = ""
@@ -33,7 +33,10 @@ class Evaluator(Protocol):
 
 
 def finite_score(value: float, said: str) -> Outcome:
-    """Return an outcome with the score ``value`` if it is finite; ``said`` is the text of the score in messages."""
+    """Return an outcome with the score ``value``, or without a score if ``value`` is NaN or infinite.
+
+    ``said`` is the score as the evaluation printed it, for the message.
+    """
     return Outcome(value) if math.isfinite(value) else Outcome(None, f"the score is {said}, not a finite number")
 
 

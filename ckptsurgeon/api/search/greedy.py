@@ -97,7 +97,7 @@ def greedy_soup(
 
 
 def _notes(study: Study, kept: Sequence[str], models: int) -> Iterator[str]:
-    """Yield notes on the models that are in the output, and on those whose evaluation failed."""
+    """Yield notes on the models that are in the output, and on models whose evaluation failed."""
     yield f"{listing(kept)}: {'these are' if len(kept) > 1 else 'this is'} in the output, out of {models} models"
     lost = [one.values[MODELS][0] for one in list(study.trials.values())[:models] if one.score is None]
     if lost:
@@ -119,7 +119,7 @@ class _Soup:
     last: Trial | None = None
 
     def made(self, values: Mapping[str, Any], folder: str) -> Plan | str:
-        """Return the plan of the average of several models, or the path of a single one."""
+        """Return the plan that averages the trial's models; if it has a single model, the path of this model."""
         names = values[MODELS]
         if len(names) == 1:
             return self.paths[names[0]]

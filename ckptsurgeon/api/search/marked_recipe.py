@@ -87,8 +87,8 @@ def read_marked_recipe(path: str) -> MarkedRecipe:
     """Return a recipe and its search space; raises ConfigError if it is not a recipe, or no parameter is marked."""
     if not is_recipe(path):
         raise ConfigError(
-            f"{escape(path)} is not a recipe.",
-            hint="Give a recipe (.yaml) with parameters to search, such as weight: {search: [0, 1]}.",
+            f"{escape(path)} is not a recipe: its name does not end in .yaml or .yml.",
+            hint="Give a YAML file with parameters to search, such as weight: {search: [0, 1]}.",
         )
     document = read_recipe_file(path)
     if not isinstance(document, dict) or not ("merge_method" in document or "verb" in document):

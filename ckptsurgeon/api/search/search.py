@@ -163,8 +163,8 @@ def _check_counts(trials: int, parallel: int) -> None:
 def check_free(path: str, *, force: bool) -> None:
     """Raise OutputError if ``path`` cannot be written as an output, so that no trial runs in vain.
 
-    It cannot if its parent folder is missing. If ``force`` is false, it cannot either if it is an existing file or a
-    folder that holds a checkpoint.
+    ``path`` cannot be written if its parent folder is missing, or, unless ``force`` is true, if it is an existing file
+    or a folder that holds a checkpoint.
     """
     check_is_path(path)
     check_output_format(path)
@@ -176,9 +176,11 @@ def check_free(path: str, *, force: bool) -> None:
     if force or not os.path.lexists(path.rstrip("/")):
         return
     if not os.path.isdir(path):
-        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace this file.")
     if found := existing_checkpoint(path):
-        raise OutputError(f"{escape(path)} holds a checkpoint: {listing(found)}.", hint="Use --force to replace it.")
+        raise OutputError(
+            f"{escape(path)} holds a checkpoint: {listing(found)}.", hint="Use --force to replace this checkpoint."
+        )
 
 
 def model_name(output: str) -> str:
@@ -189,13 +191,16 @@ def model_name(output: str) -> str:
 
 
 def unfinished(study: Study, trials: int) -> list[int]:
-    """Return the numbers of the trials that still have to run, including those that were interrupted."""
+    """Return the numbers of the trials that still have to run, including interrupted trials."""
     there = study.trials
     return [number for number in range(1, trials + 1) if number not in there or there[number].state == BEGUN]
 
 
 def _fitting_plan(possible: Plan, marked: MarkedRecipe, seed: int, check: Callable[[Plan], None]) -> Plan:
-    """Return ``possible`` if ``check`` raises no error, or else another closed plan: marks may change shapes."""
+    """Return the plan ``possible`` if ``check`` accepts it, else a closed plan for other values of the parameters.
+
+    Parameters of a recipe may change the shapes of the output, and so whether ``check`` accepts the plan.
+    """
     try:
         check(possible)
     except ConfigError:
@@ -255,13 +260,13 @@ def _planned_once(marked: MarkedRecipe, values: Mapping[str, Any], *, run_code: 
 
 
 def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_code: bool = True) -> Plan:
-    """Write the recipe with these values to ``path``, and return its plan."""
+    """Write the recipe with ``values`` in place of its marks to ``path``, and return the plan of this recipe."""
     write_text(path, marked.filled(values), inputs=(), force=True)
     return plan_of_recipe(path, is_mergekit=marked.is_mergekit, run_code=run_code)
 
 
 def _equal_note(study: Study) -> str:
-    """Return a note if the scores of all trials are equal; '' if they differ, or if there are not two of them."""
+    """Return a note if the scores of all trials are equal; '' if they differ, or if fewer than two trials have one."""
     scores = [one.score for one in study.trials.values() if one.score is not None]
     if len(scores) < 2 or len(set(scores)) > 1:
         return ""
@@ -280,8 +285,8 @@ def drawn_best(study: Study, title: str) -> Trial:
     if best is None:
         last = trials[-1].why if trials else "no trial was run"
         raise CheckpointError(
-            f"none of {count(len(trials), 'trial')} has a score; reason of the last: {last.rstrip('.')}.",
-            hint=f"{escape(study.path('trials.jsonl'))} has the reason of each trial.",
+            f"none of {count(len(trials), 'trial')} has a score; reason of the last trial: {last.rstrip('.')}.",
+            hint=f"Read the reason for each failed trial in {escape(study.path('trials.jsonl'))}.",
             details=[f"trial {one.number}: {one.why}" for one in trials],
         )
     return best

@@ -1,4 +1,4 @@
-"""Compares the data with which models are chosen with the data of the test: a fair test uses only unseen data."""
+"""Compares the data of the search with the data of the final test, since a fair test uses only unseen data."""
 
 from __future__ import annotations
 

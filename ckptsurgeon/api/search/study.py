@@ -76,7 +76,7 @@ class Study:
         return os.path.join(self.folder, *names)
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file of the study, whole or not at all."""
+        """Write a small file of the study, either completely or not at all."""
         write_text(self.path(name), text, inputs=(), force=True)
 
     @contextmanager
@@ -151,7 +151,7 @@ _NOUNS = {
 
 
 def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a study in a folder has other settings (``there``) than this run; the error names both."""
+    """Raise ConfigError if the study in a folder has settings (``there``) that differ from those of this run."""
     if there.get("sha256") != settings["sha256"]:
         raise ConfigError(
             f"{escape(folder)} is the study of another recipe: of {_said(there)}, not of {_said(settings)}.",

@@ -40,9 +40,9 @@ _CODE = (
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """The facts that a task reports: its metric, the figures whose larger values are better, its splits, its notes.
+    """The facts that a task reports: its metric, for which figures a larger value is better, its splits and notes.
 
-    ``known`` are the figures that it surely returns; it may return others.
+    ``known`` are the figures that the task always returns; it may return further figures.
     """
 
     metric: str
@@ -89,7 +89,7 @@ class TaskProcesses:
             raise ConfigError(
                 f"the score cannot be {escape(metric)}: the task of {escape(os.path.basename(self._config))} does not "
                 "return this metric.",
-                hint=f"It returns {escape(', '.join(names))}: give one of them with --metric.",
+                hint=f"Give one of the metrics that the task returns with --metric: {escape(', '.join(names))}.",
             )
 
     def check_fit(self, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> None:
@@ -273,5 +273,5 @@ class SplitEvaluator:
         return finite_score(float(figures[self.metric]), str(figures[self.metric]))
 
     def stop(self) -> None:
-        """End all evaluations, also those on the other split."""
+        """End all evaluations, including evaluations on the other split."""
         self.processes.stop()

@@ -109,7 +109,7 @@ class Trials:
     def run(self, numbers: Iterable[int], begun: Callable[[int], Trial], ended: Callable[[Trial], None]) -> None:
         """Run the trials ``numbers``; ``begun`` returns the trial of a number, and ``ended`` records a finished trial.
 
-        If this is interrupted, the evaluations are ended, and the models of unfinished trials are removed.
+        If the run is interrupted, it ends the evaluations, and removes the models of unfinished trials.
         """
         todo, running = iter(numbers), dict[Future[Outcome], Trial]()
         pool = ThreadPoolExecutor(self._run.parallel, thread_name_prefix="ckpt-trial")

@@ -26,7 +26,7 @@ def are_experts(module: nn.Module) -> bool:
 
 @dataclass
 class ExpertSums:
-    """Statistics on the contributions of the experts of a module so far.
+    """Sums over the contributions of the experts of a module, from which ``results`` computes statistics.
 
     ``saliency`` has, for each expert, the sum of router weight times norm of its output, and ``used`` the number of
     positions that used it. ``inputs`` has, for each expert and each channel, the sum of the squares of router weight
@@ -94,7 +94,7 @@ def stacked_sizes(module: nn.Module) -> tuple[int, int, int]:
 def expert_arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return (inputs, indices of the chosen experts, their weights) from ``given``, the arguments of a module.
 
-    Returns None if the arguments are not these three tensors.
+    Returns None if ``given`` does not consist of these three tensors.
     """
     import torch
 
@@ -110,7 +110,10 @@ def expert_arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | No
 def by_expert(
     module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield (index, positions that use it, the router's weights there, inner values, outputs) for each used expert."""
+    """Yield, for each used expert, its index, the positions that use it, router weights, inner values and outputs.
+
+    The inner values are the inputs of the expert's last layer.
+    """
     import torch
 
     number = stacked_sizes(module)[0]

@@ -37,8 +37,8 @@ class Fisher:
 def fisher_of(network: Network, inputs: Inputs, chosen: frozenset[str], *, seed: int, limit: int) -> Fisher:
     """Return the Fisher information of the parameters whose keys are ``chosen``.
 
-    All weights, and gradients and sums for the chosen parameters, are in memory. Raises ConfigError if they take more
-    than ``limit`` bytes, or if the network does not run, or has no loss on these inputs.
+    All weights, and gradients and sums for the chosen parameters, are in memory. Raises ConfigError if all these take
+    more than ``limit`` bytes, or if the network does not run, or has no loss on these inputs.
     """
     weights = weights_of(network)
     owners = _owners(network.module)

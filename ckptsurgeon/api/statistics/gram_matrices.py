@@ -125,7 +125,7 @@ class GramSums:
     lacking: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """Find the layers whose inputs are collected, and those that will be lacking."""
+        """Find the layers whose inputs are collected; add the keys of other chosen weights to ``lacking``."""
         self.layers += linear_layers(self.network, self.chosen, self.lacking)
         self.turned += [layer.key for layer in self.layers if is_transposed(layer.module)]
         self.sums.update({layer.key: MatrixSum(layer.key) for layer in self.layers})

@@ -63,7 +63,10 @@ def add_products(into: Sequence[Array], flat: Tensor, name: str) -> None:
 
 
 def block_rows(size: int) -> Sequence[slice]:
-    """Return the rows of a matrix with ``size`` columns in parts of about ``BLOCK`` bytes in double precision."""
+    """Return slices that divide the ``size`` rows of a square matrix into parts of about ``BLOCK`` bytes.
+
+    The elements of the matrix are in double precision.
+    """
     step = max(1, BLOCK // (8 * size))
     return [slice(first, first + step) for first in range(0, size, step)]
 

@@ -1,4 +1,4 @@
-"""Runs a network, and measures the statistics of its modules and those for merges."""
+"""Runs a network, and measures the statistics of its modules, and the statistics that merge methods use."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["ForMerges", "Measured", "measured"]
 
 @dataclass(frozen=True)
 class ForMerges:
-    """The kinds of statistics for merges: each field is true if its kind is computed."""
+    """The kinds of statistics that merge methods use: each field is true if this kind is computed."""
 
     gram: bool
     fisher: bool
     magnitudes: bool
 
     def __bool__(self) -> bool:
-        """Return whether any of the three kinds is computed."""
+        """Return whether any of the three kinds of statistics is computed."""
         return self.gram or self.fisher or self.magnitudes
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Statistics by key, and the facts that the file records about each kind of statistics for merges."""
+    """Statistics by key (``values``), and the facts that the file of statistics records about each kind (``said``)."""
 
     values: Mapping[str, Tensor]
     said: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Measured:
 def measured(
     network: Network, given: Inputs, kinds: ForMerges, chosen: frozenset[str], *, seed: int, limit: int
 ) -> Measured:
-    """Run a network, and return its statistics; those for merges are collected for the tensors ``chosen``.
+    """Run a network, and return its statistics; statistics for merge methods are collected for the tensors ``chosen``.
 
     The other arguments are those of ``stats``; ``limit`` is the memory for weights in bytes. Raises ConfigError if the
     network does not run, or if none of the chosen layers runs.

@@ -35,9 +35,10 @@ def open_model(path: str, model: Path | None, root: str | None) -> Network:
 
 
 def check_stores_own(network: Network, options_are: str) -> None:
-    """Raise ConfigError if the checkpoint's tensors are not those of the network.
+    """Raise ConfigError if the checkpoint stores the network's weights under other names or in another layout.
 
-    ``options_are`` begins the message: the options that need these tensors, with their verb.
+    ``options_are`` is the beginning of the message: the options that need the network's own tensors, and a verb, such
+    as "--gram and --fisher are".
     """
     if network.is_converted:
         name = escape(network.path)

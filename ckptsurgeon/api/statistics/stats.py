@@ -123,10 +123,12 @@ def _check_given(inputs: Path | None, kinds: ForMerges, *, has_patterns: bool) -
     if has_patterns and not kinds:
         raise ConfigError(
             "--include and --exclude choose tensors for --gram, --fisher and --magnitudes, but none of them is given.",
-            hint="Leave them out, or add --gram, --fisher or --magnitudes.",
+            hint="Leave --include and --exclude out, or add --gram, --fisher or --magnitudes.",
         )
     if inputs is not None and not os.fspath(inputs):
-        raise ConfigError("--inputs is empty.", hint="Give a file, or leave it out: then the inputs are random.")
+        raise ConfigError(
+            "--inputs is empty.", hint="Give a file, or leave --inputs out, so that the inputs are random."
+        )
 
 
 def _check_merged(merged_with: Rules, kinds: ForMerges) -> None:
@@ -135,7 +137,8 @@ def _check_merged(merged_with: Rules, kinds: ForMerges) -> None:
         raise ConfigError("--param is only for --merged-with.", hint="Leave it out.")
     if kinds != ForMerges(gram=True, fisher=False, magnitudes=False):
         raise ConfigError(
-            "--merged-with is for --gram alone.", hint="Add --gram; make other statistics with another command."
+            "--merged-with works only with --gram, and without --fisher and --magnitudes.",
+            hint="Use --gram alone here; make the other statistics with another command.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Reads files of ``stats``: the statistics in them, and whether they belong to a checkpoint."""
+"""Reads the files that ``stats`` writes, and checks whether their statistics belong to a checkpoint."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def read_statistics(path: Path, source: Checkpoint) -> Statistics:
 
 
 def random_notes(said: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield a note if the statistics of ``name`` are of random inputs; ``said`` is the file's record of them."""
+    """Yield a note if the statistics in the file ``name`` are of random inputs; ``said`` is the file's record."""
     if said.get(RANDOM) is True:
         yield (
             f"{escape(name)}: the statistics are of random inputs, and say little about the real use of the model; "
@@ -112,18 +112,21 @@ def random_notes(said: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def said_in(opened: Checkpoint) -> Mapping[str, Any]:
-    """Return a file's record of its statistics; raises ConfigError if it has none."""
+    """Return what a file of statistics records about its model and inputs; raises ConfigError for any other file."""
     try:
         said = json.loads(opened.metadata[NOTE])
         if isinstance(said["weights"], list):
             return dict(said)
     except (KeyError, TypeError, ValueError):
         pass
-    raise ConfigError(f"{escape(opened.path)} has no statistics.", hint="Make them with ckpt stats.")
+    raise ConfigError(
+        f"{escape(opened.path)} has no statistics: ckpt stats did not write it.",
+        hint="Make statistics with ckpt stats, and give the file that it writes.",
+    )
 
 
 def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tuple[int, Mapping[str, Any]]:
-    """Return the index of ``source`` among models that were merged while they ran, and the record about it.
+    """Return the index of ``source`` among models that were merged while they ran, and the file's record about it.
 
     ``said`` is what the file ``name`` records: the result of ``said_in``. Raises ConfigError if the file has no
     statistics of such a merge, or if ``source`` is not one of its models.
@@ -132,7 +135,7 @@ def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tu
     if not isinstance(merged, Mapping) or not isinstance(merged.get("models"), list):
         raise ConfigError(
             f"{escape(name)} has no statistics of inputs in a merged model.",
-            hint="Make them with ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
+            hint="Make such statistics with ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
         )
     for number, one in enumerate(merged["models"]):
         if isinstance(one, Mapping) and are_of(one, source):
@@ -155,5 +158,5 @@ def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint, kind: 
         raise ConfigError(
             f"{escape(name)} has the statistics of another model, {escape(str(said.get('model')), 80)}, not of "
             f"{model}.",
-            hint=f"Make those of this model: ckpt stats {model} --inputs FILE{option} -o NEW_FILE.",
+            hint=f"Make statistics of this model: ckpt stats {model} --inputs FILE{option} -o NEW_FILE.",
         )

@@ -26,7 +26,7 @@ def weight_prints(opened: Checkpoint) -> dict[str, list[str]]:
 
 
 def are_of(said: Mapping[str, Any], opened: Checkpoint) -> bool:
-    """Return whether the digests ``said`` are those of a checkpoint.
+    """Return whether the digests in ``said`` belong to the checkpoint ``opened``.
 
     If the digests of the files differ, those of the tensors may still be equal: a copy of a model may have other
     shards, or another format. Files of statistics of older versions have no digests of tensors.

@@ -233,7 +233,7 @@ def test_edited_statistics_of_a_merge_are_an_error(edit: str, tmp_path: Path) ->
 def test_wrong_arguments_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:
     saved(tmp_path, llama, "a", "b")
     cases = {
-        "--merged-with is for --gram alone": ["--merged-with", f"{tmp_path}/b"],
+        "--merged-with works only with --gram": ["--merged-with", f"{tmp_path}/b"],
         "--param is only for --merged-with": ["--gram", "--param", "alpha=0.5"],
         "has no parameter beta": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "beta=1"],
         "must be the same for all": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "alpha:lm_head=0.5"],

@@ -190,9 +190,7 @@ def test_texts_are_not_cut_by_the_tokeniser_of_other_tokens() -> None:
     with_tokens("a", "b")
     Path("texts.txt").write_text("a b a a\n")
     shutil.copy("same/tokenizer.json", "gguf")
-    with pytest.raises(
-        cs.ConfigError, match="the tokeniser in the folder of gguf/a.gguf has other tokens than this file"
-    ):
+    with pytest.raises(cs.ConfigError, match="the tokeniser next to gguf/a.gguf has other tokens than this GGUF file"):
         cs.prove("gguf/a.gguf", "gguf/moved.gguf", model="a/config.json", inputs="texts.txt")
     model = {**listed()["model"], "merges": []}
     splits = {"version": "1.0", "added_tokens": listed()["added_tokens"], "pre_tokenizer": {"type": "Whitespace"}}

@@ -312,7 +312,7 @@ def test_no_code_of_the_folder_runs() -> None:
 def test_images_that_do_not_make_one_batch_are_an_error() -> None:
     model = vit(do_resize=False)
     photos(["1.png", "2.png"])
-    said = "their sizes are 40 x 50, 41 x 50, and the model's image processor does not make them equal"
+    said = "their sizes are 40 x 50, 41 x 50, and the model's image processor does not resize them to one size"
     with pytest.raises(cs.ConfigError, match=said):
         given_inputs("photos", model, "a")
     assert given_inputs("photos/1.png", model, "a").arguments["pixel_values"].shape == (1, 3, 50, 40)

@@ -97,7 +97,9 @@ def test_no_score_at_all_is_an_error_that_says_why(evaluation: Evaluation) -> No
     with pytest.raises(cs.CheckpointError) as error:
         searched(evaluation("print('fine')"), trials=2)
     assert type(error.value) is cs.CheckpointError  # exit 1: the answer is no
-    assert error.value.message == "none of 2 trials has a score; reason of the last: the command printed no number."
+    assert (
+        error.value.message == "none of 2 trials has a score; reason of the last trial: the command printed no number."
+    )
     assert error.value.details == ("trial 1: the command printed no number", "trial 2: the command printed no number")
     assert not Path("out.safetensors").exists()
 

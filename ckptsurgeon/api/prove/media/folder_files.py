@@ -17,7 +17,8 @@ MOST = 1024
 def files_of(path: str, suffixes: Sequence[str], what: str) -> tuple[list[str], int]:
     """Return the files with these suffixes of the folder ``path``, and the number of its other files.
 
-    A single file is returned as it is. Raises ConfigError if there are too many files; its message calls them ``what``.
+    If ``path`` is a single file, it is the only file of the result. Raises ConfigError if there are too many files; in
+    its message, ``what`` is the word for the files, such as "images".
     """
     if not os.path.isdir(path):
         return [path], 0
@@ -25,7 +26,7 @@ def files_of(path: str, suffixes: Sequence[str], what: str) -> tuple[list[str], 
     if len(names) > MOST:
         raise ConfigError(
             f"the folder {escape(path)} has {len(names):,} {what}, but at most {MOST:,} are allowed.",
-            hint="They run in one batch: give a folder with fewer.",
+            hint="Give a folder with fewer files: all of them run in one batch.",
         )
     return names, left_out
 

@@ -1,4 +1,4 @@
-"""Reads images, within limits: one file, or all images of a folder, as transformers' ``load_image`` reads them."""
+"""Reads one image, or all images of a folder, as transformers' ``load_image`` does, with limits on number and size."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _check_pixels(path: str, pixels: int) -> None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image]:
-    """Open an image; raises ConfigError for any exception in the ``with`` block, such as one of the decoder."""
+    """Open an image for a ``with`` block; any exception in the block, such as a decoding error, becomes ConfigError."""
     from PIL import Image
 
     try:

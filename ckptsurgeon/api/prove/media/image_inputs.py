@@ -63,7 +63,8 @@ def _processor(path: str, module: nn.Module, folder: str) -> Any:
         if not any(os.path.isfile(os.path.join(folder, name)) for name in FILES):
             raise ConfigError(
                 f"the folder {escape(folder)} has no {SETTINGS}, which says how images are prepared.",
-                hint="Put the file of the model there, or give pixel_values: --inputs FILE.safetensors.",
+                hint="Copy this file from the original model into the folder, or give pixel_values: --inputs "
+                "FILE.safetensors.",
             ) from error
         raise
 
@@ -91,7 +92,7 @@ def _check_result(path: str, processor: Any, images: Sequence[Image]) -> None:
 
 
 def _pixels(fields: Mapping[str, Any], image: Image) -> int:
-    """Return the number of pixels of an image that is resized as ``fields`` say; if unsure, an upper limit."""
+    """Return the number of pixels of an image after it is resized by the settings ``fields``, or an upper limit."""
     longest = fields.get("longest_edge") or fields.get("max_width") or fields.get("max_height")
     if "height" in fields and "width" in fields:
         return int(fields["height"]) * int(fields["width"])
@@ -118,7 +119,7 @@ def _processed(path: str, processor: Any, images: Sequence[Image]) -> Mapping[st
             shown = listing([f"{width} x {height}" for width, height in sizes], 3, where="")
             raise ConfigError(
                 f"the images of {escape(path)} do not make one batch: their sizes are {shown}, and the model's image "
-                "processor does not make them equal.",
+                "processor does not resize them to one size.",
                 hint="Give images of one size.",
             ) from error
         said = " ".join(str(error).split()) or type(error).__name__

@@ -24,10 +24,10 @@ MOST_SAMPLES = 1 << 27
 def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
     """Return the arguments of ``forward`` for the sounds at ``path``, and a text on unused parts; "" if there are none.
 
-    ``path`` is a file, or a folder with sounds, which make one batch without padding: sounds of different lengths are
-    cut to the shortest, unless the feature extractor in the model's ``folder`` makes them equal, as Whisper's, which
-    drops what is longer than 30 seconds. Channels are averaged. Raises ConfigError if a sound cannot be read, or has
-    another sample rate than the model.
+    ``path`` is a file, or a folder with sounds, which make one batch without padding. Sounds of different lengths are
+    cut to the length of the shortest. This is not needed if the feature extractor in the model's ``folder`` makes all
+    sounds equally long; Whisper's does, and drops everything after 30 seconds. Channels are averaged. Raises
+    ConfigError if a sound cannot be read, or has another sample rate than the model.
     """
     names, left_out = files_of(path, SUFFIXES, "sounds")
     extractor = open_processor(folder, "AutoFeatureExtractor")
@@ -56,7 +56,7 @@ def _dropped(extractor: Any, waves: Sequence[Any], made: Sequence[Mapping[str, T
 
 
 def _waves(path: str, names: Sequence[str], rate: int) -> list[Any]:
-    """Return the sounds, one array of samples for each file; raises ConfigError if they are too long together."""
+    """Return the sounds, one array of samples for each file; raises ConfigError if all sounds together are too long."""
     soundfile = _soundfile()
     waves, samples = [], 0
     for name in names:
