@@ -86,7 +86,7 @@ def verify(
             raise ConfigError(
                 f"{escape(path_of(output))} has no recipe, so it cannot be verified: ckptsurgeon did not write it, or "
                 "wrote it with ckpt patch apply.",
-                hint="Compare it with a plan, --plan FILE, or with the patch that made it, --patch FILE.",
+                hint="Compare the output with a plan (--plan FILE), or with the patch that made it (--patch FILE).",
             )
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
@@ -115,10 +115,12 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
     if others:
         raise ConfigError(
             f"--patch compares files with the patch only, so {others[0]} has no effect.",
-            hint="Use --patch alone, or leave it out.",
+            hint="Use --patch without other options, or leave --patch out.",
         )
     if not isinstance(output, (str, os.PathLike)):
-        raise ConfigError("--patch compares files, and tensors in memory have none.", hint="Give the path of a file.")
+        raise ConfigError(
+            "--patch compares the bytes of files, but the output is in memory.", hint="Give the path of a file."
+        )
     with closing(open_patch(os.fspath(patch))) as opened:
         found = verify_patched(os.fspath(output), opened, progress)
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
@@ -167,7 +169,7 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
 
 
 def _of_tokens(said: Iterable[OutputNote], sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
-    """Yield notes on local sources whose tokens are not those of their embedding; a merged token list can hide this.
+    """Yield notes on local sources whose token list does not fit their embedding; a merged token list can hide this.
 
     Yields nothing if ``said``, the notes on the output's model, has such a note.
     """

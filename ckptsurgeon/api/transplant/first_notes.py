@@ -43,7 +43,7 @@ def first_notes(
 
 
 def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return notes on the sources and their layouts, and those that the destination brings."""
+    """Return notes on the sources and their layouts, and the notes that were made while the destination was loaded."""
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint

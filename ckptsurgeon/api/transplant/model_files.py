@@ -30,8 +30,8 @@ __all__ = ["with_files_compared", "with_output_files"]
 def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabulary | None) -> Plan:
     """Return a plan whose output gets the files of the destination, adapted to the new weights and tokens.
 
-    ``change`` is the vocabulary that replaces the destination's. Raises ConfigError for a token id whose token the new
-    vocabulary lacks, or PlanError if the source's token list was given as the destination's.
+    ``change`` is the vocabulary that replaces the destination's. Raises ConfigError if the configuration has the id of
+    a token that the new vocabulary lacks, PlanError if the source's token list was given as the destination's.
     """
     plan = checked_lists(with_dtype_said(plan, models.target), models.folders, change, models.kept_folder)
     if models.kept is not None:

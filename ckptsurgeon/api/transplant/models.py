@@ -43,7 +43,7 @@ class TransplantModels:
 
     @cached_property
     def folders(self) -> list[ModelFolder]:
-        """The folders of the sources, and that of the destination if it is a checkpoint."""
+        """The folders of the sources, and the folder of the destination if it is a checkpoint."""
         return [folder_of(one) for one in (*self.read, *([] if self.kept is None else [self.kept]))]
 
     @cached_property

@@ -40,7 +40,7 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
         if len(found) != 2:
             raise ConfigError(
                 f"the argument vocab has {len(found)} token lists, not two.",
-                hint="Give two lists: that of the source, then that of the destination.",
+                hint="Give two lists: the source's, then the destination's.",
             )
         return found
     places = [i for i, char in enumerate(vocab) if char == ":"]
@@ -106,7 +106,7 @@ def vocabulary_options(
         first, second = map(escape, change.paths)
         raise PlanError(
             f"--vocab has {second} as the destination's token list, but this list is in the folder of the source, and "
-            f"{first} is in that of the destination.",
+            f"{first} is in the folder of the destination.",
             hint=f"Put the source's list first: --vocab {second}:{first}.",
         )
     return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named), own, change.paths)

@@ -1,4 +1,4 @@
-"""Chooses the donor: a model with the new tokens, from whose rows their rows are made (``--new-tokens omp``)."""
+"""Chooses the donor: a model that has the new tokens, and from which their rows are made (``--new-tokens omp``)."""
 
 from __future__ import annotations
 

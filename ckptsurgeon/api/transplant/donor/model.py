@@ -40,7 +40,7 @@ class Donor:
         if found is None:
             raise ConfigError(
                 f"the donor {escape(path)} has no list of tokens that can be read.",
-                hint="Put its tokeniser into its folder.",
+                hint="Put the tokeniser of this model into the folder.",
             )
         self._tokens = found.tokens
         self.checkpoint = self._opened()
@@ -114,7 +114,7 @@ class Donor:
         return {INPUT: inputs[0], OUTPUT: outputs[0] if outputs else inputs[0]}
 
     def _info(self, key: str) -> tuple[str, TensorInfo]:
-        """Return the stored key and the header of a tensor of the donor; raises PlanError if it is not usable."""
+        """Return the stored key and the header of a donor's tensor; raises PlanError if it does not fit the network."""
         stored, network = self.checkpoint, self._network
         names = {key, *(alias for alias, owner in network.ties.items() if owner == key)}
         if network.recognise is not None:
@@ -127,7 +127,8 @@ class Donor:
             raise PlanError(
                 f"the embedding {escape(key)} of the donor {escape(self._path)} {what}; it must be floats of shape "
                 f"{shape_text(wanted)}.",
-                hint=f"If it is quantised, decode it first: ckpt convert {escape(self._path)} --dequantize -o plain/.",
+                hint=f"If the donor is quantised, decode it first: ckpt convert {escape(self._path)} --dequantize -o "
+                "plain/.",
             )
         return there, info
 

@@ -1,4 +1,4 @@
-"""Changes a plan so that the rows of new tokens are made from those of a donor."""
+"""Changes a plan so that the rows of new tokens are made from the rows of a donor model."""
 
 from __future__ import annotations
 
