@@ -31,7 +31,7 @@ SCALES = (
 )  # fmt: skip
 """The endings of the keys of scales that multiply the codes."""
 
-OF_FUSED = "; its name is that of several fused weights, each of which may have blocks of its own"
+OF_FUSED = "; the tensor has the name of several fused weights, each of which may have blocks of its own"
 
 
 class _Scaled:

@@ -178,9 +178,9 @@ def test_the_error_on_blocks_says_that_fused_weights_may_have_their_own(
     save_file({f"{name}.weight": codes, f"{name}.weight_scale_inv": torch.ones(6, 2)}, tmp_path / "model.safetensors")
     settings = {"quant_method": "fp8", "weight_block_size": [32, 64]}
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
-    with pytest.raises(cs.PlanError, match="and cannot be decoded: it.* scale") as error:
+    with pytest.raises(cs.PlanError, match="and cannot be decoded: the.* scale") as error:
         cs.convert(tmp_path, dequantize=True)
-    assert ("its name is that of several fused weights" in str(error.value)) is is_fused
+    assert ("the tensor has the name of several fused weights" in str(error.value)) is is_fused
 
 
 @pytest.mark.parametrize("verb", VERBS)
