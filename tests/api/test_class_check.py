@@ -71,7 +71,6 @@ def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) ->
     assert any(said in note.why for note in found.notes), found.notes
 
 
-@pytest.mark.long
 def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[..., Any]) -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     tensors.pop("model.norm.weight")
@@ -160,7 +159,6 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, ckpt
     assert not cs.verify("out").notes
 
 
-@pytest.mark.long
 def test_the_modules_of_a_quantised_model_are_compared() -> None:
     qwen3("net", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 16})
     tensors = load_file("net/model.safetensors")

@@ -325,6 +325,7 @@ def test_an_inserted_layer_moves_the_next_ones() -> None:
     assert (found.changed, found.removed) == ((), ())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("order", [(1, 2, 3, 4, 5), (0, 1, 4, 5), (2, 3, 4)])
 def test_removed_layers_move_the_next_ones_and_the_rules_give_the_second(order: tuple[int, ...], ckpt: Any) -> None:
     torch.save(layers(0, 1, 2, 3, 4, 5), "a.pth")

@@ -30,6 +30,7 @@ def parts(path: Path, module: str = QUERY) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tensor_is_chosen_by_its_name(name: str, tmp_path: Path) -> None:
     model = BY_NAME[name].folder(tmp_path / "m", 0)
@@ -40,6 +41,7 @@ def test_a_tensor_is_chosen_by_its_name(name: str, tmp_path: Path) -> None:
     assert set(cs.open_checkpoint(tmp_path / "left")) == {key for key in cs.open_checkpoint(model) if QUERY not in key}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parts_of_a_tensor_get_names_that_fit_its_new_one(name: str, tmp_path: Path) -> None:
     model = BY_NAME[name].folder(tmp_path / "m", 0)

@@ -191,6 +191,7 @@ SAID: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("fields", "change", "said"), SAID, ids=lambda one: str(one)[:60])
 def test_a_field_that_changes_results_is_said(fields: dict[str, Any], change: dict[str, Any], said: str) -> None:
     (note,) = pair(fields, change)
@@ -198,6 +199,7 @@ def test_a_field_that_changes_results_is_said(fields: dict[str, Any], change: di
     assert said in note
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "change",
     [
@@ -230,6 +232,7 @@ def tokenised(folder: str, *tokens: str) -> None:
     Path(folder, "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
 
 
+@pytest.mark.long
 def test_other_tokens_are_said() -> None:
     for name in ("a", "b"):
         saved(name, LLAMA, "LlamaForCausalLM")
@@ -242,6 +245,7 @@ def test_other_tokens_are_said() -> None:
     assert cs.fits("a", "b").notes == ()
 
 
+@pytest.mark.long
 def test_an_own_output_layer_in_a_model_that_ties_it_is_said() -> None:
     saved("a", {**LLAMA, "tie_word_embeddings": False}, "LlamaForCausalLM")
     saved("b", {**LLAMA, "tie_word_embeddings": True}, "LlamaForCausalLM")

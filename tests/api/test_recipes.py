@@ -105,6 +105,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("adapter")
 @pytest.mark.parametrize("verb", CASES)
 def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None:

@@ -79,6 +79,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("ambient_net", None)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("config", ["factory.yaml", "declared.yaml"])
 def test_an_output_is_the_same_bytes(config: str, ambient: Callable[[], AbstractContextManager[object]]) -> None:
     cs.apply(cs.transplant("src.pth", config), "plain.safetensors")

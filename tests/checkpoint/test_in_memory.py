@@ -118,6 +118,7 @@ def test_parts_of_one_storage_are_not_tied() -> None:
     assert cs.open_checkpoint(parts).ties == {}
 
 
+@pytest.mark.long
 def test_nothing_is_copied_until_it_is_read() -> None:
     big = {"w": torch.zeros(1 << 22), "t": torch.zeros(1 << 11, 1 << 11).t(), "n": np.zeros((1 << 11, 1 << 11)).T}
     tracemalloc.start()

@@ -181,7 +181,6 @@ WRITING: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("what", UNREAD)
 def test_weights_that_are_not_read_are_named_counted_and_refused(what: str, ckpt: Run) -> None:
     make, key, numbers = UNREAD[what]
@@ -216,7 +215,6 @@ def test_tensors_in_memory_that_are_not_read_are_refused() -> None:
         cs.convert(functional())
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["Linear", "LSTM", "cells", "static"])
 def test_a_script_in_memory_does_not_give_its_packed_weights(name: str) -> None:
     network, small = quantised(name)

@@ -74,6 +74,7 @@ def test_zero_points_in_the_middle_are_symmetric(word: int, tmp_path: Path) -> N
     assert notes(with_part(BY_NAME["gptq"], ".qzeros", zeros(word), sym=True), tmp_path / "m") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("word", [0x77777776, 0x33333333, 0])
 def test_other_zero_points_are_noted_if_the_settings_say_symmetric(word: int, tmp_path: Path) -> None:
     (found,) = notes(with_part(BY_NAME["gptq"], ".qzeros", zeros(word), sym=True), tmp_path / "m")
@@ -85,6 +86,7 @@ def with_order(*first: int) -> torch.Tensor:
     return torch.tensor([*first, *(SHUFFLED.tolist()[len(first) :])], dtype=torch.int32)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("order", "status", "said"),
     [

@@ -57,7 +57,6 @@ VERBS = {
 }
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_that_read_values_note_a_hole_in_the_middle(verb: str, cut: str, ckpt: Run) -> None:
     said = " ".join(open_notes(cut))

@@ -34,6 +34,7 @@ def changed(folder: Path, end: str, change: Change) -> None:
     save_file({key: change(one) if key.endswith(end) else one for key, one in state.items()}, path, {"format": "pt"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("scheme", "end", "change", "said", "status"),
     [

@@ -85,7 +85,6 @@ def test_every_command_of_the_table_is_expected() -> None:
     assert list(dict.fromkeys(COMMANDS)) == list(EXPECTED)
 
 
-@pytest.mark.costly
 @pytest.mark.usefixtures("_models")
 @pytest.mark.parametrize("command", EXPECTED)
 def test_a_command_of_the_table_does_what_the_toolkit_does(ckpt: Run, command: str) -> None:

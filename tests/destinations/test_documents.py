@@ -340,6 +340,7 @@ def test_a_module_with_a_sparse_buffer_is_no_destination() -> None:
 # What ckpt init writes.
 
 
+@pytest.mark.long
 def test_init_suggests_by_name_and_shape_and_can_be_carried_out(tmp_path: Path) -> None:
     tensors = {
         "w.weight": torch.ones(3, 2), "norm.weight": torch.ones(3), "norm.bias": torch.ones(3),

@@ -283,6 +283,7 @@ def test_a_document_may_name_the_task(ckpt: Any) -> None:
         cs.load_target("dst.yaml")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize(
     ("name", "task", "why"),
@@ -332,6 +333,7 @@ def test_match_takes_the_task_of_a_recipe_that_fits_several(ckpt: Any) -> None:
     assert cs.match("src.pth", "ctc.yaml", task="asr").complete
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_the_configuration_of_a_run_may_have_arguments_that_this_espnet_lacks() -> None:
     spec = cs.load_target(config({"required": ["output_dir"], "version": "0.9", "gone": 1, "gone_conf": {}}))
@@ -366,6 +368,7 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
     )
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize(
     ("change", "why"),
@@ -524,6 +527,7 @@ def test_what_is_frozen_is_a_list_of_names(names: object) -> None:
         cs.init_config(config({"freeze_param": names}))
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize(
     ("model", "why"),

@@ -234,6 +234,7 @@ def test_what_cannot_be_kept_is_an_error(changes: dict[str, Any], why: str) -> N
 # Deviations.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("init", ["zeros", 0, {"constant": {"val": 0}}])
 def test_a_deviation_that_would_start_as_zeros_is_an_error(init: object, ckpt: Any) -> None:
     document(**{"normalize.std": {"shape": [6], "init": init}})

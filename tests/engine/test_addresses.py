@@ -74,6 +74,7 @@ def check_clean(place: Place) -> None:
 # The bytes.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["convert", "merge", "transplant"])
 def test_shards_are_those_of_a_local_output(place: Place, verb: str) -> None:
     cs.apply(VERBS[verb](), "local", max_shard_size=SHARD)
@@ -93,6 +94,7 @@ def test_a_single_file_is_that_of_a_local_output(place: Place, verb: str) -> Non
     check_clean(place)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_writes_to_an_address(memory: Place, verb: str) -> None:
     cs.apply(VERBS[verb](), "local", max_shard_size=SHARD)
@@ -100,6 +102,7 @@ def test_every_verb_writes_to_an_address(memory: Place, verb: str) -> None:
     assert memory.files() == files("local")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("to", sorted({*output_formats()} - {"diffusers"}))  # fills a folder that is there
 def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
     suffix = {"flax": ".msgpack", "gguf": ".gguf", "hdf5": ".h5", "npz": ".npz", "pth": ".pth"}.get(to, "")
@@ -133,6 +136,7 @@ def test_this_machine_needs_room_for_one_part(memory: Place, monkeypatch: pytest
     assert seen[:5] == [1] * 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["", "/x.safetensors"])
 def test_progress_counts_what_is_written_and_what_is_sent(memory: Place, name: str) -> None:
     told: list[tuple[int, int]] = []
@@ -377,6 +381,7 @@ def test_uploads_that_another_machine_took_for_left_overs_change_nothing(
     assert place.files() == before
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["file", "local"])
 def test_an_address_of_this_machine_never_replaces_an_input(scheme: str, tmp_path: Path) -> None:
     cs.apply(convert("float32"), "model", max_shard_size=SHARD)

@@ -82,6 +82,7 @@ def test_the_output_is_the_same_and_the_sources_are_gone() -> None:
     assert receipt.notes[-1] == "consumed 5 files of the sources (6.0 MB)"
 
 
+@pytest.mark.long
 def test_the_disk_never_holds_more_than_the_larger_of_both_and_a_part(after_each: Any) -> None:
     seen: list[int] = []
     after_each(lambda number: seen.append(on_disk()))
@@ -91,6 +92,7 @@ def test_the_disk_never_holds_more_than_the_larger_of_both_and_a_part(after_each
     assert max(seen) < model + part
 
 
+@pytest.mark.long
 def test_a_shard_stays_until_every_part_of_it_is_finished(after_each: Any) -> None:
     left: list[set[str]] = []
     after_each(lambda number: left.append({name for name in os.listdir("src") if name.endswith("rs")}))
@@ -130,6 +132,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: An
     assert os.listdir("src") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("call", ["rename", "unlink", "ftruncate", "pwrite"])
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:
@@ -224,6 +227,7 @@ def test_no_other_command_removes_what_is_the_only_copy(after_each: Any) -> None
     assert sorted(os.listdir()) == left
 
 
+@pytest.mark.long
 def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
     names = begun(after_each)
     shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")
@@ -250,6 +254,7 @@ def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(aft
     assert [name for name in os.listdir() if ".ckpt-tmp" in name and Path(name, part.name).exists()]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool, monkeypatch: Any) -> None:
     write(plan("whole"), "wanted")
@@ -270,6 +275,7 @@ def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool,
     assert weights("out") == weights("wanted")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("line", [0, 1])
 def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, after_each: Any) -> None:
     begun(after_each)
@@ -283,6 +289,7 @@ def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, aft
     assert len([name for name in os.listdir(temp) if name.startswith("model-")]) == 5
 
 
+@pytest.mark.long
 def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
     begun(after_each)
     with pytest.raises(
@@ -345,6 +352,7 @@ def test_small_tensors_are_kept_and_no_hole_is_read() -> None:
     assert Path("one.safetensors.consumed").stat().st_blocks * 512 < 100_000
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wrong", [b"", b"x" * 100, b"{}" + (2).to_bytes(8, "little") + b"ckptcons"])
 def test_a_file_that_only_has_the_name_is_an_error(wrong: bytes) -> None:
     Path("src/model-00001-of-00005.safetensors").unlink()

@@ -93,6 +93,7 @@ def test_an_error_in_a_piece_leaves_no_output(monkeypatch: pytest.MonkeyPatch) -
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("draws", [True, False])
 def test_torch_is_imported_beside_computing_if_it_draws(draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other threads get turns meanwhile, as they have to."""

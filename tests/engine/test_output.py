@@ -313,7 +313,6 @@ def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Si
     assert names() == INPUTS
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_killed_run_leaves_one_temp_that_the_next_removes(output: str) -> None:
     write(output)

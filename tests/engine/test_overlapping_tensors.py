@@ -66,7 +66,6 @@ def test_two_adapters_are_in_memory_at_once_only_if_both_fit(memory: str, order:
     assert order in ", ".join(events)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("bad", KEYS)
 def test_the_error_of_the_first_tensor_is_the_one_that_is_raised(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     three()

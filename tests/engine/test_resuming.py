@@ -107,6 +107,7 @@ def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..
     assert (receipt.rounded, receipt.plan_sha256) == (whole.rounded, whole.plan_sha256)
 
 
+@pytest.mark.long
 def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(fail_after: Callable[..., None]) -> None:
     write(VERBS["rename"])
     old = files("out")
@@ -175,6 +176,7 @@ def test_the_last_line_of_a_journal_may_be_cut_short(fail_after: Callable[..., N
     assert cs.verify("out").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", [b"", b"\0", b"{}\n", b"00000000 {}\n", b"a3830348 {}\na3830348 {}\n"])
 def test_a_journal_that_says_nothing_is_no_journal(text: bytes, fail_after: Callable[..., None]) -> None:
     (begin(fail_after, 3) / JOURNAL).write_bytes(text)
@@ -182,6 +184,7 @@ def test_a_journal_that_says_nothing_is_no_journal(text: bytes, fail_after: Call
     assert temps() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", [0, 1, 2])
 def test_a_line_that_was_changed_ends_a_journal(where: int, fail_after: Callable[..., None]) -> None:
     journal = begin(fail_after, 3) / JOURNAL
@@ -198,6 +201,7 @@ def changed(name: str) -> None:
     save_file({key: tensor + 1 for key, tensor in tensors.items()}, name)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("now", "why"),
     [
@@ -314,6 +318,7 @@ def test_a_signal_while_kept_parts_are_read_keeps_them(
     assert "3 of 6 parts were complete" in write().notes[0]
 
 
+@pytest.mark.long
 def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., None]) -> None:
     begin(fail_after, 3)
     cs.make_patch("a.safetensors", "b.safetensors", "d.ckptpatch")
@@ -341,6 +346,7 @@ def test_restart_begins_anew(fail_after: Callable[..., None]) -> None:
     assert temps() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("error", "stays"),
     [

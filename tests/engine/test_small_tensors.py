@@ -63,6 +63,7 @@ def test_a_cast(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert receipt.nbytes_read == alone.nbytes_read
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ema", [None, 0.3])
 def test_an_average(ema: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = saved("abc", "safetensors")
@@ -81,6 +82,7 @@ def test_a_merge(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(one, other)
 
 
+@pytest.mark.long
 def test_many_are_computed_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({f"w.{i}": torch.full((3,), float(i)) for i in range(1000)}, "a.safetensors")
     times = []
@@ -135,6 +137,7 @@ def test_what_is_declared_elementwise_is(name: str) -> None:
     assert alone.tobytes() == joined.tobytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [3, 300_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_not_finite_in_an_input_is_said_of_what_it_spoils(size: int, dtype: torch.dtype) -> None:
@@ -197,6 +200,7 @@ def test_a_cast_of_many_small_tensors_says_which_has_a_nan() -> None:
     assert receipt.notes == ("NaN and infinite values come from the inputs: w7 (1 value)",)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [4, 300_000])
 @pytest.mark.parametrize(("dtype", "tiny"), [("float8_e4m3fn", 2e-4), ("float8_e5m2", 1e-6), ("float16", 1e-8)])
 def test_values_that_a_cast_makes_zero_are_said(size: int, dtype: str, tiny: float) -> None:
@@ -227,6 +231,7 @@ def test_zeros_of_a_merge_that_narrows_nothing_are_its_own() -> None:
     assert not cs.apply(cs.average(["a.safetensors", "b.safetensors"]), "o.safetensors").notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [4, 300_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_variances_that_a_merge_makes_negative_are_said(size: int, dtype: torch.dtype) -> None:

@@ -181,7 +181,6 @@ def test_every_dtype_is_written_as_the_reference_writes_it() -> None:
     assert written(tensors, {"format": "pt"}) == save(tensors, {"format": "pt"})
 
 
-@pytest.mark.long
 @examples_of(60)
 @given(
     st.dictionaries(

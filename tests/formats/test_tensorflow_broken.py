@@ -49,6 +49,7 @@ def test_a_data_file_cut_short_is_an_error_that_names_it(stt: Path) -> None:
     assert f"the data file {data.name} is missing" in refused(stt)
 
 
+@pytest.mark.long
 def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
     index = stt / f"{BEST}.index"
     raw = index.read_bytes()

@@ -127,12 +127,14 @@ def test_pytorch_s_layout_is_not_coqui_s() -> None:
     assert any("ckpt rename --ruleset coqui-stt-tensorflow" in note for note in receipt.notes)
 
 
+@pytest.mark.long
 def test_coqui_s_network_is_not_split() -> None:
     for_coqui()
     with pytest.raises(cs.OutputError, match="Write one file, without max_shard_size"):
         cs.apply(cs.convert("coqui"), "out", to="tensorflow", max_shard_size="3KB")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["model.data-00000-of-00001", "model.index", "checkpoint"])
 def test_a_changed_byte_outside_the_tensors_fails_verify(name: str) -> None:
     for_coqui()
@@ -190,6 +192,7 @@ def test_the_label_of_a_comment_is_escaped() -> None:
     assert json.loads((Path("coqui") / "flags.txt").read_text())["n_hidden"] == 8
 
 
+@pytest.mark.long
 def test_an_alphabet_of_another_size_is_named() -> None:
     for_coqui()
     (Path("torch") / "alphabet.txt").write_text("a\nb\n")

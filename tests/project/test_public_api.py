@@ -123,7 +123,6 @@ cs.apply(cs.rename(path, map=["encoder=body"]), "renamed.safetensors")
     assert not loaded_after(code, "torch", "numpy")
 
 
-@pytest.mark.long
 def test_inspect_as_a_command_loads_no_torch(minilm: object) -> None:
     code = f"from ckptsurgeon.cli import main\nassert main(['inspect', {str(minilm)!r}]) == 0"
     assert not loaded_after(code, "torch", "numpy", "huggingface_hub")

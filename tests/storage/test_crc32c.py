@@ -19,6 +19,7 @@ def test_checksums() -> None:
     assert unmasked(masked(0x12345678)) == 0x12345678
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("length", [4095, 4096, 4097, 65535, 65536, 65541, (1 << 20) + 4099])
 def test_a_long_checksum_is_that_of_its_bytes_one_by_one(length: int) -> None:
     data = np.random.default_rng(length).bytes(length)

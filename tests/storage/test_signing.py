@@ -69,6 +69,7 @@ def test_what_was_signed_is_whole(kind: str, key: str) -> None:
     assert (found.ok, found.signed, found.notes) == (True, True, ())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     output = signed(kind)
@@ -80,6 +81,7 @@ def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     assert cs.verify(output).signed is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["folder", "shards", "dcp"])
 def test_every_file_of_a_folder_is_bound(kind: str) -> None:
     output = signed(kind)
@@ -138,6 +140,7 @@ def test_a_signature_that_was_changed_is_a_failure(change: str) -> None:
     assert said.startswith("the signature out.safetensors.sig ")
 
 
+@pytest.mark.long
 def test_keys_of_openssh_and_of_curves() -> None:
     write_key("ssh", ed25519.Ed25519PrivateKey.generate(), keys.PrivateFormat.OpenSSH)
     key = keys.load_ssh_private_key(Path("ssh.pem").read_bytes(), None)

@@ -77,6 +77,7 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
     assert said == f"train.csv, line 2: nothing.wav {why}. Remove the clip from the manifest."
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kept", "why"), [
     (0, "sound.wav is an empty file. Copy the file again, or remove the clip from the manifest."),
     (20, "sound.wav cannot be read: Error in WAV/W64/RF64 file."),
@@ -188,6 +189,7 @@ def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
     assert "7 longer than 0.1 s" in nothing
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("features", "why"),
     [

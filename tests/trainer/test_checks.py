@@ -216,7 +216,6 @@ def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
     assert found["drawn"].status == NOT_RUN
 
 
-@pytest.mark.long
 def test_a_layer_that_shrinks_what_it_is_given_warns() -> None:
     def shrunk(norm: bool) -> Check:
         return before(toy.job(model={"norm": norm}), lambda tensors: tensors["body.second.weight"].mul_(0.05))["scale"]

@@ -166,6 +166,7 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda")), NET) is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("seconds", "compiled"), [((0.2, 0.2), True), ((0.2, 0.3), False)])
 def test_auto_compiles_the_blocks_of_fine_tuning_on_clips_of_one_length(
     seconds: tuple[float, ...], compiled: bool
@@ -308,6 +309,7 @@ def test_several_processes_compile_block_by_block(how: tuple[str, ...], section:
         assert list(cs.open_checkpoint(f"on/{name}")) == list(cs.open_checkpoint(f"off/{name}"))
 
 
+@pytest.mark.long
 def test_a_model_without_blocks_is_not_compiled_by_several_processes() -> None:
     job = build_job(toy.write(), device="cpu")
     job = replace(job, settings=replace(job.settings, compile="on"), ranks=Ranks(0, 2))

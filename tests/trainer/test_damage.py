@@ -57,6 +57,7 @@ def test_a_manifest_of_a_spreadsheet(encoding: str, ckpt: Run) -> None:
     assert f"iconv -f {'UTF-32' if encoding == 'utf-32' else 'UTF-16'}" in said
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("sounds")
 @pytest.mark.parametrize(
     ("text", "why"),
@@ -79,6 +80,7 @@ def test_a_manifest_that_is_none(text: str, why: str, ckpt: Run) -> None:
     assert why in refused(ckpt)
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("sounds")
 @pytest.mark.parametrize("name", ["*.csv", "train.csv,dev.csv"])
 def test_several_manifests_are_a_list(name: str, ckpt: Run) -> None:
@@ -113,6 +115,7 @@ def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     assert ckpt("train", "x.yaml", "--check-only", "--device", "cpu").code == 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 def test_a_compressed_sound_that_was_cut_short(ckpt: Run) -> None:
     wave = np.random.default_rng(0).standard_normal(RATE) / 9

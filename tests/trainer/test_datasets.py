@@ -47,6 +47,7 @@ def clips(path: str, **more: str) -> list[Clip]:
     return read_manifests([{"hf_dataset": f"data/{path}", **more}])
 
 
+@pytest.mark.long
 def test_a_saved_folder_gives_its_clips_in_order_with_their_own_sounds() -> None:
     found = clips("train")
     assert [clip.text for clip in found] == TEXTS[:6]

@@ -122,6 +122,7 @@ def batch_of(frames: Sequence[int]) -> Batch:
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_a_wide_beam_finds_the_likeliest_of_all_texts(seed: int, weight: float) -> None:

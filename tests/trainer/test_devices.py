@@ -183,7 +183,6 @@ def test_attention_of_cudnn_is_left_out_of_evaluations() -> None:
     assert model.training
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("freeze", [["wav2vec2.feature_extractor"], ["wav2vec2"]])
 def test_a_frozen_encoder_of_waves_runs_no_backward(freeze: list[str]) -> None:
     """transformers makes the waves require a gradient in training, so that all convolutions would have a graph."""

@@ -192,7 +192,6 @@ def test_its_ctc_reads_sounds(inner: bool, ckpt: Any) -> None:
     ]
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_model_without_ctc_is_left_to_espnet() -> None:
     write({"_target_": "counting.Reader", "ctc": False}, steps=2)

@@ -335,6 +335,7 @@ def test_a_process_waits_for_its_turns() -> None:
     slow.close()
 
 
+@pytest.mark.long
 def test_a_process_is_ended_while_it_prints() -> None:
     for _ in range(5):  # an exception in the thread that reads would fail the test
         one = ArmProcess([sys.executable, "-uc", "while True: print('still here')"], "an arm")

@@ -83,6 +83,7 @@ def stepped(name: str, again: bool) -> tuple[dict[str, Tensor], int, list[str]]:
     return {**model.state_dict(), **gradients}, kept, blocks
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CASES)
 def test_it_comes_to_the_same_bit_for_bit_and_keeps_less(name: str) -> None:
     whole, much, _ = stepped(name, again=False)

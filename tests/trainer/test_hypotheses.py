@@ -73,6 +73,7 @@ def test_a_task_without_texts_leaves_no_file() -> None:
     assert hypotheses([]) == b""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_processes_share_whole_batches_of_which_each_is_that_of_one_process(size: int) -> None:
     dev = build_job(configuration(), device="cpu").dev

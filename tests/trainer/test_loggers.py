@@ -248,6 +248,7 @@ def test_an_error_of_a_logger_ends_the_logger_alone_and_is_said_once(
     assert json.loads(Path("run/result.json").read_text())["ended"] == "done"
 
 
+@pytest.mark.long
 def test_a_logger_that_fails_at_the_end_is_said_to_fail_there(
     ckpt: Run, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_a_logger_that_fails_at_the_end_is_said_to_fail_there(
     assert "goes on" not in said
 
 
+@pytest.mark.long
 def test_a_logger_that_cannot_begin_is_left_out(ckpt: Run, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**given: Any) -> None:
         raise ConnectionError("no key")
@@ -271,6 +273,7 @@ def test_a_logger_that_cannot_begin_is_left_out(ckpt: Run, wandb: FakeWandb, mon
     assert " ".join(done.err.split()).count("the logger wandb failed") == 1
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_told_as_failed(
     wandb: FakeWandb, mlflow: FakeMLflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,6 @@ def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert (loop.state.progress.step, loop.state.progress.skipped) == (7, 3)
 
 
-@pytest.mark.long
 def test_bf16_trains_and_keeps_the_weights_in_float32() -> None:
     loop = toy.loop(precision="bf16", steps=40)
     loop.run()

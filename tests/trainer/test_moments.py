@@ -23,6 +23,7 @@ def load_of_torch_2_6(
     LOAD(state_dict, checkpoint_id=checkpoint_id)
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:torch.distributed is ", "ignore:TypedStorage", "ignore:Detected")
 @pytest.mark.parametrize("load", [LOAD, load_of_torch_2_6])
 def test_one_process_reads_them(load: object, monkeypatch: pytest.MonkeyPatch) -> None:

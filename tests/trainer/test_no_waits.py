@@ -92,6 +92,7 @@ def test_pre_training_reads_nothing_of_the_device(attention: str, fields: Any, m
         assert (stepped.counts.clips, stepped.counts.used, stepped.counts.room) == (4, 3 * 6400 + 6000, 4 * 6400)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "waits",
     [
@@ -134,6 +135,7 @@ def test_fine_tuning_with_ctc_reads_nothing_of_the_device(
     OnMeta(monkeypatch, task, model, [task.batch(6400, 6400), task.batch(6400, 5000)]).step()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "fields", [{}, LAYER_NORM, {**LAYER_NORM, "add_adapter": True}], ids=["group", "layer", "adapter"]
 )

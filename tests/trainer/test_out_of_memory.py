@@ -36,6 +36,7 @@ def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hi
     assert error.value.hint == hint
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["toy.yaml", "pre.yaml"], ids=["a user's task", "ours"])
 def test_a_run_whose_batch_does_not_fit_leaves_nothing(
     kind: str, ckpt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -215,7 +215,6 @@ class Parted(Toy):
 """
 
 
-@pytest.mark.long
 def test_the_others_end_where_the_first_cannot_begin() -> None:
     write(task="Missing")
     first, second = train("toy.yaml", "--run", "run")

@@ -46,6 +46,7 @@ def tokens_of(model: str) -> list[str]:
     return ["<blank>", "<unk>", *(one for one in pieces if not one.startswith("<")), "<sos/eos>"]
 
 
+@pytest.mark.costly
 def test_speechbrains_tokenizer_ckpt_is_both_the_list_and_the_tokeniser(model: str) -> None:
     Path(model).rename("tokenizer.ckpt")
     processor = sentencepiece.SentencePieceProcessor(model_file="tokenizer.ckpt")
@@ -53,6 +54,7 @@ def test_speechbrains_tokenizer_ckpt_is_both_the_list_and_the_tokeniser(model: s
     assert [labels.encode(text) for text in TEXTS] == processor.encode(TEXTS)
 
 
+@pytest.mark.costly
 def test_labels_are_those_of_sentencepiece(model: str) -> None:
     processor, tokens = sentencepiece.SentencePieceProcessor(model_file=model), tokens_of(model)
     labels = Labels(tokens, segmenter=Segmenter(model))

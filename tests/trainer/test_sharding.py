@@ -175,6 +175,7 @@ def test_damaged_moments_are_noticed() -> None:
     assert "Traceback" not in first.err + second.err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

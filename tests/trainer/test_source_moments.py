@@ -137,6 +137,7 @@ def _foreign() -> dict[str, Any]:
     return {"init": "foreign.safetensors"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("prepare", "why"),
     [

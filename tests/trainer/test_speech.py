@@ -46,6 +46,7 @@ def test_the_same_seed_gives_the_same_bytes_in_whatever_company() -> None:
     assert not set(third.values()) & {first[name] for name in first if name.endswith(".wav")}
 
 
+@pytest.mark.long
 def test_what_is_made_is_what_is_read() -> None:
     made = demo_data("demo", ["de"], n=20)
     assert (made.languages, made.clips, made.configs) == (

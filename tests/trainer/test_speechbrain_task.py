@@ -225,6 +225,7 @@ def test_a_resumed_run_does_not_make_the_batches_of_earlier_epochs(monkeypatch: 
     assert job.task._epoch == 1001  # of 12 clips in 3 batches
 
 
+@pytest.mark.long
 def test_other_entries_have_the_modules_that_are_trained() -> None:
     write()
     model = cs.load_target("net.yaml").build()
@@ -244,6 +245,7 @@ def test_the_entries_that_a_brain_uses_are_read_from_its_methods() -> None:
     assert sorted(set(entries_used(task.brain))) == used
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("model", "settings", "why"),
     [
@@ -259,6 +261,7 @@ def test_what_does_not_fit_is_an_error(model: dict[str, Any], settings: dict[str
         cs.train("net.yaml", device="cpu", check_only=True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
@@ -351,6 +354,7 @@ def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> No
     assert (mean == [0.5] * 4) if not count else (mean != [0.5] * 4 and all(abs(one - 0.5) < 1e-3 for one in mean))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("statistics", "why"),
     [

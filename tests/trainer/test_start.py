@@ -69,6 +69,7 @@ def test_a_file_of_the_users_is_not_written_over(name: str, ckpt: Run) -> None:
     assert refused(ckpt, "mine", "toy.yaml").startswith(f"mine/{name} is in the way")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_other_files_may_be_there_and_stay(ckpt: Run) -> None:
     toy.write("toy.yaml")

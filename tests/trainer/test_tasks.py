@@ -280,6 +280,7 @@ def test_the_hybrid_loss_is_weighted_and_smoothed() -> None:
     assert torch.allclose(loss.parts["attention"], attention)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dev", [False, True])
 def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool) -> None:
     """In both splits, each once; what waves become is not known before."""
@@ -354,6 +355,7 @@ def test_a_hybrid_needs_a_begin_and_an_end_and_a_decoder() -> None:
         task.loss(NoDecoder(tokens=6), batch_of([[1]], [4]))
 
 
+@pytest.mark.long
 def test_classes_of_arrays_are_learned() -> None:
     rows = ["path,label"]
     for number in range(8):
@@ -422,6 +424,7 @@ def test_what_classify_refuses() -> None:
         task.loss(nn.Linear(4, 3), Batch(torch.ones(1, 4), torch.ones(1), torch.zeros(1), torch.ones(1), 0.0, ("x",)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("workers", [0, 1])
 def test_arrays_of_another_shape_are_named(workers: int) -> None:
     np.save("a.npy", np.zeros((3, 2)))
@@ -503,6 +506,7 @@ class Bare:
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("members", ["pass", "check = example = collate = uniform_loss = begin_step = higher = None"])
 def test_a_task_needs_only_loss_evaluate_and_metric(members: str, cheap: None) -> None:
     """What a task leaves out, or sets to None, is not asked for."""

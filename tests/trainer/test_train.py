@@ -232,7 +232,6 @@ def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
     assert json.loads(ckpt("train", "toy.yaml", "--check-only", "--json").out)["ok"] is False
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_check_that_fails_before_the_first_step_ends_the_run_there(ckpt: Run) -> None:
     toy.write(model={"leaky": True})
@@ -394,7 +393,6 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     """It recorded no setting that is younger, and a beam of 4 where there is none now."""

@@ -132,6 +132,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("variant", [{}, LAYER_NORM], ids=["group norm", "layer norm"])
 def test_the_losses_are_those_of_transformers(
@@ -176,6 +177,7 @@ def test_what_is_padding_changes_no_loss_and_is_never_a_negative() -> None:
     )
 
 
+@pytest.mark.long
 def test_batches_with_few_masked_frames_weigh_as_little() -> None:
     """Losses 10 of 10 frames and 40 of 20: 50 / 30, where a mean of means is 1.5 and rescaling at each batch 1.025."""
     model = model_of(SMALL, **LAYER_NORM).eval()
@@ -294,6 +296,7 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_trained_is_an_error_before_the_first_step(name: str, ckpt: Run) -> None:
     make, why = BAD[name]
@@ -377,6 +380,7 @@ def test_a_body_of_older_names_goes_under_a_new_head(kind: str, ckpt: Run) -> No
             assert torch.equal(out.tensor(f"{kind}.{key}"), value), key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 12_345])
 def test_frames_are_counted_as_the_model_makes_them(samples: int, adapter: bool) -> None:

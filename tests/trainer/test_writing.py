@@ -48,7 +48,6 @@ def test_the_run_goes_on_while_a_checkpoint_is_written(monkeypatch: pytest.Monke
     assert any(not torch.equal(saved[key], value) for key, value in state_tensors(loop.model).items())
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("at", [2, 4])
 def test_a_disk_that_is_full_in_the_thread_ends_the_run_with_the_last_checkpoint_whole(
     at: int, monkeypatch: pytest.MonkeyPatch

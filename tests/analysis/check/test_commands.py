@@ -140,7 +140,6 @@ def test_the_page_shows_what_is_printed(ckpt: Run, monkeypatch: pytest.MonkeyPat
     assert shows(ckpt("check", "model.safetensors").out, page.split("```text\n")[1].split("```")[0], loose=True)
 
 
-@pytest.mark.long
 def test_a_warning_changes_the_exit_status_only_if_it_is_strict(ckpt: Run, model: Path) -> None:
     """The output names the option, as a script would take the 0 for sound values."""
     assert ckpt("check", "model", "--strict").code == 0

@@ -51,7 +51,6 @@ def test_a_planted_fault_is_caught_by_its_check_alone(fault: Fault, tmp_path: Pa
     assert all(found.todo for found in report.row(fault.id).found)
 
 
-@pytest.mark.long
 def test_a_tensor_that_only_the_class_needs_is_missed(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = save_small("wav2vec2", tmp_path / "model")
@@ -64,7 +63,6 @@ def test_a_tensor_that_only_the_class_needs_is_missed(tmp_path: Path) -> None:
     assert cs.check(folder, skip=["class-tensors"]).ok
 
 
-@pytest.mark.long
 def test_tensors_that_the_class_ties_have_one_value(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = save_small("bart", tmp_path / "model")
@@ -82,7 +80,6 @@ def test_tensors_that_the_class_ties_have_one_value(tmp_path: Path) -> None:
     assert cs.check(folder).row("ties").status.value == "PASS"
 
 
-@pytest.mark.long
 def test_the_row_of_the_padding_token_need_not_be_trained(tmp_path: Path) -> None:
     folder = healthy(tmp_path / "model")
     edit_json(folder / "config.json", lambda config: config.update(pad_token_id=7))
@@ -156,7 +153,6 @@ def test_a_model_without_its_pooler_does_not_fail(tmp_path: Path) -> None:
     assert cs.check(tmp_path / "model").row("class-tensors").status.value == "WARN"
 
 
-@pytest.mark.long
 def test_a_module_that_a_quantised_model_lacks_fails(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = healthy(tmp_path / "model")

@@ -19,7 +19,6 @@ ONLY = "model-00001-of-00001.safetensors"
 SHAPES = ([2**40] * 400, [2**40] * 400_000, [0, *[2**40] * 400_000], [2**40] * 64, [0, 2**40, 2**40])
 
 
-@pytest.mark.costly
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{len(shape)}-{shape[0]}")
 def test_a_shape_that_no_tensor_has_is_named(shape: list[int], tmp_path: Path) -> None:

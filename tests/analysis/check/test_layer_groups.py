@@ -44,7 +44,6 @@ def spread(layer: int, role: str) -> float:
     return 3 ** (0.5 * math.sin(1.7 * layer + 2.3 * ROLES.index(role)))
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("factor", [16, 1 / 16, 32])
 @pytest.mark.parametrize("scheme", ["", "int8", "fp8-channel", "int4-group128"])
 def test_half_of_the_layers_are_named(scheme: str, factor: float) -> None:

@@ -50,7 +50,6 @@ def found(folder: Path) -> dict[str, str]:
     return {row.id: row.found[0].what for row in report.rows if row.found}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["mxfp4", "nvfp4", "fp8-block", "int4-group128"])
 def test_a_model_that_ckpt_has_quantised_passes(scheme: str) -> None:
     assert found(quantised(scheme)) == {}
@@ -165,7 +164,6 @@ def modelopt(state: Tensors) -> Tensors:
     return found
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("rename", [dict, modelopt])
 def test_global_scales_that_are_all_inverse_are_named(rename: Callable[[Tensors], Tensors]) -> None:
     """The mean of each family is as usual: only the product with the scales of blocks and the codes shows the fault."""

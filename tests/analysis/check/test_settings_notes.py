@@ -99,7 +99,6 @@ def test_scales_of_another_name_than_loaders_look_for_fail(name: str, old: str, 
     assert found(folder_of(name, tmp_path, rename), "loaders look for") == ["FAIL"]
 
 
-@pytest.mark.long
 def test_weights_that_are_plain_in_every_layer_are_a_warning(tmp_path: Path) -> None:
     """Whether their class is one that the method quantises is not certain, unlike that of a module of other layers."""
     plain = {f"model.layers.{layer}.self_attn.q_proj.weight": torch.randn(OUT, IN) for layer in range(3)}

@@ -30,6 +30,7 @@ def fp8(tmp_path: Path) -> Path:
     return BY_NAME["fp8-block"].folder(tmp_path / "fp8")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model", MODELS, ids=lambda one: one.name)
 def test_a_model_has_the_values_of_its_own_weights(model: Quantised, tmp_path: Path) -> None:
     folder = model.folder(tmp_path / "m")
@@ -52,6 +53,7 @@ def test_the_error_of_each_tensor_is_that_of_its_weight(fp8: Path, tmp_path: Pat
     assert pair.numbers.relative == pytest.approx(float(gap.norm() / exact[QUERY].double().norm()), rel=1e-12)
 
 
+@pytest.mark.long
 def test_two_encodings_of_a_model_are_compared_by_logical_name(fp8: Path, tmp_path: Path) -> None:
     gptq = BY_NAME["gptq"].folder(tmp_path / "gptq")
     found = cs.diff(fp8, gptq, values=True)
@@ -75,6 +77,7 @@ def test_codes_that_changed_have_the_figures_of_their_weights(fp8: Path, tmp_pat
     assert [(pair.key, pair.numbers and pair.numbers.relative) for pair in found.decoded] == [(QUERY, 1.0)]
 
 
+@pytest.mark.long
 def test_a_tolerance_is_of_the_weights(fp8: Path, tmp_path: Path) -> None:
     other = BY_NAME["fp8-block"].folder(tmp_path / "other")
     state = load_file(other / "model.safetensors")
@@ -96,6 +99,7 @@ def test_headers_alone_are_compared_as_they_are_stored(fp8: Path) -> None:
     assert {f"{QUERY}_scale_inv", f"{KEY}_scale_inv"} == set(found.removed)
 
 
+@pytest.mark.long
 def test_codes_that_settings_decode_differently_are_compared_by_value(tmp_path: Path) -> None:
     first, second = (BY_NAME["gptq"].folder(tmp_path / name) for name in "ab")
     config = json.loads((second / "config.json").read_text())
@@ -133,6 +137,7 @@ def test_a_scale_that_is_no_number_is_a_reason_too(fp8: Path) -> None:
     assert "is NaN or infinite" in found.not_compared[QUERY]
 
 
+@pytest.mark.long
 def test_patterns_speak_of_logical_names(tmp_path: Path) -> None:
     gptq = BY_NAME["gptq"].folder(tmp_path / "gptq")
     plain(gptq)
@@ -153,6 +158,7 @@ def test_another_shape_is_said_of_the_weight(tmp_path: Path) -> None:
     assert [pair.key for pair in found.decoded] == [KEY]
 
 
+@pytest.mark.long
 def test_the_answer_names_both_encodings(fp8: Path, ckpt: Any) -> None:
     plain(fp8, "bfloat16")
     done = ckpt("diff", "fp8", "fp8-plain", "--values")

@@ -47,6 +47,7 @@ def pair() -> None:
     save_file({"a": torch.ones(2, 3), "b": torch.ones(3, 2), "c": torch.ones(2, 3).half(), "n": torch.ones(1)}, "b.st")
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds(large: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch) -> None:
     pair()
     two = cs.diff("a.pth", "b.st"), cs.diff("b.st", "a.pth")
@@ -58,6 +59,7 @@ def test_two_processes_find_what_one_finds(large: list[Callable[[], object]], mo
     assert [d.added + d.removed for d in two] == [("n", "r"), ("r", "n")]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("broken", ["a.pth", "b.st"])
 def test_a_file_that_cannot_be_read_is_the_same_error(large: list[Callable[[], object]], broken: str) -> None:
     pair()

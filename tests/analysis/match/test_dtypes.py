@@ -49,7 +49,6 @@ def halves(here: Tensors, there: Tensors) -> Proposal:
     return found
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scale", [1.0, 0.02, 1e-4])
 @pytest.mark.parametrize("change", [neox, meta, gpt2], ids=["neox", "meta", "gpt2"])
 def test_float16_and_bfloat16_of_one_network(change: Callable[[Tensors, str], None], scale: float) -> None:
@@ -73,7 +72,6 @@ def test_padded_and_equal_rows_in_float16_and_in_bfloat16() -> None:
     halves(here, {"x": here["head.weight"].T, "y": here["emb.weight"], "z": here["a.bias"], "v": here["w"]})
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scale", [1.0, 0.02])
 @pytest.mark.parametrize("dims", [(2, 1, 0), (2, 3, 1, 0)])
 def test_kernels_of_jax_in_float16_and_in_bfloat16(dims: tuple[int, ...], scale: float) -> None:
@@ -166,7 +164,6 @@ def test_checkpoints_with_both_types_are_compared_exactly() -> None:
     assert {*found.agreed.values()} == {"bits"}
 
 
-@pytest.mark.long
 def test_lines_that_are_near_have_one_number_and_others_their_own() -> None:
     generator = np.random.default_rng(0)
     lines = generator.standard_normal((20_000, DIRECTIONS + 1))

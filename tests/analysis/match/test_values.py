@@ -203,7 +203,6 @@ def gpt2(layer: Tensors, at: str) -> None:
         layer[f"{new}.weight"] = layer.pop(f"{old}.weight").T
 
 
-@pytest.mark.long
 def test_conv1d_of_gpt_2_is_transposed_also_where_it_is_square() -> None:
     here = network(kv=WIDTH)
     found, _ = both(each_layer(here, gpt2), here)
@@ -211,7 +210,6 @@ def test_conv1d_of_gpt_2_is_transposed_also_where_it_is_square() -> None:
     assert len(found.operations) == 5
 
 
-@pytest.mark.long
 def test_a_permutation_of_heads() -> None:
     order = [4, 2, 0, 5, 1, 3]
 

@@ -127,6 +127,7 @@ def test_headers_alone_say_nothing_of_values() -> None:
     assert data["values"] is False
 
 
+@pytest.mark.long
 def test_an_output_of_ours_shows_what_became_of_each_tensor() -> None:
     page = cs.view(output())
     receipt = data_of(page)["receipt"]
@@ -305,6 +306,7 @@ def test_a_run_stands_alone(ckpt: Run) -> None:
     assert ckpt("view", "run", "-o", "p.html", "--force").code == 3
 
 
+@pytest.mark.long
 def test_a_log_that_is_damaged_or_long_still_has_curves() -> None:
     Path("run").mkdir()
     Path("run/lineage.json").write_text("{}")
@@ -585,6 +587,7 @@ def test_a_page_of_several_models_is_never_written_over_one() -> None:
         cs.view("base", None, "one")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", ["gptq", "fp8-block"])
 def test_changes_of_quantised_weights_are_in_the_row_of_their_codes(encoding: str, tmp_path: Path) -> None:
     coded = str(BY_NAME[encoding].folder(tmp_path / "a"))
@@ -615,6 +618,7 @@ OUTERMOST: dict[str, tuple[str, Callable[[Any], Any]]] = {
 RECORDED = Path(__file__).parents[2] / "tensors" / "decoders" / "recorded"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", OUTERMOST)
 def test_codes_at_the_ends_of_their_range_are_counted_with_the_statistics(encoding: str, tmp_path: Path) -> None:
     end, at_an_end = OUTERMOST[encoding]
@@ -662,6 +666,7 @@ def test_a_notebook_shows_the_page_in_a_frame() -> None:
     assert shown.count("<") == 2  # the frame's two tags: nothing of the page stands outside the attribute
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("names", "encodings"),
     [
@@ -706,6 +711,7 @@ def test_codes_that_nothing_decodes_have_a_row_that_says_why(tmp_path: Path) -> 
     assert {keys_of(page)[row] for row, why in data["why"] if "AQLM" in why} == {f"{layer}.weight" for layer in LAYERS}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("is_coded", [True, False])
 def test_weights_in_codes_of_another_shape_have_one_row(is_coded: bool, tmp_path: Path) -> None:
     first = BY_NAME["gptq"].folder(tmp_path / "a")

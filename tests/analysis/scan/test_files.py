@@ -109,6 +109,7 @@ def test_what_dcp_saves_is_tensor_rebuilding() -> None:
     assert found.files == 2
 
 
+@pytest.mark.long
 def test_the_real_network_is_plain_data(minilm: Path) -> None:
     shutil.copytree(minilm, "minilm")
     found = cs.scan("minilm")

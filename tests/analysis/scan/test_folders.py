@@ -74,6 +74,7 @@ def test_two_gigabytes_are_scanned_with_less_than_one_megabyte(hub: Hub, tmp_pat
     assert (done.code, hub.sent <= 1_000_000, len(hub.requests) <= 12) == (0, True, True), done
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_the_tensors_of_torch_are_not_fetched(hub: Hub, legacy: bool) -> None:
     data = saved(BIG, _use_new_zipfile_serialization=not legacy)
@@ -99,6 +100,7 @@ def test_a_file_that_cannot_be_fetched_is_not_judged(hub: Hub) -> None:
     assert not found.ok
 
 
+@pytest.mark.long
 def test_a_folder_that_fsspec_reads_is_judged_with_those_in_it(ckpt: Run) -> None:
     fs = fsspec.filesystem("memory")
     for name, data in (("a.pth", saved(BIG)), ("sub/b.pkl", payload()), ("sub/c.txt", b"text")):

@@ -78,7 +78,6 @@ def flipped(path: Path, position: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_what_was_written_is_sound(name: str) -> None:
     found = cs.verify(made(name))
@@ -232,7 +231,6 @@ def test_an_output_may_move_with_its_sources() -> None:
     assert cs.verify("elsewhere/out/o.safetensors").compared == 6
 
 
-@pytest.mark.long
 def test_an_output_is_held_against_its_plan() -> None:
     output = made("safetensors")
     assert cs.verify(output, plan=plan()).ok

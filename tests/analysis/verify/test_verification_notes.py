@@ -231,7 +231,6 @@ def test_sound_codes_have_no_note_on_values() -> None:
     assert not [note for note in quantised(dict) if "scales" in note or "codes" in note]
 
 
-@pytest.mark.long
 def test_decoded_weights_have_the_notes_on_the_scales_of_their_source() -> None:
     quantised(inverse)
     cs.apply(cs.convert("coded", dequantize=True, dtype="f32"), "decoded")
@@ -255,7 +254,6 @@ def test_those_that_another_note_names_are_not_said_again() -> None:
     assert [note.why for note in cs.verify("copied.safetensors").notes] == [*cs.inspect("copied.safetensors").notes]
 
 
-@pytest.mark.long
 def test_the_path_of_a_source_has_no_dots() -> None:
     state = coded_tensors(gptq, layers=5)
     state["model.layers.3.mlp.up_proj.qzeros"] += 0x11111111

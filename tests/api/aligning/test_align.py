@@ -213,7 +213,6 @@ def test_all_models_are_aligned_with_the_base(saved: Saved, tmp_path: Path) -> N
     assert same_bits(base, tmp_path / "out")
 
 
-@pytest.mark.long
 def test_a_model_without_a_head_keeps_the_order_of_its_outputs(saved: Saved, tmp_path: Path) -> None:
     folder = saved("bert", 0, "BertModel")
     other = planted(folder, tmp_path / "planted")
@@ -252,7 +251,6 @@ def test_a_tied_output_layer_that_is_stored_twice_moves_with_the_embeddings(save
     )
 
 
-@pytest.mark.long
 def test_tensors_with_several_names_stay_tied(saved: Saved, tmp_path: Path) -> None:
     folder, weights = saved("gpt2"), {}
     other = planted(folder, tmp_path / "planted")

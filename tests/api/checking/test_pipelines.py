@@ -123,6 +123,7 @@ def test_a_missing_tensor_of_the_autoencoder_is_named() -> None:
     assert ["vae.decoder.up_blocks.1.resnets.0.conv1.weight" in said for said in failures("sd")] == [True]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("file", "config", "field", "value"),
     [

@@ -68,7 +68,6 @@ def test_a_way_back_without_an_output_layer_says_that_it_is_tied(kind: str, is_s
     assert not any("there is no output.weight" in note for note in plan.notes)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("gone", ["blk.1.attn_q.bias", "blk.0.attn_k.bias"])
 def test_a_bias_that_other_blocks_have_is_said(gone: str) -> None:
     model("qwen2")

@@ -51,6 +51,7 @@ def test_without_the_width_of_a_head_it_follows_from_the_width_of_the_model() ->
     assert said_of("y.gguf") == [f"{made}{name}.weight must have 16 rows, but it has 32" for name in "kv"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("blocks", [None, "q8_0", "q4_0"])
 @pytest.mark.parametrize("name", [*MODELS, *KINDS])
 def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> None:
@@ -61,6 +62,7 @@ def test_nothing_is_said_of_a_model_as_it_is(name: str, blocks: str | None) -> N
     assert not said_of("x.gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
@@ -87,6 +89,7 @@ def test_an_epsilon_that_is_too_large_is_said() -> None:
     assert found.what == "llama.attention.layer_norm_rms_epsilon is 1.0, but epsilons of norms are 0.01 or less"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("entry", "value", "why"),
     [

@@ -155,6 +155,7 @@ def test_kimi_k2_is_a_deepseek_v3() -> None:
     assert {key.partition(".")[2]: said for key, said in found.items() if key.startswith(f"{A}.")} == WANTED["v3"]
 
 
+@pytest.mark.long
 def test_groups_that_llama_cpp_chooses_otherwise_are_noted() -> None:
     saved("v2")
     assert any(
@@ -220,6 +221,7 @@ def older(*, has_both: bool) -> None:
     cs.apply(cs.convert("old.safetensors"), "old.gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("has_both", [False, True])
 def test_older_files_are_read(has_both: bool) -> None:
     tensors = saved("v2-lite")
@@ -232,6 +234,7 @@ def test_older_files_are_read(has_both: bool) -> None:
     assert all(torch.equal(back[key], value) for key, value in tensors.items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "gone",
     [
@@ -249,6 +252,7 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -288,6 +292,7 @@ def test_a_configuration_that_does_not_fit_is_an_error(fields: dict[str, Any], w
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "key",
     [
@@ -304,6 +309,7 @@ def test_a_tensor_that_has_no_place_is_an_error(key: str) -> None:
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.long
 def test_buffers_that_transformers_computes_are_left_out() -> None:
     tensors = saved("v2")
     key = "model.layers.1.self_attn.rotary_emb.inv_freq"
@@ -324,6 +330,7 @@ def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() ->
     assert torch.equal(state["lm_head.weight"], tensors["model.embed_tokens.weight"])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("gone", "entry", "why"),
     [

@@ -45,6 +45,7 @@ def written(name: str, *exchanged: str, blocks: str | None = "q8_0", **fields: A
     cs.apply(cs.convert(name, layout="gguf", gguf_type=blocks), f"{name}.gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("blocks", [None, "q8_0"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_rows_of_other_tokens_are_not_combined(verb: str, blocks: str | None) -> None:
@@ -101,6 +102,7 @@ def test_a_base_that_is_not_stated_is_the_default_of_llama_cpp() -> None:
     assert not [note for note in VERBS["average"]().notes if note.startswith(COMPUTES)]
 
 
+@pytest.mark.long
 def test_another_way_to_split_texts_is_said() -> None:
     written("a")
     cs.apply(cs.convert("a.gguf", metadata={"tokenizer.ggml.pre": "qwen2"}), "b.gguf")

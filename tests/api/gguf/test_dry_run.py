@@ -13,6 +13,7 @@ from .test_layouts import model
 from .test_tokenizer import splitter, tokenizer
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key", ["split.count", "ckptsurgeon.recipe"])
 def test_a_reserved_entry_is_refused(key: str, ckpt: Any) -> None:
     model("llama")
@@ -32,6 +33,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(ckpt: Any) -> N
     assert "have llama.cpp's architecture llama, but the tensors have the names of transformers" in dry.err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("document", "why"),
     [

@@ -71,6 +71,7 @@ def test_a_model_comes_back_bit_for_bit(model_type: str) -> None:
     assert all(torch.equal(back[key], value) for key, value in tensors.items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_experts_are_one_tensor_and_routers_float32(model_type: str) -> None:
     tensors = written(model_type)
@@ -87,6 +88,7 @@ def test_experts_are_one_tensor_and_routers_float32(model_type: str) -> None:
         assert torch.equal(found["blk.1.ffn_gate_inp_shexp.weight"], want)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_the_metadata_counts_the_experts(model_type: str) -> None:
     written(model_type)

@@ -54,6 +54,7 @@ def test_an_extract_of_gguf_files_fits_its_base_and_is_said_to_be_none_for_peft(
     assert not [note for note in cs.lora_extract("b", "a", rank=2).notes if note.startswith(PEFT)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("blocks", [None, "q8_0"])
 def test_an_extract_says_that_the_tokens_of_gguf_files_differ(blocks: str | None) -> None:
     written("a", blocks=blocks)

@@ -41,6 +41,7 @@ def test_what_mixtral_does_not_say_is_what_transformers_takes() -> None:
         assert found.metadata["llama.rope.freq_base"] == "1000000.0"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("model_type", "fields", "why"),
     [

@@ -25,6 +25,7 @@ def layers(*types: str) -> dict[str, str]:
     return {**found, "token_embd.weight": "q6_k", "output.weight": "q8_0"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [0, 1, 14, 15, 2, 32])
 @pytest.mark.parametrize("blocks", ["q8_0", "q4_0", None])
 def test_a_type_that_no_matrix_has_is_said(number: int, blocks: str | None) -> None:

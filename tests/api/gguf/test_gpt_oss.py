@@ -117,6 +117,7 @@ def test_columns_of_gate_and_up_are_apart_and_matrices_turned() -> None:
     assert torch.equal(found["blk.2.attn_sinks.weight"], tensors["model.layers.2.self_attn.sinks"].float())
 
 
+@pytest.mark.long
 def test_the_metadata_are_those_of_convert_hf_to_gguf() -> None:
     saved()
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
@@ -157,6 +158,7 @@ def test_codes_of_experts_become_blocks_of_the_same_values(others: str | None, c
             assert torch.equal(files[key], value), key
 
 
+@pytest.mark.long
 def test_blocks_are_those_of_llama_cpp_but_for_minus_zero_and_small_codes() -> None:
     """Each block as convert_hf_to_gguf.py lays it out: the exponent, then code n with code n + 16 above it."""
     coded()
@@ -173,6 +175,7 @@ def test_blocks_are_those_of_llama_cpp_but_for_minus_zero_and_small_codes() -> N
     assert torch.equal(found[large], want[large])
 
 
+@pytest.mark.long
 def test_experts_that_are_decoded_on_purpose_are_rounded_as_others(ckpt: Any) -> None:
     coded()
     told = ckpt("convert", "model", "-o", "x.gguf", "--dequantize", "--gguf-type", "q8_0")
@@ -181,6 +184,7 @@ def test_experts_that_are_decoded_on_purpose_are_rounded_as_others(ckpt: Any) ->
         assert found["blk.0.ffn_up_exps.weight"].dtype == "q8_0"
 
 
+@pytest.mark.long
 def test_codes_are_not_joined() -> None:
     coded()
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
@@ -189,6 +193,7 @@ def test_codes_are_not_joined() -> None:
     assert "--dequantize" in str(caught.value.hint)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -212,6 +217,7 @@ def test_a_configuration_that_does_not_fit_is_an_error(fields: dict[str, Any], w
         cs.convert("model", layout="gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "gone",
     ["model.layers.1.mlp.experts.gate_up_proj", "model.layers.0.self_attn.sinks", "model.layers.2.mlp.router.bias"],
@@ -261,6 +267,7 @@ def test_codes_without_the_transpose_are_named_and_not_written_as_blocks(ckpt: A
     assert not Path("x.gguf").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key", ["gate_up_proj", "down_proj"])
 def test_codes_without_a_bias_are_compared_with_config_json(key: str) -> None:
     turned_codes(96)

@@ -82,6 +82,7 @@ def test_a_model_comes_back_bit_for_bit(model_type: str) -> None:
         assert torch.equal(back[key], want), key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_names_and_metadata_are_those_of_the_architecture(model_type: str) -> None:
     model(model_type)
@@ -247,6 +248,7 @@ def test_either_number_of_heads_may_be_the_wrong_one() -> None:
     assert "Correct num_attention_heads or num_key_value_heads, whichever is wrong" in str(error.value)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stated", ["4", "1", ""])
 def test_the_way_back_checks_the_heads_of_keys(stated: str) -> None:
     model("llama")

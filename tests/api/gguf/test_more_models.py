@@ -97,6 +97,7 @@ def test_transformers_opens_the_way_back_with_the_same_values(kind: str, dtype: 
         assert torch.equal(first(tokens).logits, second(tokens).logits)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_entries_are_those_of_gguf_py(kind: str) -> None:
     gguf = pytest.importorskip("gguf")

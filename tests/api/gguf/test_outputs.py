@@ -27,6 +27,7 @@ def said(notes: Any, text: str) -> bool:
     return any(text in note for note in notes)
 
 
+@pytest.mark.long
 def test_the_way_there_and_back_and_there_again(ckpt: Any) -> None:
     model("llama")
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
@@ -68,6 +69,7 @@ def test_the_architecture_that_is_removed_is_no_error() -> None:
     assert said(receipt.notes, WILL_NOT_LOAD)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("plan", ["convert", "average"])
 def test_a_model_that_llama_cpp_knows_in_other_names_is_said(plan: str) -> None:
     model("llama")

@@ -92,6 +92,7 @@ def test_matrices_in_blocks_leave_the_divisors() -> None:
         assert made.metadata["general.file_type"] == "7"
 
 
+@pytest.mark.long
 def test_the_way_back_leaves_them_out_with_a_note() -> None:
     tensors = model("llama", rope_parameters={"rope_theta": 5e5, **SCALED})
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")

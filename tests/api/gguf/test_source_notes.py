@@ -25,6 +25,7 @@ def write(blocks: int, eos: int) -> str:
     return "x.gguf"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("blocks", "eos", "said"),
     [

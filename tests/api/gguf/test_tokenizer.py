@@ -116,6 +116,7 @@ def test_ids_of_the_configuration_serve_without_those_of_the_tokeniser() -> None
     assert (said["tokenizer.ggml.eos_token_id"], said["tokenizer.ggml.add_bos_token"]) == ("3", "false")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("document", "why"),
     [

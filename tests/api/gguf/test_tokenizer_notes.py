@@ -42,7 +42,6 @@ def written() -> None:
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("change", WRONG)
 def test_an_entry_that_is_wrong_is_said(change: str) -> None:
     written()

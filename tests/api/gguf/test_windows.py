@@ -14,6 +14,7 @@ KINDS = ["full_attention", "sliding_attention"]
 SWITCHED: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("model_type", "fields"),
     [

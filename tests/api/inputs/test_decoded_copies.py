@@ -55,7 +55,6 @@ def test_the_base_is_not_recorded_as_an_adapter(
     assert cs.verify("out").ok
 
 
-@pytest.mark.long
 def test_two_adapters_keep_their_weights(tmp_path: Path) -> None:
     BY_NAME["fp8-block"].folder(tmp_path / "base")
     plan = cs.lora_merge("base", [adapter("one"), adapter("two", 2)], weights=[0.25, -2])
@@ -94,7 +93,6 @@ def test_an_older_recipe_names_only_the_adapters(tmp_path: Path) -> None:
     assert recorded("new.safetensors") == {"one": 1.0}
 
 
-@pytest.mark.long
 def test_the_quantised_base_of_a_merge_does_not_count_twice(tmp_path: Path) -> None:
     for seed, name in enumerate(("base", "ft1", "ft2")):
         BY_NAME["fp8-block"].folder(tmp_path / name, seed)

@@ -74,6 +74,7 @@ def test_the_output_has_the_dtype_of_config_json(models: dict[str, Path], tmp_pa
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "float16"
 
 
+@pytest.mark.long
 def test_a_quantised_model_is_merged_with_its_fine_tune(models: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(0)
     tuned = {key: (one + torch.randn_like(one) / 100).bfloat16() for key, one in weights(models["a-plain"]).items()}
@@ -151,6 +152,7 @@ def test_an_adapter_is_extracted_from_weights(models: dict[str, Path], tmp_path:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("source", "destination"), [("a", "b-plain"), ("a-plain", "b"), ("g", "b"), ("a", "b")])
 def test_weights_are_transplanted_between_encodings(
     source: str, destination: str, models: dict[str, Path], tmp_path: Path

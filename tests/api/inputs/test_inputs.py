@@ -116,6 +116,7 @@ def written(plan: cs.Plan, output: str) -> dict[str, Any]:
         return {key: checkpoint.tensor(key).tolist() for key in checkpoint}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", PLANS)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_written_is_the_same_whatever_stands_for_the_checkpoint(way: str, verb: str, net: Net) -> None:

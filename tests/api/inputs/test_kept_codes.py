@@ -277,7 +277,6 @@ def codes_of(words: torch.Tensor) -> torch.Tensor:
     return (words[:, None, :].long() >> (4 * torch.arange(8)[None, :, None]) & 15).reshape(-1, words.shape[1])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_columns_in_another_order_get_the_codes_and_scales_that_they_have_in_order(verb: str, tmp_path: Path) -> None:
     """The same weights with sorted columns, in another folder, are rounded to the same codes."""

@@ -138,7 +138,6 @@ def test_the_same_inputs_give_the_same_bytes_from_a_plan_too(merged: str) -> Non
     assert Path("x.safetensors").read_bytes() == Path("y.safetensors").read_bytes()
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("output", ["m", "converted"])
 def test_a_recipe_of_other_weights_is_not_believed(merged: str, output: str) -> None:
     cs.apply(cs.convert("m"), "converted/")

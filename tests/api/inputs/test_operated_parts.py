@@ -69,7 +69,6 @@ def test_no_part_is_scaled_by_another(quantised: Quantised, tmp_path: Path) -> N
             cs.rename(folder, operations=[{"exp_scale": [one(key), one(other)], "into": "c"}])
 
 
-@pytest.mark.costly
 @each_in_turn("quantised", ZOO)
 def test_shift_and_reshape_name_the_tensor_and_its_encoding(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")
@@ -82,7 +81,6 @@ def test_shift_and_reshape_name_the_tensor_and_its_encoding(quantised: Quantised
             assert caught.value.hint
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("quantised", ZOO, ids=lambda one: one.name)
 def test_a_copy_of_one_part_is_refused(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")
@@ -94,7 +92,6 @@ def test_a_copy_of_one_part_is_refused(quantised: Quantised, tmp_path: Path) -> 
                 cs.rename(folder, operations=[{"copy": one(key), "into": into}])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("quantised", ZOO, ids=lambda one: one.name)
 def test_a_copy_of_all_parts_is_a_copy_of_the_weight(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")

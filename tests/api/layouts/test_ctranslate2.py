@@ -158,6 +158,7 @@ def test_every_setting_of_the_network_stays_in_the_metadata() -> None:
         assert found.metadata["decoder/num_heads"] == str(heads)
 
 
+@pytest.mark.long
 def test_names_of_copied_tensors_are_kept() -> None:
     """A safetensors file with CTranslate2's names has the same layout."""
     found, _ = converted_and_noted(load_file(NETWORK / "ctranslate2.safetensors"), "transformers")

@@ -98,7 +98,6 @@ def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     assert "no tensor shows them" in notes
 
 
-@pytest.mark.long
 def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
     ids = {"text_encoder.text_model.embeddings.position_ids": torch.arange(3)[None]}
     checker = {f"safety_checker.{name}": torch.ones(2) for name in ("concept_embeds", "special_care_embeds")}
@@ -260,7 +259,6 @@ def test_averages_of_some_weights_alone_are_not_taken() -> None:
         converted_and_noted(both, "diffusers-ema")
 
 
-@pytest.mark.long
 def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
     unet = {key: value for key, value in averaged().items() if key.startswith(("model.", "model_ema."))}
     made, _ = converted_and_noted(unet, "diffusers-ema")

@@ -53,7 +53,6 @@ def kind_of(network: str) -> str:
     return "Dinov2WithRegisters" if REGISTERS in network else "Dinov2"
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS)
 def test_each_form_of_transformers_has_a_name_in_meta(network: str) -> None:
     """The files that transformers writes, and its networks in memory, with the prefix and without."""
@@ -72,7 +71,6 @@ def test_each_form_of_transformers_has_a_name_in_meta(network: str) -> None:
     assert_same(converted({f"{prefix}.{key}": value for key, value in in_memory.items()}, "meta"), meta)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_classifier_of_meta_is_that_of_transformers(network: str) -> None:
     """It has the class token and the mean of the patches as inputs."""
@@ -109,7 +107,6 @@ def test_a_head_that_transformers_lacks_is_an_error() -> None:
         converted(hf, "timm")
 
 
-@pytest.mark.long
 def test_a_mask_token_is_left_out_or_added_with_a_note() -> None:
     hf = converted(trained(PLAIN), "transformers")
     timm, notes = converted_and_noted(hf, "timm")
@@ -145,7 +142,6 @@ def test_the_matrices_of_timm_are_told_apart_by_shapes() -> None:
         assert torch.equal(hf[f"dinov2.encoder.layer.1.mlp.{name}.weight"], timm["blocks.1.mlp.fc1.weight"])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS[2:])
 def test_timm_adds_the_position_embedding_of_the_class_token_to_it(network: str) -> None:
     """What was recorded is timm's own result for the same sum; the two halves add up to it exactly."""
@@ -177,7 +173,6 @@ def test_position_embeddings_for_other_tokens_are_an_error(network: str, number:
         converted({**recorded(network, "timm"), "pos_embed": torch.ones(1, number, 16)}, "transformers")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("shape", [(), (4,), (0,), (1, 1, 1, 1)])
 def test_tensors_of_other_ranks_are_an_error(shape: tuple[int, ...]) -> None:
     timm, hf = recorded(REGISTERS, "timm"), converted(recorded(REGISTERS, "meta"), "transformers")
@@ -223,7 +218,6 @@ def test_blocks_in_chunks_are_another_layout() -> None:
         converted(meta, "transformers")
 
 
-@pytest.mark.long
 def test_notes_say_what_names_cannot() -> None:
     for network, layout, said in (
         (PLAIN, "meta", "with an offset of 0.1, transformers' without one"),

@@ -71,6 +71,7 @@ def test_the_convolutions_of_vgg_keep_their_names() -> None:
     assert_same(converted(made, "espnet1"), vgg)
 
 
+@pytest.mark.long
 def test_a_front_end_of_s3prl_in_a_transformer_is_moved_with_the_rest_as_it_is() -> None:
     """The encoder alone would be a network of espnet-transformer."""
     transformer = recorded("espnet-transformer", "espnet")
@@ -104,6 +105,7 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
         converted(less, "espnet")
 
 
+@pytest.mark.long
 def test_a_transplant_into_espnet_2_converts_the_names() -> None:
     for family, first in (
         ("espnet-transformer", "espnet-first"),

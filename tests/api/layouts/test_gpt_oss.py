@@ -33,6 +33,7 @@ def decoded() -> Tensors:
     return load_file(RECORDED / "gpt-oss" / "openai.safetensors")
 
 
+@pytest.mark.long
 def test_codes_are_moved_byte_for_byte() -> None:
     theirs, made = stored(), converted(stored(), "transformers")
     for name, matrix in (("gate_up_proj", "mlp1_weight"), ("down_proj", "mlp2_weight")):

@@ -44,6 +44,7 @@ def test_each_head_has_its_queries_then_its_keys_and_values() -> None:
     assert_same(converted(made, "transformers", heads="2"), plain)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_recognised_as_that_of_its_family(layout: str) -> None:
     for network in NETWORKS:
@@ -51,6 +52,7 @@ def test_a_layout_is_recognised_as_that_of_its_family(layout: str) -> None:
         assert [(one.family, one.layout) for one in found] == [(network.partition(".")[0], layout)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_tied_output_layer_of_gpt_2_is_not_stored(layout: str) -> None:
     nano = recorded("gpt2", "nanogpt")
@@ -102,6 +104,7 @@ def test_an_incomplete_layer_is_an_error(lost: str) -> None:
             converted(tensors, "transformers", heads=heads)
 
 
+@pytest.mark.long
 def test_states_of_8_bit_training_are_left_out() -> None:
     tensors = recorded("gpt2", "megatron")
     state = {f"{LAYER}mlp.linear_fc2._extra_state": torch.zeros(4, dtype=torch.uint8)}

@@ -37,7 +37,6 @@ def run(stack: str = "encoder", whole: Tensors | None = None, rank: int = 0, **b
     torch.save(state, f"run/mp_rank_{rank:02d}/model_optim_rng.pt")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("stack", ["encoder", "transformer"])
 def test_a_folder_of_ranks_becomes_transformers(stack: str) -> None:
     run(stack, checkpoint_version=3.0)
@@ -82,7 +81,6 @@ def in_order(tensors: Tensors, version: int) -> Tensors:
     return made
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("stack", ["encoder", "transformer"])
 @pytest.mark.parametrize("version", [0, 1, 0.0, 1.0])
 def test_older_versions_have_other_orders_of_rows(stack: str, version: float) -> None:

@@ -53,6 +53,7 @@ def test_a_model_that_mlx_lm_saved_is_that_of_its_class(name: str) -> None:
     assert [rows[one] for one in ("class-tensors", "configuration", "missing-tensors")] == ["PASS"] * 3
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "lost", "said"),
     [
@@ -68,6 +69,7 @@ def test_a_tensor_that_such_a_model_lacks_is_said(name: str, lost: str, said: st
     assert any("that the weights lack" in one and said in one for one in found), found
 
 
+@pytest.mark.long
 def test_such_names_in_a_file_that_mlx_did_not_write_are_not_those_of_the_class() -> None:
     found = of_class(saved("ernie4_5_moe.plain", metadata={"format": "pt"}))
     assert any("tensors that the weights lack" in one and "experts" in one for one in found), found

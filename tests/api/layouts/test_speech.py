@@ -35,6 +35,7 @@ def older(tensors: Tensors) -> Tensors:
     return renamed
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["transformers", "torchaudio"])
 @pytest.mark.parametrize(
     ("network", "theirs"),
@@ -58,6 +59,7 @@ def test_files_of_earlier_transformers_load_and_compute_the_same() -> None:
     assert_same(dict(model.state_dict()), recorded("wav2vec2", "transformers"))
 
 
+@pytest.mark.long
 def test_what_only_training_uses_is_left_out_with_a_note() -> None:
     made, notes = converted_and_noted(recorded("wav2vec2.pre-trained", "fairseq"), "torchaudio")
     assert not any(name in key for key in made for name in ("mask", "quantizer", "project_"))
@@ -111,6 +113,7 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
         cs.convert("less.safetensors", layout="transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["group", "layer"])
 def test_norms_of_the_convolutions_keep_their_kind(kind: str) -> None:
     """fairseq has the only norm as ``0.2``, and one for each convolution as ``{n}.2.1``."""
@@ -133,6 +136,7 @@ def test_a_transplant_finds_the_names_of_hubert() -> None:
     assert_same(load_file("made/model.safetensors"), recorded("wav2vec2.hubert", "transformers-hubert"))
 
 
+@pytest.mark.long
 def test_networks_are_told_apart(ckpt: Any) -> None:
     for network, layout, family in (
         ("wav2vec2", "torchaudio", "wav2vec2"),
@@ -154,6 +158,7 @@ def test_the_window_and_filters_of_nemo_are_left_out_with_a_note() -> None:
     assert "left out: preprocessor.featurizer, which transformers computes" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("network", "name", "head"),
     [

@@ -50,6 +50,7 @@ def test_a_network_in_a_folder_of_the_checkpointer_is_converted_there_and_back(n
     assert_same(torch.load("wav2vec2.ckpt", weights_only=True), recorded(network))
 
 
+@pytest.mark.long
 def test_a_recorded_whisper_in_a_folder_is_converted() -> None:
     saved(recorded("whisper.speechbrain"), "whisper")
     cs.apply(cs.convert("save", root="whisper", layout="openai"), "whisper.pt")
@@ -155,6 +156,7 @@ def test_transformers_loads_the_encoder_of_whisper_and_computes_what_speechbrain
     assert torch.equal(outputs[0], outputs[1])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["transformers", "openai"])
 def test_an_encoder_of_whisper_alone_is_known_in_all_layouts(layout: str) -> None:
     made = converted(recorded("whisper.speechbrain-encoder"), layout)
@@ -188,6 +190,7 @@ def test_the_weights_of_a_sum_of_layers_are_left_out_with_a_note(network: str) -
     assert "left out: weights, with which SpeechBrain's WeightedSSLModel sums the layers" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("network", "layout", "family"),
     [

@@ -71,6 +71,7 @@ def test_a_layer_without_a_joined_tensor_is_an_error() -> None:
         converted(less, "transformers")
 
 
+@pytest.mark.long
 def test_a_network_without_biases_of_queries_keys_and_values_gets_zeros() -> None:
     """torchvision's attention always has them; transformers leaves them out with ``qkv_bias: false``."""
     plain = converted(recorded(), "transformers")

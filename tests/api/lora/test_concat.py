@@ -136,7 +136,6 @@ def test_kohya_s_names_need_the_model() -> None:
     assert all(torch.allclose(value, wanted[name], atol=1e-6) for name, value in merged("joined").items())
 
 
-@pytest.mark.long
 def test_biases_of_one_adapter_go_along() -> None:
     for name in ("lora-bias", "bias-lora"):
         cs.apply(cs.lora_concat([GOLDEN / "plain", GOLDEN / name], weights=[0.5, 1]), f"joined-{name}/")

@@ -34,7 +34,6 @@ def assert_near(found: State, wanted: State, base: State | None = None) -> None:
 # What the toolkits load.
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("to", ["diffusers", "kohya"])
 def test_diffusers_loads_what_is_written(to: str) -> None:
     """Of a file of kohya, diffusers 0.42.1 ignores the alphas of some modules of attention, and warns."""
@@ -198,7 +197,6 @@ def test_what_a_toolkit_cannot_store_is_an_error(adapter: Path, options: dict[st
         cs.lora_convert(adapter, **options)
 
 
-@pytest.mark.long
 def test_tensors_besides_the_factors_stay_with_peft() -> None:
     for name in ("saved", "lora-bias", "bias-all", "attention", "conv"):
         cs.apply(cs.lora_convert(PEFT / name, to="peft"), f"{name}/")

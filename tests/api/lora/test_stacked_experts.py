@@ -94,7 +94,6 @@ def test_an_adapter_of_experts_that_the_base_lacks_is_a_fault() -> None:
     assert "model.layers.1.mlp.experts" in rows["adapter-base"].found[0].what
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("make", [qwen, mixtral])
 def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Callable[[], Any]) -> None:
     """PEFT makes parameters of ``all-linear``: the experts, and the matrix of the router."""
@@ -106,7 +105,6 @@ def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Calla
     assert not torch.equal(tensors("out")[router], base[router])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("make", [qwen, mixtral])
 def test_it_becomes_an_adapter_of_single_experts(make: Callable[[], Any]) -> None:
     trained(make(), target_parameters=[GATE_UP, DOWN], rank_pattern={"down_proj": 3})
@@ -122,7 +120,6 @@ def test_it_becomes_an_adapter_of_single_experts(make: Callable[[], Any]) -> Non
     assert_close("twice-merged", "merged")
 
 
-@pytest.mark.long
 def test_peft_itself_loads_the_single_experts_into_stacked_ones() -> None:
     import transformers
 

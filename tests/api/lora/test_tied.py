@@ -51,7 +51,6 @@ def factors(name: str) -> dict[str, torch.Tensor]:
     return {"lm_head.lora_A.weight": torch.randn(2, 8), "lm_head.lora_B.weight": torch.randn(12, 2)}
 
 
-@pytest.mark.long
 def test_factors_of_the_embedding_leave_the_output_layer_as_it_was() -> None:
     tensors, made = base(), factors("embed_tokens")
     adapter(made, target_modules=["embed_tokens"])

@@ -220,6 +220,7 @@ def test_less_memory_than_a_dry_run_says_at_least_is_refused(memory: str | int) 
     cs.apply(cs.merge(["a.safetensors", "b.safetensors"], **asked, memory="16777216B"), "o.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [

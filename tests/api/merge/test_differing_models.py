@@ -230,6 +230,7 @@ def test_a_scale_below_zero_is_refused_where_there_is_no_sign() -> None:
 # Files
 
 
+@pytest.mark.long
 def test_files_of_all_kinds_are_merged_with_each_other() -> None:
     states = [draw(seed, encoder_w=(40, 30), head_w=(8, 30), head_b=(8,)) for seed in range(4)]
     torch.save({"state_dict": {f"module.{key}": value for key, value in states[0].items()}, "epoch": 3}, "wrapped.pt")

@@ -115,7 +115,6 @@ def test_experts_that_no_input_is_routed_to_are_averaged_and_said(tmp_path: Path
     assert unused or alone
 
 
-@pytest.mark.long
 def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -216,7 +215,6 @@ def test_experts_without_magnitudes_are_not_to_be_collected(tmp_path: Path) -> N
     cs.merge([tmp_path / "a"], **given, missing="unscaled")
 
 
-@pytest.mark.long
 def test_a_module_that_computes_in_another_way_has_no_gram_matrices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

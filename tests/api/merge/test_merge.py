@@ -50,6 +50,7 @@ def test_the_weighted_mean_is_torch_s() -> None:
     assert list(found) == list(first)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("elements", [1, 3, 7, 1 << 17])
 def test_slices_of_any_size_give_the_same(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write()

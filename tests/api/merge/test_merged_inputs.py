@@ -184,7 +184,6 @@ def test_a_model_merged_with_itself_is_unchanged(tmp_path: Path) -> None:
         assert torch.equal(value, dict(model.named_parameters())[key])
 
 
-@pytest.mark.long
 def test_statistics_of_another_merge_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", "c", gram=True)
     joint(tmp_path, "a", "b")

@@ -176,7 +176,6 @@ def test_the_result_of_another_method_is_scaled_and_what_lacks_is_said(tmp_path:
     assert "a is not the model with statistics" in " ".join(other.err.split())
 
 
-@pytest.mark.long
 def test_gram_matrices_are_what_hooks_see_without_padding(tmp_path: Path) -> None:
     (model,) = saved(tmp_path, llama, "a")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -259,7 +258,6 @@ def test_fisher_information_has_its_memory(tmp_path: Path, ckpt: Ckpt) -> None:
     cs.stats(tmp_path / "a", inputs=inputs, fisher=True, include="model.norm", memory="60KB")
 
 
-@pytest.mark.long
 def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b", gram=True)
     swapped = {"a": tmp_path / "b.stats.safetensors", "b": tmp_path / "a.stats.safetensors"}
@@ -291,7 +289,6 @@ def test_a_model_that_differs_only_far_from_its_end_is_another_one(tmp_path: Pat
         cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", missing="average", statistics=statistics)
 
 
-@pytest.mark.long
 def test_tensors_whose_statistics_were_not_collected_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True, exclude=["**.mlp"])
     with pytest.raises(cs.PlanError, match=r"lack the Gram matrix of 6 tensors: .*down_proj") as raised:
@@ -376,7 +373,6 @@ def test_a_merge_that_inputs_do_not_determine_is_said(tmp_path: Path) -> None:
         assert all("--param ridge=1e-6 gives the mean" in one for one in found)
 
 
-@pytest.mark.long
 def test_inputs_that_are_repeated_have_a_gram_matrix_without_inverse(tmp_path: Path) -> None:
     """Rounded to float32, it has one, but of rounding errors."""
     saved(tmp_path, llama, "a", "b")
@@ -680,7 +676,6 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
         cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
     statistics = made((300, 400), torch.float64, turned=turned)

@@ -112,7 +112,6 @@ def test_a_fight_of_large_changes_counts_more_than_one_of_small_changes() -> Non
     assert (found[1].agreement.cosine or 0) < (found[0].agreement.cosine or 0)
 
 
-@pytest.mark.long
 def test_layers_after_the_fiftieth_are_counted() -> None:
     base = {f"layers.{n}.weight": torch.zeros(8, 8) for n in range(60)}
     save_file(base, "base.safetensors")
@@ -181,7 +180,6 @@ def test_what_ties_trims_and_elects_is_that_of_numpy() -> None:
     assert [one.elected for one in found.models] == pytest.approx(list(elected / changed), abs=1e-3)
 
 
-@pytest.mark.long
 def test_other_methods_get_the_weights_and_the_density_of_the_plan() -> None:
     write()
     survey = surveyed(planned("dare_ties", density=0.3, weight=[1, 2, 3]))
@@ -212,7 +210,6 @@ def test_what_the_planned_method_keeps_is_what_the_merge_keeps() -> None:
     assert (found.models[0].elected or 0) < (found.models[0].trimmed or 0)
 
 
-@pytest.mark.long
 def test_samples_are_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     whole = of(surveyed(planned("task_arithmetic")), "task_arithmetic")
@@ -271,7 +268,6 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     assert all(one.kept is not None for one in of(survey, "ties").models)
 
 
-@pytest.mark.long
 def test_quantised_models_are_decoded() -> None:
     for seed, name in enumerate(["base.safetensors", *MODELS[:2]]):
         save_file(BY_NAME["fp8-block"].tensors(seed), name)
@@ -365,7 +361,6 @@ def test_other_plans_and_arguments_are_refused() -> None:
             cs.view(planned(), *others)  # type: ignore[arg-type]
 
 
-@pytest.mark.long
 def test_the_plan_can_still_be_applied_and_no_input_is_overwritten() -> None:
     write()
     plan = planned()

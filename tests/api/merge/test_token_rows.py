@@ -189,6 +189,7 @@ def test_a_stack_has_zeros_for_tokens_that_the_model_of_its_embedding_lacks() ->
     assert cs.verify("out").ok
 
 
+@pytest.mark.long
 def test_a_model_without_tokens_has_those_of_the_base() -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         Path("b", name).unlink()
@@ -237,6 +238,7 @@ def test_a_row_is_of_a_model_of_another_token_of_a_number_or_zero() -> None:
     assert AutoTokenizer.from_pretrained("out")("a<new>b", add_special_tokens=False).input_ids[1] == place("<new>")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("force", [True, False])
 def test_a_row_is_forced_on_those_that_have_the_token_too(force: bool) -> None:
     found = made("a", "b", tokenizer={"source": "base", "tokens": {"x": {"source": "a", "force": force}}})
@@ -323,6 +325,7 @@ def test_a_row_of_a_model_that_a_tensor_is_not_merged_of_is_an_error(ckpt: Run) 
     )
 
 
+@pytest.mark.long
 def test_a_base_that_counts_as_a_model_lends_its_rows(ckpt: Run) -> None:
     """Not the mean of all that have the token, which would be another where they are several."""
     tokens = json.loads(Path("a/tokenizer.json").read_text())

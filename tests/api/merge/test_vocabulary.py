@@ -72,6 +72,7 @@ def merged(vocab: str, output: str = "out/", **how: Any) -> State:
     return load_file("out/model.safetensors" if output == "out/" else output)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("elements", [1, 9, 1 << 17])
 @pytest.mark.parametrize(
     ("vocab", "tokens"), [("union", "abcdexyz"), ("base", "abcde"), ("UNION", "abcdexyz"), ("list.txt", "zdba")]

@@ -25,6 +25,7 @@ def checkpoints() -> None:
         torch.save({"w": torch.randn(5, 3), "half": torch.randn(4).half(), "steps": torch.tensor(number)}, path)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("window", [2, 3, 5])
 def test_each_window_is_the_average_of_its_checkpoints(window: int) -> None:
     receipts = cs.average_windows(PATHS, "means", window=window)
@@ -75,6 +76,7 @@ def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
         cs.average_windows(PATHS, "epoch-0.pth", window=4)
 
 
+@pytest.mark.long
 def test_a_folder_for_means_is_not_named_like_a_file() -> None:
     with pytest.raises(
         cs.OutputError, match=r"mean\.pth is the name of a file, but a moving average writes a folder \(here of 4 files"
@@ -111,6 +113,7 @@ def test_the_command_writes_windows(ckpt: Run) -> None:
     assert not Path("more").exists()
 
 
+@pytest.mark.long
 def test_means_are_written_in_groups_and_one_that_fails_leaves_nothing_unfinished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_kept_plan_is_refused_when_what_lay_beside_has_changed(case: str) -> N
     assert not Path("out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("made", [with_list, mapped])
 def test_a_plan_holds_the_rows_and_not_the_lists_that_were_named(made: Callable[[], cs.Plan]) -> None:
     Path("p.json").write_text(json.dumps(made().to_json()))
@@ -139,6 +140,7 @@ def test_a_plan_holds_the_rows_and_not_the_lists_that_were_named(made: Callable[
     assert Path("out/model.safetensors").read_bytes() == Path("before/model.safetensors").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 def test_verify_says_what_has_changed_beside_a_source(case: str) -> None:
     made, change, path = CASES[case]

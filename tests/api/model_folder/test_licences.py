@@ -71,6 +71,7 @@ def test_terms_of_use_go_with_the_weights_and_are_verified(verb: str) -> None:
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["average", "merge", "merge onto a base", "merge by mergekit", "lora merge"])
 def test_other_terms_of_a_further_model_are_named(verb: str) -> None:
     with_terms(model("m"))
@@ -156,6 +157,7 @@ ADAPTERS: dict[str, Callable[[], cs.Plan]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ADAPTERS)
 def test_a_new_adapter_names_the_files_that_it_does_not_get(verb: str) -> None:
     for seed, one in enumerate(("m", "other")):
@@ -203,6 +205,7 @@ def test_terms_that_lie_elsewhere_are_not_copied() -> None:
     assert not os.path.lexists("out/LICENSE")
 
 
+@pytest.mark.long
 def test_terms_at_an_address_go_with_the_weights(hub: Hub) -> None:
     with_terms(model("m"))
     hub.repository("org/net", {name: Path("m", name).read_bytes() for name in os.listdir("m")})

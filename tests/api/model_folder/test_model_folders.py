@@ -545,6 +545,7 @@ ADDED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "has_list"), [*((name, True) for name in ADDED), *((name, False) for name in [*ADDED][:2])]
 )
@@ -606,6 +607,7 @@ def test_a_transplant_into_a_configuration_says_which_file_is_broken() -> None:
     assert note.startswith("tokenizer_config.json is copied unchanged: it is not valid JSON")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("broken", ["m", "b"])
 def test_rows_do_not_go_by_place_beside_a_tokeniser_that_cannot_be_read(broken: str) -> None:
     for path in (model("m"), model("b", seed=1)):
@@ -635,6 +637,7 @@ def test_what_is_said_of_the_folder_is_said_where_one_is_written(ckpt: Callable[
         assert not any(word in told(*rename, *options, "--force") for word in ("go along", "modeling_x.py"))
 
 
+@pytest.mark.long
 def test_all_that_stays_behind_is_named() -> None:
     model("m")
     for name in ("flax_model.msgpack", "LICENSE.txt", ".gitattributes", "modules.json", "a.safetensors"):
@@ -772,6 +775,7 @@ def test_inspect_says_where_files_contradict_the_weights(more: dict[str, Any], s
     assert ckpt("inspect", "m").code == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("field", "status"), [("pad_token_id", "FAIL"), ("eos_token_id", "WARN")])
 def test_check_fails_if_the_embedding_has_no_row_for_the_padding(field: str, status: str, ckpt: Any) -> None:
     model("m", **{field: 9})
@@ -846,6 +850,7 @@ def test_two_lists_of_a_tokeniser_that_disagree_are_said(other: list[str], numbe
     )
 
 
+@pytest.mark.long
 def test_a_diff_of_folders_says_that_their_tokens_differ() -> None:
     model("a"), model("b"), model("c", tokens=TOKENS[::-1])
     assert not cs.diff("a", "b").notes

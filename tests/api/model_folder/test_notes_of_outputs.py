@@ -121,6 +121,7 @@ def test_the_receipt_has_the_notes_of_its_plan() -> None:
     assert set(plan.notes) <= set(cs.apply(plan, "out.safetensors").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("vocab", ["union", "base"])
 def test_a_wrong_token_list_is_said_of_a_merge_by_token_whichever_model_leads(first: bool, vocab: str) -> None:
@@ -186,6 +187,7 @@ def test_a_gap_that_a_declaration_took_over_is_said_of_what_is_transplanted_into
     assert sum(ALONE in note for note in cs.apply(plan, "o/").notes) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("embedding", [True, False])
 def test_ids_of_other_words_are_said_where_no_configuration_says_what_model_it_is(embedding: bool) -> None:
     folder("m", tokens=["<pad>", "<s>", "</s>", "a", "b"])

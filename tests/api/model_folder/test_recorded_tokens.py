@@ -62,6 +62,7 @@ def test_rows_that_do_not_go_by_position_are_not_said(options: dict[str, object]
     assert said(**options) == []
 
 
+@pytest.mark.long
 def test_an_equal_list_in_another_file_is_not_said() -> None:
     Path("rev.txt").write_text(Path("en.txt").read_text().rstrip("\n"))
     assert said() == []

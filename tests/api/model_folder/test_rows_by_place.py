@@ -61,6 +61,7 @@ def test_layers_stacked_under_another_model_s_output_layer_are_one_too() -> None
         cs.merge("r.yaml")
 
 
+@pytest.mark.long
 def test_each_choice_of_a_merge_works() -> None:
     cs.apply(cs.merge(pair(), **LINEAR, vocab="union"), "union")
     assert load_file("union/model.safetensors")["lm_head.weight"].shape[0] == 12
@@ -228,6 +229,7 @@ def ids(folder: str) -> tuple[Any, ...]:
 MOVED = [TOKENS[3], TOKENS[2], *TOKENS[4:], TOKENS[0], TOKENS[1]]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tokens", [MOVED, [*MOVED, "x", "y"]])
 def test_an_adapter_s_rows_bring_its_tokeniser_and_its_ids(tokens: list[str]) -> None:
     model("m")
@@ -420,6 +422,7 @@ def test_lists_that_do_not_say_which_row_a_token_has_are_said_unless_they_are_th
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", LISTS)
 def test_the_same_list_is_no_news_and_another_kind_of_it_is(name: str) -> None:
     listed(name, TOKENS, TOKENS)

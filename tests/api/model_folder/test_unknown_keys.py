@@ -91,6 +91,7 @@ def test_nor_is_a_tied_output_layer_nor_code_of_its_own() -> None:
     assert not notes(lambda key: key.replace("q_proj", "query_proj"), auto_map={"AutoModel": "m.Own"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("prefix", ["_orig_mod", "module"])
 def test_some_tensors_under_a_wrapper_are_said_to_be(prefix: str) -> None:
     wrap = ("model.layers.2.", "lm_head.")

@@ -36,6 +36,7 @@ def test_the_nearest_folder_is_named(server: SimpleNamespace) -> None:
         cs.Pretrainer("collected", {"enc": nn.Linear(1, 1)}).collect_files("./sourc/")
 
 
+@pytest.mark.long
 def test_what_was_downloaded_is_not_asked_for_again(server: SimpleNamespace) -> None:
     for source in (f"{server.url}/web", "org/repo"):
         pretrainer()[0].collect_files(source)
@@ -60,6 +61,7 @@ def test_a_copy_is_made_anew_when_its_original_changed(server: SimpleNamespace) 
     assert Path("collected/enc.ckpt").read_bytes() == Path("other/enc.ckpt").read_bytes()
 
 
+@pytest.mark.long
 def test_a_body_of_unknown_length_is_taken_whole_or_not_at_all(server: SimpleNamespace) -> None:
     pretrainer()[0].collect_files(f"{server.url}/web/chunked")
     assert Path("collected/enc.ckpt").read_bytes() == Path("web/enc.ckpt").read_bytes()
@@ -69,6 +71,7 @@ def test_a_body_of_unknown_length_is_taken_whole_or_not_at_all(server: SimpleNam
     assert sorted(os.listdir("collected")) == [".enc.ckpt.collected.json", "enc.ckpt"]
 
 
+@pytest.mark.long
 def test_an_address_that_nobody_answers_is_said(server: SimpleNamespace) -> None:
     with pytest.raises(cs.SourceError, match=r"http://127\.0\.0\.1:9/enc\.ckpt cannot be reached"):
         pretrainer()[0].collect_files("http://127.0.0.1:9")
@@ -95,6 +98,7 @@ def test_a_link_to_nowhere_and_a_link_to_a_folder_are_told_apart(server: SimpleN
             pretrainer()[0].collect_files("a")
 
 
+@pytest.mark.long
 def test_all_files_are_collected_or_none(server: SimpleNamespace) -> None:
     both = cs.Pretrainer(
         "new/collected", {"enc": CASES.encoder(), "head": CASES.head()},

@@ -100,6 +100,7 @@ def test_it_does_what_speechbrain_does(name: str, server: SimpleNamespace) -> No
     assert seen == theirs
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", BETTER)
 def test_it_loads_what_speechbrain_does_not(name: str, server: SimpleNamespace) -> None:
     seen, theirs = observed(name, server), THEIRS[name]
@@ -110,6 +111,7 @@ def test_it_loads_what_speechbrain_does_not(name: str, server: SimpleNamespace) 
     assert seen["unused or missing"] == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", REFUSED_AT_COLLECTION)
 def test_what_cannot_be_collected_is_said_and_nothing_is_written(name: str, server: SimpleNamespace) -> None:
     kind, text = REFUSED_AT_COLLECTION[name]
@@ -124,6 +126,7 @@ def test_what_cannot_be_collected_is_said_and_nothing_is_written(name: str, serv
     assert seen["paths"] == CASES.CASES[name].paths
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", REFUSED_AT_LOADING)
 def test_what_cannot_be_loaded_is_said_and_no_module_is_touched(name: str, server: SimpleNamespace) -> None:
     kind, text = REFUSED_AT_LOADING[name]

@@ -126,7 +126,6 @@ def test_networks_that_are_permutations_have_a_barrier_only_without_an_alignment
     assert aligned.barrier <= 1e-6
 
 
-@pytest.mark.long
 def test_the_losses_are_those_of_networks_with_interpolated_weights() -> None:
     models = [llama("a", 0, 4), llama("b", 1, 4)]
     ids = texts()

@@ -66,6 +66,7 @@ def test_a_gguf_computes_what_its_model_computes(model_type: str) -> None:
     assert len(proof.blocks) > 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("gguf_type", "least"), [("q8_0", 1e-3), ("q4_0", 1e-2), ("mxfp4", 1e-2)])
 def test_codes_in_blocks_are_equivalent_within_their_rounding(gguf_type: str, least: float) -> None:
     folder = made("llama")
@@ -84,6 +85,7 @@ def test_two_gguf_files_are_compared_with_a_configuration_beside_one() -> None:
         cs.prove(first, second)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gguf_type", [None, "q8_0"])
 def test_a_fault_in_a_gguf_is_found_and_named(gguf_type: str | None) -> None:
     """Keys whose rows are not in llama.cpp's order: the file loads, and speaks nonsense."""

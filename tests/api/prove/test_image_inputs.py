@@ -205,7 +205,6 @@ def test_verbs_run_on_images(ckpt: Any) -> None:
     )
 
 
-@pytest.mark.long
 def test_statistics_are_those_of_the_pixel_values() -> None:
     from safetensors.torch import save_file
 
@@ -217,7 +216,6 @@ def test_statistics_are_those_of_the_pixel_values() -> None:
     assert cs.diff("0.safetensors", "1.safetensors").same
 
 
-@pytest.mark.long
 def test_a_decoder_gets_its_start_token() -> None:
     torch.manual_seed(0)
     decoder = transformers.TrOCRConfig(
@@ -448,7 +446,6 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     assert caught.value.hint == "Run pip install 'ckptsurgeon[images]'."
 
 
-@pytest.mark.long
 def test_pillow_is_imported_for_images_alone() -> None:
     code = "import sys, ckptsurgeon.api.prove.inputs; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

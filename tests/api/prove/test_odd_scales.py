@@ -42,7 +42,6 @@ def noted(off: int) -> list[str]:
     return [verb for verb, notes in VERBS.items() if sum(ONE_STEP in note for note in notes(path)) == 1]
 
 
-@pytest.mark.long
 def test_zero_points_of_another_format_are_noted_once() -> None:
     assert noted(1) == list(VERBS)
 
@@ -70,7 +69,6 @@ def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
     assert " ".join(done.err.split()).count(ONE_STEP) == 1
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["prove", "stats"])
 def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     """Not on tensors that are missing; the bits of MLX are only in its settings."""

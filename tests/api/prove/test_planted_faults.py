@@ -234,7 +234,6 @@ def moved(state: State, order: list[int], rows: list[int]) -> None:
     state[gate] = own[gate][rows].clone()
 
 
-@pytest.mark.long
 def test_exchanged_experts_are_named(ckpt: Any) -> None:
     found = with_experts(experts_without_router)
     both = [(0, 2), (2, 0)]
@@ -243,7 +242,6 @@ def test_exchanged_experts_are_named(ckpt: Any) -> None:
     assert {"expert": 0, "equals": 2} in found.to_json()["changed"][0]["experts"]
 
 
-@pytest.mark.long
 def test_a_replaced_expert_is_named(ckpt: Any) -> None:
     def replaced(state: State) -> None:
         torch.manual_seed(5)
@@ -267,7 +265,6 @@ def test_experts_and_router_in_different_orders_are_named(ckpt: Any) -> None:
     assert "expert 0 is expert 2 of A, expert 1 is expert 0 of A" in " ".join(ckpt("prove", "a", "b").out.split())
 
 
-@pytest.mark.long
 def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
     found = with_experts(lambda state: moved(state, [2, 1, 0, 3], [2, 1, 0, 3]))
     assert found.verdict == "EQUIVALENT"
@@ -277,7 +274,6 @@ def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
     assert said.endswith(f": the router and the experts of {name} are in another order (experts 0 and 2 are exchanged)")
 
 
-@pytest.mark.long
 def test_exchanged_experts_that_inputs_do_not_use_are_named(ckpt: Any) -> None:
     """For one token, two of four experts are used: the two others are exchanged."""
     save_file({"input_ids": torch.tensor([[3]])}, "ids.safetensors")

@@ -38,6 +38,7 @@ def change(folder: str, key: str, by: float) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
+@pytest.mark.long
 def test_a_copy_is_the_same() -> None:
     llama("a")
     cs.apply(cs.convert("a"), "shards/", max_shard_size="20KB")
@@ -73,6 +74,7 @@ def test_the_output_is_what_transformers_computes() -> None:
     assert found.inputs == "input_ids (1, 6) from ids.safetensors"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
 def test_rounding_is_equivalent(dtype: str, back: bool) -> None:
@@ -138,6 +140,7 @@ def test_little_memory_gives_the_same() -> None:
     assert cs.prove("a", "b", memory="9000B") == cs.prove("a", "b")
 
 
+@pytest.mark.long
 def test_tied_tensors_with_other_values_are_an_error_whose_hint_prove_can_follow() -> None:
     llama("a", tie_word_embeddings=False)
     config = Path("a/config.json")
@@ -236,6 +239,7 @@ def test_inputs_of_many_kinds_are_drawn(name: str) -> None:
     assert len(found.blocks) > 3
 
 
+@pytest.mark.long
 def test_random_inputs_that_are_too_large_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
@@ -372,6 +376,7 @@ def wider_layers() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("made", "verdict", "note"),
     [
@@ -469,6 +474,7 @@ def test_rounded_statistics_are_equivalent() -> None:
     assert cs.prove("a.pth", "b.pth", **given).notes == ()
 
 
+@pytest.mark.long
 def test_outputs_of_nan_prove_nothing() -> None:
     llama("a")
     edit("a", lambda state: state["model.embed_tokens.weight"].fill_(float("nan")))
@@ -492,6 +498,7 @@ def test_what_the_next_layer_undoes_is_equivalent() -> None:
     assert "2 tensors differ by more than rounding explains" in " ".join(found.notes)
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_does_not_load_says_so_with_an_option_that_there_is() -> None:
     llama("a", num_hidden_layers=2)
     llama("b", num_hidden_layers=3)
@@ -561,6 +568,7 @@ def test_texts_are_padded_if_the_tokeniser_has_neither_padding_nor_an_end() -> N
     assert found.verdict == "SAME"
 
 
+@pytest.mark.long
 def test_inputs_without_elements_are_an_error() -> None:
     llama("a")
     save_file({"input_ids": torch.zeros(0, 4, dtype=torch.int64)}, "none.safetensors")
@@ -568,6 +576,7 @@ def test_inputs_without_elements_are_an_error() -> None:
         cs.prove("a", "a", inputs="none.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [

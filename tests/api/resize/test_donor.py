@@ -286,7 +286,6 @@ def fill(value: float, rows: Any) -> Callable[[torch.Tensor], None]:
     return lambda tensor: tensor.__setitem__(rows, value)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_are_an_error_that_names_the_tokens(
     value: float, english: Callable[[str], Path], german: Path, tmp_path: Path
@@ -325,7 +324,6 @@ def test_zero_rows_are_said(english: Callable[[str], Path], german: Path, tmp_pa
     cs.resize(source, tokenizer=few, new_tokens="omp", omp_k=3)
 
 
-@pytest.mark.long
 def test_a_quantised_donor_is_an_error(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     donor = changed(german, tmp_path / "donor")
     fields = json.loads((donor / "config.json").read_text())

@@ -69,6 +69,7 @@ def test_a_list_of_experts_takes_equally_many_of_each_group(source: Path, tmp_pa
     assert kept(cs.resize(source, set=FEWER, keep={FIELD: "0,1,3,4,6,7"}), tmp_path / "out") == [[0, 1, 3, 4, 6, 7]] * 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "fields",
     [{"n_group": 1}, {"topk_group": 2}, {"n_group": 3, "topk_group": 3}],

@@ -98,7 +98,6 @@ def test_one_shared_key_is_not_pooled(tmp_path: Path) -> None:
         cs.resize(tmp_path / "in", set={"num_kv_heads": 1})
 
 
-@pytest.mark.long
 def test_new_channels_of_gate_and_values_are_initialised_beside_new_numbers(source: Saved, tmp_path: Path) -> None:
     fields = {"intermediate_size": 136, "hidden_size": 96, "num_attention_heads": 6}
     plan = cs.resize(source("phi3"), set=fields, new_channels="init")
@@ -113,7 +112,6 @@ def test_new_channels_of_gate_and_values_are_initialised_beside_new_numbers(sour
     assert (before - after).abs().max() / before.abs().max() < 1e-5
 
 
-@pytest.mark.long
 def test_keys_and_values_are_pooled_and_queries_stay(source: Saved, tmp_path: Path) -> None:
     cs.apply(cs.resize(source("phi3"), set={"num_key_value_heads": 1}), tmp_path / "out")
     for layer in range(2):
@@ -126,7 +124,6 @@ def test_keys_and_values_are_pooled_and_queries_stay(source: Saved, tmp_path: Pa
             torch.testing.assert_close(after[64 + 16 * part :][:16], pair.mean(0))
 
 
-@pytest.mark.long
 def test_what_new_heads_and_numbers_get(source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("phi3"), set={"hidden_size": 96, "num_attention_heads": 6})
     cs.apply(plan, tmp_path / "out")

@@ -32,7 +32,6 @@ def grouped_by_hand(rows: torch.Tensor, heads: list[int]) -> list[list[int]]:
             for head in heads]  # fmt: skip
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("heads", [[0, 1], [1, 3]])
 def test_experts_join_the_one_with_the_most_similar_row(heads: list[int], source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("mixtral"), **TWO, merge_experts="similar", keep={"num_local_experts": heads})
@@ -69,7 +68,6 @@ def of_experts(tensors: dict[str, torch.Tensor], layer: int, name: str) -> torch
     )
 
 
-@pytest.mark.long
 def test_experts_count_as_often_as_they_are_used(tmp_path: Path) -> None:
     with_experts("qwen3_moe", tmp_path)
     values = made(tmp_path)
@@ -91,7 +89,6 @@ def test_experts_count_as_often_as_they_are_used(tmp_path: Path) -> None:
     assert any(0.01 < share < 0.99 and share != 0.5 for share in shares)
 
 
-@pytest.mark.long
 def test_with_statistics_the_experts_that_contribute_most_are_the_heads(tmp_path: Path) -> None:
     with_experts("qwen3_moe", tmp_path)
     values = made(tmp_path)
@@ -107,7 +104,6 @@ def test_with_statistics_the_experts_that_contribute_most_are_the_heads(tmp_path
         assert own["weights"] == values[f"model.layers.{layer}.mlp.gate.load"].tolist()
 
 
-@pytest.mark.long
 def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path) -> None:
     four = {"num_local_experts": 4, "num_experts_per_tok": 2}
     cs.apply(cs.resize(source("llama"), set=four, model_type="mixtral"), tmp_path / "four")
@@ -157,7 +153,6 @@ def test_routers_that_are_not_numbers_are_an_error(source: Saved, tmp_path: Path
         cs.resize(folder, **TWO, merge_experts="similar", keep={"num_local_experts": [0, 1]})
 
 
-@pytest.mark.long
 def test_parts_of_which_the_router_chooses_some_keep_equally_many(source: Saved) -> None:
     more: dict[str, Any] = {"merge_experts": "similar"}
     plan = cs.resize(source("deepseek_v3"), set={"n_routed_experts": 4}, **more)

@@ -135,7 +135,6 @@ def test_untied_embeddings_that_are_scaled(source: Saved, tmp_path: Path) -> Non
     assert difference(outputs(source("gemma3_text"), "gemma3_text"), outputs(tmp_path / "out", "gemma3_text")) < 1e-5
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("keys", [1, 2, 6])
 def test_new_heads_stand_beside_those_with_which_they_share_keys(keys: int, source: Saved, tmp_path: Path) -> None:
     fields = {"hidden_size": 96, "num_attention_heads": 6, **({"num_key_value_heads": keys} if keys != 2 else {})}

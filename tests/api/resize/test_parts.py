@@ -71,6 +71,7 @@ def test_the_tokens_of_a_part_are_cut(tmp_path: Path) -> None:
     assert written["vision_config"] == before["vision_config"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("field", "value"), [("rope_theta", 5000.0), ("factor", 8.0)])
 def test_a_field_of_an_object_changes_alone(field: str, value: float, tmp_path: Path) -> None:
     source = built("LlavaForConditionalGeneration", tmp_path / "llava", rope_parameters=ROPE)

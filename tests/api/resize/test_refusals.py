@@ -52,7 +52,6 @@ def test_the_command_writes_a_folder_that_transformers_opens(
             assert torch.equal(after[f"model.layers.{new}.{name}"], before[f"model.layers.{old}.{name}"])
 
 
-@pytest.mark.long
 def test_a_plan_that_was_printed_draws_the_same_values(made: Path, tmp_path: Path, ckpt: Callable[..., Any]) -> None:
     asked = ["resize", made, "--set", "intermediate_size=40", "--seed", "3"]
     (tmp_path / "plan.json").write_text(ckpt(*asked, "-n", "--json").out)
@@ -177,7 +176,6 @@ def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made
         cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("fields", [{"hidden_size": 32}, {"num_key_value_heads": 1}, {"num_hidden_layers": 4}])
 def test_a_source_without_a_prefix_that_lacks_tensors_is_an_error_that_names_them(
     fields: dict[str, int], made: Path, tmp_path: Path
@@ -519,7 +517,6 @@ def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path
     assert plan.notes[0].endswith("the outputs change")
 
 
-@pytest.mark.long
 def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(tmp_path: Path) -> None:
     fields = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 60}
     transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")
@@ -561,7 +558,6 @@ def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind:
     assert ".resized." not in raised.value.message
 
 
-@pytest.mark.long
 def test_a_number_that_changed_with_the_layers_is_not_called_a_list(tmp_path: Path) -> None:
     running.save("deepseek_v3", tmp_path / "in")
     notes = cs.resize(tmp_path / "in", set={"num_hidden_layers": 4}, layers="identity").notes

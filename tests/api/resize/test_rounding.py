@@ -44,6 +44,7 @@ def test_outputs_of_16_bits_differ_by_no_more_than_the_note_says(
     assert running.error_of(before.double(), after.double()) <= (float(figure[1]) if figure else 0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("dtype", "is_rounded"), [("bf16", True), ("float32", False), ("keep", False)])
 def test_weights_that_are_cast_are_rounded(dtype: str, is_rounded: bool, tmp_path: Path) -> None:
     running.save("llama", tmp_path / "full")
@@ -53,6 +54,7 @@ def test_weights_that_are_cast_are_rounded(dtype: str, is_rounded: bool, tmp_pat
     assert ("up to the rounding of weights to bfloat16" in said) == is_rounded
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("parts", "rounded"), [(2, "sums in bfloat16"), (3, "weights to bfloat16")])
 def test_a_factor_that_is_no_power_of_two_rounds_weights(parts: int, rounded: str, tmp_path: Path) -> None:
     running.save("llama", tmp_path / "full")

@@ -229,7 +229,6 @@ def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> Non
     torch.testing.assert_close(values[f"{name}.inputs"], wanted)
 
 
-@pytest.mark.long
 def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_experts("mixtral", tmp_path)
     cls = transformers.models.mixtral.modeling_mixtral.MixtralExperts
@@ -247,7 +246,6 @@ def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monke
     assert torch.equal(after.model.layers[0].mlp.gate.weight, before.model.layers[0].mlp.gate.weight[kept])
 
 
-@pytest.mark.long
 def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) -> None:
     made(tmp_path)
     with torch.no_grad():
@@ -357,7 +355,6 @@ def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path)
         torch.testing.assert_close(value, found[1][key])
 
 
-@pytest.mark.long
 def test_positions_that_fill_a_batch_up_do_not_count_for_experts(tmp_path: Path) -> None:
     with_experts("mixtral", tmp_path)
     mask = torch.ones(2, 10, dtype=torch.int64)

@@ -168,7 +168,6 @@ def test_the_texts_of_a_template_are_those_outside_of_tags_and_its_strings() -> 
     assert chat_texts(None) == chat_texts([1, {"name": "x"}]) == chat_texts("") == []
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("where", ["settings", "list", "chat_template.jinja", "chat_template.json"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_encoded_as_before(kind: str, where: str, corpus: Path, tmp_path: Path) -> None:

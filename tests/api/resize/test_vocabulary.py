@@ -144,7 +144,6 @@ def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models,
     assert cs.diff(english(kind), tmp_path / "all", values=True).same
 
 
-@pytest.mark.long
 def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
     folder = built("gpt2", tmp_path / "gpt2", 100)
     plan = cs.resize(folder, set={"vocab_size": 90, "n_layer": 1}, layers="first")

@@ -40,6 +40,7 @@ def searched(name: str, space: SearchSpace, trials: int, *, sign: int = 1, seed:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "space"), [("cma-es", BOWL), ("tpe", BOWL), ("tpe", MIXED)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_later_trials_are_nearer_to_the_optimum(name: str, space: SearchSpace, sign: int) -> None:
@@ -66,6 +67,7 @@ def study_of(name: str, trials: int, ended: int) -> Study:
     return study
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["cma-es", "tpe"])
 def test_an_interrupted_search_goes_on_as_it_would_have(name: str) -> None:
     whole = study_of(name, 20, 20)

@@ -125,6 +125,7 @@ def test_there_and_back_is_the_same_bit_for_bit(ckpt: Any) -> None:
         cs.verify("tf.pth").raise_if_failed()
 
 
+@pytest.mark.long
 def test_two_trained_biases_become_the_one_that_does_the_same() -> None:
     destination(LETTERS)
     state = made()
@@ -220,6 +221,7 @@ def layer_of(variable: str) -> str:
     return "lstm" if variable.startswith("cudnn_lstm") else variable.split("/")[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", DROPPED)
 def test_drop_last_drops_the_layers_that_coqui_drops(number: int) -> None:
     destination(CYRILLIC)
@@ -250,6 +252,7 @@ def test_six_layers_or_more_are_an_error(ckpt: Any, number: int) -> None:
     assert "layer_1 always stays. Use 1 to 5." in said
 
 
+@pytest.mark.long
 def test_letters_that_both_alphabets_have_keep_their_rows() -> None:
     destination(CYRILLIC)
     state = made(vocab=f"{STT}/alphabet.txt:alphabet.txt")

@@ -36,6 +36,7 @@ def tokens(name: str, number: int) -> str:
 WIDTH, FEW, MANY = 128, 64, 72
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["mlx", "nf4", "gptq", "awq", "llm_int8"])
 def test_new_tokens_that_cannot_be_encoded_are_the_error_and_others_are_encoded(method: str) -> None:
     coded = {"model.embed_tokens": torch.randn(MANY, WIDTH), "model.layers.0.mlp.up_proj": torch.randn(256, WIDTH)}

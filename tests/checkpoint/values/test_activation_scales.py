@@ -60,7 +60,6 @@ def test_the_value_of_an_unset_scale_is_no_fault() -> None:
     assert found_in(state) == ([], [])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inverse_scales_of_one_layer_are_said(dtype: torch.dtype) -> None:
     state = fp8(dtype)

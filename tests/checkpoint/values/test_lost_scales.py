@@ -61,7 +61,6 @@ def test_plain_weights_of_8_bits_have_no_note(dtype: torch.dtype) -> None:
     assert not found(cs.inspect(save(narrow)).notes)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "fp8-channel"])
 def test_codes_with_scales_have_no_note(scheme: str) -> None:
     Path("plain").mkdir()
@@ -123,7 +122,6 @@ def test_one_matrix_of_cast_weights_among_wider_floats_is_noted() -> None:
     assert [UNLIKE in one.what for row in cs.check(path).rows if row.id == "weight-size" for one in row.found] == [True]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "fp8-channel"])
 def test_one_matrix_that_lost_its_scales_is_noted_without_settings(scheme: str) -> None:
     Path("plain").mkdir()

@@ -61,7 +61,6 @@ def test_healthy_models_have_no_note(encode: Any, settings: dict[str, Any]) -> N
     assert cs.inspect(write_model(Path("m"), coded_tensors(encode), settings)).notes == ()
 
 
-@pytest.mark.long
 def test_scales_that_are_computed_anew_are_powers_of_two() -> None:
     """A merge of such models writes the settings of the first: its scales have to fit them."""
     state = coded_tensors(powers)

@@ -30,7 +30,6 @@ def ordered(*, of_layers: bool = True) -> State:
     return state
 
 
-@pytest.mark.long
 def test_an_order_of_columns_of_another_layer_is_said() -> None:
     state = ordered()
     assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []

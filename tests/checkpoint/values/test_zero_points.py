@@ -40,6 +40,7 @@ CASES: tuple[tuple[Encode, dict[str, Any], int], ...] = (
 )
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("where", [ONE, LAYER])
 @pytest.mark.parametrize(("encode", "settings", "step"), CASES)
@@ -80,7 +81,6 @@ def test_half_of_a_matrix_is_no_other_version_of_the_format() -> None:
     assert [("qzeros that are not the middle" in one, ONE in one) for one in said if "qzeros" in one] == [(True, True)]
 
 
-@pytest.mark.long
 def test_zero_points_of_asymmetric_codes_may_differ() -> None:
     """Also if a few tensors are symmetric, and if settings say for which modules."""
     state = coded_tensors(awq)

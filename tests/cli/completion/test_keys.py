@@ -85,7 +85,6 @@ def test_keys_of_every_script_and_of_tensorflow_are_offered() -> None:
     assert told("inspect x.pth --include ")[1] == ["h1/Adam_1", "wärme", "x-y"]
 
 
-@pytest.mark.long
 def test_ninety_thousand_keys_do_not_spill() -> None:
     flat = segments([f"k{i}" for i in range(92_000)], "k1")
     found = shorten_to_beginnings(list(flat))
@@ -105,7 +104,6 @@ def unreadable() -> list[str]:
     return ["broken.pth", "empty.pth", "folder", "pipe.pth", "gone.pth", "/dev/zero", *addresses]
 
 
-@pytest.mark.long
 def test_what_cannot_be_read_is_passed_over(unreadable: list[str], ckpt_asked: Run) -> None:
     for name in unreadable:
         assert told(f"inspect {name} --include a") == ("words", []), name

@@ -74,6 +74,7 @@ def test_verify_holds_the_files_beside_the_weights_against_the_recipe() -> None:
     assert not cs.verify("out").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["/dev/zero", "../config.json", "..", "a\\0b"])
 def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
     saved("source", BERT, "BertModel")
@@ -105,6 +106,7 @@ def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
     assert json.loads(Path("out/config.json").read_text())["id2label"] == {"0": "a", "1": "b"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("source", "dtype"), [("float32", "bf16"), ("bfloat16", "keep")])
 def test_a_folder_opens_in_the_dtype_that_its_weights_have(source: str, dtype: str) -> None:
     saved("source", BERT, "BertModel", dtype=source)
@@ -172,6 +174,7 @@ GENERATION = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("target", "changed"),
     [
@@ -206,6 +209,7 @@ def test_ids_that_only_the_file_has_follow_their_tokens() -> None:
     assert {name: written.get(name) for name in wanted} == wanted
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "content", "note"),
     [
@@ -234,6 +238,7 @@ def test_what_contradicts_the_weights_is_said_of_a_configuration_as_of_its_folde
     assert [note in one for one in said["dst"]] == ([True] if note else [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("output", ["old", "old/model.safetensors"])
 def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_they_contradict(output: str) -> None:
     saved("old", BERT, "BertModel")
@@ -250,6 +255,7 @@ def test_files_of_a_model_that_stay_where_another_is_written_are_said_with_what_
     assert not any("still has" in note for note in cs.apply(plan, "new.safetensors").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name", ["adapter_config.json", "adapter_model.bin", "modeling_x.py", "consolidated.safetensors"]
 )

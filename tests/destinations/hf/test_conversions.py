@@ -35,6 +35,7 @@ CONVERSIONS: dict[str, tuple[list[str], list[str], list[tuple[Any, ...]], dict[s
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CONVERSIONS)
 def test_a_conversion_is_what_transformers_makes_of_it(case: str) -> None:
     from transformers.core_model_loading import WeightConverter, dot_natural_key

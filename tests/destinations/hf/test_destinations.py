@@ -80,6 +80,7 @@ def test_values_are_bit_for_bit_those_of_a_real_construction(
         assert torch.equal(found[key], value), key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_it_has_the_keys_shapes_dtypes_and_ties_of_the_real_one(architecture: str) -> None:
     write_config("config.json", MODELS[architecture], architecture)
@@ -131,6 +132,7 @@ def test_a_section_overrides_fields_and_names_the_architecture_or_a_folder() -> 
     assert len(written["id2label"]) == 5
 
 
+@pytest.mark.long
 def test_an_override_wins_over_labels_and_other_names_of_the_field() -> None:
     labels = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
     write_config("config.json", BERT, "BertForSequenceClassification", **labels)

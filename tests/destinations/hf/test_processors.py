@@ -83,6 +83,7 @@ def test_the_page_on_fine_tuning_reads_a_letter_that_is_said_twice(
     assert capsys.readouterr().out == "['aa b']\n"
 
 
+@pytest.mark.long
 def test_a_pretrained_model_has_a_feature_extractor_only() -> None:
     train = {**TRAIN, "task": "wav2vec2_pretrain", "features": {"kind": "waves", "rate": 8000}}
     spec = destination(train=train, architecture="Wav2Vec2ForPreTraining", feat_extract_norm="layer")
@@ -91,6 +92,7 @@ def test_a_pretrained_model_has_a_feature_extractor_only() -> None:
     assert (made["sampling_rate"], made["return_attention_mask"]) == (8000, True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "train",
     [None, {"task": "mine.py:Task"}, {**TRAIN, "features": {"kind": "log_mel"}}, {**TRAIN, "features": 3}, "text"],
@@ -113,6 +115,7 @@ def test_a_padding_that_is_asked_for_stays() -> None:
     assert content(destination(pad_token_id=1), "config.json")["pad_token_id"] == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("tokens", "fields", "why"),
     [
@@ -148,6 +151,7 @@ def test_a_tokeniser_of_other_tokens_is_replaced_by_one_of_those_that_are_traine
     assert note.endswith("instead, a tokeniser for tokens.txt is written")
 
 
+@pytest.mark.long
 def test_another_vocabulary_beside_the_configuration_is_said() -> None:
     mine = [*TOKENS[:-1], "x"] if TOKENS[-1] != "x" else [*TOKENS[:-1], "y"]
     Path("vocab.json").write_text(json.dumps({token: number for number, token in enumerate(mine)}))

@@ -67,7 +67,6 @@ def padded(*more: str, **arguments: Any) -> tuple[cs.Plan, torch.Tensor, torch.T
     return plan, *(load_file(f"{name}/model.safetensors")[EMBEDDING] for name in ("bert", "out"))
 
 
-@pytest.mark.long
 def test_rows_of_padding_in_both_models_are_no_tokens_and_this_is_said() -> None:
     plan, before, after = padded()
     for place, token in enumerate(NEW[:7]):
@@ -86,7 +85,6 @@ def test_rows_of_padding_in_both_models_are_no_tokens_and_this_is_said() -> None
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
 
 
-@pytest.mark.long
 def test_rows_of_padding_are_not_in_the_mean_for_new_tokens() -> None:
     _, before, after = padded(new_tokens="mean")
     assert torch.allclose(after[31], before[:50].mean(0), atol=1e-6)
@@ -101,7 +99,6 @@ def test_no_padding_is_no_note() -> None:
     assert all(one.rows is None or one.rows == plan.rows for one in plan.steps)
 
 
-@pytest.mark.long
 def test_further_rows_that_may_be_of_another_model_are_an_error_until_they_are_named() -> None:
     bert(vocab_size=64)
     tokenizer("new", NEW)
@@ -197,7 +194,6 @@ def test_tensors_of_tokens_that_differ_in_rows_are_an_error() -> None:
     assert torch.equal(out, torch.cat([a[:4].flip(0), b[4:]]))  # a checkpoint keeps its rows of padding
 
 
-@pytest.mark.long
 def test_lists_in_the_folders_of_each_other_s_model_are_in_the_wrong_order() -> None:
     bert()
     for name, tokens in (("bert", OLD), ("other", NEW)):
@@ -214,7 +210,6 @@ def test_lists_in_the_folders_of_each_other_s_model_are_in_the_wrong_order() -> 
     cs.transplant("bert", "other/config.json", vocab="bert/tokens.txt:other/tokens.txt")
 
 
-@pytest.mark.long
 def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> None:
     bert()
     tokenizer("new", NEW, marked="new")
@@ -242,7 +237,6 @@ def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> No
     assert cs.verify("out").ok
 
 
-@pytest.mark.long
 def test_the_padding_row_that_is_drawn_is_the_new_one_s_again_from_a_kept_plan() -> None:
     """A network zeroes the row of its padding token: which one is drawn so hangs on the ids that are moved."""
     bert()

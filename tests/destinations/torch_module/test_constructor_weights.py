@@ -335,6 +335,7 @@ def test_a_folder_is_given_only_if_all_of_it_was_read() -> None:
     assert [one.path for one in cs.transplant("src.pth", "net.yaml").sources] == ["src.pth", "m/enc.ckpt", "m/dec.ckpt"]
 
 
+@pytest.mark.long
 def test_large_values_change_too() -> None:
     network("self.body[0].weight.data = torch.load('big.bin')['0.weight'].bfloat16()")
     torch.save({"0.weight": (torch.arange(16.0).reshape(4, 4) * 8 + 512).bfloat16()}, "big.bin")

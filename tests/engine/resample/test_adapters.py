@@ -40,6 +40,7 @@ def noise(*shape: int) -> Array:
     return values
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_resampling_is_torch_s_for_every_pair_of_small_sizes(method: str, antialias: bool) -> None:

@@ -55,6 +55,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(a, b)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("stage", "ranks"), [(2, 1), (2, 2), (3, 1)])
 def test_the_weights_are_those_of_the_parameters(stage: int, ranks: int, ckpt: Any) -> None:
     wanted = universal("d", stage=stage, ranks=ranks)

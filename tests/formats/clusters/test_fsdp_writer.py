@@ -40,6 +40,7 @@ def test_real_ranks_load_the_files(ranks: int, source: dict[str, torch.Tensor], 
     loaded(os.path.abspath("d"), ranks)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ranks", [1, 3, 8])
 def test_it_is_read_back_as_it_was(ranks: int, source: dict[str, torch.Tensor], ckpt: Any) -> None:
     assert ckpt("convert", "w.safetensors", "-o", "d", "--to", "fsdp", "--ranks", str(ranks)).code == 0
@@ -69,6 +70,7 @@ def test_each_rank_has_its_own_part_and_buffers_are_whole(source: dict[str, torc
             assert same(state[key], source[key])
 
 
+@pytest.mark.long
 def test_what_is_computed_is_shared_out_too(source: dict[str, torch.Tensor]) -> None:
     save_file(
         {key: value + 1 if value.is_floating_point() else value for key, value in source.items()}, "v.safetensors"

@@ -51,6 +51,7 @@ def test_each_rank_has_its_part(ranks: int) -> None:
             assert torch.equal(part[key], value if axis is None else value.chunk(ranks, axis)[rank]), key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_it_is_read_back_as_it_was(ranks: int, ckpt: Any) -> None:
     made = written(ranks)

@@ -60,6 +60,7 @@ def save(path: str, ranks: int = 2, info: Any = INFO) -> Tensors:
     return {**weights, "embed.weight": weights["embed.weight"][:7]}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_the_parts_of_all_ranks_are_put_together(ranks: int) -> None:
     wanted = save("d", ranks)

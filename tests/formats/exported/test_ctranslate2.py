@@ -87,6 +87,7 @@ def test_integers_without_a_scale_are_said() -> None:
         assert "1 weight of integers without a scale" in "\n".join(found.notes)
 
 
+@pytest.mark.long
 def test_a_folder_of_faster_whisper_is_read_and_not_written() -> None:
     with pytest.raises(cs.ConfigError, match="ctranslate2.* is unknown"):
         cs.apply(cs.convert(GOLDEN / "int8"), "model.bin", to="ctranslate2")

@@ -141,6 +141,7 @@ def test_a_pickle_of_other_things_does_not_hide_checkpoints_in_subfolders() -> N
         cs.open_checkpoint("vocabulary.pkl")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pickle_at_an_address_is_read_by_ranges(protocol: int, hub: Any) -> None:
     large = np.arange(1_000_000, dtype="f4")

@@ -121,7 +121,6 @@ def test_a_changed_component_fails_the_verification(change: str, ckpt: Any) -> N
     assert {"byte": "vae", "recipe": "recipe", "other": "vae"}[change] in done.out + done.err
 
 
-@pytest.mark.long
 def test_weights_that_are_there_are_kept_or_replaced_as_a_whole(ckpt: Any) -> None:
     path = pipeline()
     for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):

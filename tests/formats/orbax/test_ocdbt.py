@@ -81,7 +81,6 @@ def test_a_database_without_keys_is_read() -> None:
     assert opened(Path("x")).read("w/.zarray") is None
 
 
-@pytest.mark.long
 def test_twenty_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("x").mkdir()
     node = leaf({f"{number:06}": Reference("nodes", number, 1) for number in range(20_000)})

@@ -59,6 +59,7 @@ def test_the_tensors_are_those_of_the_state_dict(how: str) -> None:
         assert any("not its program" in note for note in found.notes)
 
 
+@pytest.mark.long
 def test_a_scripted_module_is_a_source_like_any_other() -> None:
     state = written("scripted")
     cs.apply(cs.convert("net.pt"), "out.pth")

@@ -30,6 +30,7 @@ def by_definition(changes: Array, ratio: float) -> Array:
     return made
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("dtype", "bound"), [("f4", 1e-5), ("f8", 1e-12)])
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize(("size", "models"), [(50, 3), (700, 2), (30_000, 4)])

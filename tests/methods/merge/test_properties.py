@@ -62,7 +62,6 @@ def inputs(method: str, shape: tuple[int, ...], seed: int = 0, dtype: Any = "f4"
     return [one.astype(dtype) for one in models], base.astype(dtype) if has_base else None
 
 
-@pytest.mark.costly
 @EVERY
 @given(
     shape=st.sampled_from([(), (1,), (40,), (1, 7), (9, 5), (4, 3, 5), (2, 3, 2, 4)]),

@@ -43,6 +43,7 @@ def test_the_seed_decides_whatever_the_slices(method: str) -> None:
     assert not np.array_equal(first, kept(method, density=0.5, _key="other"))
 
 
+@pytest.mark.costly
 @ALL
 def test_every_model_has_a_mask_of_its_own(method: str) -> None:
     one, two = (merge(method, [MODEL, MODEL], BASE, density=0.5, weight=w, normalize=False) for w in ([1, 0], [0, 1]))

@@ -462,7 +462,6 @@ def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:
     assert torch.equal(renamed([forth, back], "w.safetensors")["w"], values)
 
 
-@pytest.mark.long
 def test_columns_of_transposed_tensors_are_read_in_large_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of rows of the result needs some of every tensor: read piece by piece, that is quadratic."""
     import ckptsurgeon.engine.compute.reading as reading

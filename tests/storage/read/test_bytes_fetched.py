@@ -34,6 +34,7 @@ def encoded(kind: str) -> bytes:
     return Path("x.safetensors").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "legacy"])
 def test_a_tenth_of_a_file_takes_eleven_percent_of_its_bytes(hub: Hub, kind: str) -> None:
     data = encoded(kind)

@@ -37,6 +37,7 @@ VERBS = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", SLOW, ids=lambda fault: fault.name)
 def test_a_server_that_never_comes_to_an_end_is_given_up(hub: Hub, fault: Fault, verb: str, ckpt: Run) -> None:
@@ -49,6 +50,7 @@ def test_a_server_that_never_comes_to_an_end_is_given_up(hub: Hub, fault: Fault,
     assert len(hub.requests) <= 5  # one that is stuck is tried once more, and then no other part is asked for
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/net.pth"])
 @pytest.mark.parametrize("fault", SLOW, ids=lambda fault: fault.name)
 @pytest.mark.parametrize("on", ["/api/*", "/org/net/resolve/*"])
@@ -170,6 +172,7 @@ def test_the_room_that_is_left_is_a_part_of_a_small_disk() -> None:
     assert _room.free_bytes(disk(0, 0)) is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/net.pth"])
 def test_an_endless_file_of_a_hub_leaves_room(hub: Hub, uri: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_room, "EVERY", 1 << 20)
@@ -205,6 +208,7 @@ def test_a_redirect_to_what_is_no_address_is_an_error(hub: Hub, location: str, v
 VALUES = {"encoder.weight": torch.full((400, 400), 1.0), "decoder.weight": torch.full((400, 400), 2.0)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
 @pytest.mark.parametrize("cdn", [False, True])
 @pytest.mark.parametrize("lfs", [False, True])

@@ -40,6 +40,7 @@ def sparse(path: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 def test_two_gigabytes_are_inspected_with_less_than_one_megabyte(
     hub: Hub, tmp_path: Path, ckpt: Callable[..., object], kind: str
@@ -67,6 +68,7 @@ def test_a_file_of_torch_with_many_tensors_takes_few_requests(hub: Hub) -> None:
         assert torch.equal(far.tensor("layers.1234.weight"), torch.full((40, 50), 1234.0))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("legacy", [False, True])
 def test_every_variety_is_read_as_from_here(hub: Hub, legacy: bool) -> None:
     data = saved(variety(), _use_new_zipfile_serialization=not legacy)
@@ -136,6 +138,7 @@ def _descriptor(data: bytearray, header: int) -> None:
     data[at + 8] ^= 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("spoil", [_name, _flags, _sizes, _extra, _descriptor])
 def test_a_record_that_contradicts_the_directory_is_an_error_when_it_is_read(
     hub: Hub, spoil: Callable[[bytearray, int], None]
@@ -172,6 +175,7 @@ def test_a_sharded_checkpoint_is_read_through_its_index(hub: Hub) -> None:
         assert torch.equal(far.tensor("b.weight"), second["b.weight"])
 
 
+@pytest.mark.long
 def test_a_distributed_checkpoint_is_read_through_its_metadata(hub: Hub) -> None:
     values = {f"layers.{i}.weight": torch.full((300, 300), float(i)) for i in range(6)}
     torch.save(values, "x.pth")

@@ -24,6 +24,7 @@ VALUES = {"encoder.weight": torch.full((400, 400), 1.0), "decoder.weight": torch
 OTHER = {"encoder.weight": torch.full((400, 400), 3.0), "decoder.weight": torch.full((400, 400), 4.0)}
 
 
+@pytest.mark.long
 def test_a_file_is_opened_at_the_commit_of_its_branch(hub: Hub) -> None:
     repository = hub.repository("org/net", {"sub/model.pth": saved(VALUES), "config.json": b"{}"})
     with cs.open_checkpoint("hf://org/net/sub/model.pth") as far:
@@ -45,6 +46,7 @@ def test_a_repository_is_a_folder(hub: Hub) -> None:
     assert open_source("hf://org/net/sub").names() == ["x"]  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_a_sharded_repository_is_fetched_in_parts(hub: Hub) -> None:
     files: dict[str, bytes] = {}
     torch.save(VALUES, "x.pth")
@@ -58,6 +60,7 @@ def test_a_sharded_repository_is_fetched_in_parts(hub: Hub) -> None:
     assert hub.sent < 900_000
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("index", ["model.safetensors.index.json", "net.safetensors.index.json"])
 def test_an_index_is_asked_for_once_whatever_its_shards_are_called(hub: Hub, index: str) -> None:
     names = {"encoder.weight": "body.safetensors", "decoder.weight": "model-00002-of-000002.safetensors"}
@@ -103,6 +106,7 @@ def test_a_commit_that_was_fetched_whole_is_listed_without_a_request(hub: Hub) -
     assert not hub.requests
 
 
+@pytest.mark.long
 def test_reading_leaves_the_cache_as_it_was_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A branch that has moved on since: what was fetched is still what there is of it without a network."""
     repository = hub.repository("org/net", {"model.pth": saved(VALUES)})
@@ -171,6 +175,7 @@ def test_a_spec_with_a_revision_and_prefixes(hub: Hub, ckpt: Callable[..., objec
     assert recipe["sources"][0]["path"] == f"hf://org/net@{repository.main}/model.pth"
 
 
+@pytest.mark.long
 def test_verify_asks_nobody_that_its_user_does_not_name(hub: Hub, ckpt: Callable[..., object]) -> None:
     repository = hub.repository("org/net", {"model.pth": saved(VALUES)})
     assert ckpt("convert", "hf://org/net/model.pth", "-o", "out.safetensors").code == 0
@@ -186,6 +191,7 @@ def test_verify_asks_nobody_that_its_user_does_not_name(hub: Hub, ckpt: Callable
     assert not json.loads(both.out)["not_compared"]
 
 
+@pytest.mark.long
 def test_an_output_at_an_address_is_verified(hub: Hub, ckpt: Callable[..., object]) -> None:
     Path("model.pth").write_bytes(saved(VALUES))
     assert ckpt("convert", "model.pth", "-o", "out.safetensors").code == 0

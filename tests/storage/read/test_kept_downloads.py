@@ -95,6 +95,7 @@ def test_a_run_that_was_cut_off_is_gone_on_with(hub: Hub, waits: list[float], mo
     assert not kept()
 
 
+@pytest.mark.long
 def test_a_run_without_room_for_its_output_fetches_nothing_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import apply
 
@@ -113,6 +114,7 @@ def test_a_run_without_room_for_its_output_fetches_nothing_again(hub: Hub, monke
     assert not kept()
 
 
+@pytest.mark.long
 def test_wrong_bytes_are_not_kept(hub: Hub) -> None:
     url = hub.file("net.pth", encoded("pth"))
     plan = cs.filter(url, include=["encoder"])

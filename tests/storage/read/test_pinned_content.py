@@ -86,6 +86,7 @@ def test_a_file_on_this_machine_has_none() -> None:
     assert "validator" not in json.dumps(cs.filter("x.pth", include=["encoder"]).to_json())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [3, ["x"], None])
 def test_a_plan_with_something_else_there_is_malformed(hub: Hub, value: object) -> None:
     data = cs.filter(hub.file("net.safetensors", safetensors(1)), include=["encoder"]).to_json()

@@ -49,6 +49,7 @@ def check_bounds(hub: Hub, nbytes: int, requests: int) -> None:
     assert len(hub.requests) <= requests
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ def weights(path: str) -> str:
     return f"{path}/adapter_model.safetensors" if Path(path).is_dir() else path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 def test_diff_by_values(hub: Hub, kind: str) -> None:
     changed = {**A, "decoder.1.weight": A["decoder.1.weight"] + 1}
@@ -103,6 +105,7 @@ def test_diff_by_content(hub: Hub) -> None:
     check_bounds(hub, 2 * WHOLE, 12)
 
 
+@pytest.mark.long
 def test_match_reads_headers_alone(hub: Hub) -> None:
     moved = {key.replace("encoder", "body"): value for key, value in A.items()}
     cs.match(served(hub, "a.pth", A, "pth"), served(hub, "b.pth", moved, "pth"))
@@ -110,6 +113,7 @@ def test_match_reads_headers_alone(hub: Hub) -> None:
     assert len(hub.requests) <= 8
 
 
+@pytest.mark.long
 def test_verify_against_its_source(hub: Hub) -> None:
     url = served(hub, "a.pth", A, "pth")
     cs.apply(cs.filter(url, include=["encoder"]), "out.safetensors")
@@ -126,6 +130,7 @@ def test_inspect_with_statistics(hub: Hub) -> None:
     check_bounds(hub, WHOLE, 8)
 
 
+@pytest.mark.long
 def test_a_live_module_and_a_pretrainer(hub: Hub) -> None:
     module = torch.nn.ModuleList(torch.nn.Linear(400, 400, bias=False) for _ in range(6))
     values = {f"{i}.weight": torch.randn(400, 400) for i in range(6)}
@@ -175,6 +180,7 @@ def test_lora_merge_of_a_base_and_an_adapter_on_the_hub(hub: Hub, ckpt: Callable
         assert commit in (far.recipe or "")
 
 
+@pytest.mark.long
 def test_an_adapter_on_a_web_server_has_its_configuration_beside_it(hub: Hub) -> None:
     adapter()
     for path in Path("adapter").iterdir():
@@ -187,6 +193,7 @@ def test_an_adapter_on_a_web_server_has_its_configuration_beside_it(hub: Hub) ->
         cs.lora_merge(url, [f"{hub.url}/files/lora/adapter_model.safetensors"])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lacking", ["adapter_config.json", "adapter_model.safetensors"])
 def test_half_an_adapter_on_the_hub_is_said(hub: Hub, lacking: str) -> None:
     adapter()
@@ -199,6 +206,7 @@ def test_half_an_adapter_on_the_hub_is_said(hub: Hub, lacking: str) -> None:
 # Folders.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["dcp", "shards"])
 def test_a_folder_on_the_hub_is_fetched_in_parts(hub: Hub, kind: str) -> None:
     torch.save(A, "a.pth")

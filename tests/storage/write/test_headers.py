@@ -248,7 +248,6 @@ def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
     assert os.listdir(place.folder) == [place.path.name]
 
 
-@pytest.mark.long
 def test_two_files_do_not_disturb_each_other(tmp_path: Path) -> None:
     """The journal of another file in the folder is left to a check of that file."""
     place = Place(tmp_path / "a", 1)

@@ -168,7 +168,6 @@ def test_codes_are_not_carried_under_another_packing(
         cs.transplant(here, there)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("packings", [("auto_round:mine", "auto_round:auto_gptq"), ("auto_round", "auto_round:mine")])
 def test_codes_of_an_unknown_packing_are_not_carried_into_another(packings: tuple[str, str], tmp_path: Path) -> None:
     source, destination = (saved(tmp_path / name, one) for name, one in zip("ab", packings, strict=True))

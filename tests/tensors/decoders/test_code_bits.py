@@ -26,6 +26,7 @@ def coded(code: int, **weights: Any) -> None:
     save_file({KEY: codes, f"{KEY}_scale": torch.full((64, 1), 0.25)}, "model/model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("code", [-9, 8, 100])
 def test_a_code_that_needs_more_bits_than_stated_is_an_error_and_a_fault(code: int) -> None:
     coded(code, num_bits=4)
@@ -40,6 +41,7 @@ def test_a_code_that_needs_more_bits_than_stated_is_an_error_and_a_fault(code: i
     assert "need more bits than the quantization_config says (4 bits)" in row.found[0].what
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("code", "bits"), [(-8, 4), (7, 4), (100, 8)])
 def test_codes_within_the_stated_bits_are_decoded(code: int, bits: int) -> None:
     coded(code, num_bits=bits)

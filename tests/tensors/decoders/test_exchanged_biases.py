@@ -104,7 +104,6 @@ def test_exchanged_scales_and_biases_are_named(encode: Encode, settings: dict[st
     assert [one for one in checked(path) if one[0] == "scales" or not layers] == wanted
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("encode", [mlx, old_mlx])
 def test_scales_with_the_sign_of_their_biases_are_named(encode: Encode) -> None:
     path = model(opposed, encode)
@@ -122,7 +121,6 @@ def a_quarter(parts: Parts) -> Parts:
     return {**parts, ".scales": scales}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("change", [all_negative, a_quarter])
 @pytest.mark.parametrize("encode", [mlx, old_mlx])
 def test_a_part_of_the_signs_that_were_changed_is_named(encode: Encode, change: Callable[[Parts], Parts]) -> None:
@@ -142,7 +140,6 @@ def test_scales_of_codes_of_more_bits_are_named() -> None:
     assert ("scales", "FAIL", tuple(f"{name}.weight" for name in LAYERS[:2])) in checked(path)
 
 
-@pytest.mark.long
 def test_statistics_and_merges_note_it() -> None:
     path = model(exchanged, mlx, 1)
     said = f"m: 1 quantised tensor has {SAID[EXCHANGED]}: {LAYERS[0]}.weight"

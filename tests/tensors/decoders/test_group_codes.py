@@ -73,7 +73,6 @@ HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", HEALTHY)
 def test_zero_points_that_fit_are_not_said(name: str) -> None:
     encode, settings = HEALTHY[name]

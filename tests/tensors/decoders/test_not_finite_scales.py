@@ -40,6 +40,7 @@ def test_a_scale_that_is_not_finite_is_named_with_its_file(verb: str, kind: str)
     assert not Path("out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["average", "merge"])
 def test_values_that_cannot_be_encoded_do_not_get_an_option_that_the_verb_lacks(verb: str, ckpt: Any) -> None:
     BY_NAME["mxfp4-quark"].folder(Path("a"))

@@ -76,6 +76,7 @@ def test_usual_scales_are_not(name: str, tmp_path: Path) -> None:
     assert notes(usual(BY_NAME[name]).folder(tmp_path / "m")) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "said"),
     [*((one, NEGATIVE) for one in ("fp8-block", "nvfp4-packed", "bnb-int8")), *((one, STRAY) for one in ("gptq", "awq", "int8", "int4-packed"))],
@@ -150,6 +151,7 @@ INVERSE = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", INVERSE)
 def test_scales_that_make_no_weights_are_noted(name: str, tmp_path: Path) -> None:
     end, change = INVERSE[name]
@@ -165,6 +167,7 @@ def test_exponents_of_another_layer_are_noted(tmp_path: Path) -> None:
     assert [one for one in notes(folder) if ZERO in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "end"), [("gptq", ".qzeros"), ("awq", ".qzeros"), ("mlx", ".biases")])
 def test_offsets_that_are_all_zero_are_noted(name: str, end: str, tmp_path: Path) -> None:
     folder = changed(BY_NAME[name], end, torch.zeros_like, tmp_path / "m")
@@ -182,6 +185,7 @@ def test_scales_of_bitsandbytes_that_are_all_one_are_noted(name: str, tmp_path: 
         (tmp_path / "out.safetensors").unlink()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
 def test_scales_of_bitsandbytes_that_are_zero_are_noted(name: str, tmp_path: Path) -> None:
     _, _, stored = decoded(Path(__file__).parent / f"recorded/{name}.safetensors", tmp_path)

@@ -64,7 +64,6 @@ def checked(path: Path | str) -> list[tuple[str, str]]:
     return [(one.status.value, one.what) for one in row.found]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_scales_that_are_all_negative_are_noted(method: str) -> None:
     assert notes(model(method)) == []
@@ -75,7 +74,6 @@ def test_scales_that_are_all_negative_are_noted(method: str) -> None:
     assert (status, what.startswith("2 tensors of scales with negative values")) == ("FAIL", True)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["int8", "int4-packed"])
 def test_those_of_other_integers_too(name: str, tmp_path: Path) -> None:
     folder = BY_NAME[name].folder(tmp_path / "m")
@@ -98,7 +96,6 @@ def ternary(number: int) -> torch.Tensor:
     return normal(number).mul(12).round().clamp(-1, 1) / 16
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("draw", [normal, shifted, positive, ternary])
 def test_the_signs_of_auto_round_are_usual(draw: Callable[[int], torch.Tensor]) -> None:
     """Those of positive and of ternary weights are all negative."""
@@ -172,7 +169,6 @@ def blocks(kind: str, change: Callable[[np.ndarray], np.ndarray]) -> str:
     return "m.gguf"
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q5_0"])
 def test_scales_of_gguf_blocks_that_are_all_negative_or_zero_are_noted(kind: str) -> None:
     assert notes(blocks(kind, lambda one: one)) == []

@@ -121,7 +121,6 @@ def warned(path: Path) -> bool:
     return bool(cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("method", ["nf4", "llm_int8"])
 def test_inverse_scales_of_narrow_models_are_noted(method: str) -> None:
     """Inverse scales of bitsandbytes, whose codes are below 1, make weights that are only 20 to 50 times too large."""

@@ -32,6 +32,7 @@ def saved(path: Path, dtype: torch.dtype) -> Path:
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float16, torch.float32])
 def test_codes_in_floats_are_not_taken_for_nan(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", dtype)

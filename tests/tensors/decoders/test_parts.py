@@ -224,6 +224,7 @@ def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_an_order_that_compressed_tensors_has_not_set_is_ignored(tmp_path: Path) -> None:
     """It makes the parameter with -1 everywhere, and fills it only for ``actorder: group``."""
     folder = BY_NAME["int4-packed"].folder(tmp_path / "m")
@@ -259,6 +260,7 @@ def test_a_model_that_is_not_quantised_is_refused(tmp_path: Path, ckpt: Any) -> 
     assert "no tensor that matches is quantised" in done.err
 
 
+@pytest.mark.long
 def test_a_plan_in_a_file_makes_the_same(tmp_path: Path, ckpt: Any) -> None:
     BY_NAME["gptq"].folder(tmp_path / "m")
     assert ckpt("convert", "m", "--dequantize", "-o", "out").code == 0

@@ -93,6 +93,7 @@ def test_products_that_a_dtype_cannot_hold_are_computed() -> None:
     assert _decoder.decode_rounded(Stored(info, 0, most=1e38).read, info, box, "float32") is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("most", "infinite"), [(0.5, False), (1000.0, True)])
 def test_large_blocks_of_what_cannot_be_looked_up_are_computed_in_parts(
     most: float, infinite: bool, monkeypatch: pytest.MonkeyPatch

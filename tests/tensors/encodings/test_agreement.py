@@ -45,7 +45,6 @@ def said(found: Any) -> list[str]:
     return [note for note in found.notes if "quantization_config" in note]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("one", [*ZOO, GEMV, INT4], ids=lambda one: one.name)
 def test_nothing_is_said_of_settings_that_are_those_of_their_codes(one: Quantised, tmp_path: Path) -> None:
     folder = one.folder(tmp_path / "m")
@@ -188,7 +187,6 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert any("says bits 8" in note for note in VERBS[verb](model("gptq", bits=8).folder(tmp_path / "m")).notes)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_two_files_that_say_otherwise_of_the_same_codes_are_said(verb: str, tmp_path: Path) -> None:
     folder = model("gptq", sym=True).folder(tmp_path / "m")
@@ -380,7 +378,6 @@ def test_settings_that_decode_alike_are_no_error(
     )
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "awq", "mlx", "hqq"])
 def test_codes_without_settings_of_their_own_are_said(name: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()

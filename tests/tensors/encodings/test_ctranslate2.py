@@ -35,7 +35,6 @@ def stored(source: Path) -> Arrays:
         return {key: found.tensor(key).numpy() for key in found}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", CODED)
 def test_values_are_codes_times_the_reciprocal_of_their_scale(name: str) -> None:
     """Bit for bit as ``dequantize_kernel`` in CTranslate2's src/ops/dequantize_cpu.cc."""
@@ -51,7 +50,6 @@ def test_values_are_codes_times_the_reciprocal_of_their_scale(name: str) -> None
     assert made.keys() == parts.keys() - {*scales}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", CODED)
 def test_weights_are_those_of_the_network_up_to_rounding(name: str) -> None:
     original, parts, made = (
@@ -65,7 +63,6 @@ def test_weights_are_those_of_the_network_up_to_rounding(name: str) -> None:
         assert error.max() > 0
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", *CODED])
 def test_the_encoder_computes_what_ctranslate2_computes(name: str) -> None:
     """CTranslate2 itself decoded the weights and ran the encoder."""
@@ -96,7 +93,6 @@ def test_a_part_of_a_weight_is_decoded_alone(name: str, key: str) -> None:
         assert np.array_equal(read_part(made, made[key], box), whole[2:7, 1:4])
 
 
-@pytest.mark.long
 def test_other_dtypes_are_rounded_once() -> None:
     wanted = decoded(GOLDEN / "int8")["encoder/conv1/weight"].astype("<f2")
     assert np.array_equal(decoded(GOLDEN / "int8", dtype="float16")["encoder/conv1/weight"], wanted)

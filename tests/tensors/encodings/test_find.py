@@ -256,7 +256,6 @@ def test_integers_called_weight_are_codes_only_if_something_shows_it(dtype: str)
     assert "ids.weight" in find_codes({**table, "ids.weight_scale": TensorInfo("float32", (8, 1))}).by_key
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
 def test_a_table_of_integers_is_copied_and_named(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]

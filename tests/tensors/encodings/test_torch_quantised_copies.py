@@ -68,7 +68,6 @@ COPIES: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("verb", COPIES)
 def test_a_verb_that_copies_returns_equal_tensors(verb: str, ckpt: Run) -> None:
     done = ckpt(*COPIES[verb])
@@ -83,7 +82,6 @@ def test_a_verb_that_copies_returns_equal_tensors(verb: str, ckpt: Run) -> None:
         check_equal(loaded("y.pth")[key], wanted)
 
 
-@pytest.mark.long
 def test_new_names_and_shards_and_a_kept_destination(ckpt: Run) -> None:
     assert ckpt("rename", "q.pth", "--map", "qint8=net", "-o", "x.pth").code == 0
     check_equal(loaded()["net.axis0"], STATE["qint8.axis0"])

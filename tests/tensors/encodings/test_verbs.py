@@ -186,7 +186,6 @@ def test_transplant_into_a_declared_network_never_draws_codes(model: Quantised, 
     assert error.value.exit_code == 4
 
 
-@pytest.mark.costly
 @each_encoding
 def test_a_destination_keeps_its_codes_or_gets_all_of_another_s(model: Quantised, tmp_path: Path) -> None:
     ours, theirs = model.folder(tmp_path / "a"), model.folder(tmp_path / "b", 1)
@@ -325,7 +324,6 @@ def test_the_tensor_by_which_comfyui_knows_of_scales_is_not_left_out_without_a_w
         assert said not in plan.notes
 
 
-@pytest.mark.long
 def test_a_description_of_codes_is_as_long_as_its_source_s(tmp_path: Path) -> None:
     nf4 = next(one for one in ZOO if one.name == "bnb-nf4")
     ours = nf4.folder(tmp_path / "ours")

@@ -112,6 +112,7 @@ def notes(shapes: dict[str, Shape], config: dict[str, Any]) -> list[str]:
     return list(weights_notes(tensors, folder, folder))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_a_model_of_transformers_gets_no_note(name: str) -> None:
     shapes, whole, short = small(name)

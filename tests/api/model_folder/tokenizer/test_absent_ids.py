@@ -101,6 +101,7 @@ def test_a_tokeniser_that_adds_tokens_by_its_code_is_not_judged() -> None:
     assert notes({"forced_bos_token_id": 13}, names=names, kind="vocab.json") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("names", "config", "said"),
     [

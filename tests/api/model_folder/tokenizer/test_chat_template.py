@@ -62,6 +62,7 @@ def without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", find)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("template", BROKEN)
 def test_a_template_that_cannot_be_parsed_is_said(template: str) -> None:
     pytest.importorskip("jinja2")

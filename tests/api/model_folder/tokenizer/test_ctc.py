@@ -70,6 +70,7 @@ def test_a_list_without_its_word_delimiter_is_said(tokens: str, settings: dict[s
     assert notes("word_delimiter_token") == ([lacks] if said else [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_that_the_delimiter_is_missing(verb: str) -> None:
     letters = [*SPECIAL, *string.ascii_lowercase]

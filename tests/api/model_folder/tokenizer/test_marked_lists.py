@@ -49,6 +49,7 @@ def test_every_verb_says_it(tokens: list[str], mark: str, said: str, verb: str) 
     assert all(said in note for note in notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("tokens", "mark", "said"), [(LINES, MARK, MARKED), (TWICE, "", DOUBLED), (LINES, "", "")])
 def test_what_rewrites_or_checks_the_folder_says_it(tokens: list[str], mark: str, said: str) -> None:
     listed("m", tokens, mark)
@@ -69,6 +70,7 @@ def test_transformers_agrees() -> None:
     assert number == {"sound": (8, 0, 5), "marked": (9, 8, 5), "doubled": (7, 0, 6)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "reader"),
     [

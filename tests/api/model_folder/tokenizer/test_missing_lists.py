@@ -59,6 +59,7 @@ def test_what_is_missing_is_said(settings: dict[str, Any] | None, names: list[st
     assert said(folder(settings, *names)) == [note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("settings", "names", "config"),
     [

@@ -293,6 +293,7 @@ def test_a_list_for_each_language_is_held_against_the_rows(language: str | None,
     assert [one for one in cs.diff("m", "a").notes if "vocab.json" in one][:1] == [f"m: {one}" for one in said]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [4, 5])
 def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) -> None:
     signs = [*TOKENS[:5], "<|vision_start|>", *TOKENS[6:]]

@@ -254,6 +254,7 @@ def test_a_head_under_another_name_is_one() -> None:
 PAIRS = [("tied", "own"), ("own", "tied"), ("both", "own"), ("own", "both")]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_models_that_tie_their_head_and_that_do_not_come_apart_in_either_order(first: str, second: str) -> None:
     model("own", tied=False, head=True)

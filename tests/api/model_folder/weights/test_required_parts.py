@@ -96,6 +96,7 @@ def test_what_is_plain_in_a_quantised_model_is_compared_too(networks: Callable[[
     assert all(lacking in note for note in found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_whole_model_gets_no_note(networks: Callable[[str], Path], name: str) -> None:
     assert not notes(networks(name))

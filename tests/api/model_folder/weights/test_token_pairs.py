@@ -147,7 +147,6 @@ def varied(values: torch.Tensor) -> torch.Tensor:
     return values * torch.linspace(0.5, 1.5, len(values))[:, None]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
 def test_the_list_of_another_model_is_said(mark: str, dtype: torch.dtype) -> None:
@@ -298,7 +297,6 @@ def test_a_longer_list_is_only_said_to_be_longer() -> None:
     assert not notes([*another(tokens), "zz5"], varied(weights(tokens, "Ġ", 0.7)))
 
 
-@pytest.mark.long
 def test_verify_says_it_of_a_source_whose_list_the_output_joins_with_another() -> None:
     tokens = tokens_of("Ġ")
     values = varied(weights(tokens, "Ġ", 0.7))
