@@ -27,7 +27,8 @@ USUAL_BLOCK = 128
 """The rows and columns of a block if no setting contains them, as in DeepSeek's models."""
 SCALES = (
     ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
-    ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale", *EXPERT_SCALES,
+    ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale", ".weight._scale",
+    "._scale", *EXPERT_SCALES,
 )  # fmt: skip
 """The endings of the keys of scales that multiply the codes."""
 
@@ -42,12 +43,16 @@ class _Scaled:
     stored tensors are the codes, the scale and perhaps a zero point, all with as many dimensions as the weight.
     """
 
-    families = ("fp8", "mxfp8", "int8")
+    families = ("fp8", "mxfp8", "int8", "Quanto")
 
     def describe(self, asked: Request) -> TensorInfo:
         codes = asked.codes
         if ".embedding_scale" in asked.parts:
             raise UndecodableError("the tensor is a quantised embedding (embedding_scale), which no decoder knows")
+        if any(one.endswith(("._shift", "._data._data")) for one in asked.parts):
+            raise UndecodableError(
+                "the codes are integers of 2 or 4 bits, packed by quanto: the headers do not contain the weight's shape"
+            )
         end = next((end for end in SCALES if end in asked.parts), "")
         if not end:
             raise UndecodableError("the tensor has no scale")

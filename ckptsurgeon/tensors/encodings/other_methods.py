@@ -18,6 +18,8 @@ _INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
 _BYTES = _INTEGERS | {"float8_e4m3fn", "float8_e5m2"}
 _SCALES = ("bfloat16", "float16", "float32")
 _TILE = 16
+_OF_QUANTO = (".input_scale", ".output_scale")
+"""The endings of scales of activations, which quanto saves with each quantised layer."""
 
 
 def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
@@ -74,7 +76,8 @@ def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
 
 def _quanto(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of quanto, with one code for each parameter; with ``_shift``, codes are packed."""
-    return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
+    is_packed = any(end.endswith("._shift") for end in parts)
+    return (some if is_packed else same_shape)("Quanto")(parts, quantisation)
 
 
 def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
@@ -130,6 +133,8 @@ ENCODINGS = (
         ".bitmask", frozenset({"uint8"}), (".compressed",), _bitmask, (".shape", ".row_offsets", ".weight_scale"),
         codes=".compressed",
     ),
+    Encoding(".weight._data._data", _BYTES, (".weight._scale",), some("Quanto"), (".weight._shift", *_OF_QUANTO)),
+    Encoding(".weight._data", _BYTES, (".weight._scale",), _quanto, (".weight._shift", *_OF_QUANTO)),
     Encoding("._data._data", _BYTES, ("._scale",), some("Quanto"), ("._shift",), named=""),
     Encoding("._data", _BYTES, ("._scale",), _quanto, ("._shift",), named=""),
     Encoding(

@@ -218,7 +218,7 @@ def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -
     state[key][5] = number
     save_file(state, folder / "model.safetensors")
     said = r"\(g_idx\) of the quantised tensor \S*q_proj.weight contains a group index outside 0 to 3"
-    for plan in (cs.convert(folder, dequantize=True), cs.average([folder, BY_NAME["gptq"].folder(tmp_path / "n")])):
+    for plan in (cs.convert(folder, dequantize=True), cs.average([BY_NAME["gptq"].folder(tmp_path / "n"), folder])):
         with pytest.raises(cs.FormatError, match=said):
             cs.apply(plan, tmp_path / "out")
         assert not (tmp_path / "out").exists()

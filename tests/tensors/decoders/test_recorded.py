@@ -20,7 +20,8 @@ from ckptsurgeon.engine.compute.reading import read_part
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.safetensors"))
 LIBRARIES = {
-    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "llmcompressor", "mlx", "nvidia-modelopt", "torchao", "transformers",
+    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "llmcompressor", "mlx", "nvidia-modelopt", "optimum-quanto",
+    "torchao", "transformers",
 }  # fmt: skip
 WEIGHT = re.compile(r"model\.layers\.0\.mlp\.(up_proj|experts)\.\w")
 
