@@ -13,7 +13,7 @@ THERE ?= 3.12
 # Each process takes whole files, in the order of tests/conftest.py. Some tests wait, so that three keep two cores busy.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 
-ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit fusionbench peft lycoris adapters scanners datasets quantised quantised_earlier gguf whisper_cpp ctranslate2 onnx flax orbax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion megatron_ranks pyctcdecode deepspeed llmcompressor
+ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit fusionbench peft lycoris adapters scanners datasets quantised quantised_earlier gguf whisper_cpp ctranslate2 onnx flax orbax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion megatron_ranks pyctcdecode deepspeed llmcompressor verl
 
 .PHONY: help bytecode demo test test-all test-browser chromium test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,8 @@ class RankJoiner:
     joined: int = 0
     _nodes: int = 0
     _entries: int = 0
+    _known: dict[Hashable, tuple[TensorInfo, Sequence[TensorPiece]]] = field(default_factory=dict)
+    """The distributed tensors and their parts, by the place of the first part. Tied tensors have the same parts."""
 
     def tree(self) -> dict[Any, Any]:
         """Return the state dict, nested as it was saved; raises FormatError if the ranks do not fit together."""
@@ -183,8 +185,17 @@ class RankJoiner:
         self.joined += 1
         if first.numel == 0:
             return reshape(next(part.any for part in parts.values() if part is not None), first.shape)
+        filled = [piece for piece in pieces.values() if piece.info.numel]
+        place = filled[0].info.place if filled else None
+        if place in self._known:
+            same, others = self._known[place]
+            if (same.dtype, same.shape) == (first.dtype, first.shape) and _are_aliases(others, filled):
+                return same
         with naming(self.files[next(iter(infos))].file):
-            return assembled(key, first.dtype, first.shape, list(pieces.values()))
+            info = assembled(key, first.dtype, first.shape, list(pieces.values()))
+        if place is not None:
+            self._known.setdefault(place, (info, filled))
+        return info
 
     def _check_alike(self, key: str, infos: Mapping[int, TensorInfo]) -> None:
         """Raise FormatError if a rank has a part that cannot be read, or another dtype or shape than the first rank."""
@@ -214,6 +225,12 @@ class RankJoiner:
 
     def _error(self, rank: int, message: str, rule: str) -> FormatError:
         return FormatError(f"{escape(self.files[rank].file.uri)}: {message}", rule=rule)
+
+
+def _are_aliases(parts: Sequence[TensorPiece], others: Sequence[TensorPiece]) -> bool:
+    """Return whether two tensors have the same parts at the same places: FSDP saves tied tensors so."""
+    places = [[(part.offsets, part.info.place) for part in some] for some in (parts, others)]
+    return places[0] == places[1] and all(place is not None for _, place in places[0])
 
 
 def _part_of(info: TensorInfo) -> DistributedPart | None:
