@@ -95,3 +95,17 @@ def test_verbs_that_decode_note_them(factor: float, notes: int) -> None:
     save_file(tensors, "x.safetensors")
     said = cs.apply(cs.convert("x.safetensors", dequantize=True), "out.safetensors").notes
     assert len([one for one in said if "of every kind of matrix" in one]) == notes
+
+
+@pytest.mark.parametrize(
+    ("layer", "factor", "odd"), [(None, 1, False), (0, 40, True), (0, 1 / 300, True), (3, 40, True)]
+)
+def test_a_layer_with_few_inputs_has_larger_weights(layer: int | None, factor: float, odd: bool) -> None:
+    """The first convolution of wav2vec 2.0 has one channel: it is initialised with far larger values."""
+    draw, tensors = torch.Generator().manual_seed(0), Tensors()
+    for n in range(6):
+        inputs = 64 if n else 1
+        made = torch.randn(64, inputs, 3, generator=draw) / math.sqrt(3 * inputs)
+        tensors[f"conv_layers.{n}.conv.weight"] = made * (factor if n == layer else 1) / (1 if n else 0.5)
+    save_file(tensors, "convolutions.safetensors")
+    assert found("convolutions.safetensors") == ([f"conv_layers.{layer}.conv.weight"] if odd else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from math import log2
+from math import log2, prod, sqrt
 
 from ....checkpoint.values.norms import is_norm, norms_around_zero
 from ....tensors.odd_scales.kinds import HUGE as HUGE_SCALES
@@ -66,7 +66,9 @@ ADVICE = (
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    yield from _out_of_family(_deviations(subject), FACTOR, "standard deviation", "weight")
+    deviations = _deviations(subject)
+    inputs = {key: sqrt(prod(info.shape[1:])) for key, info, _ in subject.weights}
+    yield from _out_of_family(deviations, FACTOR, "standard deviation", "weight", inputs=inputs)
     yield from _of_norms(subject)
     unset = {key for key, one in scales_of(subject) if one.number >= UNSET and one.low == one.high == 1}
     found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
@@ -121,15 +123,25 @@ def _sizes_of_scales(subject: Subject) -> dict[str, float]:
 
 
 def _out_of_family(
-    sizes: dict[str, float], factor: float, figure: str, thing: str, unset: Collection[str] = ()
-) -> Iterator[Found]:
+    sizes: dict[str, float], factor: float, figure: str, thing: str, unset: Collection[str] = (),
+    inputs: Mapping[str, float] | None = None,
+) -> Iterator[Found]:  # fmt: skip
+    """Yield a finding on the tensors whose ``sizes`` are far from those of other layers.
+
+    ``inputs`` has the square root of the number of inputs of each weight. Layers are initialised with values that are
+    larger the fewer inputs they have: a weight is odd only if it would also be odd with as many inputs as the others.
+    """
     odd = {}
     larger = {*larger_layers({key: log2(size) for key, size in sizes.items()}, ALL_ROLES)}
     for keys in families(sizes).values():
         of_role = {key: sizes[key] for key in keys}
         others = [size for key, size in of_role.items() if key not in larger]
         in_groups = {key: (of_role[key], median(others)) for key in keys if key in larger and others}
-        odd.update(in_groups or _odd(of_role, factor, unset))
+        found = in_groups or _odd(of_role, factor, unset)
+        if found and inputs is not None and len({inputs[key] for key in keys}) > 1:
+            scaled = _odd({key: size * inputs[key] for key, size in of_role.items()}, factor, unset)
+            found = {key: one for key, one in found.items() if key in in_groups or key in scaled}
+        odd.update(found)
     if odd:
         told = [f"{escape(key)} has {std:.3g}, the median is {usual:.3g}" for key, (std, usual) in odd.items()]
         said = f"the {figure} of {count(len(odd), thing)} is far from that of other layers: {listing(told, SHOWN)}"
