@@ -157,8 +157,14 @@ def _check_spelled(
                 raise ConfigError(
                     f"{where}: {escape(name)} has no token {escape(repr(one))}.", hint=_near(one, vocabulary.tokens)
                 )
-    if len(set(spelled.values())) < len(spelled):
-        raise ConfigError("--token-map maps two tokens of the source to the same token of the destination.")
+    known: dict[str, str] = {}
+    for token, target in spelled.items():
+        if (other := known.setdefault(target, token)) != token:
+            both = f"{escape(repr(other))} and {escape(repr(token))}"
+            raise ConfigError(
+                f"--token-map maps both {both} to {escape(repr(target))}.",
+                hint="Map one token of the source to each token of the destination.",
+            )
 
 
 def _near(token: str, tokens: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ RULES = {
     broken("cut short"): ("the signature alone", "cut in the superblock", "cut at the end", "an end beyond the file", "a root outside", "an object of 2^32 bytes", "a tree of 65,535 entries", "a heap of 2^60 bytes", "65,535 symbols", "values outside", "a chunk outside the file", "an array of another file"),
     broken("hdf5 version"): ("version 9", "a layout of version 2"),
     broken("hdf5 checksum"): ("a wrong checksum", "a wrong checksum of an object"),
-    broken("hdf5 driver"): ("a driver of several files",),
+    broken("hdf5 driver"): ("a driver of several files", "the first of several files"),
     broken("hdf5 external"): ("a link to another file", "a link to another file, newer", "values in another file"),
     broken("hdf5 link"): ("a link of an unknown kind",),
     broken("hdf5 cycle"): ("a group in itself", "groups in a circle"),

@@ -143,8 +143,17 @@ def test_notes_for_a_device() -> None:
     ]
     assert device_notes(Settings(precision="tf32"), torch.device("cuda")) == []
     assert "the GPU waits" in device_notes(Settings(data=Data(workers=0)), torch.device("cuda"))[0]
-    assert usual_workers(CPU) == 0
-    assert 1 <= usual_workers(torch.device("cuda")) <= 8
+
+
+def test_processes_of_one_machine_share_its_cores_for_their_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda of: set(range(12)))
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    gpu = torch.device("cuda")
+    assert [usual_workers(CPU), usual_workers(gpu)] == [0, 8]  # one process may have all cores, whatever GPUs there are
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert [usual_workers(CPU), usual_workers(gpu)] == [0, 3]
 
 
 def test_tf32_is_set_for_products_and_convolutions_alike_and_set_back() -> None:

@@ -63,13 +63,14 @@ def _earlier(blocks: BlockReader, version: int) -> Superblock:
     fields.at = begin
     first = fields.number(blocks.offset_size)
     fields.take(blocks.offset_size)
-    _check_end(blocks, fields, first)
-    if blocks.address(fields) is not None:
+    end = blocks.needed(fields, "its end")
+    if blocks.address(fields) is not None:  # told first, because the content of several files ends in another one
         raise FormatError(
             "the HDF5 file was written by a driver that divides a file into several.",
             hint="Join the parts PART0.h5, PART1.h5 and so on into one file: h5repack PART%d.h5 FILE.h5.",
             rule="hdf5 driver",
         )
+    _check_end(blocks, end - first)
     fields.take(blocks.offset_size)
     return Superblock(blocks.needed(fields, "its root group"), False)
 
@@ -80,15 +81,11 @@ def _later(blocks: BlockReader) -> Superblock:
     is_open = bool(fields.number(1) & 1)
     first = fields.number(blocks.offset_size)
     fields.take(blocks.offset_size)
-    _check_end(blocks, fields, first)
+    _check_end(blocks, blocks.needed(fields, "its end") - first)
     return Superblock(blocks.needed(fields, "its root group"), is_open)
 
 
-def _check_end(blocks: BlockReader, fields: Fields, first: int) -> None:
-    """Raise FormatError if the content reaches beyond the end of the file.
-
-    ``first`` is the address of the superblock as the writer stored it.
-    """
-    end = blocks.needed(fields, "its end") - first
-    if end > blocks.size:
-        raise cut_short(f"its content of {end:,} bytes")
+def _check_end(blocks: BlockReader, nbytes: int) -> None:
+    """Raise FormatError if the file is shorter than its content, which has ``nbytes`` bytes."""
+    if nbytes > blocks.size:
+        raise cut_short(f"its content of {nbytes:,} bytes")

@@ -221,7 +221,9 @@ def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
         raise UnknownDistributedError(f"a placement is {brief(placement)}, not Shard or Replicate")
     state = attributes_of(placement, kind)
     dim, before = state.get("dim"), state.get("split_factor") if kind == "_StridedShard" else 1
-    if type(dim) is not int or not -dims <= dim < dims or type(before) is not int or before < 1:
+    if type(before) is not int or before < 1:
+        raise UnknownDistributedError(f"a placement has the split_factor {brief(before)}, which must be 1 or more")
+    if type(dim) is not int or not -dims <= dim < dims:
         raise UnknownDistributedError(f"the tensor has {dims} dimensions, but is split along dimension {brief(dim)}")
     return dim % dims, before
 

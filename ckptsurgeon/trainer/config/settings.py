@@ -38,8 +38,8 @@ class Data:
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; other clips are counted and
     left out. ``cache`` is the folder for computed features. If it is None, features are computed each time. ``workers``
     is the number of processes that make batches. None means the default: on a CPU, there is no such process; on GPUs,
-    there is one for each CPU core, but at most eight for each GPU. ``context`` is the number of tokens of an example in
-    the task ``language_model``.
+    there is one for each CPU core of the process, but at most eight. ``context`` is the number of tokens of an example
+    in the task ``language_model``.
     """
 
     train: tuple[Named, ...] = ()

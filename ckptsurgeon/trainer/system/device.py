@@ -11,6 +11,7 @@ import torch
 
 from ...errors import ConfigError
 from ...util.text import count, escape, human_bytes
+from ...util.torchrun import cores_of_process
 from ..config.settings import Settings
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 MOST_WORKERS = 8
-"""The largest default number of data workers for one GPU."""
+"""The largest default number of data workers of a process."""
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
@@ -53,10 +54,11 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
 
 
 def usual_workers(device: torch.device) -> int:
-    """Return the default number of data workers of a process: 0 on a CPU, else CPU cores per GPU, at most eight."""
-    if device.type == "cpu":
-        return 0
-    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
+    """Return the default number of data workers: 0 on a CPU, else one for each core of this process, at most eight.
+
+    The processes of a ``torchrun`` job on this machine share its cores.
+    """
+    return 0 if device.type == "cpu" else min(MOST_WORKERS, cores_of_process())
 
 
 def device_notes(settings: Settings, device: torch.device) -> list[str]:

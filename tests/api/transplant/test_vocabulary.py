@@ -302,7 +302,7 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     (
         {"vocab": "en.txt:ru.txt", "token_map": ["a=c", "b=c"]},
         ConfigError,
-        "two tokens of the source to the same token",
+        "maps both 'a' and 'b' to 'c'",
     ),
     ({"vocab": "en.txt:ru.txt", "exclude": ["decoder", "ctc"]}, PlanError, "no tensor that comes from a source"),
     ({"new_tokens": "mean"}, ConfigError, "have no effect without --vocab"),

@@ -171,6 +171,7 @@ def placements(*placed: str) -> tuple[Any, ...]:
         "r": Replicate(),
         "p": Partial(),
         "t": _StridedShard(0, split_factor=3),
+        "z": _StridedShard(0, split_factor=0),
     }
     return tuple(known[one] for one in placed)
 
@@ -184,6 +185,7 @@ WRONG: dict[str, tuple[int, Callable[[Any], object], str]] = {
     "a dimension beyond": (0, spec("even", placements=placements("s9")), "split along dimension 9"),
     "too many placements": (0, spec("even", placements=placements("s0", "s1")), "placements do not fit the mesh"),
     "a split factor of another mesh": (0, spec("even", placements=placements("t")), "even cannot be read"),
+    "a split factor of zero": (0, spec("even", placements=placements("z")), "the split_factor 0, which must be 1"),
     "an order of other cuts": (0, spec("even", shard_order=((0, (1,)),)), "contradict shard_order"),
     "another placement": (1, spec("even", placements=placements("s1"), shard_order=()), "split differently"),
     "a part of another shape": (2, local(torch.ones(5, 4)), "has a part of shape (5, 4)"),

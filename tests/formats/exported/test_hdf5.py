@@ -395,6 +395,7 @@ HOSTILE: dict[str, bytes] = {
     "a wrong checksum of an object": V108.replace(b"OHDR\x02\x20", b"OHDR\x02\x24", 1),
     "an end beyond the file": one(lambda blocks: blocks.group({"w": blocks.floats()}), end=1 << 40),
     "a driver of several files": one(lambda blocks: blocks.group({"w": blocks.floats()}), driver=96),
+    "the first of several files": one(lambda blocks: blocks.group({"w": blocks.floats()}), end=1 << 20, driver=96),
     "a root that is a dataset": one(lambda blocks: blocks.floats()),
     "a root that is nothing": one(lambda blocks: blocks.object(message(0, bytes(8)))),
     "a root outside": one(lambda blocks: 1 << 50),
