@@ -16,6 +16,7 @@ from ckptsurgeon.analysis.check.report import Status
 from ckptsurgeon.checkpoint.joined_scales import apart
 from ckptsurgeon.tensors.info import Storage, TensorInfo
 
+from ..helpers.depth import FULL
 from ..helpers.fp8_experts import KINDS, PLAIN, SAVED, decoded, quantised, saved
 
 Run = Callable[..., Any]
@@ -96,6 +97,11 @@ def test_removed_scales_are_a_failure(kind: str, layer: str, scales: str) -> Non
     (said,) = failures()
     assert said.startswith(f"{number} quantised tensor")
     assert "lack" in said
+
+
+@pytest.mark.skipif(FULL, reason="a case of the test above")
+def test_removed_scales_of_one_layer_are_a_failure() -> None:
+    test_removed_scales_are_a_failure("granite", "layers.1.", "gate_up_proj_scale_inv")
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from itertools import count
 from typing import Any, TypeVar
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -116,16 +117,16 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
 def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
     """Return the indices of the cases to try: of those with one name at most ``CASES``, from the first to the last.
 
-    Of those with a costly name one is tried: of the next such name the one behind it, and so on.
+    Of those with a costly name one is tried, which the name chooses: the same one whatever else is collected.
     """
     found = defaultdict[str, list[int]](list)
     for index, name in enumerate(names):
         found[name].append(index)
-    kept, turns = set[int](), count()
+    kept = set[int]()
     for name, of in found.items():
         if name in costly:
             half = max(1, len(of) // COSTLY_CASES)
-            kept |= {*of[next(turns) % half :: half][:COSTLY_CASES]}
+            kept |= {*of[crc32(name.encode()) % half :: half][:COSTLY_CASES]}
         else:
             number = min(len(of), CASES)
             kept |= {of[place * (len(of) - 1) // max(number - 1, 1)] for place in range(number)}

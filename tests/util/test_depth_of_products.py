@@ -36,11 +36,14 @@ def test_or_each_value_alone_is_tried(sizes: tuple[int, ...]) -> None:
     assert [{case[one] for case in found} for one in (0, 1)] == [set(range(size)) for size in sizes]
 
 
-def test_of_costly_tests_one_case_is_tried_of_the_next_one_another() -> None:
+def test_of_costly_tests_one_case_is_tried_whatever_else_is_collected() -> None:
     names = [name for name in "abcd" for _ in range(8)]
     kept = evenly_spaced([*names, "e", "f", "f"], costly="abce")
-    assert [index % 8 for index in sorted(kept) if index < 24] == [0, 1, 2]
+    assert [index // 8 for index in sorted(kept) if index < 24] == [0, 1, 2]
     assert [index for index in sorted(kept) if index >= 24] == [24, 31, 32, 33, 34]
+    alone = {index % 8 for name in "abc" for index in evenly_spaced([name] * 8, costly="abc")}
+    assert alone == {index % 8 for index in kept if index < 24}
+    assert len(alone) > 1
 
 
 def test_of_cases_that_are_alike_a_third_is_tried_of_each_first_element_as_many(

@@ -85,7 +85,6 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     assert "quantization_config" in raised.value.hint
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(("times", "drift"), [(1, None), (8, "model.layers.2")])
 def test_codes_of_rows_with_few_large_weights_are_explained_and_a_wrong_scale_is_named(
     times: float, drift: str | None
