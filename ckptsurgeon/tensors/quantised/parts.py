@@ -265,8 +265,9 @@ def _decoding_endings(one: QuantisedTensor) -> set[str]:
 
     Tensors in another module than the codes are left out: ``needed_parts`` finds out whether they are missing.
     """
-    start = len(one.codes.rpartition(".")[0])
-    ends = (key[start:] for end, key in one.parts.items() if key != one.codes and end not in EXPERT_SCALES)
+    module, dot, _ = one.codes.rpartition(".")
+    keys = (key for end, key in one.parts.items() if key != one.codes and end not in EXPERT_SCALES)
+    ends = (key[len(module) :] for key in keys if key.startswith(module + dot))
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 

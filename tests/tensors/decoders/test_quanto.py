@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_the_map_of_quanto_is_not_beside_plain_weights(tmp_path: Path) -> None:
     (folder / "quanto_qmap.json").write_text('{"model.layers.0.self_attn.q_proj": {"weights": "qint8"}}')
     cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
     assert not (tmp_path / "out/quanto_qmap.json").exists()
+
+
+@pytest.mark.parametrize(("end", "said"), [("_data", "lacks _data"), ("_scale", "lacks _scale")])
+def test_a_missing_part_is_named_by_its_own_name(end: str, said: str) -> None:
+    parts = {key.removeprefix(MODULE): one for key, one in stored("int8").items()}
+    modules = [f"model.layers.{number}.mlp.up_proj" for number in range(4)]
+    state = {f"{module}{key}": one.clone() for module in modules for key, one in parts.items()}
+    del state[f"{modules[3]}.weight.{end}"]
+    Path("m").mkdir()
+    save_file(state, "m/model.safetensors")
+    settings = {"model_type": "llama", "quantization_config": {"quant_method": "quanto", "weights": "int8"}}
+    Path("m/config.json").write_text(json.dumps(settings))
+    (note,) = [one for one in cs.inspect("m").notes if "lacks" in one]
+    assert f"1 quantised tensor {said}, which 3 similar tensors have: {modules[3]}" in note
