@@ -239,9 +239,13 @@ def filled_line(row: Mapping[str, Any]) -> Text:
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
-    """Return the figures of an evaluation on the dev split, in one line if the terminal is wide enough."""
+    """Return the figures of an evaluation on the dev split, in one line if the terminal is wide enough.
+
+    If the evaluation lowered the learning rate, the line has the factor by which evaluations have lowered it so far.
+    """
     step = str(row["step"]).rjust(len(str(steps)))
-    return SpacedWords(Text(f"  step {step}/{steps}  dev  "), figures_said(row["dev"]))
+    lowered = [f"lr from now on x {row['lr_scale']:.3g}"] if "lr_scale" in row else []
+    return SpacedWords(Text(f"  step {step}/{steps}  dev  "), [*figures_said(row["dev"]), *lowered])
 
 
 def checking_line(row: Mapping[str, Any]) -> Text:

@@ -220,15 +220,18 @@ class TrainingLoop:
             return ""
         found = evaluate_shared(state.parallel, job.task, job.dev, settings=self.settings, average=state.ema)
         progress.figures, progress.evaluated = found.figures, progress.step
-        row = {"step": progress.step, "dev": progress.figures}
+        row: dict[str, object] = {"step": progress.step, "dev": progress.figures}
+        value, higher = progress.figures.get(job.metric), is_higher_better(job.task, job.metric)
+        scale = progress.lr_scale
+        if value is not None:
+            anneal(self.settings, progress, value, higher_is_better=higher)
+        if progress.lr_scale != scale:
+            row["lr_scale"] = progress.lr_scale
         self._log.write(row)
         self._log.flush()
         self._observer(row)
-        if job.metric not in progress.figures:
+        if value is None:
             raise unknown_metric_error(job.metric, progress.figures)
-        value = progress.figures[job.metric]
-        higher = is_higher_better(job.task, job.metric)
-        anneal(self.settings, progress, value, higher_is_better=higher)
         if progress.improves(value, higher_is_better=higher):
             self.checkpoints.save_best(found.rows)
         return PATIENCE if progress.waited_for(self.settings.patience) else ""

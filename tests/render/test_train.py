@@ -71,6 +71,11 @@ def test_an_evaluation_hangs_below_its_step(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_an_evaluation_that_lowered_the_learning_rate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"step": 20, "dev": {"cer": 1.0}, "lr_scale": 0.25}
+    assert lines(dev_line(row, 500), 120, monkeypatch) == ["  step  20/500  dev  cer 1  lr from now on x 0.25"]
+
+
 def test_what_came_of_a_run_wraps_between_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Trained(
         "x.yaml", "run", None, "ctc", "cpu", 500, 500, "done", (), "cer", 0.14, 480, elapsed_s=65.2, first_loss=7.6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -139,6 +140,13 @@ def test_a_rate_that_was_lowered_stays_so_when_a_run_is_resumed() -> None:
     assert second.state.progress.lr_scale == whole.state.progress.lr_scale
     ours, theirs = state_tensors(second.model), state_tensors(whole.model)
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_an_evaluation_that_lowers_the_rate_says_so() -> None:
+    run = toy.loop(folder="run", schedule="plateau", anneal_threshold=0.99, evaluate_every=2, steps=6)
+    run.run()
+    rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [row.get("lr_scale") for row in rows if "dev" in row] == [None, 0.5, 0.25]
 
 
 def test_epochs_give_the_steps() -> None:
