@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from math import prod
 
 from ...errors import FormatError, SourceError, UnsafeError
+from ...storage.read._descriptors import leads_out
 from ...storage.read._memory import MemoryFile
 from ...storage.read.base import File
 from ...tensors.dtypes import DTYPES
@@ -160,6 +162,12 @@ class OnnxFiles:
                     "folder.",
                     rule="outside",
                 )
+            if self._leads_out(location):
+                raise UnsafeError(
+                    f"the tensor {escape(name)} is in {escape(location)}, a link to a file outside the folder.",
+                    hint="Copy the folder with cp -rL, if this file is meant to be part of it.",
+                    rule="outside",
+                )
             if len(self.others) >= limits.SHARDS:
                 raise UnsafeError(f"the tensors are in more than {limits.SHARDS} files.", rule="shards")
             try:
@@ -171,3 +179,8 @@ class OnnxFiles:
                     rule="missing shard",
                 ) from error
         return self.others[location]
+
+    def _leads_out(self, location: str) -> bool:
+        """Return whether a file, or a folder in which it is, is a link out of the model's folder."""
+        parts, folder = location.split("/"), self.model.folder().uri
+        return any(leads_out(os.path.join(folder, *parts[: end + 1])) for end in range(len(parts)))
