@@ -38,10 +38,10 @@ SHOWN = 2
 
 @dataclass(frozen=True)
 class JoinedScales:
-    """The ``keys`` of tensors in a file that have the scales of several experts; only parts of them are read.
+    """Tensors that join the scales of all experts of a layer, and are read as one tensor for each expert.
 
-    A joined tensor cannot be split if one of its blocks has rows of two matrices. ``unread`` has the keys that the
-    scales in such a tensor would have after a split.
+    ``keys`` are the keys of the joined tensors. ``unread`` are the keys of single experts' scales that cannot be read,
+    because one scale of the joined tensor is for rows of two matrices.
     """
 
     keys: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBloc
 
     ``shape`` is the shape of a region that begins at index 0 of the output along each dimension. The index and the
     offset of a returned block (in elements, not bytes) are relative to this region. Each returned block is contiguous
-    in the region, because an output block divides one dimension and contains all of the later dimensions.
+    in the region, because an output block is a range of one dimension and contains all later dimensions whole.
     """
     boxes = [tuple((begin, min(end, size)) for (begin, end), size in zip(p.box, shape, strict=True)) for p in places]
     inside = iter(numbered_blocks((box for box in boxes if _holds(box)), 1))

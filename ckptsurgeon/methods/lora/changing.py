@@ -24,14 +24,18 @@ def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
 
 
 def widens(wide: str, dtype: str) -> bool:
-    """Return whether the function that ``changing`` returns takes rows of the base as they are stored."""
+    """Return whether the function that ``changing`` returns widens the rows of the base to float32 itself.
+
+    ``wide`` is the dtype of the sums, ``dtype`` that of the output. If this is false, the caller widens the rows.
+    """
     return wide == "float32" and dtype in SINGLE
 
 
 def changing(changes: Sequence[LowRankChange], wide: str, dtype: str, base: str = "float32") -> Changing:
     """Return a function that adds ``changes`` to rows of a tensor, in the dtype ``wide``, and rounds to ``dtype``.
 
-    All changes must be for the same tensor. The rows are given as ``wide``; if ``widens`` is true, as ``base``.
+    All changes must be for the same tensor. The function takes rows of the dtype ``wide``, or of the
+    dtype ``base`` (as they are stored) if ``widens`` returns true.
     """
     if widens(wide, dtype):
         return SingleProducts(changes, dtype, base).changed

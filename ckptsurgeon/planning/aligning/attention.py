@@ -88,7 +88,11 @@ def heads_along(
 
 
 def _parts(axis: Axis, is_query: bool, counts: HeadCounts) -> Iterator[NetworkPart]:
-    """Yield the ranges of an axis that consist of heads (queries, keys or values); none if the order is unknown."""
+    """Yield the ranges of an axis that consist of heads: one each for queries, keys and values if they are fused.
+
+    ``is_query`` says that the axis depends on the number of query heads alone. Nothing is yielded if the order of the
+    heads along the axis is unknown.
+    """
     key, dim, size = axis.key, axis.dim, counts.size
     if axis.kind == KIND:
         at = 0

@@ -167,7 +167,8 @@ def _kept_notes(modules: Sequence[NewModule]) -> Iterator[str]:
 def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None:
     if any(module.kind for module in modules):
         raise PlanError(
-            f"{escape(one.adapter.name)} is a LoHa or LoKr, which cannot be converted for mlx-lm in one step.",
+            f"{escape(one.adapter.name)} is a LoHa or LoKr, which mlx-lm does not know: ckpt must convert it to a LoRA "
+            "first.",
             hint="Convert the adapter with --to peft, and then convert the new folder with --to mlx.",
         )
 

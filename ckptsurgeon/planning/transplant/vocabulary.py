@@ -204,13 +204,13 @@ class VocabularyAxes:
         found = [key for key in keys if size in self._target.tensors[key].shape]
         if not found:
             return PlanError(
-                f"{self._said}: both lists have {count(size, 'token')}, but no tensor of the destination has an axis "
-                "of this length.",
+                f"{self._said}: the token lists of both models have {count(size, 'token')}, but no tensor of the "
+                "destination has an axis of this length.",
                 hint="Give the token lists that the two models were trained with.",
             )
         return PlanError(
-            f"{self._said}: both lists have {count(size, 'token')}, so no shape shows which tensors have a "
-            f"vocabulary axis. These have an axis of {size}: {listing(found)}.",
+            f"{self._said}: the token lists of both models have {count(size, 'token')}, so no shape shows which "
+            f"tensors have a vocabulary axis. These have an axis of {size}: {listing(found)}.",
             hint="Select the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
         )

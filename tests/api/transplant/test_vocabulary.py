@@ -170,7 +170,7 @@ def test_lists_of_another_length_than_every_axis_are_an_error_that_says_so() -> 
     tokens("old.txt", list("abcdefgh"))
     tokens("new.txt", list("hgfedcba"))
     with pytest.raises(
-        PlanError, match="both lists have 8 tokens, but no tensor of the destination has an axis of this"
+        PlanError, match="lists of both models have 8 tokens, but no tensor of the destination has an axis of this"
     ):
         cs.transplant("s.safetensors", "d.safetensors", vocab="old.txt:new.txt")
 

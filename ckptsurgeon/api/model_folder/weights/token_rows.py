@@ -171,13 +171,13 @@ class Verdict(NamedTuple):
 
 @notes_of(NoteKind.TOKEN_PAIRS)
 def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if similar tokens have unrelated rows in the embedding, but the rows a few rows further are similar.
+    """Yield a note if the token list of the folder does not fit the rows of the embedding.
 
-    There is also a note if no shift makes the rows similar, although the embedding is trained. (In a trained embedding,
-    most rows have another row close to them.) For most models, 192 rows are read, and only in part. A model may have
-    several embeddings, each with its own list (``EncoderDecoderModel``): there is no note if the list fits one of them.
-    Embeddings whose rows cannot be read, because they are quantised, float64 or very wide, are not compared with the
-    list.
+    In a trained embedding, similar tokens such as "cat" and "Cat" have similar rows. The note says by how many rows the
+    list is shifted, if similar tokens have similar rows after this shift; else that no shift makes the list fit. For
+    most models, 192 rows are read, and only in part. If a model has several embeddings, each with a token list of its
+    own (``EncoderDecoderModel``), the list must fit one of them. Embeddings that are quantised, float64 or very wide
+    are not compared with the list.
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return

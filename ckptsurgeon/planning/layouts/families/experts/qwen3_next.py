@@ -1,4 +1,4 @@
-"""Qwen3-Next: transformers' files, its networks in memory since version 5 (stacked), and MLX.
+"""Layouts of Qwen3-Next: files of transformers, its networks of version 5 (experts stacked), and MLX.
 
 Some layers have linear attention. In mlx-lm, its convolution has the channels last, and the weights of norms (except
 the norm in the linear attention) include the 1 that transformers adds to them when it computes.
