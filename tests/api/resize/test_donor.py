@@ -71,7 +71,6 @@ def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return bool((ours.double() - theirs.double()).abs().max() < 1e-5 * theirs.abs().max())
 
 
-@pytest.mark.long
 def test_rows_are_those_of_mergekit(tmp_path: Path) -> None:
     plan = cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6)
     said = next(note for note in plan.notes if "arXiv 2506.06607" in note)

@@ -256,7 +256,6 @@ def test_the_classes_of_transformers_open_the_smaller_tokeniser(
     assert len(found) == field(tmp_path / "out", network) < len(vocab) + more
 
 
-@pytest.mark.long
 def test_ends_of_words_as_in_clip(tmp_path: Path) -> None:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|end|>", end_of_word_suffix="</w>"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
