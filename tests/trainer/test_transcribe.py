@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +84,29 @@ def test_adapters_read_with_the_weights_that_they_are_for() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("cheap")
+def test_a_folder_stands_for_the_sounds_in_it() -> None:
+    read = trained()
+    os.makedirs("speech/below")
+    Path("speech/notes.txt").write_text("no sound")
+    for name, path in zip(("10.WAV", "2.wav", "below/3.wav"), read, strict=False):
+        shutil.copy(path, f"speech/{name}")
+    found = cs.transcribe("run", ["speech", *list(read)[:1]]).sounds
+    first, second = list(read)[:2]
+    assert [one.path for one in found] == ["speech/2.wav", "speech/10.WAV", first]
+    assert [one.text for one in found] == [read[second], read[first], read[first]]
+
+
+@pytest.mark.usefixtures("cheap")
 def test_what_cannot_be_read_is_an_error() -> None:
     path = next(iter(trained()))
     tone("short.wav", 0.01)
+    os.mkdir("empty")
     Path("text.wav").write_text("no sound")
     for given, why in (
         (("none", [path]), "none does not exist"),
         (("run", ["none.wav"]), "none.wav"),
         (("run", ["text.wav"]), "text.wav"),
+        (("run", ["empty"]), "the folder empty has no sounds"),
         (("run", ["short.wav"]), "short.wav is too short: it has 0.01 s, a frame needs 0.025 s"),
         (("run", []), "no audio file is given"),
         ((".", [path]), "contains no best weights of a run"),

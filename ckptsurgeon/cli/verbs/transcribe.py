@@ -13,11 +13,11 @@ HELP = """Transcribe sound files with a model that ckpt train has trained.
 
 CKPT is the folder of a run (its best weights are used), or a file of weights. Text is decoded as in the run's
 evaluations, or, with --beam or --lm, by a beam search over the CTC outputs. Prints a line for each sound (WAV, FLAC,
-Ogg): its path, a tab and its text. Needs the extra 'train'.
+Ogg): its path, a tab and its text. A folder stands for the sounds in it. Needs the extra 'train'.
 """
 EXAMPLES = """\b
 Examples:
-  ckpt transcribe run speech/*.wav
+  ckpt transcribe run speech/
   ckpt transcribe best.safetensors a.flac --config ru.yaml
   ckpt transcribe run speech/*.wav --beam 100 --lm words.arpa
 """
@@ -25,7 +25,9 @@ Examples:
 
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The folder of a run, or a file of weights.")],
-    sounds: Annotated[list[str], typer.Argument(metavar="SOUND...", help="The sound files to transcribe.")],
+    sounds: Annotated[
+        list[str], typer.Argument(metavar="SOUND...", help="The sound files to transcribe, or folders of them.")
+    ],
     config: Annotated[
         str | None,
         typer.Option(

@@ -15,11 +15,11 @@ from ...destinations._load import target_with
 from ...errors import ConfigError, SourceError
 from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape
+from ...util.text import escape, natural_key
 from ..config.bounds import find_fault
 from ..config.settings import Settings
 from ..data.order import BatchSize, sorted_batches
-from ..data.sound import Clip, sound_seconds
+from ..data.sound import SUFFIXES, Clip, sound_seconds
 from ..evaluation import evaluation_mode
 from ..folder.run_folder import RunFolder
 from ..job.assembly import read_settings, task_of
@@ -76,13 +76,15 @@ def transcribe(
     log-probability by CTC, plus ``lm_weight`` times its natural log-probability by the language model, plus
     ``word_bonus`` for each word. ``batch_size`` sounds are transcribed together, by default as many as in training.
 
-    Raises SourceError if a file is missing or is not a sound. Raises ConfigError if the task does not transcribe, or if
-    a sound is too short. Raises the errors of ``load_into`` if the weights do not fit.
+    A folder in ``sounds`` stands for the sounds in it, by their suffixes, without those of its subfolders.
+
+    Raises SourceError if a file is missing or is not a sound, or if a folder has no sounds. Raises ConfigError if the
+    task does not transcribe, or if a sound is too short. Raises the errors of ``load_into`` if the weights do not fit.
     """
     weights, where = _found(os.fspath(checkpoint), os.fspath(config) if config is not None else None)
     if isinstance(sounds, (str, os.PathLike)):
         sounds = [sounds]
-    paths = [os.fspath(one) for one in sounds]
+    paths = [path for one in sounds for path in _sounds_of(os.fspath(one))]
     if not paths:
         raise ConfigError("no audio file is given.", hint="Give one or more files: WAV, FLAC or Ogg.")
     if batch_size is not None and batch_size < 1:
@@ -105,6 +107,19 @@ def transcribe(
         texts = _texts(job, saved_model(job, weights), clips, batch_size or settings.batch_size)
     made = [Transcript(clip.path, round(clip.seconds, 3), text) for clip, text in zip(clips, texts, strict=True)]
     return Transcripts(weights, where, tuple(made))
+
+
+def _sounds_of(path: str) -> list[str]:
+    """Return the paths of the sounds in a folder, sorted naturally, or ``path`` itself if it is not a folder."""
+    if not os.path.isdir(path):
+        return [path]
+    names = sorted((one for one in os.listdir(path) if one.lower().endswith(SUFFIXES)), key=natural_key)
+    if not names:
+        raise SourceError(
+            f"the folder {escape(path)} has no sounds ({', '.join(SUFFIXES)}).",
+            hint="Give sound files, or the folder in which they are; subfolders are not searched.",
+        )
+    return [os.path.join(path, name) for name in names]
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
