@@ -282,8 +282,8 @@ def test_the_environment_says_which_process_this_is(
 @pytest.mark.parametrize(
     ("environment", "cores"),
     [
-        ({}, 8),
         ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 4),
+        ({}, 8),
         ({"RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}, 2),
         ({"RANK": "1", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "16"}, 1),
         ({"RANK": "1", "WORLD_SIZE": "2"}, 8),

@@ -76,7 +76,7 @@ def test_heads_and_widths_that_are_no_whole_number_of_pairs(source: Saved, tmp_p
 
 @pytest.mark.parametrize(
     ("key", "is_noisy"),
-    [("m.fc.weight", True), ("m.conv.parametrizations.weight.original1", False), ("m.conv.weight_v", False)],
+    [("m.conv.parametrizations.weight.original1", False), ("m.conv.weight_v", False), ("m.fc.weight", True)],
 )
 def test_a_weight_that_is_normalised_gets_no_noise(key: str, is_noisy: bool) -> None:
     axis = Axis(key, 1, 4, 8, "in", "conv")
