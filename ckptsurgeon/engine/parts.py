@@ -58,23 +58,25 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
                 _draw(runs)
             else:
                 _compute(run)
-        run.receipt.zeros = take_zeros(run.inputs.sources)
-        if len(runs) > 1:
-            _check_read(run)
+        is_last = number == len(runs) - 1  # then all files, also those that no step has read
+        read = _read_files(run) if len(runs) > 1 else []
+        names = None if is_last else {name for _, own in read for name in own}
+        run.receipt.zeros = take_zeros(run.inputs.sources, names)
+        for source, own in read:
+            check_unchanged([source], names=own)
         for step in run.shared:
             run.receipt.checksums[step.key] = run.receipt.checksums[step.tied_to]
         done(run)
 
 
-def _check_read(run: PartRun) -> None:
-    """Raise PlanError if a source file that a run has read was changed since the plan was made."""
+def _read_files(run: PartRun) -> list[tuple[Checkpoint, set[str]]]:
+    """Return the sources of a run, each with the names of its files that the run's steps have read."""
     read: dict[int, tuple[Checkpoint, set[str]]] = {}
     for step in run.steps:
         for info, source in run.sources_of(step):
             names = read.setdefault(id(source), (source, set()))[1]
             names.update(leaf.storage.file for leaf in leaves(info) if leaf.storage is not None)
-    for source, names in read.values():
-        check_unchanged([source], names=names)
+    return list(read.values())
 
 
 def _compute(run: PartRun) -> None:
