@@ -1,4 +1,4 @@
-"""Refuses a merge that would mix encodings, and makes notes on integer matrices that may be quantised weights.
+"""Refuses a merge that would mix encodings, and makes notes on integer matrices that may be codes of quantised weights.
 
 The integer matrices are in no known encoding, so ckpt treats them and their scales as plain tensors: a cast or a merge
 then changes the scales, but not the codes.

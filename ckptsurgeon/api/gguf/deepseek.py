@@ -151,6 +151,12 @@ def groups_note(config: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+_CORRECT = (
+    "Write a corrected file, and convert that: ckpt convert FILE.gguf "
+    f"--set-metadata {DEEPSEEK}.{{}}=NUMBER -o NEW.gguf."
+)
+
+
 def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSizes:
     """Return the sizes in the metadata of a GGUF file; raises PlanError if one is missing or not valid.
 
@@ -163,7 +169,7 @@ def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSiz
         raise PlanError(
             f"rope.dimension_count in the metadata is {rotary}, but it must be less than the length of an attention "
             f"key, {key} (attention.key_length_mla, or attention.key_length).",
-            hint="Correct both entries with --set-metadata.",
+            hint=_CORRECT.format("rope.dimension_count"),
         )
     return DeepseekSizes(
         layers=_entry(stored, "block_count"),
@@ -193,13 +199,14 @@ def _entry(stored: Mapping[str, str], *names: str, default: int | None = None) -
         return default
     if not key:
         raise PlanError(
-            f"the metadata have no {' or '.join(f'{DEEPSEEK}.{name}' for name in names)}.",
-            hint="Give this entry with --set-metadata.",
+            f"the metadata has no {' or '.join(f'{DEEPSEEK}.{name}' for name in names)}.",
+            hint=_CORRECT.format(names[0]),
         )
     said = stored[key]
     if not (said.isascii() and said.isdigit() and len(said) < 9) or (int(said) == 0 and default is None):
         raise PlanError(
-            f"the metadata give {key} as {escape(said, 40)}, but it must be a number above 0.",
-            hint="Correct this entry with --set-metadata.",
+            f"{key} in the metadata is {escape(said, 40)}, but it must be a number"
+            f"{' above 0' if default is None else ''}.",
+            hint=_CORRECT.format(key.removeprefix(f"{DEEPSEEK}.")),
         )
     return int(said)

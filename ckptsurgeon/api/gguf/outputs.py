@@ -44,14 +44,14 @@ def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str,
     keys = [step.key for step in plan.steps]
     if architecture in ARCHITECTURES and in_transformers(keys):
         raise PlanError(
-            f"the metadata have llama.cpp's architecture {architecture}, but the tensors have the names of "
+            f"the metadata has llama.cpp's architecture {architecture}, but the tensors have the names of "
             f"transformers, for example {escape(next(key for key in keys if in_transformers([key])))}.",
             hint=f"Write the output in transformers' format, then run {_REMEDY}; or remove the architecture with "
             f"--set-metadata {ARCHITECTURE}=.",
         )
     if architecture in ARCHITECTURES and keys and not in_llama_cpp(keys):
         return (
-            f"the metadata have llama.cpp's architecture {architecture}, but the tensors do not have the names of this "
+            f"the metadata has llama.cpp's architecture {architecture}, but the tensors do not have the names of this "
             "architecture",
         )
     if architecture or not inputs.sources or not in_transformers(keys):

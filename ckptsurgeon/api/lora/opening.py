@@ -221,7 +221,7 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
 def _parts(data: Any) -> dict[str, Any]:
     """Return {part of a pipeline: its configuration} from diffusers' metadata.
 
-    Fields have names such as ``unet.r``. If the metadata have the configuration of a single model, its part is ''.
+    Fields have names such as ``unet.r``. If the metadata has the configuration of a single model, its part is ''.
     """
     if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
         return {"": dict(data)}

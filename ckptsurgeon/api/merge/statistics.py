@@ -118,7 +118,7 @@ def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> 
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ConfigError(
             f"in {escape(name)}, the record of the merge whose statistics were collected is damaged.",
-            hint="Make this file again with ckpt stats.",
+            hint="Make this file again: ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
         ) from error
 
 

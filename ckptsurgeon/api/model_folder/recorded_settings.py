@@ -23,7 +23,7 @@ HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if numbers of heads, the epsilon or the rotary base in config.json differ from ``metadata``.
 
-    ``metadata`` are the metadata of the weights. If the weights were converted from a GGUF file, the metadata have the
+    ``metadata`` are the metadata of the weights. If the weights were converted from a GGUF file, the metadata has the
     settings of this file. Metadata that name an architecture describe tensors in the layout of llama.cpp, and are not
     compared. Metadata of DeepSeek are not compared either: there, numbers of heads mean something else than in
     config.json.

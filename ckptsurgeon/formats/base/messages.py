@@ -55,7 +55,7 @@ class Messages:
             self._left -= 1
             if self._left < 0:
                 raise UnsafeError(
-                    f"the file has more than {limits.MESSAGE_FIELDS:,} fields, the limit for a protocol buffer.",
+                    f"the file has more than {limits.MESSAGE_FIELDS:,} protobuf fields, the most that ckpt reads.",
                     rule="message fields",
                 )
             head = self._window.read(at, min(20, end - at))

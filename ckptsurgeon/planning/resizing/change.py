@@ -55,7 +55,7 @@ class Change:
         return f"{self.said}; {stay if self.is_exact else 'the outputs change'}"
 
     def _rounding(self, dtype: str, is_cast: bool) -> str:
-        """Return a text for a note: rounding to 16 bits; "" if no weights are computed, or if they have more bits."""
+        """Return the words of a note on the rounding of weights, or of sums, to ``dtype``; "" if nothing is rounded."""
         sums, weights = ROUNDED.get(dtype, (0.0, 0.0))
         computed = [*self.rows, *(row for row in self.after if "copy" not in row and "zero" not in row)]
         if is_cast or (sums and any(map(_rounds, computed))):

@@ -340,8 +340,8 @@ def test_a_tied_output_layer_is_stored_once_and_comes_back_as_the_embedding() ->
         ("", "attention.kv_lora_rank=16", r"attn_kv_a_mqa.weight of x.gguf is \(48, 64\), but must be \(32, 64\)"),
         ("", "attention.value_length_mla=32", r"attn_v_b.weight of x.gguf is \(4, 24, 32\), but must be \(4, 32, 32\)"),
         ("", "attention.head_count=8", r"attn_q_b.weight of x.gguf is \(192, 32\), but must be \(384, 32\)"),
-        ("", "attention.head_count=", "the metadata have no deepseek2.attention.head_count"),
-        ("", "attention.head_count=0", "give deepseek2.attention.head_count as 0"),
+        ("", "attention.head_count=", "the metadata has no deepseek2.attention.head_count"),
+        ("", "attention.head_count=0", "deepseek2.attention.head_count in the metadata is 0"),
         (
             "",
             "rope.dimension_count=48",
@@ -360,6 +360,16 @@ def test_the_way_back_checks_all_tensors(gone: str, entry: str, why: str) -> Non
         Path("y.gguf").replace("x.gguf")
     with pytest.raises(cs.PlanError, match=why):
         cs.convert("x.gguf", layout="transformers")
+
+
+def test_a_wrong_entry_is_corrected_with_what_is_advised() -> None:
+    saved("v3")
+    cs.apply(cs.convert("model", layout="gguf", metadata={f"{A}.expert_shared_count": "0"}), "x.gguf")
+    with pytest.raises(cs.PlanError, match=r"expert_shared_count in the metadata is 0") as caught:
+        cs.convert("x.gguf", layout="transformers")
+    assert f"ckpt convert FILE.gguf --set-metadata {A}.expert_shared_count=NUMBER" in str(caught.value.hint)
+    cs.apply(cs.convert("x.gguf", metadata={f"{A}.expert_shared_count": "2"}), "y.gguf")
+    assert cs.convert("y.gguf", layout="transformers").counts["copied"] > 0
 
 
 @pytest.mark.long
