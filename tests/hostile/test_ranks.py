@@ -26,7 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 RULES = {
     broken("rank part"): (
-        "a partial sum", "a dimension beyond", "too many placements", "a split factor of another mesh", "an order of other cuts",
+        "a partial sum", "a dimension beyond", "too many placements", "a split factor of another mesh", "a split factor of zero",
+        "an order of other cuts",
         "another placement", "a part of another shape", "a part of another dtype", "no part", "a huge mesh",
         "a mesh beyond its ranks", "ranks twice", "ranks that are none", "no ranks", "no mesh", "no specification", "a plain tensor",
     ),
