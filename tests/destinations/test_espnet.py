@@ -414,7 +414,7 @@ def test_without_espnet_the_package_and_another_way_are_named(ckpt: Any) -> None
     assert done.code == 2
     said = " ".join(done.err.split())
     assert (
-        "config.yaml: the model is built by ESPnet, and the package espnet is not installed. pip install espnet."
+        "config.yaml: the model is built by ESPnet, and the package espnet is not installed. Run pip install espnet"
         in said
     )
     assert "ckpt init CHECKPOINT" in said

@@ -340,13 +340,10 @@ def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales)
     elif dtype in BLOCK_SCALES:
         begin, number = BLOCK_SCALES[dtype]
         scale = np.ascontiguousarray(blocks[:, begin : begin + 2 * number]).view("<f2")
-        if dtype in WITHOUT_NEGATIVE:
-            if bool((scale[:, : WITHOUT_NEGATIVE[dtype]] < 0).any()):
-                seen.add(NEGATIVE, made.name)
-            return
-        scale = scale[:, :1]
-        if are_negative(scale) and should_be_mixed(values):
+        if are_negative(scale[:, :1]) and should_be_mixed(values):
             seen.add(NEGATED, made.name)
+        elif dtype in WITHOUT_NEGATIVE and bool((scale[:, : WITHOUT_NEGATIVE[dtype]] < 0).any()):
+            seen.add(NEGATIVE, made.name)
 
 
 def not_finite(made: Decoded) -> FormatError:

@@ -30,7 +30,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(ckpt: Any) -> N
     given = ["convert", "model", "--layout", "keep", "-o", "x.gguf"]
     dry, real = ckpt(*given, "-n"), ckpt(*given)
     assert dry.code == real.code == 4
-    assert "have llama.cpp's architecture llama, but the tensors have the names of transformers" in dry.err
+    assert "has llama.cpp's architecture llama, but the tensors have the names of transformers" in dry.err
 
 
 @pytest.mark.costly

@@ -55,7 +55,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(plan: str) -> N
     shutil.copytree("model", "other")
     sources: Any = {"convert": ("model",), "average": (["model", "other"],), "transplant": ("model", "other")}[plan]
     with pytest.raises(
-        cs.PlanError, match="have llama.cpp's architecture llama, but the tensors have the names"
+        cs.PlanError, match="has llama.cpp's architecture llama, but the tensors have the names"
     ) as told:
         cs.apply(getattr(cs, plan)(*sources), "x.gguf")
     assert "ckpt convert X --layout gguf -o y.gguf" in told.value.hint
