@@ -356,6 +356,6 @@ KEPT = frozenset({
     "fp8-block", "fp8-experts", "fp8-tensor", "fp8-channel", "fp8-comfy", "fp8-descale", "mxfp8", "mxfp4",
     "nvfp4-packed", "nvfp4-modelopt", "int8", "int4-packed", "gptq", "gptq-3bit", "awq", "mlx", "mxfp4-quark",
     "fp4-deepseek-v4", "fp4-experts", "int4-second-group", "mlx-other-bits", "mlx-other-groups", "gptq-plain",
-    "fp8-tensorrt", "bnb-int8",
+    "fp8-tensorrt", "bnb-int8", "quanto",
 })  # fmt: skip
 """Those in whose encoding new weights are stored; all others are copied, or refused."""
