@@ -35,7 +35,8 @@ def are_chosen(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array
     Its codes are symmetric: zero points that differ from each other are those of a quantiser with positive scales. If
     most weights, or the largest weights of most groups, have one sign, few scales have the other sign.
     """
-    if any(role in arrays and arrays[role].size and np.ptp(arrays[role]) > 0 for role in OFFSETS):
+    offsets = (arrays[role].reshape(-1) for role in OFFSETS if role in arrays)
+    if any((one != one[:1]).any() for one in offsets):  # the range of words of int32 may be more than an int32 can have
         return False
     codes = decode({role: one.copy() for role, one in arrays.items()} | {"scale": np.ones_like(arrays["scale"])})
     if not should_be_mixed(codes):

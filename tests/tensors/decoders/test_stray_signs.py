@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.tensors.decoders._signs import are_chosen
 from ckptsurgeon.tensors.odd_scales.kinds import NEGATIVE, OPPOSED, SAID
 from ckptsurgeon.tensors.odd_scales.stray_signs import CHOSEN, STRAY, stray_signs
 
@@ -161,6 +162,30 @@ def test_a_negative_scale_of_ctranslate2_is_noted(sign: int) -> None:
     assert found == (
         [f"c.safetensors: 1 quantised tensor has {SAID[NEGATIVE]}: ffn/linear_0/weight"] if sign < 0 else []
     )
+
+
+@pytest.mark.parametrize("first", [0x77777777, 0x88888888])
+@pytest.mark.parametrize("second", [0x77777777, 0x88888888, 0xFFFFFFFF])
+def test_zero_points_that_differ_are_those_of_positive_scales(first: int, second: int) -> None:
+    """Words of int32 on both sides of 0: their difference may be too large for an int32."""
+    zeros = np.array([[first], [second]], np.uint32).view(np.int32)
+    codes = normal(0).numpy().round()
+    codes[:, :8] = codes.min()  # far more frequent than the highest code
+    found = are_chosen({"zero": zeros, "scale": np.ones((2, 1), np.float32)}, lambda _: codes)
+    assert found == (first == second)
+
+
+def test_a_negative_scale_beside_zero_points_of_all_sizes_is_noted() -> None:
+    """Zero points of 7 and of 8: their packed words are the largest and the smallest of all."""
+
+    def encode(weight: torch.Tensor) -> Parts:
+        parts = coded_matrices.auto_round(weight)
+        parts[".qzeros"][::2] = 0x77777777
+        parts[".qzeros"][1::2] = 0x88888888 - 2**32
+        return {**parts, ".scales": parts[".scales"].abs()}
+
+    path = model(encode, "gptq", few, longer_below)
+    assert notes(path) == [f"m: 1 quantised tensor has {STRAY}: {LAYERS[1]}.weight"]
 
 
 def test_parts_of_a_weight_are_judged_together() -> None:
