@@ -155,8 +155,10 @@ def to_bfloat16(values: Array) -> Array:
 def bfloat16_sums(base: Array, change: Array) -> Array:
     """Return the bits of ``base + change``, rounded as ``to_bfloat16`` rounds; NaN keeps other bits than torch's.
 
-    ``base`` is a matrix of bfloat16 bits, ``change`` a matrix of float32 of the same shape. No NaN becomes a number,
-    because the last 16 bits of a NaN in such a sum are 0. A few rows are computed at once, in the same memory for all.
+    ``base`` is a matrix of bfloat16 bits, ``change`` a matrix of float32 of the same shape. The last 16 bits of each
+    NaN in ``change`` must be 0, as they are in a NaN that was computed from numbers: then they are 0 in the sum, too,
+    and no NaN becomes a number. A NaN with other bits could be rounded to 0. A few rows are computed at once, in the
+    same memory for all.
     """
     made = np.empty(base.shape, "<u2")
     rows = max(1, CACHED // 2 // max(1, base.shape[1]))
