@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import FormatError, PlanError
+from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.transplant.equal_tensors import unequal_error
@@ -23,7 +23,6 @@ from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.casts import CastLosses, count_special, raw_dtype
 from ...tensors.ops.regions import Array, box_shape
-from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
 from ..part_run import PartRun, checked_on_the_way
@@ -42,8 +41,6 @@ __all__ = ["check_equal", "compute_steps", "computed_together", "grouped", "raw"
 # there is a problem (a value that becomes infinite, an integer that does not fit), the tensors are computed again one
 # at a time, so that the message can contain the key of the tensor.
 
-ORDER = "g_idx"
-"""The ``rule`` of the error for an invalid g_idx (GPTQ's order of columns); its message later gets the tensor's key."""
 FEW = 1 << 14
 """A tensor with more elements than this is computed alone, not together with other tensors."""
 
@@ -255,7 +252,7 @@ def _begun(
 ) -> _Computing:
     """Begin to compute and write one tensor block by block, in ``number`` threads.
 
-    Raises FormatError, with the key of the tensor, for an invalid order of columns (``g_idx``).
+    Raises FormatError, which names the quantised tensor, for an invalid order of columns (``g_idx``).
     """
     if number > 1:  # for a single block, a thread would cost more than it saves
         if number not in pools:
@@ -273,12 +270,7 @@ def _begun(
                 kept.add(place.index, raw(read))
 
         run.check()
-        try:
-            values, lost = compute(place, seen)
-        except FormatError as error:
-            if error.rule != ORDER:
-                raise
-            raise FormatError(f"{escape(step.key)}: {error.message}", rule=error.rule) from error
+        values, lost = compute(place, seen)
         assert values.nbytes == prod(box_shape(place.box)) * raw_dtype(step.dtype).itemsize, step.key
         crc = run.write(step.key, place.offset, raw(values))
         run.advance(values.nbytes)

@@ -180,9 +180,12 @@ def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, floa
 
     There is the entry ``ordered`` if a group has columns that are not adjacent; otherwise there are no entries.
     ``end`` is the ending of the key of ``g_idx``, a tensor with the index of the group of each column. Raises
-    UnencodableError if groups have different numbers of columns; only the last group may have fewer.
+    UnencodableError if there is no group with such an index, or if groups have different numbers of columns; only the
+    last group may have fewer.
     """
-    numbers = _order(asked, end)
+    numbers, groups = _order(asked, end), dict(asked.made.parts)["scale"].shape[0 if end == ".g_idx" else 1]
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= groups:
+        raise UnencodableError(f"the order of the columns ({end[1:]}) contains a group index outside 0 to {groups - 1}")
     group = max(1, int(np.count_nonzero(numbers == 0)))
     adjacent = np.arange(asked.shape[-1]) // group
     if np.array_equal(numbers, adjacent):

@@ -23,7 +23,7 @@ from ...helpers.zoo import BY_NAME
 DECODED = (
     "fp8-block", "fp8-experts", "fp8-tensor", "fp8-channel", "fp8-comfy", "fp8-descale", "nvfp4-packed", "nvfp4-modelopt", "int8",
     "int4-packed", "gptq", "gptq-3bit", "awq", "bnb-int8", "mlx", "fp4-deepseek-v4", "fp4-experts", "int4-second-group",
-    "mlx-other-bits", "mlx-other-groups", "gptq-plain", "fp8-tensorrt",
+    "mlx-other-bits", "mlx-other-groups", "gptq-plain", "fp8-tensorrt", "quanto",
 )  # fmt: skip
 
 
@@ -217,11 +217,19 @@ def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -
     (key,) = (key for key in state if key.endswith("q_proj.g_idx"))
     state[key][5] = number
     save_file(state, folder / "model.safetensors")
-    said = r"\(g_idx\) of the quantised tensor \S*q_proj.weight contains a group index outside 0 to 3"
-    for plan in (cs.convert(folder, dequantize=True), cs.average([BY_NAME["gptq"].folder(tmp_path / "n"), folder])):
+    said = r"^the order of the columns \(g_idx\) of the quantised tensor \S*q_proj.weight contains a group index outside 0 to 3"
+    sound = BY_NAME["gptq"].folder(tmp_path / "n")
+    models = [folder, sound]
+    for plan in (
+        cs.convert(folder, dequantize=True),
+        cs.average([sound, folder]),
+        cs.average(models, encoding="dequantize"),
+    ):
         with pytest.raises(cs.FormatError, match=said):
             cs.apply(plan, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+    with pytest.raises(cs.PlanError, match=r"q_proj.weight .* \(g_idx\) contains a group index outside 0 to 3"):
+        cs.average(models)  # the encoding of the first model is that of the output
 
 
 @pytest.mark.long
