@@ -13,21 +13,42 @@ from .adapter_settings import AdapterSettings, adapter_settings
 __all__ = ["adapter_by_keys"]
 
 FACTORS = (
-    (r"lora_(?:embedding_)?A(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?", "LORA", 0),
-    (r"(?:lora\.|lora_|lora_linear_layer\.)down\.weight", "LORA", 0),
-    (r"lora_a", "LORA", -1),
-    (r"hada_w1_a", "LOHA", -1),
-    (r"lokr_w2_a", "LOKR", -1),
-    (r"lokr_w[12]|lokr_w1_a", "LOKR", None),
-    (r"oft_(?:embedding_)?R(?:\.[^.]+)?|oft_(?:blocks|diag|r)", "OFT", None),
-    (r"boft_R(?:\.[^.]+)?", "BOFT", None),
-    (r"ia3_l(?:\.[^.]+)?", "IA3", None),
-    (r"vera_lambda_b(?:\.[^.]+)?", "VERA", None),
+    (r"lora_(?:embedding_)?A(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?", "LORA"),
+    (r"(?:lora\.|lora_|lora_linear_layer\.)down\.weight", "LORA"),
+    (r"lora_a", "LORA"),
+    (r"hada_w1_a", "LOHA"),
+    (r"lokr_w[12]|lokr_w[12]_a", "LOKR"),
+    (r"oft_(?:embedding_)?R(?:\.[^.]+)?|oft_(?:blocks|diag|r)", "OFT"),
+    (r"boft_R(?:\.[^.]+)?", "BOFT"),
+    (r"ia3_l(?:\.[^.]+)?", "IA3"),
+    (r"vera_lambda_b(?:\.[^.]+)?", "VERA"),
+    (r"a1\.weight", "GLORA"),
+    (r"diff|set_weight|w_norm", "FULL"),
+)
+"""For each kind, the end of the key of a tensor that each module has. All ends in ``methods/lora/names.py`` are here.
+
+The kinds are PEFT's names, and LyCORIS' names for those that PEFT does not have.
+"""
+MODULES = tuple((re.compile(rf"(.+?)(?:\.processor)?[._](?:{end})"), kind) for end, kind in FACTORS)
+PARTS = re.compile(
+    r"\.alpha$|dora_scale|magnitude|lora_|\.lora\.|_lora\.|hada_|lokr_|oft_|ia3_|vera_|"
+    r"\.(?:diff|diff_b|set_weight|[wb]_norm)$|^(?:lora_[A-Za-z0-9]+|lycoris)_[^.]+\.(?:[ab][12]|bm)\.weight$"
+)
+"""Matches the keys of an adapter; other keys are tensors that it saves in full.
+
+Other networks have layers with GLoRA's short names, so these keys count only in modules with LyCORIS' names.
+"""
+SIDES = (
+    ("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"), ("lora_a", "lora_b"), ("hada_w1_a", "hada_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"), ("down", "up"),
 )  # fmt: skip
-"""For each kind, the end of the key of a tensor that each module has, and the axis of its rank (None without one)."""
-MODULES = tuple((re.compile(rf"(.+?)(?:\.processor)?[._](?:{end})"), kind, axis) for end, kind, axis in FACTORS)
-PARTS = re.compile(r"\.alpha$|dora_scale|magnitude|lora_|\.lora\.|_lora\.|hada_|lokr_|oft_|ia3_|vera_")
-"""Matches the keys of an adapter; other keys are tensors that it saves in full."""
+"""The names of the two factors whose product has the rank; ``down`` is last, because modules may have this name."""
+TRANSPOSED = re.compile(r"[._](?:lora_a|hada_w1_a|lokr_w2_a)$")
+"""Matches the first factors whose last dimension is the rank, (in, rank) or (out, rank); of others it is the first."""
+CORES = (("hada_w1_a", "hada_t1"), ("lokr_w2_a", "lokr_t2"))
+"""(factor, core of a Tucker decomposition): beside a core, both factors have the rank first."""
+STACKED = re.compile(r"(?:^|\.)experts(?:\.base_layer)*$|\.block_sparse_moe\.(?:input|output)_linear$")
+"""Matches modules whose experts are one tensor: PEFT stacks the factors of all, so no shape shows the rank of one."""
 JOINED = re.compile(r"(?:lora_[A-Za-z0-9]+|lycoris)_[^.]+")
 """Matches the names of kohya's modules, whose names in the network cannot be told from them."""
 ALPHA, BASES = "ss_network_alpha", ("ss_base_model_version", "ss_sd_model_name")
@@ -41,24 +62,44 @@ def adapter_by_keys(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, st
     ``metadata`` of kohya's scripts.
     """
     parts = [key for key in tensors if PARTS.search(key)]
-    if 2 * len(parts) <= len(tensors) or any(".base_layer." in key for key in tensors):
+    is_model = any(".base_layer." in key and not PARTS.search(key) for key in tensors)
+    if 2 * len(parts) <= len(tensors) or is_model:
         return None
     ranks, kinds = dict[str, int | None](), Counter[str]()
     for key in parts:
         found = _module(key)
         if found is None:
             continue
-        module, kind, axis = found
-        shape = tensors[key].shape
+        module, kind = found
         kinds[kind] += module not in ranks
-        ranks[module] = ranks.get(module) or (shape[axis] if axis is not None and len(shape) > 1 else None)
+        ranks[module] = ranks.get(module) or (None if STACKED.search(module) else _rank(key, tensors))
     return _settings(kinds.most_common(1)[0][0], ranks, parts, metadata) if ranks else None
 
 
-def _module(key: str) -> tuple[str, str, int | None] | None:
-    """Return the module of an adapter's tensor, the kind of the adapter and the axis of the rank, if it has one."""
-    found = ((pattern.fullmatch(key), kind, axis) for pattern, kind, axis in MODULES)
-    return next(((match[1], kind, axis) for match, kind, axis in found if match is not None), None)
+def _module(key: str) -> tuple[str, str] | None:
+    """Return the module of an adapter's tensor, and the kind of the adapter."""
+    found = ((pattern.fullmatch(key), kind) for pattern, kind in MODULES)
+    return next(((match[1], kind) for match, kind in found if match is not None), None)
+
+
+def _rank(key: str, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """Return the rank that a factor and its partner both have; None if ``key`` is not a factor, or if they differ.
+
+    litgpt has one factor for queries, keys and values with a rank for each of them; then they differ.
+    """
+    first, second = next((pair for pair in SIDES if re.search(rf"[._]{pair[0]}(?=\.|$)", key)), ("", ""))
+    shape = tensors[key].shape
+    if not first or len(shape) < 2:
+        return None
+    head, _, tail = key.rpartition(first)
+    other = tensors.get(f"{head}{second}{tail}")
+    if any(first == factor and f"{head}{core}" in tensors for factor, core in CORES):
+        axis, partner = 0, 0
+    elif first == "lora_a" and len(shape) == 3:  # mlx-lm: (experts, rank, in) and (experts, out, rank)
+        axis, partner = 1, 2
+    else:
+        axis, partner = (1, 0) if TRANSPOSED.search(key) else (0, 1)
+    return shape[axis] if other is None or other.shape[partner : partner + 1] == (shape[axis],) else None
 
 
 def _settings(
@@ -80,7 +121,7 @@ def _settings(
 
 def _target(module: str) -> str:
     """Return the end of a module's name that target_modules would have: ``q_proj``, or ``to_out.0``."""
-    head, _, last = module.rpartition(".")
+    head, _, last = module.removesuffix(".base_layer").rpartition(".")  # PEFT wraps a module once for each parameter
     return f"{head.rpartition('.')[2]}.{last}" if last.isdecimal() and head else last
 
 

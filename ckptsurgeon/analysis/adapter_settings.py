@@ -18,6 +18,12 @@ ENTRIES = 1000
 NUMBER = 2**53
 """JSON readers with float64 numbers, such as JavaScript, may round integers of at least this size."""
 
+NAMES = {
+    "LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "IA3": "(IA)3", "VERA": "VeRA", "GLORA": "GLoRA",
+    "FULL": "whole differences",
+}  # fmt: skip
+"""{kind of adapter: its name in texts}; the names of other kinds are the same."""
+
 
 @dataclass(frozen=True)
 class AdapterSettings:
@@ -39,6 +45,11 @@ class AdapterSettings:
     dora: bool = False
     rslora: bool = False
     modules: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind of adapter, for texts: ``LoRA``, ``DoRA`` or ``LoHa``; it may be any string."""
+        return "DoRA" if self.peft_type == "LORA" and self.dora else NAMES.get(self.peft_type, self.peft_type)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain data."""

@@ -30,7 +30,7 @@ def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
     """Return an adapter's settings in a line: ``LoRA, rank 8, alpha 16, 2 target modules (q, v), base org/model``."""
     shown, by_keys = ALL if full else SHOWN, adapter.modules is not None
     words = [f"{_kind(adapter)}{' (by its keys)' if by_keys else ''}"]
-    if adapter.peft_type == "LORA" or adapter.rank is not None:
+    if (adapter.peft_type == "LORA" and not by_keys) or adapter.rank is not None:
         words.append(f"rank {_number(adapter.rank)}{_others(adapter.ranks, shown)}")
     if (adapter.peft_type == "LORA" and not by_keys) or adapter.alpha is not None:
         words.append(f"alpha {_number(adapter.alpha)}{_others(adapter.alphas, shown)}{_rs(adapter)}")
@@ -45,8 +45,8 @@ def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
 
 
 def _kind(adapter: AdapterSettings) -> str:
-    if adapter.peft_type == "LORA":
-        return "DoRA" if adapter.dora else "LoRA"
+    if adapter.peft_type == "LORA" or adapter.modules is not None:  # LyCORIS has most of these kinds, too
+        return adapter.kind
     return f"PEFT's {escape(adapter.peft_type, 40)}"
 
 

@@ -287,11 +287,10 @@ def _description(one: Inspection) -> list[str]:
 
 def _adapter(found: AdapterSettings) -> str:
     """Return an adapter's settings: ``LoRA, rank 8, alpha 16, q_proj, v_proj, base org/model``."""
-    kind = {"LORA": "DoRA" if found.dora else "LoRA"}.get(found.peft_type, found.peft_type)
     numbers = [f"{name} {value:g}" for name, value in (("rank", found.rank), ("alpha", found.alpha)) if value]
     numbers += [count(found.modules, "module")] if found.modules is not None else []
     targets = [listing(found.target_modules, TARGETS, where="")] if found.target_modules else []
-    return ", ".join([kind, *numbers, *targets, *([f"base {found.base_model}"] if found.base_model else [])])
+    return ", ".join([found.kind, *numbers, *targets, *([f"base {found.base_model}"] if found.base_model else [])])
 
 
 def _checked(report: CheckReport) -> dict[str, Any]:
