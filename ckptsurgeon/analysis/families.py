@@ -45,7 +45,7 @@ _SIDES = r"(encoder|decoder)\.(layers|blocks|block)$"
 _AROUND = r"(embed_tokens\.(?!embed_audio)|norm\.|rotary_emb\.)"
 _TEXT = r"embeddings\.((word|position|token_type)_embeddings|LayerNorm|position_ids|token_type_ids)"
 _IMAGE = r"(embeddings\.(cls_token|mask_token|register_tokens|patch_embeddings|position_embeddings)|layernorm\.)"
-_FRAMES = r"(feature_extractor\.conv_layers|adapter\.layers|encoder\.layers)$"
+_FRAMES = r"(feature_extractor\.conv_layers|adapter\.layers|encoder\.layers|^\.tdnn)$"
 _SPARSE = r"block_sparse_moe\.(gate|experts|switch_mlp)\."
 _UNET = (
     "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight",
@@ -143,10 +143,11 @@ FAMILIES = (
 )  # fmt: skip
 """A model whose keys have all marks of a family has its names; the first family that fits is used."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
-_HEADS = re.compile(
-    r"(^|\.)(\w*heads?|\w*classifier|score|cls|pooler|qa_outputs|linear|project_\w+|quantizer|tdnn|mtp\w*|masked_spec_embed)(\.|$)"
-)
-"""Matches the names of heads, of modules that training or several outputs need, and of predictors of further tokens."""
+_TASK_PARTS = re.compile(r"(^|\.)(\w*heads?|\w*classifier|score|cls|pooler|qa_outputs|mtp\w*|masked_spec_embed)(\.|$)")
+"""Matches the names of modules that a task adds: heads, poolers, predictors of further tokens, the mask of pretraining.
+
+Other names are accepted beside the module that has the layers (the quantizer of wav2vec 2.0), but not in it.
+"""
 
 
 def family_by_keys(names: Iterable[str]) -> str:
@@ -185,7 +186,7 @@ def _is_of(family: _Family, name: str, roots: tuple[str, ...], lists: set[str]) 
     path, zero, inner = f".{name}".partition(".0.")
     if path[1:] in lists:
         return re.match(family.layer, inner) is not None
-    if _HEADS.search(name):
+    if _TASK_PARTS.search(name):
         return True
     if zero:
         return re.search(family.lists, path) is not None

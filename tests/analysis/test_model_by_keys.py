@@ -55,6 +55,15 @@ def test_models_of_transformers(kind: str, fields: dict[str, Any], said: str) ->
     assert str(summary_of_keys(found, found)) == said
 
 
+@pytest.mark.parametrize("head", ["PreTraining", "XVector", "CTC", "SequenceClassification"])
+def test_the_heads_of_wav2vec_2_leave_its_name(head: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Wav2Vec2Config(num_hidden_layers=2, vocab_size=96, pad_token_id=0)
+    with torch.device("meta"):
+        module = getattr(transformers, f"Wav2Vec2For{head}")(config)
+    assert family_by_keys(module.state_dict()) == "wav2vec 2.0 or HuBERT"
+
+
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "layouts"
 NAMED = {
     "deepseek": "DeepSeek", "glm-moe": "GLM-4.5 or dots.llm1", "gpt-neox": "GPT-NeoX", "gpt2": "GPT-2",
@@ -114,6 +123,10 @@ def test_a_family_that_is_not_known_has_no_name(kind: str, fields: dict[str, Any
         ("visual.blocks.0.norm1.weight", ""),  # the encoder of another kind of inputs
         ("model.cross_attn_layers.0.norm.weight", ""),
         ("model.inputs_embeds_projector.weight", ""),
+        ("model.linear.weight", ""),  # projectors, of inputs of another kind
+        ("model.audio_projector.linear.weight", ""),
+        ("model.project_in.weight", ""),
+        ("tdnn.0.kernel.weight", ""),
     ],
 )
 def test_a_network_with_other_lists_of_layers_is_of_no_known_family(more: str, name: str) -> None:
