@@ -2029,7 +2029,7 @@ MUTANTS = (
     ),
     Mutant(
         "links that lead out of a folder of Orbax are refused",
-        "if leads_out(path) or (os.path.islink(path) and os.path.isdir(path)):",
+        "if leads_out(path, folder.path) or (os.path.islink(path) and os.path.isdir(path)):",
         "if os.path.islink(path) and os.path.isdir(path):",
         "hostile/test_orbax.py",
     ),

@@ -183,4 +183,4 @@ class OnnxFiles:
     def _leads_out(self, location: str) -> bool:
         """Return whether a file, or a folder in which it is, is a link out of the model's folder."""
         parts, folder = location.split("/"), self.model.folder().uri
-        return any(leads_out(os.path.join(folder, *parts[: end + 1])) for end in range(len(parts)))
+        return any(leads_out(os.path.join(folder, *parts[: end + 1]), folder) for end in range(len(parts)))

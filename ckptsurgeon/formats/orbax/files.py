@@ -80,7 +80,7 @@ def _entries(folder: LocalFolder, inner: str) -> Iterator[os.DirEntry[str]]:
 
 def _checked(folder: LocalFolder, name: str) -> StoredFile:
     path = os.path.join(folder.path, name)
-    if leads_out(path) or (os.path.islink(path) and os.path.isdir(path)):
+    if leads_out(path, folder.path) or (os.path.islink(path) and os.path.isdir(path)):
         raise UnsafeError(
             f"{escape(folder.uri)} has a link that leads out of the folder, or to a folder: {escape(name)}.",
             hint="If the linked files belong to the checkpoint, copy the folder with cp -rL.",

@@ -34,8 +34,8 @@ _BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 """Matches the name of a blob in the hub's cache: a digest."""
 
 
-def leads_out(path: str) -> bool:
-    """Return whether a file is a link that leads out of its folder.
+def leads_out(path: str, folder: str = "") -> bool:
+    """Return whether a file is a link that leads out of ``folder``, by default the folder in which the file is.
 
     The folder itself may be a link, since the user chose the folder. For a file in the hub's cache, a link to a blob of
     the same repository does not count as leading out.
@@ -45,7 +45,8 @@ def leads_out(path: str) -> bool:
     path = path.partition("://")[2] or path
     if not os.path.islink(path):
         return False
-    folder, file = os.path.realpath(os.path.dirname(path) or os.curdir), os.path.realpath(path)
+    folder = folder.partition("://")[2] or folder or os.path.dirname(path)
+    folder, file = os.path.realpath(folder or os.curdir), os.path.realpath(path)
     if file.startswith(os.path.join(folder, "")):
         return False
     cached = _CACHED.fullmatch(folder)

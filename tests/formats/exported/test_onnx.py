@@ -155,27 +155,47 @@ def test_a_file_beside_the_model_is_found_from_any_folder(ckpt: Any, tmp_path: P
     assert "the tensor w is in deep/w.bin, which cannot be read" in " ".join(done.err.split())
 
 
-@pytest.mark.parametrize(("link", "target"), [("net/w.bin", "../w.bin"), ("net/deep", "../elsewhere")])
-def test_a_link_that_leads_out_of_the_folder_is_refused(link: str, target: str, ckpt: Any) -> None:
+@pytest.mark.parametrize(
+    ("link", "target", "location"),
+    [
+        ("net/w.bin", "../w.bin", "w.bin"),
+        ("net/deep", "../elsewhere", "deep/w.bin"),
+        ("net/inner/w.bin", "../../w.bin", "inner/w.bin"),
+        ("net/inner/w.bin", "../../net2/w.bin", "inner/w.bin"),  # its name begins with that of the folder
+    ],
+)
+def test_a_link_that_leads_out_of_the_folder_is_refused(link: str, target: str, location: str, ckpt: Any) -> None:
     """The values may be any bytes, so that a copy of the model would contain a file of the reader's machine."""
-    for folder in ("net", "elsewhere"):
-        Path(folder).mkdir()
-        Path(folder).with_name("w.bin").write_bytes(ONES)
-    Path("elsewhere/w.bin").write_bytes(ONES)
+    for folder in ("net/inner", "elsewhere", "net2", "."):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, "w.bin").write_bytes(ONES)
+    Path(link).unlink(missing_ok=True)
     Path(link).symlink_to(target)
-    location = "deep/w.bin" if link.endswith("deep") else "w.bin"
     Path("net/x.onnx").write_bytes(model(graph([tensor("w", (2, 3), values=None, more=external(location=location))])))
     done = ckpt("inspect", "net/x.onnx")
     assert done.code == 3
     assert f"the tensor w is in {location}, a link to a file outside the folder" in " ".join(done.err.split())
 
 
-def test_a_link_within_the_folder_is_followed() -> None:
-    Path("net").mkdir()
-    Path("net/real.bin").write_bytes(ONES)
-    Path("net/w.bin").symlink_to("real.bin")
-    Path("net/x.onnx").write_bytes(model(graph([tensor("w", (2, 3), values=None, more=external(location="w.bin"))])))
-    with cs.open_checkpoint("net/x.onnx") as found:
+@pytest.mark.parametrize(
+    ("link", "target", "location"),
+    [
+        ("net/w.bin", "real.bin", "w.bin"),
+        ("net/deep/w.bin", "../real.bin", "deep/w.bin"),
+        ("net/deep/w.bin", "../deep/../../net/real.bin", "deep/w.bin"),
+        ("net/also", "deep", "also/real.bin"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_link_within_the_folder_is_followed(
+    link: str, target: str, location: str, scheme: str, tmp_path: Path
+) -> None:
+    Path("net/deep").mkdir(parents=True)
+    for file in ("net/real.bin", "net/deep/real.bin"):
+        Path(file).write_bytes(ONES)
+    Path(link).symlink_to(target)
+    Path("net/x.onnx").write_bytes(model(graph([tensor("w", (2, 3), values=None, more=external(location=location))])))
+    with cs.open_checkpoint(f"{scheme}{Path('net/x.onnx').resolve()}" if scheme else "net/x.onnx") as found:
         assert found.tensor("w").tolist() == [[1] * 3] * 2
 
 

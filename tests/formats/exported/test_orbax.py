@@ -343,3 +343,12 @@ def test_chunks_that_nothing_says_are_lost_are_said() -> None:
     Path("old/target.blosc/.zarray").unlink()
     with pytest.raises(cs.FormatError, match=r"the folder target\.blosc has chunks of an array, but no \.zarray"):
         cs.inspect("old")
+
+
+def test_a_chunk_may_be_a_link_to_a_file_in_another_array() -> None:
+    """Two arrays with the same values, of which one has no chunks of its own."""
+    folder = item("x", {"v": VALUES, "w": VALUES})
+    (folder / "w" / "0.0").unlink()
+    (folder / "w" / "0.0").symlink_to("../v/0.0")
+    with cs.open_checkpoint(folder) as found:
+        assert found.tensor("w").tolist() == VALUES.tolist()
