@@ -244,7 +244,7 @@ def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     If the evaluation lowered the learning rate, the line has the factor by which evaluations have lowered it so far.
     """
     step = str(row["step"]).rjust(len(str(steps)))
-    lowered = [f"lr from now on x {row['lr_scale']:.3g}"] if "lr_scale" in row else []
+    lowered = [f"lr from now on x {row['anneal_scale']:.3g}"] if "anneal_scale" in row else []
     return SpacedWords(Text(f"  step {step}/{steps}  dev  "), [*figures_said(row["dev"]), *lowered])
 
 

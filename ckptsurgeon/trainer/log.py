@@ -16,9 +16,10 @@ from ..storage.small_files import open_file
 from ..storage.write.output_checks import output_error
 from ..storage.write.temp_files import sync
 from .folder.run_folder import RunFolder
+from .state.run_progress import RunProgress
 from .step_result import StepResult
 
-__all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
+__all__ = ["Observer", "TrainingLog", "evaluation_row", "log_rows", "read_log"]
 
 Observer = Callable[[Mapping[str, Any]], None]
 """A function that is called with each row of the log."""
@@ -69,6 +70,16 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
             }
         )
     return rows
+
+
+def evaluation_row(progress: RunProgress, *, is_lowered: bool) -> dict[str, Any]:
+    """Return the row of the log for the last evaluation.
+
+    If it lowered the learning rate (``is_lowered``), ``anneal_scale`` is the factor by which evaluations have lowered
+    it so far.
+    """
+    scale = {"anneal_scale": progress.lr_scale} if is_lowered else {}
+    return {"step": progress.step, "dev": progress.figures, **scale}
 
 
 def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from .config.settings import Settings
 from .evaluation import evaluate_shared
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
-from .log import Observer, PendingStep, TrainingLog, log_rows
+from .log import Observer, PendingStep, TrainingLog, evaluation_row, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
 from .state.checkpointing import CheckpointWriter
@@ -220,13 +220,9 @@ class TrainingLoop:
             return ""
         found = evaluate_shared(state.parallel, job.task, job.dev, settings=self.settings, average=state.ema)
         progress.figures, progress.evaluated = found.figures, progress.step
-        row: dict[str, object] = {"step": progress.step, "dev": progress.figures}
         value, higher = progress.figures.get(job.metric), is_higher_better(job.task, job.metric)
-        scale = progress.lr_scale
-        if value is not None:
-            anneal(self.settings, progress, value, higher_is_better=higher)
-        if progress.lr_scale != scale:
-            row["lr_scale"] = progress.lr_scale
+        is_lowered = value is not None and anneal(self.settings, progress, value, higher_is_better=higher)
+        row = evaluation_row(progress, is_lowered=is_lowered)
         self._log.write(row)
         self._log.flush()
         self._observer(row)

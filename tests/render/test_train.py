@@ -72,7 +72,7 @@ def test_an_evaluation_hangs_below_its_step(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_evaluation_that_lowered_the_learning_rate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"step": 20, "dev": {"cer": 1.0}, "lr_scale": 0.25}
+    row = {"step": 20, "dev": {"cer": 1.0}, "anneal_scale": 0.25}
     assert lines(dev_line(row, 500), 120, monkeypatch) == ["  step  20/500  dev  cer 1  lr from now on x 0.25"]
 
 

@@ -146,7 +146,7 @@ def test_an_evaluation_that_lowers_the_rate_says_so() -> None:
     run = toy.loop(folder="run", schedule="plateau", anneal_threshold=0.99, evaluate_every=2, steps=6)
     run.run()
     rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
-    assert [row.get("lr_scale") for row in rows if "dev" in row] == [None, 0.5, 0.25]
+    assert [row.get("anneal_scale") for row in rows if "dev" in row] == [None, 0.5, 0.25]
 
 
 def test_epochs_give_the_steps() -> None:

@@ -162,8 +162,10 @@ def lr_factor(settings: Settings, step: int) -> float:
     return settings.final_lr + (1 - settings.final_lr) * falling
 
 
-def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> None:
+def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> bool:
     """Multiply the learning rate by ``train.anneal`` if ``value``, an evaluation's metric, has not improved enough.
+
+    Returns whether it did.
 
     ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
     the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest sufficient
@@ -171,11 +173,11 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
     improvement do not lower the learning rate. NaN is never an improvement.
     """
     if settings.schedule not in ANNEALED:
-        return
+        return False
     other = progress.compared
     if other is None:
         progress.compared = None if math.isnan(value) else value
-        return
+        return False
     gain = (value - other if higher_is_better else other - value) / max(abs(other), 1e-12)
     is_best = settings.schedule == "plateau"
     is_better = gain > settings.anneal_threshold if is_best else gain >= settings.anneal_threshold
@@ -187,3 +189,5 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
         progress.stalled += 1
     else:
         progress.lr_scale, progress.stalled = progress.lr_scale * settings.anneal, 0
+        return True
+    return False
