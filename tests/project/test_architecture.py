@@ -150,7 +150,6 @@ def test_every_room_is_drawn() -> None:
     assert {room_of(path) for path in modules()} <= DOORS.keys()
 
 
-@pytest.mark.long
 def test_no_module_goes_through_a_door_that_is_not_drawn() -> None:
     wrong = []
     for path in modules():
@@ -161,7 +160,6 @@ def test_no_module_goes_through_a_door_that_is_not_drawn() -> None:
     assert not wrong
 
 
-@pytest.mark.long
 def test_every_door_that_is_drawn_is_used() -> None:
     used: dict[str, set[str]] = {}
     for path in modules():
