@@ -47,7 +47,7 @@ def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-def test_wav_flac_and_ogg_are_sounds() -> None:
+def test_wav_flac_and_ogg_of_a_folder_are_sounds() -> None:
     path = next(iter(trained()))
     wave, rate = soundfile.read(path, dtype="float32")
     stereo = np.repeat(wave[:, None], 2, 1)
@@ -55,9 +55,13 @@ def test_wav_flac_and_ogg_are_sounds() -> None:
         "a.wav": {"subtype": "PCM_16"}, "b.wav": {"subtype": "FLOAT"}, "c.flac": {}, "d.ogg": {"subtype": "VORBIS"},
         "e.ogg": {"subtype": "OPUS"}, "f.flac": {"subtype": "PCM_24"},
     }  # fmt: skip
+    os.makedirs("speech/a folder.wav")
     for name, kind in kinds.items():
-        soundfile.write(name, stereo if name == "f.flac" else wave, rate, **kind)
-    found = {one.path: one for one in cs.transcribe("run", [path, *kinds], batch_size=1).sounds}
+        soundfile.write(f"speech/{name}", stereo if name == "f.flac" else wave, rate, **kind)
+    found = {
+        one.path.removeprefix("speech/"): one for one in cs.transcribe("run", [path, "speech"], batch_size=1).sounds
+    }
+    assert [*found] == [path, *kinds]
     for name in ("a.wav", "b.wav", "c.flac", "f.flac"):  # without loss, but for 16 bits
         assert found[name].text == found[path].text, name
     assert all(one.seconds == pytest.approx(len(wave) / rate, abs=0.01) for one in found.values())

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...storage.folder_files import files_with
 from ...util.text import escape, listing, shape_text
 from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
-from .media.folder_files import files_with
 from .media.image_files import SUFFIXES as OF_IMAGES
 from .media.processors import open_processor
 from .media.sound_inputs import SUFFIXES as OF_SOUNDS

@@ -13,9 +13,10 @@ from ...api.inputs.argument_types import Path
 from ...destinations._document import read_document
 from ...destinations._load import target_with
 from ...errors import ConfigError, SourceError
+from ...storage.folder_files import files_with
 from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape, natural_key
+from ...util.text import escape
 from ..config.bounds import find_fault
 from ..config.settings import Settings
 from ..data.order import BatchSize, sorted_batches
@@ -76,7 +77,7 @@ def transcribe(
     log-probability by CTC, plus ``lm_weight`` times its natural log-probability by the language model, plus
     ``word_bonus`` for each word. ``batch_size`` sounds are transcribed together, by default as many as in training.
 
-    A folder in ``sounds`` stands for the sounds in it, by their suffixes, without those of its subfolders.
+    A folder in ``sounds`` stands for the sounds in it, by their suffixes, without hidden files and subfolders.
 
     Raises SourceError if a file is missing or is not a sound, or if a folder has no sounds. Raises ConfigError if the
     task does not transcribe, or if a sound is too short. Raises the errors of ``load_into`` if the weights do not fit.
@@ -113,13 +114,13 @@ def _sounds_of(path: str) -> list[str]:
     """Return the paths of the sounds in a folder, sorted naturally, or ``path`` itself if it is not a folder."""
     if not os.path.isdir(path):
         return [path]
-    names = sorted((one for one in os.listdir(path) if one.lower().endswith(SUFFIXES)), key=natural_key)
-    if not names:
+    found, _ = files_with(SUFFIXES, path)
+    if not found:
         raise SourceError(
             f"the folder {escape(path)} has no sounds ({', '.join(SUFFIXES)}).",
             hint="Give sound files, or the folder in which they are; subfolders are not searched.",
         )
-    return [os.path.join(path, name) for name in names]
+    return found
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:

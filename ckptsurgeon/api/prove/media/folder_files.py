@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 
 from ....errors import ConfigError
-from ....util.text import escape, natural_key
+from ....storage.folder_files import files_with
+from ....util.text import escape
 
-__all__ = ["files_of", "files_with"]
+__all__ = ["files_of"]
 
 MOST = 1024
 """The largest number of images or sounds of a batch, which runs at once."""
@@ -29,14 +30,3 @@ def files_of(path: str, suffixes: Sequence[str], what: str) -> tuple[list[str], 
             hint="Give a folder with fewer files: all of them run in one batch.",
         )
     return names, left_out
-
-
-def files_with(suffixes: Sequence[str], folder: str) -> tuple[list[str], int]:
-    """Return the paths of a folder's files with these suffixes, in natural order, and the number of its other files.
-
-    Hidden files do not count, and subfolders are not read.
-    """
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    files = [name for name in names if os.path.isfile(os.path.join(folder, name))]
-    found = sorted((name for name in files if name.lower().endswith(tuple(suffixes))), key=natural_key)
-    return [os.path.join(folder, name) for name in found], len(files) - len(found)
