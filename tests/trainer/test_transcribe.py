@@ -47,7 +47,7 @@ def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-def test_wav_flac_and_ogg_of_a_folder_are_sounds() -> None:
+def test_wav_flac_and_ogg_of_a_folder_are_sounds(ckpt: Any) -> None:
     path = next(iter(trained()))
     wave, rate = soundfile.read(path, dtype="float32")
     stereo = np.repeat(wave[:, None], 2, 1)
@@ -62,6 +62,8 @@ def test_wav_flac_and_ogg_of_a_folder_are_sounds() -> None:
         one.path.removeprefix("speech/"): one for one in cs.transcribe("run", [path, "speech"], batch_size=1).sounds
     }
     assert [*found] == [path, *kinds]
+    done = ckpt("transcribe", "run", path, "speech", "--batch-size", "1", "--device", "cpu")
+    assert done.out.splitlines() == [f"{one.path}\t{one.text}" for one in found.values()]
     for name in ("a.wav", "b.wav", "c.flac", "f.flac"):  # without loss, but for 16 bits
         assert found[name].text == found[path].text, name
     assert all(one.seconds == pytest.approx(len(wave) / rate, abs=0.01) for one in found.values())
