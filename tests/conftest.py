@@ -75,7 +75,7 @@ RULES = (
     "tests/api/model_folder/tokenizer/test_changed_lists.py", "tests/api/resize/test_checks.py",
     "tests/checkpoint/values/", "tests/formats/", "tests/hostile/", "tests/tensors/encodings/test_autoround.py",
 )  # fmt: skip
-"""Where each case of a test is a rule of its own."""
+"""Where each case of a test is a rule of its own: ``make test`` tries all, but one of a test that is marked ``costly``."""
 
 
 BEGUN_FIRST = tuple(

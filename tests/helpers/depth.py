@@ -1,7 +1,9 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries the first and the last.
+moments of a kill. What is marked ``long`` is left to ``make test-all``. Of a test with many cases ``make test`` tries the
+first and the last, of one marked ``costly`` a single one. It tries each case of a promise (``clause``), and each case of a
+rule (``RULES`` in conftest.py) unless the test is marked ``costly``.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
@@ -125,8 +127,8 @@ def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]
     kept = set[int]()
     for name, of in found.items():
         if name in costly:
-            half = max(1, len(of) // COSTLY_CASES)
-            kept |= {*of[crc32(name.encode()) % half :: half][:COSTLY_CASES]}
+            step = max(1, len(of) // COSTLY_CASES)
+            kept |= {*of[crc32(name.encode()) % step :: step][:COSTLY_CASES]}
         else:
             number = min(len(of), CASES)
             kept |= {of[place * (len(of) - 1) // max(number - 1, 1)] for place in range(number)}
