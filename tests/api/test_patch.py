@@ -262,7 +262,6 @@ def damaged(raw: bytes) -> Iterator[tuple[int, bytes]]:
             yield place, raw[:place] + changed + raw[place + 1 :]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["small", "signed"])
 def test_a_patch_with_one_changed_byte_never_makes_another_file(kind: str, request: pytest.FixtureRequest) -> None:
     small: bytes = request.getfixturevalue(kind)
@@ -443,7 +442,6 @@ def test_many_renamed_tensors_are_found_by_their_first_bytes() -> None:
 # Outputs.
 
 
-@pytest.mark.long
 def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = write(base(), "old-shards"), write(tuned(), "new-shards")
     cs.make_patch(old, new, "d.ckptpatch")

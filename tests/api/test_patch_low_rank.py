@@ -285,7 +285,6 @@ def factored() -> bytes:
     return Path("d.ckptpatch").read_bytes()
 
 
-@pytest.mark.long
 def test_a_patch_with_one_changed_byte_never_makes_another_file(factored: bytes) -> None:
     assert tried(factored)
     applied = [place for place, raw in damaged(factored) if tried(raw)]

@@ -151,7 +151,6 @@ def test_blocks_with_rows_of_two_matrices_are_copied_and_refused_for_computing(c
     assert ckpt("convert", SAVED, "--dequantize", "-o", "out").code == 4
 
 
-@pytest.mark.long
 def test_in_place_names_are_not_changed_by_halves(ckpt: Run) -> None:
     saved("qwen3")
     before = Path(FILE).read_bytes()

@@ -319,7 +319,6 @@ def test_stats_are_those_of_torch(files: object) -> None:
     assert found["t"].mean == 0.5
 
 
-@pytest.mark.long
 def test_init_prints_or_writes(files: object, ckpt: Run) -> None:
     printed = ckpt("init", "best.pth").out
     done = ckpt("init", "best.pth", "-o", "new.yaml")
@@ -522,7 +521,6 @@ def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest
     assert (done.code, "not enough memory" in done.err) == (3, True)
 
 
-@pytest.mark.long
 def test_version_and_help(ckpt: Run) -> None:
     assert ckpt("--version").out == f"ckpt {cs.__version__}\n"
     for args in (("--version", "--json"), ("--json", "--version")):

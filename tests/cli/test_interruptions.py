@@ -193,7 +193,6 @@ def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object,
     assert (done.returncode, left()) == (130, [output])
 
 
-@pytest.mark.long
 def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
     done = program("atexit.register(stop)", "--version")
     assert (done.returncode, done.stderr) == (0, "")

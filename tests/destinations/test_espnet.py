@@ -161,7 +161,6 @@ def test_statistics_in_the_source_come_along_unless_they_are_left_out() -> None:
         assert torch.load("out.pth")["normalize.mean"][0] == mean
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_plan_of_a_changed_statistics_file_is_refused() -> None:
     torch.save(state_of(LAYOUTS["conformer"]), "src.pth")

@@ -148,7 +148,6 @@ def test_progress_counts_what_is_written_and_what_is_sent(memory: Place, name: s
 # What was there before.
 
 
-@pytest.mark.costly
 def test_a_checkpoint_there_is_refused_without_force(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), place.uri)
     before = place.files()
@@ -263,7 +262,6 @@ def test_what_is_printed_names_the_address_and_the_next_step_works(
     assert json.loads(told.out)["output"] == place.uri + name
 
 
-@pytest.mark.long
 def test_a_damaged_output_fails_to_verify(memory: Place, ckpt: Callable[..., Result]) -> None:
     cs.apply(convert(), memory.uri)
     data = memory.files()["model.safetensors"]
@@ -381,7 +379,6 @@ def test_uploads_that_another_machine_took_for_left_overs_change_nothing(
     assert place.files() == before
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["file", "local"])
 def test_an_address_of_this_machine_never_replaces_an_input(scheme: str, tmp_path: Path) -> None:
     cs.apply(convert("float32"), "model", max_shard_size=SHARD)

@@ -82,7 +82,6 @@ def test_the_output_is_the_same_and_the_sources_are_gone() -> None:
     assert receipt.notes[-1] == "consumed 5 files of the sources (6.0 MB)"
 
 
-@pytest.mark.long
 def test_the_disk_never_holds_more_than_the_larger_of_both_and_a_part(after_each: Any) -> None:
     seen: list[int] = []
     after_each(lambda number: seen.append(on_disk()))
@@ -92,7 +91,6 @@ def test_the_disk_never_holds_more_than_the_larger_of_both_and_a_part(after_each
     assert max(seen) < model + part
 
 
-@pytest.mark.long
 def test_a_shard_stays_until_every_part_of_it_is_finished(after_each: Any) -> None:
     left: list[set[str]] = []
     after_each(lambda number: left.append({name for name in os.listdir("src") if name.endswith("rs")}))
@@ -119,7 +117,6 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: data for name, data in files(folder).items() if name.startswith("model")}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("parts", [1, 3, 4])
 def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: Any) -> None:
     write(plan("whole"), "wanted")
@@ -132,7 +129,6 @@ def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: An
     assert os.listdir("src") == []
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("call", ["rename", "unlink", "ftruncate", "pwrite"])
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:
@@ -189,7 +185,6 @@ def stop() -> None:
     raise Interrupted
 
 
-@pytest.mark.long
 def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any) -> None:
     def stopped(*given: Any) -> None:
         raise Interrupted
@@ -206,7 +201,6 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     assert cs.verify("out").ok
 
 
-@pytest.mark.long
 def test_an_error_of_the_plan_does_not_remove_what_is_the_only_copy(after_each: Any) -> None:
     begun(after_each, 2, cs.PlanError("a plan that does not fit."))
     assert len([name for name in os.listdir() if ".ckpt-tmp" in name]) == 1
@@ -227,7 +221,6 @@ def test_no_other_command_removes_what_is_the_only_copy(after_each: Any) -> None
     assert sorted(os.listdir()) == left
 
 
-@pytest.mark.long
 def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
     names = begun(after_each)
     shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")
@@ -254,7 +247,6 @@ def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(aft
     assert [name for name in os.listdir() if ".ckpt-tmp" in name and Path(name, part.name).exists()]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool, monkeypatch: Any) -> None:
     write(plan("whole"), "wanted")
@@ -275,7 +267,6 @@ def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool,
     assert weights("out") == weights("wanted")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("line", [0, 1])
 def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, after_each: Any) -> None:
     begun(after_each)
@@ -289,7 +280,6 @@ def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, aft
     assert len([name for name in os.listdir(temp) if name.startswith("model-")]) == 5
 
 
-@pytest.mark.long
 def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
     begun(after_each)
     with pytest.raises(
@@ -304,7 +294,6 @@ def test_an_index_of_other_files_stays() -> None:
     assert os.listdir("src") == ["other.safetensors.index.json"]
 
 
-@pytest.mark.long
 def test_a_source_may_be_given_twice() -> None:
     write(cs.average(["whole", "whole"]), "wanted")
     write(cs.average(["src", "src"]), consume=True)
@@ -312,7 +301,6 @@ def test_a_source_may_be_given_twice() -> None:
     assert os.listdir("src") == []
 
 
-@pytest.mark.long
 def test_a_tie_is_compared_before_anything_is_deleted() -> None:
     key = "layers.0.weight"
     tensors = load_file("a.safetensors")
@@ -352,7 +340,6 @@ def test_small_tensors_are_kept_and_no_hole_is_read() -> None:
     assert Path("one.safetensors.consumed").stat().st_blocks * 512 < 100_000
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("wrong", [b"", b"x" * 100, b"{}" + (2).to_bytes(8, "little") + b"ckptcons"])
 def test_a_file_that_only_has_the_name_is_an_error(wrong: bytes) -> None:
     Path("src/model-00001-of-00005.safetensors").unlink()

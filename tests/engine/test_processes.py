@@ -189,7 +189,6 @@ def test_other_options_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("its plan or its options differ from those of the first process" in one.message for one in found)
 
 
-@pytest.mark.long
 def test_an_output_that_exists_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     cs.apply(transplant(), "out", max_shard_size=SHARD)
     before = files("out")

@@ -107,7 +107,6 @@ def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..
     assert (receipt.rounded, receipt.plan_sha256) == (whole.rounded, whole.plan_sha256)
 
 
-@pytest.mark.long
 def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(fail_after: Callable[..., None]) -> None:
     write(VERBS["rename"])
     old = files("out")
@@ -201,7 +200,6 @@ def changed(name: str) -> None:
     save_file({key: tensor + 1 for key, tensor in tensors.items()}, name)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("now", "why"),
     [
@@ -318,7 +316,6 @@ def test_a_signal_while_kept_parts_are_read_keeps_them(
     assert "3 of 6 parts were complete" in write().notes[0]
 
 
-@pytest.mark.long
 def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., None]) -> None:
     begin(fail_after, 3)
     cs.make_patch("a.safetensors", "b.safetensors", "d.ckptpatch")
@@ -346,7 +343,6 @@ def test_restart_begins_anew(fail_after: Callable[..., None]) -> None:
     assert temps() == []
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("error", "stays"),
     [
@@ -428,7 +424,6 @@ def pausing() -> int:
     return as_ckpt(*WORDS)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_killed_goes_on(number: signal.Signals, ckpt: Callable[..., Result]) -> None:
     process = Forked(pausing)

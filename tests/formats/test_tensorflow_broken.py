@@ -49,7 +49,6 @@ def test_a_data_file_cut_short_is_an_error_that_names_it(stt: Path) -> None:
     assert f"the data file {data.name} is missing" in refused(stt)
 
 
-@pytest.mark.long
 def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
     index = stt / f"{BEST}.index"
     raw = index.read_bytes()
@@ -63,7 +62,6 @@ def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
     assert "truncated" in refused(index)
 
 
-@pytest.mark.long
 def test_no_flipped_bit_of_an_index_goes_unseen(stt: Path) -> None:
     index = stt / f"{BEST}.index"
     raw = index.read_bytes()
@@ -143,7 +141,6 @@ def test_a_wrong_checksum_of_a_block_is_an_error_of_its_own() -> None:
     assert "the block at 0 does not match its checksum" in refused("x")
 
 
-@pytest.mark.long
 def test_random_bytes_in_an_index_are_refused_or_read() -> None:
     """In a block whose checksum is right, so that what it holds is looked at."""
     raw = (GOLDEN / "stt" / f"{BEST}.index").read_bytes()

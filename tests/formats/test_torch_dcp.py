@@ -179,7 +179,6 @@ def test_the_same_tensors_give_the_same_bytes_wherever_they_are_written() -> Non
         assert Path("a/d", name).read_bytes() == Path("b/d", name).read_bytes()
 
 
-@pytest.mark.long
 def test_several_files_and_nothing_stale_when_written_again(ckpt: Any) -> None:
     torch.save({f"w{i}": torch.ones(100) * i for i in range(6)}, "s.pth")
     assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--max-shard-size", "900B").code == 0
@@ -195,7 +194,6 @@ def test_several_files_and_nothing_stale_when_written_again(ckpt: Any) -> None:
     assert not cs.diff("s.pth", "d", values=True).differs
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "ckptsurgeon.json"])
 def test_no_flipped_bit_goes_unseen(name: str) -> None:
     torch.save({"w": torch.randn(3), "x": torch.randn(2)}, "s.pth")
@@ -388,7 +386,6 @@ def test_a_piece_that_is_listed_twice_is_refused() -> None:
         cs.open_checkpoint("d")
 
 
-@pytest.mark.long
 def test_a_metadata_that_is_cut_short_is_refused() -> None:
     save({"w": torch.ones(2)})
     raw = Path("d", ".metadata").read_bytes()

@@ -169,7 +169,6 @@ def test_a_scan_and_an_explanation_are_shown(ckpt: Run) -> None:
     assert unspaced(shown(cs.explain(plan, ["head.weight"]))) == unspaced(said.out)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_no_name_breaks_out(name: str) -> None:
     torch.save({name: torch.ones(2), f"a.{name}.b": torch.ones(3)}, "src.pth")

@@ -69,7 +69,6 @@ def test_what_was_signed_is_whole(kind: str, key: str) -> None:
     assert (found.ok, found.signed, found.notes) == (True, True, ())
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     output = signed(kind)
@@ -81,7 +80,6 @@ def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     assert cs.verify(output).signed is None
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["folder", "shards", "dcp"])
 def test_every_file_of_a_folder_is_bound(kind: str) -> None:
     output = signed(kind)
@@ -140,7 +138,6 @@ def test_a_signature_that_was_changed_is_a_failure(change: str) -> None:
     assert said.startswith("the signature out.safetensors.sig ")
 
 
-@pytest.mark.long
 def test_keys_of_openssh_and_of_curves() -> None:
     write_key("ssh", ed25519.Ed25519PrivateKey.generate(), keys.PrivateFormat.OpenSSH)
     key = keys.load_ssh_private_key(Path("ssh.pem").read_bytes(), None)
@@ -150,7 +147,6 @@ def test_keys_of_openssh_and_of_curves() -> None:
         assert cs.verify(signed("file", f"{name}.pem", force=True), key=public).signed
 
 
-@pytest.mark.long
 def test_keys_that_cannot_sign_say_so_before_anything_is_written() -> None:
     write_key("locked", ed25519.Ed25519PrivateKey.generate(), password=b"secret")
     write_key("rsa", rsa.generate_private_key(65537, 2048))
@@ -165,7 +161,6 @@ def test_keys_that_cannot_sign_say_so_before_anything_is_written() -> None:
     assert not list(Path().glob("*out*"))
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
 def test_an_encrypted_key_of_openssh_is_an_error() -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", "locked"], check=True)

@@ -132,7 +132,6 @@ def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
     assert RunFolder("run").saved_steps[-1] < json.loads(Path("run/result.json").read_text())["step"]
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_disk_that_is_full_says_what_is_saved(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread that writes the third checkpoint."""

@@ -99,7 +99,6 @@ def test_a_sound_that_is_a_folder_or_empty(ckpt: Run) -> None:
     assert "train.csv, line 9: empty.wav is an empty file" in json.loads(done.err)["details"]
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     data = Path("train-1.wav").read_bytes()
@@ -115,7 +114,6 @@ def test_a_sound_that_was_cut_short(ckpt: Run) -> None:
     assert ckpt("train", "x.yaml", "--check-only", "--device", "cpu").code == 0
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("sounds")
 def test_a_compressed_sound_that_was_cut_short(ckpt: Run) -> None:
     wave = np.random.default_rng(0).standard_normal(RATE) / 9

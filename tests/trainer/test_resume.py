@@ -100,7 +100,6 @@ def test_the_log_of_a_resumed_run_has_each_step_once() -> None:
     assert [row["step"] for row in rows if "dev" in row] == [4, 8, 12]
 
 
-@pytest.mark.long
 def test_keep_keeps_the_newest_and_last_leads_to_it() -> None:
     toy.loop(folder="run", save_every=2, keep=3).run()
     assert sorted(map(int, os.listdir("run/steps"))) == [8, 10, 12]
@@ -314,7 +313,6 @@ def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
     assert Path("run/lineage.json").read_bytes() == before
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
     toy.write()

@@ -88,7 +88,6 @@ def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
     assert not os.path.exists("run/.ckpt-lock")
 
 
-@pytest.mark.long
 def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> None:
     """Both found the folder free; the one that comes second to make it is told so."""
     from ckptsurgeon.trainer.run import run_job as running
@@ -152,7 +151,6 @@ def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> N
     assert "which leaves the files of this run as they are" in refused(ckpt, code=3)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(("name", "how"), [("model.safetensors", "flip"), ("state.pth", "flip"), ("state.pth", "cut")])
 def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how: str, ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=12)
@@ -199,7 +197,6 @@ def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
     )
 
 
-@pytest.mark.long
 def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     os.mkdir("wav")
     Path("wav/1.wav").touch()

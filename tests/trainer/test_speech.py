@@ -46,7 +46,6 @@ def test_the_same_seed_gives_the_same_bytes_in_whatever_company() -> None:
     assert not set(third.values()) & {first[name] for name in first if name.endswith(".wav")}
 
 
-@pytest.mark.long
 def test_what_is_made_is_what_is_read() -> None:
     made = demo_data("demo", ["de"], n=20)
     assert (made.languages, made.clips, made.configs) == (
@@ -139,7 +138,6 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(options: dict[str, Any],
     assert set(os.listdir()) == before
 
 
-@pytest.mark.long
 def test_a_folder_that_exists_needs_force_and_keeps_what_is_not_ours() -> None:
     demo_data("demo", ["ru"], n=3)
     Path("demo/notes.txt").write_text("mine")

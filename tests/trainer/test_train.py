@@ -172,7 +172,6 @@ def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> N
     assert [line for line in said[2:] if not line.startswith("  step")] == []
 
 
-@pytest.mark.long
 def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     before = sorted(os.listdir())
     done = ckpt("train", *toy.START, "--check-only")
@@ -181,7 +180,6 @@ def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_evaluating_alone_prints_the_figures_that_the_run_had(ckpt: Run, init: str) -> None:
     """As an evaluation command of ckpt search, which reads the last line."""
@@ -364,7 +362,6 @@ def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
     assert "missing.safetensors" in refused(ckpt, "toy.yaml", "--init", "missing.safetensors", code=3)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_init_is_not_resume(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)

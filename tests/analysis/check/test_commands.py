@@ -37,7 +37,6 @@ def model(tmp_path: Path) -> Path:
     return Path("model")
 
 
-@pytest.mark.long
 def test_exit_codes(ckpt: Run, model: Path) -> None:
     assert ckpt("check", "model").code == 0
     wrong_total(model)

@@ -42,7 +42,6 @@ def verdicts(found: cs.Scan) -> dict[str, str]:
 # Far away.
 
 
-@pytest.mark.long
 def test_every_file_of_a_repository_is_judged(hub: Hub, ckpt: Run) -> None:
     fine = {"README.md": b"# A model\n", "weights.pth": saved(BIG), "sub/deep/plain.pkl": PLAIN}
     hub.repository("org/fine", fine)
@@ -100,7 +99,6 @@ def test_a_file_that_cannot_be_fetched_is_not_judged(hub: Hub) -> None:
     assert not found.ok
 
 
-@pytest.mark.long
 def test_a_folder_that_fsspec_reads_is_judged_with_those_in_it(ckpt: Run) -> None:
     fs = fsspec.filesystem("memory")
     for name, data in (("a.pth", saved(BIG)), ("sub/b.pkl", payload()), ("sub/c.txt", b"text")):

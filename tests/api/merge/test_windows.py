@@ -113,7 +113,6 @@ def test_the_command_writes_windows(ckpt: Run) -> None:
     assert not Path("more").exists()
 
 
-@pytest.mark.long
 def test_means_are_written_in_groups_and_one_that_fails_leaves_nothing_unfinished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -61,7 +61,6 @@ def test_a_copy_is_made_anew_when_its_original_changed(server: SimpleNamespace) 
     assert Path("collected/enc.ckpt").read_bytes() == Path("other/enc.ckpt").read_bytes()
 
 
-@pytest.mark.long
 def test_a_body_of_unknown_length_is_taken_whole_or_not_at_all(server: SimpleNamespace) -> None:
     pretrainer()[0].collect_files(f"{server.url}/web/chunked")
     assert Path("collected/enc.ckpt").read_bytes() == Path("web/enc.ckpt").read_bytes()
@@ -98,7 +97,6 @@ def test_a_link_to_nowhere_and_a_link_to_a_folder_are_told_apart(server: SimpleN
             pretrainer()[0].collect_files("a")
 
 
-@pytest.mark.long
 def test_all_files_are_collected_or_none(server: SimpleNamespace) -> None:
     both = cs.Pretrainer(
         "new/collected", {"enc": CASES.encoder(), "head": CASES.head()},
@@ -130,7 +128,6 @@ def test_credentials_go_to_their_host_alone_and_are_never_written(
     assert "hf_" not in repr(cs.FetchConfig(token="hf_secret"))
 
 
-@pytest.mark.long
 def test_a_corrupt_file_in_the_hub_cache_is_found_and_fetched_again(server: SimpleNamespace) -> None:
     config = cs.FetchConfig(huggingface_cache_dir="cache")
     pretrainer()[0].collect_files("org/repo", fetch_config=config)

@@ -44,7 +44,6 @@ def by_hand(score: Callable[[float], float]) -> list[str]:
     return kept
 
 
-@pytest.mark.long
 def test_the_soup_is_that_of_the_paper(evaluation: Evaluation) -> None:
     found = cooked(evaluation(NEAR))
     expected = by_hand(lambda value: -abs(value - 0.5))

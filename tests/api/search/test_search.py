@@ -137,7 +137,6 @@ def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evalu
     assert not (STUDY / "trials").exists()
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluation: Evaluation, number: int) -> None:
     command = evaluation("import os, signal\nopen('pid', 'w').write(str(os.getpid()) + '\\n')\nsignal.pause()")
@@ -152,7 +151,6 @@ def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluatio
     assert not Path("out.safetensors").exists()
 
 
-@pytest.mark.long
 def test_two_searches_cannot_use_one_study(evaluation: Evaluation) -> None:
     body = "import os, threading\nopen('begun', 'w')\nwhile not os.path.exists('go'): threading.Event().wait(0.01)\nprint(1)"
     command = evaluation(body)
@@ -213,7 +211,6 @@ def test_the_study_of_models_that_have_changed_is_an_error(evaluation: Evaluatio
         searched(command, trials=2)
 
 
-@pytest.mark.long
 def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Evaluation) -> None:
     command = evaluation()
     Path("mine").mkdir()

@@ -37,7 +37,6 @@ def in_bash(line: str, program: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("nets")
 def test_bash_completes(tmp_path: Path, program: Path) -> None:
     assert in_bash("ckpt insp", program) == ["inspect"]
@@ -67,7 +66,6 @@ def evil() -> None:
 HOSTILE = ["a b", "it's", "$(touch ran)", 'say "x"', "a=b", "back\\slash", "a;b", "--", "*"]
 
 
-@pytest.mark.costly
 @pytest.mark.usefixtures("evil")
 @pytest.mark.parametrize("folder", HOSTILE)
 def test_only_the_program_that_made_the_script_runs_in_bash(folder: str, program: Path) -> None:

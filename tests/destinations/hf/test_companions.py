@@ -16,7 +16,6 @@ import ckptsurgeon as cs
 from ...helpers.transformers_models import BERT, GPT2, opened, saved, section, write_config
 
 
-@pytest.mark.long
 def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> None:
     saved("source", BERT, "BertModel")
     for name in ("vocab.txt", "tokenizer.json", "preprocessor_config.json"):
@@ -36,7 +35,6 @@ def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> Non
     assert cs.verify("one.safetensors").ok
 
 
-@pytest.mark.long
 def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> None:
     saved("source", BERT, "BertModel")
     Path("source/vocab.txt").write_text("a\nb\n")
@@ -74,7 +72,6 @@ def test_verify_holds_the_files_beside_the_weights_against_the_recipe() -> None:
     assert not cs.verify("out").ok
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["/dev/zero", "../config.json", "..", "a\\0b"])
 def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
     saved("source", BERT, "BertModel")
@@ -131,7 +128,6 @@ def test_a_configuration_stays_where_its_weights_have_several_dtypes_and_a_note_
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
 
 
-@pytest.mark.long
 def test_force_removes_what_the_former_output_had_beside_its_weights_and_nothing_else() -> None:
     saved("source", BERT, "BertModel")
     for name in ("vocab.txt", "merges.txt", "tokenizer.json"):

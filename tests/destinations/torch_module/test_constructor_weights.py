@@ -121,7 +121,6 @@ def test_loaded_weights_alone_are_nothing_from_a_source() -> None:
         cs.transplant("src.pth", "net.yaml", on_missing="error")
 
 
-@pytest.mark.long
 def test_a_plan_in_a_file_refuses_weights_that_have_changed() -> None:
     body("torch")
     plan = cs.Plan.from_json(cs.transplant("src.pth", "net.yaml").to_json())

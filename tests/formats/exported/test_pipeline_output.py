@@ -150,7 +150,6 @@ def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
     assert same(load_file(Path("c/vae") / FILES["vae"]), parts_of()["vae"])
 
 
-@pytest.mark.long
 def test_an_input_is_never_replaced(ckpt: Any) -> None:
     path = pipeline()
     cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
@@ -243,7 +242,6 @@ def test_tensors_that_are_tied_across_components_have_their_own_bytes() -> None:
     assert cs.verify(path).ok
 
 
-@pytest.mark.long
 def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import staged_output
 

@@ -84,7 +84,6 @@ def test_one_that_is_frozen_in_part_says_how_many_tensors_are_not_read() -> None
     assert "not its program, and not 2 tensors that its program has as constants" in found.notes[0]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
 def test_a_payload_in_it_runs_nothing(payload: bytes) -> None:
     written("scripted")

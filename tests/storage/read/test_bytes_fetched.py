@@ -87,7 +87,6 @@ def test_a_transplant_keeps_secrets_out_of_outputs_and_messages(hub: Hub, ckpt: 
     assert f"{hub.url}/files/net.pth" in planned.out
 
 
-@pytest.mark.long
 def test_a_source_that_changes_under_way_leaves_nothing(hub: Hub) -> None:
     plan = cs.filter(hub.file("net.pth", encoded("pth")), include=["decoder"])
     hub.file("net.pth", saved(model(44)))
@@ -106,7 +105,6 @@ def test_a_plan_on_paper_is_refused_when_its_source_has_changed(hub: Hub) -> Non
         cs.apply(plan, "other.safetensors")
 
 
-@pytest.mark.long
 def test_a_bad_checksum_far_away_is_an_error(hub: Hub) -> None:
     url = hub.file("net.pth", encoded("pth"))
     plan = cs.filter(url, include=["decoder"])

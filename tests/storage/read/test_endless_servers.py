@@ -172,7 +172,6 @@ def test_the_room_that_is_left_is_a_part_of_a_small_disk() -> None:
     assert _room.free_bytes(disk(0, 0)) is None
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/net.pth"])
 def test_an_endless_file_of_a_hub_leaves_room(hub: Hub, uri: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_room, "EVERY", 1 << 20)

@@ -138,7 +138,6 @@ def _descriptor(data: bytearray, header: int) -> None:
     data[at + 8] ^= 1
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("spoil", [_name, _flags, _sizes, _extra, _descriptor])
 def test_a_record_that_contradicts_the_directory_is_an_error_when_it_is_read(
     hub: Hub, spoil: Callable[[bytearray, int], None]

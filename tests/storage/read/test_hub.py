@@ -106,7 +106,6 @@ def test_a_commit_that_was_fetched_whole_is_listed_without_a_request(hub: Hub) -
     assert not hub.requests
 
 
-@pytest.mark.long
 def test_reading_leaves_the_cache_as_it_was_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A branch that has moved on since: what was fetched is still what there is of it without a network."""
     repository = hub.repository("org/net", {"model.pth": saved(VALUES)})
@@ -175,7 +174,6 @@ def test_a_spec_with_a_revision_and_prefixes(hub: Hub, ckpt: Callable[..., objec
     assert recipe["sources"][0]["path"] == f"hf://org/net@{repository.main}/model.pth"
 
 
-@pytest.mark.long
 def test_verify_asks_nobody_that_its_user_does_not_name(hub: Hub, ckpt: Callable[..., object]) -> None:
     repository = hub.repository("org/net", {"model.pth": saved(VALUES)})
     assert ckpt("convert", "hf://org/net/model.pth", "-o", "out.safetensors").code == 0

@@ -114,7 +114,6 @@ def test_a_run_without_room_for_its_output_fetches_nothing_again(hub: Hub, monke
     assert not kept()
 
 
-@pytest.mark.long
 def test_wrong_bytes_are_not_kept(hub: Hub) -> None:
     url = hub.file("net.pth", encoded("pth"))
     plan = cs.filter(url, include=["encoder"])
