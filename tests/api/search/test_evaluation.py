@@ -111,6 +111,10 @@ def test_a_command_that_writes_much_neither_waits_nor_fills_memory() -> None:
     assert run(body).score == 0.5
 
 
+def test_a_command_that_hangs_is_killed() -> None:
+    assert run("signal.pause()", timeout=0.125).why == "the command ran for more than 0.125 s, and was killed"
+
+
 @pytest.mark.long
 def test_a_command_that_hangs_is_killed_with_what_it_started() -> None:
     body = "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
