@@ -271,7 +271,6 @@ def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path
         merged(tmp_path, "regmean")
 
 
-@pytest.mark.long
 def test_a_model_that_differs_only_far_from_its_end_is_another_one(tmp_path: Path) -> None:
     """Headers, and the last 64 kB, are the same; a change of some hundred bytes may be missed, one of a matrix not."""
 
