@@ -672,7 +672,6 @@ def test_weights_beside_a_configuration_that_cannot_be_opened_are_said() -> None
     assert any(note.startswith("the weights in dst cannot be opened: ") for note in found.notes)
 
 
-@pytest.mark.long
 def test_a_checkpoint_that_does_not_fit_imports_transformers_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

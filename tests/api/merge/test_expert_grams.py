@@ -197,7 +197,8 @@ def test_a_part_of_a_tensor_that_the_network_makes_of_experts_is_an_error(chosen
     """The merged block would have all of it by RegMean, but ckpt merge would average what is left out."""
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
     with pytest.raises(
-        cs.ConfigError, match=r"one tensor, .*experts\.gate_up_proj, for chosen tensors .* Not chosen are .*w[13]\.weight"
+        cs.ConfigError,
+        match=r"one tensor, .*experts\.gate_up_proj, for chosen tensors .* Not chosen are .*w[13]\.weight",
     ):
         joint(tmp_path, "a", "b", include=chosen.split(","))
     joint(tmp_path, "a", "b", include=["**.w1.weight", "**.w3.weight"])

@@ -169,13 +169,12 @@ def blocks(kind: str, change: Callable[[np.ndarray], np.ndarray]) -> str:
     return "m.gguf"
 
 
-@pytest.mark.parametrize(("kind", "said"), [("q8_0", SAID[NEGATIVE]), ("q4_0", SAID[NEGATED]), ("q5_0", SAID[NEGATED])])
-def test_scales_of_gguf_blocks_that_are_all_negative_or_zero_are_noted(kind: str, said: str) -> None:
-    """q8_0 has no negative scales at all."""
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q5_0"])
+def test_scales_of_gguf_blocks_that_are_all_negative_or_zero_are_noted(kind: str) -> None:
     assert notes(blocks(kind, lambda one: one)) == []
     assert checked("m.gguf") == []
-    assert [one for one in notes(blocks(kind, lambda one: -abs(one))) if said in one]
-    assert checked("m.gguf") == [("FAIL", f"2 tensors with {said}: blk.0.ffn_up.weight, blk.1.ffn_up.weight")]
+    assert [one for one in notes(blocks(kind, lambda one: -abs(one))) if SAID[NEGATED] in one]
+    assert checked("m.gguf") == [("FAIL", f"2 tensors with {SAID[NEGATED]}: blk.0.ffn_up.weight, blk.1.ffn_up.weight")]
     assert [one for one in notes(blocks(kind, lambda one: one * 0)) if SAID[ZERO] in one]
 
 
