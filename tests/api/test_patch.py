@@ -574,7 +574,6 @@ def test_signs_add_the_mean_size_of_the_changes(dtype: torch.dtype) -> None:
     assert made.nbytes < made.new_nbytes / (6 * old["a.weight"].element_size())
 
 
-@pytest.mark.long
 def test_blocks_that_take_less_space_exactly_are_exact() -> None:
     old, new = fine_tuned(torch.bfloat16)
     new["a.weight"] = old["a.weight"].clone()

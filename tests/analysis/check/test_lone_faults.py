@@ -151,7 +151,7 @@ NORMS = "model.layers.{}.input_layernorm.weight"
 
 @pytest.mark.parametrize(
     ("changed", "value", "found_in"),
-    [((5,), 1.0, (5,)), ((5,), 0.5, (5,)), ((3, 4, 5), 1.0, (3, 4, 5)), ((2, 3, 4, 5), 1.0, ()), (range(6), 1.0, ())],
+    [((3, 4, 5), 1.0, (3, 4, 5)), ((5,), 1.0, (5,)), ((5,), 0.5, (5,)), ((2, 3, 4, 5), 1.0, ()), (range(6), 1.0, ())],
 )
 def test_norms_with_one_value_are_compared_with_those_of_other_layers(
     changed: Sequence[int], value: float, found_in: Sequence[int]

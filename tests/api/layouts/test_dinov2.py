@@ -160,8 +160,8 @@ def test_timm_adds_the_position_embedding_of_the_class_token_to_it(network: str)
 @pytest.mark.parametrize(
     ("network", "number", "said"),
     [
-        (REGISTERS, 4 + 4 + 1, "their number does not show whether the class"),
         (REGISTERS, 49 + 4 + 1, "with register tokens has one for each patch of a square image alone"),
+        (REGISTERS, 4 + 4 + 1, "their number does not show whether the class"),
         (REGISTERS, 0, "with register tokens has one for each patch of a square image alone"),
         (PLAIN, 0, "without register tokens has one for the class token and each patch"),
         (PLAIN, 4, "without register tokens has one for the class token and each patch"),  # as in DeiT III

@@ -130,7 +130,6 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
 }  # fmt: skip
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", WRONG)
 def test_those_that_do_not_are(name: str) -> None:
     encode, settings, change, text = WRONG[name]

@@ -188,6 +188,17 @@ def test_a_negative_scale_beside_zero_points_of_all_sizes_is_noted() -> None:
     assert notes(path) == [f"m: 1 quantised tensor has {STRAY}: {LAYERS[1]}.weight"]
 
 
+def test_signs_may_be_chosen_if_the_lowest_code_is_that_of_the_largest_value_of_each_group() -> None:
+    codes = np.random.default_rng(0).integers(-7, 8, (64, 32)).astype(np.float32)
+    scale = {"scale": np.ones((64, 1), np.float32)}
+    assert not are_chosen(scale, lambda _: codes)
+    codes[:, 0] = -8
+    assert not are_chosen(scale, lambda _: np.where(codes == 7, 8, codes))  # as many of the highest code
+    codes[codes == 7] = 6
+    codes[0, 1] = 7
+    assert are_chosen(scale, lambda _: codes)
+
+
 def test_parts_of_a_weight_are_judged_together() -> None:
     """A part with codes for which signs may be chosen speaks for the whole weight."""
     parts = [{"signs^1/16": ["a", "b", "c"]}, {"signs^1/16": ["a"]}, {"signs^2/16": ["b"]}, {CHOSEN: ["d"]}]
