@@ -22,7 +22,7 @@ from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
 from ...util.note_kind import NoteKind
-from ...util.notes import Note, notes_of
+from ...util.notes import Note
 from ..inspect import token_rows
 from ..lora.adapter_files import other_base_notes
 from ..lora.base_class import other_class_notes
@@ -44,8 +44,6 @@ MERGING = (NoteKind.ADAPTER_SCALE, NoteKind.OTHER_BASE, NoteKind.MODULES_WITHOUT
 These notes report changes that are too large, magnitudes of DoRA that are not the norms of the base's weights, and
 modules that should change but have no LoRA factors.
 """
-WRAPPERS = ("module.", "_orig_mod.")
-"""The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 """Matches the YAML at the beginning of a model card, between two lines ``---``."""
 
@@ -108,7 +106,6 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
         if refused := refusal_of(as_single_experts(checkpoint, folder.adapter)[1], ADAPTER):
             yield Note(NoteKind.PEFT_ONLY, refused)
         yield from _merging_notes(checkpoint, base)
-    yield from _wrapped(checkpoint, folder)
 
 
 def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[Note]:
@@ -120,20 +117,6 @@ def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[Note]:
         for one in plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ():
             one.close()
         yield from (note for note in plan.notes if isinstance(note, Note) and note.kind in MERGING)
-
-
-@notes_of(NoteKind.PREFIXED_KEYS)
-def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
-
-    ``from_pretrained`` does not find tensors with such keys.
-    """
-    config = folder.config
-    if "auto_map" in config or not ("model_type" in config or "architectures" in config):
-        return
-    for prefix in WRAPPERS:
-        if len(checkpoint) and all(checkpoint.stored_key(key).startswith(prefix) for key in checkpoint):
-            yield f"every key begins with {prefix}: from_pretrained loads none of these tensors"
 
 
 def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> AdapterFacts | None:

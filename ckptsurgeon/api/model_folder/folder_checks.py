@@ -53,6 +53,7 @@ from .weights.declared_dtype import declared_dtype_notes
 from .weights.embedding_checks import embedding_notes, embeddings, of_tokens
 from .weights.family_checks import family_notes
 from .weights.part_checks import part_notes
+from .weights.required_parts import prefixed_key_notes
 from .weights.row_checks import has_more_rows, output_notes, position_notes
 from .weights.shape_checks import UNLOADED, DescribedTensor, shape_notes
 from .weights.shared_embeddings import shared_embedding_notes
@@ -98,6 +99,7 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     yield from own_code_notes(folder)
     yield from changed_list_notes(checkpoint, folder)
     yield from weights_notes(tensors, folder, folder, checkpoint.codes)
+    yield from prefixed_key_notes([checkpoint.stored_key(key) for key in checkpoint], folder.config)
     if not any(one.name == ADAPTER for one in folder.files):
         yield from declared_dtype_notes(checkpoint, folder.config)
     yield from recorded_setting_notes(checkpoint.metadata, folder.config)
@@ -127,6 +129,7 @@ def output_file_notes(
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read, written=True)]
+    notes += prefixed_key_notes([one.key for one in tensors], folder.config)
     if folder.adapter and not folder.config:
         infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
         notes += differences(infos, folder.adapter)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...checkpoint.wrappers import without_wrappers
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, tokenizer_of, with_tokenizer_of
 from ...errors import CheckpointError
@@ -75,8 +76,9 @@ def edited_folder(
     ``tensors`` are the source's tensors; ``ties`` maps each tied key of the source to the key that it is tied to. The
     configuration is copied if it can describe the output. Its dtype is then set to the dtype of the weights, and its
     number of layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, the
-    configuration is not copied, and the plan gets a note. ``is_described`` is true if the configuration already
-    describes the tensors that operations made, and ``is_renamed`` if it also describes the new keys.
+    configuration is not copied, and the plan gets a note. But it is copied if a renaming only removes wrappers of
+    training, such as ``module.``. ``is_described`` is true if the configuration already describes the tensors that
+    operations made, and ``is_renamed`` if it also describes the new keys.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -86,7 +88,7 @@ def edited_folder(
     renamed = [
         step
         for step in plan.steps
-        if (step.key != step.source_key and not is_renamed)
+        if (not is_renamed and step.key not in (step.source_key, without_wrappers(step.source_key)))
         or (not is_described and _is_operated(step, is_plain=is_plain))
     ]
     if not left and not renamed:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ...checkpoint.wrappers import without_wrappers
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
@@ -18,12 +19,9 @@ from ..transplant.select import SourceView
 from .options import MergeOptions, MergePiece, SourceKey
 from .vocabulary import MergeAxes
 
-__all__ = ["UNWRAP", "FittedInputs", "MissingTensors", "ShapeFitting", "input_of", "named_keys", "without_wrappers"]
+__all__ = ["UNWRAP", "FittedInputs", "MissingTensors", "ShapeFitting", "input_of", "named_keys"]
 
 # Tensors that models lack although no option allows it.
-
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
-"""The wrappers that ``--unwrap`` strips from keys."""
 
 UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
 _FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|down|up)(?:\.|$)")
@@ -81,11 +79,6 @@ class MissingTensors:
 def named_keys(views: Iterable[SourceView]) -> Iterator[tuple[str, Collection[str]]]:
     """Return an iterator with a pair for each model: its name, and the keys of its tensors."""
     return ((view.source.name, view.tensors.keys()) for view in views)
-
-
-def without_wrappers(key: str) -> str:
-    """Return a key without the wrappers that training adds, such as ``module.``."""
-    return _WRAPPERS.sub("", key)
 
 
 Shape = tuple[int, ...]

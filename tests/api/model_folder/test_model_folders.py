@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.notes import is_serious
 
 from ...helpers.hub.server import Hub
 
@@ -78,6 +79,40 @@ def test_a_folder_of_every_format_has_the_files(to: str) -> None:
 def test_shards_have_the_files() -> None:
     cs.apply(cs.convert(model("m")), "out", max_shard_size="300B")
     assert set(os.listdir("out")) >= BESIDE
+
+
+def wrapped(prefix: str) -> str:
+    """A model whose keys have the prefix of a wrapper, as training saved them."""
+    state = load_file(f"{model('m')}/model.safetensors")
+    save_file({f"{prefix}{key}": one for key, one in state.items()}, "m/model.safetensors")
+    return "m"
+
+
+NOT_LOADED = "every key begins with {}: from_pretrained loads none of these tensors"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_that_from_pretrained_does_not_know_is_said_by_every_verb(prefix: str) -> None:
+    said = NOT_LOADED.format(prefix)
+    assert said in cs.inspect(wrapped(prefix)).notes
+    for plan in (cs.convert("m"), cs.convert("m", dtype="bf16"), cs.filter("m", exclude=["**.layers.2"])):
+        assert [is_serious(note) for note in plan.notes if said in note] == [True]
+    assert not any("every key" in note for note in cs.convert("m", unwrap=True).notes)
+
+
+@pytest.mark.parametrize("options", [{"ruleset": "ddp"}, {"map": "module="}, {"map": "module.**=**"}, {"unwrap": True}])
+def test_a_configuration_goes_along_if_only_a_wrapper_is_removed(options: dict[str, Any]) -> None:
+    plan = cs.rename(wrapped("module."), **options)
+    assert not any("config.json" in note or "every key" in note for note in plan.notes)
+    cs.apply(plan, "out")
+    assert beside("out") == BESIDE
+    assert "lm_head.weight" in load_file("out/model.safetensors")
+
+
+def test_a_configuration_stays_behind_if_keys_are_renamed_too() -> None:
+    plan = cs.rename(wrapped("module."), map=["module.lm_head=head", "module="])
+    cs.apply(plan, "out")
+    assert "config.json" not in beside("out")
 
 
 class CountedTies(dict[str, str]):

@@ -33,6 +33,7 @@ __all__ = [
     "is_known_type",
     "known_patterns",
     "pattern_of",
+    "prefixed_key_notes",
     "required_part_notes",
     "types_with",
     "unknown_key_notes",
@@ -215,6 +216,20 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     for found, missing in renamed[:1]:
         has = f"{escape(found)} is a name that no {escape(kind)} model has, but {escape(missing)} is missing"
         yield f"{has}: {AND_SO}"
+
+
+@notes_of(NoteKind.PREFIXED_KEYS)
+def prefixed_key_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
+
+    ``keys`` are the keys in the file, and ``config`` is the config.json beside it. ``from_pretrained`` does not find
+    tensors with such keys.
+    """
+    if "auto_map" in config or not ("model_type" in config or "architectures" in config):
+        return
+    for prefix in WRAPPERS:
+        if keys and all(key.startswith(prefix) for key in keys):
+            yield f"every key begins with {prefix}: from_pretrained loads none of these tensors"
 
 
 def _tail(key: str) -> str:
