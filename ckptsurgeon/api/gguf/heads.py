@@ -6,6 +6,7 @@ from collections.abc import Set
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.wrappers import without_wrappers
 from ...errors import PlanError
 from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.renaming import KeyMatcher
@@ -91,11 +92,14 @@ def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set
     for name, found in (("rows", rows), ("columns", columns)):
         if len(found) != 1:
             differ = f"{what} of {escape(checkpoint.path)} have {sorted(found)} {name} in different layers"
+            is_wrapped = not found and any(key != without_wrappers(key) for key in checkpoint)
             raise PlanError(
                 f"{differ}; every layer must have them, in the same shape."
                 if found
                 else f"{escape(checkpoint.path)} has no tensor of {what}.",
-                hint="Convert without changing the layout: --layout keep.",
+                hint="Use --unwrap: the keys begin with a wrapper that training added."
+                if is_wrapped
+                else "Convert without changing the layout: --layout keep.",
             )
 
 

@@ -88,7 +88,7 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
     if unsound:
         number_of = count(len(unsound), "quantised tensor")
         have = f"{number_of} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values"
-        notes.append(Note(NoteKind.QUANTISATION, f"{path}: {have}: {listing(unsound)}"))
+        notes.append(Note(NoteKind.SERIOUS, f"{path}: {have}: {listing(unsound)}"))
     notes += [Note(NoteKind.QUANTISATION, f"{path}: {faults[0].rstrip(chr(46))}")] if faults else []
     return tuple(note.reworded(f"{note}{of}") for note in notes)
 

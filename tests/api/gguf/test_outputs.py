@@ -41,6 +41,15 @@ def test_the_way_there_and_back_and_there_again(ckpt: Any) -> None:
     assert metadata("again.gguf")["general.architecture"] == "llama"
 
 
+def test_keys_with_the_prefix_of_a_wrapper_are_told_how_to_lose_it() -> None:
+    save_file({f"module.{key}": one for key, one in model("llama").items()}, "model/model.safetensors")
+    with pytest.raises(cs.PlanError, match="has no tensor of the query projections") as caught:
+        cs.convert("model", layout="gguf")
+    assert str(caught.value.hint) == "Use --unwrap: the keys begin with a wrapper that training added."
+    cs.apply(cs.convert("model", layout="gguf", unwrap=True), "x.gguf")
+    assert "blk.0.attn_q.weight" in read("x.gguf")
+
+
 def test_files_of_transformers_that_name_an_architecture_get_its_layout(ckpt: Any) -> None:
     tensors = model("llama")
     save_file(tensors, "model/model.safetensors", {"general.architecture": "llama"})
