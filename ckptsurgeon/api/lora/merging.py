@@ -31,7 +31,7 @@ def weights_of_adapters(weights: Sequence[float] | None, adapters: Sequence[obje
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(
-            f"there are {count(len(adapters), 'adapter')}, but {count(len(given), 'weight')}.",
+            f"--weights gives {count(len(given), 'weight')} for {count(len(adapters), 'adapter')}.",
             hint="Give a weight for each adapter, as in --weights 0.7,0.3.",
         )
     wrong = next((one for one in given if not isfinite(one)), None)

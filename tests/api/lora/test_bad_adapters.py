@@ -79,7 +79,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (["a", "--weights", "1,2"], 2, "there are 1 adapter, but 2 weights"),
+        (["a", "--weights", "1,2"], 2, "--weights gives 2 weights for 1 adapter"),
         (["a", "--weights", "x"], 2, "--weights x is not a list of numbers"),
         (["a", "--weights", "nan"], 2, "nan is not a valid weight"),
         (["empty"], 3, "empty has no adapter_config.json"),
