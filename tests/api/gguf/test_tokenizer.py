@@ -123,7 +123,7 @@ def test_ids_of_the_configuration_serve_without_those_of_the_tokeniser() -> None
         (None, "the folder has no tokenizer.json"),
         (tokenizer({"type": "Metaspace"}), "tokenizer.json is not a byte-level BPE tokeniser, and there is no tokenizer.model"),
         (tokenizer(splitter(LLAMA_3), model={"type": "Unigram", "vocab": []}), "is not a byte-level BPE tokeniser"),
-        (tokenizer(splitter(LLAMA_3), added_tokens=[{"id": 2**40, "content": "x"}]), "ids up to"),
+        (tokenizer(splitter(LLAMA_3), added_tokens=[{"id": 2**40, "content": "x"}]), "their ids go up to"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_said(document: Any, why: str) -> None:

@@ -233,7 +233,7 @@ def test_a_quantised_model_is_decoded_first_in_one_pass(tmp_path: Path, ckpt: An
     done = ckpt("convert", "m", "--quantize", "int4-group128", "-o", "q")
     assert done.code == 4
     assert "is already quantised" in done.err
-    assert "--dequantize --quantize" in done.err
+    assert "--dequantize and --quantize together" in done.err
     assert ckpt("convert", "m", "--dequantize", "--quantize", "int4-group128", "-o", "q").code == 0
     assert cs.verify("q").ok
     found = settings(tmp_path / "q")
