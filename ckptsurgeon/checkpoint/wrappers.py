@@ -6,7 +6,6 @@ This module removes wrappers until none is left.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,15 +13,12 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import escape
 
-__all__ = ["DDP", "INSIDE", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as", "without_wrappers"]
+__all__ = ["DDP", "INSIDE", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
 
 DDP = "module"
 WRAPPERS = (DDP, "_orig_mod")
 INSIDE = "**._orig_mod"
 """The entry of ``stripped`` that means: ``_orig_mod`` was removed inside keys, as in ``layer._orig_mod.weight``."""
-
-_ANYWHERE = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
-"""Matches the wrappers of one key, whatever other keys have."""
 
 DEEPEST = 16
 """The most nested wrappers that are compared with the keys of a destination; real keys have at most four."""
@@ -67,11 +63,6 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
         stripped.append(INSIDE)
     done = _strip(stored, stripped)
     return Unwrapping(done.stored, done.stripped, done.aside, _lacking(done.stored, wanted))
-
-
-def without_wrappers(key: str) -> str:
-    """Return a key without the wrappers that training adds, such as ``module.``."""
-    return _ANYWHERE.sub("", key)
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:

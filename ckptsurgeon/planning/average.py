@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import cos, pi, prod, sqrt
 from typing import Any
 
-from ..checkpoint.wrappers import without_wrappers
 from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, listing, shape_text
 from .computed_buffers import is_computed
+from .keys.wrappers import without_wrappers
 from .llama_cpp.names import layout_hint
 from .merge.fitting import UNWRAP, named_keys
 from .merge.tied_tensors import ModelTies

@@ -6,10 +6,10 @@ from collections.abc import Set
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.wrappers import without_wrappers
 from ...errors import PlanError
 from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.renaming import KeyMatcher
+from ...planning.keys.wrappers import without_wrappers
 from ...planning.llama_cpp.layout import Heads
 from ...planning.llama_cpp.names import FUSED
 from ...util.text import escape, number_in

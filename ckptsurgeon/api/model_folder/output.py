@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.wrappers import without_wrappers
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, tokenizer_of, with_tokenizer_of
 from ...errors import CheckpointError
+from ...planning.keys.wrappers import without_wrappers
 from ...planning.merge.layers import layer_lists
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...checkpoint.wrappers import without_wrappers
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.transposed import is_transposed, square_siblings, transposed_note
+from ..keys.wrappers import without_wrappers
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_syntax import is_reshape
 from ..plan.step import Input
