@@ -104,8 +104,8 @@ def contradictory(
 def _is_refused(fact: Contradiction) -> bool:
     """Return whether the settings have other bits, blocks or packing than the codes, so that no loader can decode them.
 
-    A wrong block size alone is no reason if the scales are for rows, columns or whole tensors (the note's verb is then
-    "have"): such tensors are decoded without a block size.
+    Tensors with scales for rows, columns or whole tensors are decoded without a block size. So a wrong block size does
+    not count for them; the note's verb is then "have".
     """
     of_shapes = fact.field in ("bits", "num_bits", "weight_block_size") and fact.verb == "say"
     return fact.field == PACKING or (of_shapes and fact.said != "null")

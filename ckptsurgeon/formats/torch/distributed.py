@@ -248,14 +248,18 @@ def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[in
         yield said
 
 
+_PIECES = 64
+"""The most pieces of a ShardedTensor in one process; torch makes one."""
+
+
 def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
     """Return the pieces of a ShardedTensor; its state begins with the list of pieces, which have offsets and sizes.
 
     ``whole`` is the header of the whole tensor. Raises UnknownDistributedError if a piece does not fit it.
     """
     shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
-    if not isinstance(shards, list) or len(shards) > limits.DIMENSIONS:
-        raise UnknownDistributedError(f"there is no list of at most {limits.DIMENSIONS} pieces")
+    if not isinstance(shards, list) or len(shards) > _PIECES:
+        raise UnknownDistributedError(f"the state does not begin with a list of at most {_PIECES} pieces")
     pieces = []
     for shard in shards:
         one = attributes_of(shard, "Shard")

@@ -179,7 +179,7 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether any code of the scales ``key`` is not zero; also True if there are no codes that were measured.
+    """Return whether any code of the scales ``key`` is not zero; also True if the codes were not measured.
 
     If a weight is zero, both its codes and its scales are zero, which is not a fault. For blocks of GGUF, whose codes
     are never measured, the result is False.
