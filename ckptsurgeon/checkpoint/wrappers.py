@@ -13,10 +13,11 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import escape
 
-__all__ = ["DDP", "INSIDE", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
+__all__ = ["DDP", "INSIDE", "WRAPPERS", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
 
 DDP = "module"
 WRAPPERS = (DDP, "_orig_mod")
+"""The first segments of keys that training wrappers add."""
 INSIDE = "**._orig_mod"
 """The entry of ``stripped`` that means: ``_orig_mod`` was removed inside keys, as in ``layer._orig_mod.weight``."""
 

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from ....checkpoint.wrappers import WRAPPERS
 from ....planning.merge.layers import LayerList, all_lists, layers_of
 from ....planning.transplant.by_place import HEAD, is_embedding
 from ....util.note_kind import NoteKind
@@ -171,8 +172,8 @@ def _table() -> dict[str, str]:
 
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
-WRAPPERS = ("_orig_mod.", "module.")
-"""Prefixes of the keys of a model that was wrapped by torch.compile or DataParallel."""
+PREFIXES = tuple(f"{wrapper}." for wrapper in WRAPPERS)
+"""The beginnings of keys of a model that was wrapped by torch.compile or DataParallel."""
 _OTHERS = re.compile(rf"{BUFFER.pattern}|\.(?:switch_mlp|embed_q|unembed_out)\.")
 """Matches buffers, and modules of mlx-lm that have other names in transformers (``mlx_form``)."""
 MOSTLY = 0.8
@@ -204,7 +205,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""
         yield (f"{escape(adapters[0])}{others} are of an adapter that is not merged: {IGNORED}")
         return
-    wrapped = [one.key for one in tensors if one.key.startswith(WRAPPERS)] if unknown else []
+    wrapped = [one.key for one in tensors if one.key.startswith(PREFIXES)] if unknown else []
     if 0 < len(wrapped) < len(tensors):
         prefix = wrapped[0].partition(".")[0]
         are = f"the keys of {len(wrapped)} of {count(len(tensors), 'tensor')} begin with {prefix}"
@@ -220,14 +221,14 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
 
 @notes_of(NoteKind.PREFIXED_KEYS)
 def prefixed_key_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
+    """Yield a note if all keys of a transformers model begin with one of ``PREFIXES``, such as ``module.``.
 
     ``keys`` are the keys in the file, and ``config`` is the config.json beside it. ``from_pretrained`` does not find
     tensors with such keys.
     """
     if "auto_map" in config or not ("model_type" in config or "architectures" in config):
         return
-    for prefix in WRAPPERS:
+    for prefix in PREFIXES:
         if keys and all(key.startswith(prefix) for key in keys):
             yield f"every key begins with {prefix}: from_pretrained loads none of these tensors"
 
