@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError, PlanError
 from ..planning.target import Companion
-from ..util.text import escape
+from ..util.text import count, escape
 from . import huggingface, plain
 from .read import read_lists, read_vocabulary, tokens_beside, vocabulary_beside
 from .renumbering import Renumbering
@@ -114,9 +114,9 @@ class NewVocabulary:
         if rows == len(self.source.tokens):
             return Renumbering.of(self.source.tokens, self.new.tokens, self.spelled)
         raise LookupError(
-            "the folder of the configuration has no token list, and the vocabulary size of the configuration, "
-            f"{rows}, is the length of neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor "
-            f"{escape(self.paths[1])} ({len(self.new.tokens)})"
+            f"the folder of the configuration has no token list, its vocabulary size is {rows}, and both lists have "
+            f"another length: {escape(self.paths[0])} has {count(len(self.source.tokens), 'token')}, and "
+            f"{escape(self.paths[1])} has {len(self.new.tokens)}"
         )
 
 

@@ -56,7 +56,7 @@ class RebuiltNetwork:
         return at_path(self._fields, path)
 
     def beside(self, path: str) -> Mapping[str, Any]:
-        """Return the fields of the section of the configuration that has the field ``path``."""
+        """Return the section of the configuration that contains the field ``path``, as {field: value}."""
         inside = path.rpartition(".")[0]
         part = at_path(self._fields, inside) if inside else self._fields
         return part if isinstance(part, Mapping) else {}

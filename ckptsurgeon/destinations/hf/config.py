@@ -181,7 +181,7 @@ def class_of_config(document: Document, package: Any, fields: Mapping[str, Any])
 def _remote(document: Document, what: str) -> ConfigError:
     return document.fail(
         f"{what} needs the custom code listed in auto_map, and code listed in a configuration is never run.",
-        "If you trust this code, import it yourself: model: {_target_: package.function}.",
+        "If you trust this code, write a configuration that imports it: model: {_target_: package.function}.",
     )
 
 

@@ -140,7 +140,8 @@ def decoded_weight(asked: Request) -> TensorInfo:
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
         raise MissingPartError(
-            f"the tensor has {listing([*asked.parts], 9)}, but a tensor that is needed to decode the codes is missing"
+            f"the quantised weight has {listing([*asked.parts], 9)}, but another tensor without which its codes cannot "
+            "be decoded is missing"
         )
     if coded.method.endswith(WITHOUT_SCALES):
         raise MissingPartError("the scale that decodes the codes is missing")

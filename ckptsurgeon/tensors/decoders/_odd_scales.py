@@ -288,7 +288,10 @@ def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Arr
 
 
 def _whole_scale(arrays: Mapping[str, Array]) -> Array:
-    """Return the scales, multiplied by or divided by the scale of the whole tensor if there is one."""
+    """Return the factors by which codes become values: the scales, combined with the scale of the whole tensor.
+
+    Formats store the scale of the whole tensor as a factor ("times") or as a divisor ("over"), or have none.
+    """
     scale = arrays["scale"]
     scale = scale.astype("<f8") if scale.dtype.kind == "f" else scale
     with np.errstate(all="ignore"):

@@ -183,10 +183,9 @@ def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple
 
 
 def _text(name: str, path: Path | None) -> str | None:
-    """Return the path in the argument ``name`` as a string.
+    """Return ``path`` as a string, or None; ``name`` is the name of the argument, for the error.
 
-    Raises ConfigError for tensors in memory, because the records of a run must refer to a file. Returns None if there
-    is no path.
+    Raises ConfigError if the user gave tensors in memory instead of a path: the records of a run must name a file.
     """
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)

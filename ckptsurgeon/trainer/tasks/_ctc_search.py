@@ -114,10 +114,12 @@ class WordScores:
 
 @dataclass(slots=True)
 class _Words:
-    """The words of a text: the ``score`` of its complete words, and its last word, as tokens (``open``) and ``text``.
+    """The score of a text's complete words, and the text's last word, which may be incomplete.
 
-    ``state`` is the language model's state after the complete words. ``pending`` is a penalty if no word of the
-    language model begins with the last word, else 0. ``ending`` keeps the result of ``WordScores.ended``.
+    ``score`` is the score of the complete words, and ``state`` the language model's state after them. ``open`` and
+    ``text`` are the last word, as tokens and as letters. ``pending`` is a penalty if no word of the language model
+    begins with the last word, else 0. ``ending`` is the score and state of the text if it ends here; None if they have
+    not been computed yet.
     """
 
     score: float

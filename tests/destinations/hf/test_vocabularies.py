@@ -413,7 +413,7 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     tokenizer("new", NEW)
     with pytest.raises(cs.ConfigError, match="it is not known which token has this id") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "is the length of neither bert/vocab.txt (50) nor new/vocab.txt (25)" in error.value.message
+    assert "bert/vocab.txt has 50 tokens, and new/vocab.txt has 25" in error.value.message
     assert "put its tokeniser next to config.json" in error.value.hint
 
 

@@ -103,10 +103,10 @@ class _Part:
         inner = self.config.get(self.path[0]) if self.path[1:] else self.config
         return inner if isinstance(inner, Mapping) else {}
 
-    def of(self, one: LayerKinds) -> list[Any]:
-        """Return the property ``one`` of each layer; empty if the number of layers is not known."""
+    def of(self, kinds: LayerKinds) -> list[Any]:
+        """Return, for each layer, the property that ``kinds`` describes; empty if the number of layers is not known."""
         number = self.inner.get(self.path[-1])
-        return one.of(self.inner, number) if type(number) is int else []
+        return kinds.of(self.inner, number) if type(number) is int else []
 
 
 def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, origins: Sequence[Any]) -> None:
