@@ -123,7 +123,10 @@ def _stacks(
 
 
 def _ordered(parameters: set[str], pairs: Sequence[Mapping[str, str]], tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the parameter of each pair of factors; the outputs of gate and up are twice the inputs of down."""
+    """Return, for each pair of factors, the parameter that it changes: the stack of gate and up, or the stack of down.
+
+    The two are told apart by shape: gate and up have twice as many outputs as down has inputs.
+    """
     if len(pairs) == 1:
         return [*parameters]
     outputs, inputs = tensors[pairs[0]["B"]].shape[:1], tensors[pairs[1]["A"]].shape[-1:]

@@ -28,9 +28,9 @@ _NOTHING = _F(1e-15)
 
 
 class _Search(NamedTuple):
-    """The scales to try for a group that has a minimum: its range, divided by several numbers.
+    """The scales to try for a group that has a minimum: the group's range, divided by several divisors.
 
-    The first is ``codes - 1``, the second ``codes - 1 + first``; each of the ``steps`` that follow is larger by 0.1. If
+    The first divisor is ``codes - 1``, the second ``codes - 1 + first``; ``steps`` more follow, each larger by 0.1. If
     ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
     """
 
