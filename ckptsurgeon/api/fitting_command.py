@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from ..analysis.fits.compare import tied_keys
 from ..analysis.fits.fit import Fit
 from ..analysis.match.proposal import Proposal
-from ..analysis.match.propose import propose
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..errors import CheckpointError, ConfigError
@@ -86,8 +85,7 @@ def with_command(
     """
     best: tuple[int, _Candidate, _Facts] | None = None
     why = ""
-    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # also keys that load hooks rename
-    proposal = propose("", checkpoint, "", target.tensors) if is_renamed else None
+    proposal = _proposal(fit, checkpoint, target)
     fit = replace(fit, notes=(*fit.notes, *(proposal.notes if proposal is not None else ())))
     for one in _candidates(fit, checkpoint, target, source, destination, proposal):
         try:
@@ -128,6 +126,19 @@ def with_command(
         said = f"{tied}: the command copies {escape(embedding)} into {escape(head)}"
         fit = replace(fit, notes=(*fit.notes, Note(NoteKind.REMARK, said)))
     return replace(fit, renamed=renamed, rules=chosen.rules, command=command, counts=facts.counts)
+
+
+def _proposal(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Proposal | None:
+    """Return the proposal of ``match``, or None if no tensor can be renamed.
+
+    None can if the destination has all keys, or if it has those of the checkpoint, with their shapes.
+    """
+    has_all = target.tensors.keys() <= checkpoint.keys()  # else load hooks may rename keys
+    if has_all or (checkpoint.keys() <= target.tensors.keys() and not fit.mismatched):
+        return None
+    from ..analysis.match.propose import propose  # imports numpy
+
+    return propose("", checkpoint, "", target.tensors)
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,12 @@ FIELDS = {
 }  # fmt: skip
 """{field of ``model:``: module that reads it}. If ``model:`` has one of these fields, only that module is imported."""
 
+MODEL_TYPE, OTHERS = "model_type", {"_target_", "svs"}
+"""The field of a config.json of transformers, and fields with which it belongs to another toolkit.
+
+For such a file, the modules of the other toolkits are not imported: this takes as long as a small command.
+"""
+
 
 def _ours(document: Document) -> _Kind:
     named = [name for field, name in FIELDS.items() if field in document.model]
@@ -262,6 +268,11 @@ def check_parsed(document: Document) -> None:
 
 
 def _recognising(document: Document) -> _Toolkit | None:
+    content = document.content
+    if isinstance(content, dict) and MODEL_TYPE in content and not OTHERS & content.keys():
+        theirs = cast("_Toolkit", plugin("ckptsurgeon.destinations", "transformers", "TOOLKIT"))
+        if theirs.recognises(document):
+            return theirs
     toolkits = cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values()
     return next((toolkit for toolkit in toolkits if toolkit.recognises(document)), None)
 

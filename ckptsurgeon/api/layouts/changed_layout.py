@@ -253,8 +253,8 @@ def layouts_between(
 
     ``reads_older`` is as in ``layout_for``.
     """
-    if _shapes(source) == _shapes(wanted):
-        return None  # both have the same layouts
+    if _inputs(source) == _inputs(wanted):
+        return None  # layouts with the same keys differ in the order of dimensions, and other outputs are no layout
     there = recognised(wanted)
     both = [
         (family, here, target)
@@ -265,8 +265,9 @@ def layouts_between(
     return both[0] if len(both) == 1 else None
 
 
-def _shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-    return {key: info.shape for key, info in tensors.items()}
+def _inputs(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor without its first dimension, the outputs: classes, or rows of an embedding."""
+    return {key: info.shape[1:] for key, info in tensors.items()}
 
 
 def _is_older(here: Layout, target: Layout) -> bool:

@@ -18,7 +18,6 @@ from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import escape, listing
 from ...vocabulary.renumbered_ids import ids_beyond
-from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
@@ -131,6 +130,8 @@ def output_file_notes(
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read, written=True)]
     notes += prefixed_key_notes([one.key for one in tensors], folder.config)
     if folder.adapter and not folder.config:
+        from ..lora.differences import differences  # imported late, because few folders have an adapter
+
         infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
         notes += differences(infos, folder.adapter)
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}

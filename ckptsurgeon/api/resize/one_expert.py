@@ -13,7 +13,6 @@ from ...planning.target import TargetSpec
 from ...util.text import escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import close_plan
-from .resize import resize
 
 __all__ = ["one_expert_notes"]
 
@@ -46,6 +45,8 @@ def _has_experts(config: Config) -> bool:
 
 def _makes(source: str | os.PathLike[str], kind: str, target: TargetSpec, root: str | None) -> bool:
     """Return whether ``resize`` can make a dense network of type ``kind`` with exactly the tensors of ``target``."""
+    from .resize import resize  # imported late, because few sources have experts
+
     try:
         plan = resize(source, model_type=kind, expert=0, root=root)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Which layouts are compared: those of two state dicts with other keys or shapes, and of no others."""
+"""Which layouts are compared: those of two state dicts with other keys or inputs, and of no others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ckptsurgeon.api.layouts import changed_layout
 STATE = {"encoder.weight": torch.ones(4, 4), "encoder.bias": torch.ones(4)}
 
 
-def test_state_dicts_with_the_same_keys_and_shapes_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_dicts_with_the_same_keys_and_inputs_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     """That would load every known family, to find one layout twice."""
     seen = []
     monkeypatch.setattr(changed_layout, "recognised", lambda tensors: seen.append(tensors) or [])
     torch.save(STATE, "src.pth")
-    for sizes in ("[4, 4]", "[2, 4]"):
+    for sizes in ("[4, 4]", "[2, 4]", "[4, 2]"):
         Path("dst.yaml").write_text(
             f"model: {{tensors: {{encoder.weight: {{shape: {sizes}, init: zeros}}, encoder.bias: {{shape: [4], init: zeros}}}}}}"
         )
         cs.transplant("src.pth", "dst.yaml", on_mismatch="init")
-        assert len(seen) == (sizes == "[2, 4]")
+        assert len(seen) == (sizes == "[4, 2]")
