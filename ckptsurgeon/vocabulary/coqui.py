@@ -1,8 +1,8 @@
 r"""Reads Coqui STT's ``alphabet.txt``, with one label on each line (native_client/alphabet.cc).
 
-The CTC blank, which is not in the file, comes after the labels. Empty lines are skipped. A line that begins with ``#``
-is a comment; the label ``#`` is written ``\#``. A line with a single space is the label for the space between words.
-White space is not trimmed.
+The CTC blank comes after the labels; Coqui STT's own files do not list it. Empty lines are skipped. A line that begins
+with ``#`` is a comment; the label ``#`` is written ``\#``. A line with a single space is the label for the space
+between words. White space is not trimmed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..util.text import brief_repr
 from .plain import lines_of
+from .sentencepiece_listing import VOCABULARY as LISTING
 from .vocabulary import Vocabulary, checked
 
 __all__ = ["BLANK", "VOCABULARY", "alphabet_text"]
@@ -26,9 +27,24 @@ class _Coqui:
         return name.startswith("alphabet") and name.endswith(".txt")
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the labels, followed by the CTC blank."""
-        lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]
-        return checked(name, [*("#" if line == _ESCAPED else line for line in lines), BLANK])
+        """Return the labels, followed by the CTC blank; raises ConfigError if a line before the last is the blank."""
+        if LISTING.sniff(name, data):
+            labels = list(LISTING.read(name, data).tokens)
+        else:
+            lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]
+            labels = ["#" if line == _ESCAPED else line for line in lines]
+        return checked(name, with_blank(name, labels))
+
+
+def with_blank(name: str, labels: list[str]) -> list[str]:
+    """Return the labels, and the blank after them; raises ConfigError if they have the blank before a label."""
+    labels = labels[:-1] if labels[-1:] == [BLANK] else labels
+    if BLANK in labels:
+        raise ConfigError(
+            f"{name} has {BLANK} before a label, but the blank of an alphabet is its last output.",
+            hint=f"Make {BLANK} the last line, or leave it out.",
+        )
+    return [*labels, BLANK]
 
 
 def alphabet_text(labels: Sequence[str]) -> str:

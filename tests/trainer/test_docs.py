@@ -64,11 +64,12 @@ def test_programs_read_a_csv_as_a_spreadsheet_saves_it(name: str, program: str) 
     for split in ("train", "dev"):
         Path(f"demo/en/{split}.csv").write_text("transcript,wav_filename\nÜber,a.wav\n", encoding="utf-8-sig")
     exec(compile(program, name, "exec"), {})  # noqa: S102 - our own pages
-    written = {path.name: path.read_text(encoding="utf-8") for path in Path().rglob("*") if path.is_file()}
+    texts = [path for path in Path().rglob("*") if path.is_file() and path.suffix != ".model"]
+    written = {path.name: path.read_text(encoding="utf-8") for path in texts}
     made = [text for file, text in written.items() if file not in ("train.csv", "dev.csv")]
     assert made
     assert all("\ufeff" not in text for text in made)
-    assert any("ber" in text for text in made)
+    assert any("ber" in text or "Ü" in text for text in made)  # JSON escapes the one, and pieces divide the other
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:

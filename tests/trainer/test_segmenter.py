@@ -141,3 +141,19 @@ def test_a_file_that_is_no_tokeniser_is_refused(train: Callable[..., Any], name:
         Path(name).write_text(json.dumps({"no": "tokeniser"}))
     with pytest.raises(cs.ConfigError, match=f"train.data.segmenter: .*{name} cannot be read"):
         train(f"data.segmenter={name}")
+
+
+@pytest.mark.parametrize(("blank", "where"), [("", "alphabet-pieces.txt"), ("<blank>\n", "pieces.txt")])
+def test_pieces_are_the_alphabet_of_a_deepspeech(model: str, blank: str, where: str) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    corpus("train.csv", TEXTS, shortest=2.0)
+    Path(where).write_text("\n".join(pieces) + "\n" + blank)
+    data = {"train": "train.csv", "segmenter": model}
+    sizes = {"n_input": 40, "n_context": 0, "n_hidden": 8}
+    made = {"model": {"name": "deepspeech", "alphabet": where, **sizes}, "train": {"task": "ctc", "data": data}}
+    Path("dst.yaml").write_text(yaml.safe_dump(made))
+    job = build_job("dst.yaml", device="cpu")
+    assert job.tokens == (*pieces, "<blank>")
+    assert job.target.tensors["layer_6.bias"].shape == (len(pieces) + 1,)
+    assert job.task.labels.encode("the cat") == processor.encode("the cat")

@@ -143,10 +143,37 @@ def test_a_sentencepiece_model_that_sentencepiece_made() -> None:
     assert found.scores == pytest.approx([model.get_score(i) for i in range(len(model))])
 
 
+@pytest.mark.parametrize("name", ["bpe.vocab", "tokens.txt"])
+def test_the_listing_of_a_sentencepiece_model_has_pieces_and_scores(name: str) -> None:
+    Path(name).write_text("<unk>\t0\n▁the\t-3.5\ns\t-4.25e-05\n1\t-0\n#\t-7\n")
+    found = read_vocabulary(name)
+    assert (found.tokens, found.scores) == (("<unk>", "▁the", "s", "1", "#"), (0.0, -3.5, -4.25e-05, 0.0, -7.0))
+    assert read(name, "<unk>\t0\n▁the\t-3.5\n<blank>\n") == ("<unk>", "▁the", "<blank>")
+    assert read("words.txt", "<eps>\t0\na\t1\n-\t2\n") == ("<eps>", "a", "-")
+
+
+def test_the_listing_that_sentencepiece_wrote_is_its_model() -> None:
+    spm = pytest.importorskip("sentencepiece")
+    Path("text.txt").write_text("\n".join("the cat sat on the mat and the dog ran to the cat" for _ in range(50)))
+    for kind in ("unigram", "bpe"):
+        spm.SentencePieceTrainer.train(
+            input="text.txt", model_prefix="m", model_type=kind, vocab_size=30, hard_vocab_limit=False, minloglevel=2
+        )
+        model, listing = read_vocabulary("m.model"), read_vocabulary("m.vocab")
+        assert listing.tokens == model.tokens
+        assert listing.scores == pytest.approx(model.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["a\nb\n", "a\nb\n<blank>\n", "a\t0\nb\t-1.5\n", "a\t0\nb\t-1.5\n<blank>\n"])
+def test_the_blank_of_an_alphabet_is_last_whether_it_is_listed_or_not(text: str) -> None:
+    assert read("alphabet.txt", text) == ("a", "b", "<blank>")
+
+
 WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "nothing": ("t.txt", "", "has 0 tokens"),
     "one token": ("t.txt", "a\n", "has 1 token"),
     "a token twice": ("t.txt", "a\nb\na\n", "has tokens twice: 'a'"),
+    "a blank before a label": ("alphabet.txt", "<blank>\na\nb\n", "Make <blank> the last line, or leave it out"),
     "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
     "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes, so it is not text"),
     "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Give that file"),
