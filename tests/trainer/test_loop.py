@@ -261,6 +261,22 @@ def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str
     assert (loop.state.progress.best_step, loop.state.progress.waited) == (best, 3 - best)
 
 
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [([3, 2, 4], 2), ([2, 3, 2], 1), ([NAN, 3, NAN], 2), ([3, NAN, 2], 3), ([None, None, 2], 1)],
+)
+def test_of_equal_figures_the_one_with_the_lower_loss_is_best(losses: list[float | None], best: int) -> None:
+    loop = toy.loop(metric="cer", steps=3, evaluate_every=1, warmup=0)
+    found = iter([{"cer": 1.0} if loss is None else {"cer": 1.0, "loss": loss} for loss in losses])
+    loop.job.task.evaluate = lambda model, batches: next(found)  # type: ignore[method-assign]
+    loop.run()
+    assert (loop.state.progress.best_step, loop.state.progress.best) == (best, 1.0)
+    assert loop.state.progress.waited == 2  # a loss that falls is no reason to go on
+
+
 def test_the_average_is_what_is_evaluated_and_kept() -> None:
     loop = toy.loop(ema=0.9, folder="run")
     loop.run()

@@ -22,7 +22,8 @@ class RunProgress:
 
     - ``step``: the number of steps done; ``seconds``: the time spent on steps and evaluations.
     - ``best``: the best value of the metric; ``best_step``: the number of steps before the evaluation that gave this
-      value; ``best_loss``: the loss of that evaluation; ``waited``: the number of evaluations since then.
+      value, with the lowest loss if several did; ``best_loss``: the loss of that evaluation; ``waited``: the number of
+      evaluations since the value became better.
     - ``skipped``: the number of steps that were skipped because loss or gradients were not finite; ``in_a_row``: the
       number of such steps since the last finite step.
     - ``collapsed``: the number of steps in a row, up to the last step, for which the task's method ``collapsed``
@@ -79,16 +80,23 @@ class RunProgress:
             self.norms["clipped"] += clip is not None and norm > clip
 
     def improves(self, value: float, *, higher_is_better: bool) -> bool:
-        """Record ``value``, the metric of the last evaluation; return whether it is the best so far (NaN: never)."""
+        """Record ``value``, the metric of the last evaluation; return whether its model is the best (NaN: never).
+
+        Of equal values the one with the lower loss is better, since at the beginning all error rates may be 1. But
+        ``waited`` counts on then: a loss may fall by next to nothing for ever.
+        """
         is_better = not math.isnan(value)
         if is_better and self.best is not None:
             is_better = value > self.best if higher_is_better else value < self.best
-        if not is_better:
-            self.waited += 1
+        self.waited = 0 if is_better else self.waited + 1
+        if not is_better and not (value == self.best and self._has_lower_loss()):
             return False
-        self.best, self.best_step, self.waited = value, self.step, 0
-        self.best_loss = self.figures.get("loss")
+        self.best, self.best_step, self.best_loss = value, self.step, self.figures.get("loss")
         return True
+
+    def _has_lower_loss(self) -> bool:
+        loss, best = self.figures.get("loss"), self.best_loss
+        return loss is not None and best is not None and (loss < best or (math.isnan(best) and not math.isnan(loss)))
 
     def waited_for(self, patience: int | None) -> bool:
         """Return whether the last ``patience`` evaluations brought no better model; False if ``patience`` is None."""
