@@ -43,8 +43,9 @@ def test_bit_patterns_are_judged_as_torch_judges_them(dtype: str) -> None:
     assert size_of_float(dtype) == every.element_size()
     finite = torch.isfinite(every.double())
     some = ~finite | ~finite.roll(-1) | ~finite.roll(1)  # and the largest finite numbers
-    some |= (every == 0) | (torch.arange(len(every)) % (1 if len(every) < 1000 else 7) == 0)
-    for value in every[some]:
+    some |= (every.double() == 0) | (torch.arange(len(every)) % (1 if len(every) < 1000 else 7) == 0)
+    for at in some.nonzero().flatten().tolist():  # torch 2.6 takes no mask of 8-bit floats
+        value = every[at]
         raw = value.reshape(1).view(torch.uint8).numpy().tobytes()
         assert has_non_finite(dtype, raw) == (not torch.isfinite(value.double()))
     assert not has_non_finite("float32", struct.pack("<4f", 1e38, -3e38, 0.0, 2.0))

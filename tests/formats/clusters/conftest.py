@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.ranks import saved
+from tests.helpers.torch_versions import shards_unevenly
 
 
 @pytest.fixture(scope="session")
 def ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shards_unevenly()
     folder = tmp_path_factory.mktemp("ranks")
     saved(str(folder))
     return folder

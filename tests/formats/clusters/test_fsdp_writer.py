@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, OutputError
 from tests.helpers.ranks import layers, loaded, rank_name, tensors
+from tests.helpers.torch_versions import needs_mesh_layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,6 +34,7 @@ def source() -> dict[str, torch.Tensor]:
     return state
 
 
+@needs_mesh_layouts
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_real_ranks_load_the_files(ranks: int, source: dict[str, torch.Tensor], tmp_path: Path) -> None:
     cs.apply(cs.convert("w.safetensors"), "d", to="fsdp", ranks=ranks, mesh="cpu:fsdp")
@@ -59,6 +61,7 @@ def test_the_same_tensors_give_the_same_bytes(source: dict[str, torch.Tensor]) -
         assert Path("a", rank_name(rank, 2)).read_bytes() == Path("b", rank_name(rank, 2)).read_bytes()
 
 
+@needs_mesh_layouts
 def test_each_rank_has_its_own_part_and_buffers_are_whole(source: dict[str, torch.Tensor]) -> None:
     cs.apply(cs.convert("w.safetensors"), "d", to="fsdp", ranks=4, axis=["even=1", "vector=none"])
     for rank in range(4):
@@ -93,6 +96,7 @@ def test_an_output_is_replaced_as_a_whole(source: dict[str, torch.Tensor], ckpt:
     assert sorted(os.listdir("d")) == ["ckptsurgeon.json", rank_name(0, 2), rank_name(1, 2)]
 
 
+@needs_mesh_layouts
 def test_a_recipe_gives_the_ranks(source: dict[str, torch.Tensor], ckpt: Any) -> None:
     Path("r.yaml").write_text(
         "verb: convert\nsource: w.safetensors\noutput: d\nto: fsdp\nranks: 2\naxis: ['large=1']\nmesh: cpu:dp\n"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.util.notes import is_serious
+from tests.helpers.torch_versions import needs_mesh_layouts
 
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "verl"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -51,6 +52,7 @@ def test_tied_weights_are_read_as_tied() -> None:
         assert made.ties == {"lm_head.weight": "model.embed_tokens.weight"}
 
 
+@needs_mesh_layouts
 def test_tensors_with_some_parts_in_common_are_not_tied() -> None:
     for rank in (0, 1):
         shutil.copy(RECORDED / f"tied/model_world_size_2_rank_{rank}.pt", f"model_world_size_2_rank_{rank}.pt")

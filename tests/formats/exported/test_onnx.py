@@ -40,6 +40,8 @@ def test_every_type_has_the_values_that_onnx_reads() -> None:
                 assert info.opaque == f"its type {dtype} is not read from ONNX"
                 continue
             assert (info.dtype, list(info.shape), info.opaque) == (dtype, shape, "")
+            if not hasattr(torch, dtype):  # torch 2.6 has no float8_e8m0fnu
+                continue
             assert found.tensor(key).contiguous().view(torch.uint8).numpy().tobytes() == values[key].tobytes(), key
         assert found.metadata == wanted["metadata"]
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.torch_versions import needs_e8m0
 from ...helpers.zoo import BY_NAME, ZOO, Quantised
 from .test_agreement import VERBS
 
@@ -62,6 +63,7 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert said(VERBS[verb](folder_of("fp8-block", tmp_path, each("_inv", lambda one: one.flatten()))))
 
 
+@needs_e8m0
 def test_exponents_that_transformers_would_read_as_numbers_are_named(tmp_path: Path) -> None:
     folder = folder_of("mxfp4", tmp_path, each("_scales", lambda one: one.view(torch.float8_e8m0fnu)))
     assert any(
