@@ -87,19 +87,20 @@ class SpreadLayout:
 
     ``slots`` has the whole tensors one after another, as if they were in one file. ``files`` has the real layout of
     each rank's file, with parts of tensors. ``constants`` has {file name: {key: bytes}} of further tensors that a
-    format adds to each file, such as a tensor with the numbers of the ranks.
+    format adds to each file, such as a tensor with the numbers of the ranks. ``aliases`` maps the keys of tied tensors
+    that are not in ``tensors`` to the keys of the tensors whose bytes they share.
     """
 
     files: Mapping[str, OutputLayout]
     tensors: Sequence[OutTensor]
     shares: RankShares
     constants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ends = list(accumulate((tensor.nbytes for tensor in self.tensors), initial=0))
-        self.slots: Mapping[str, tuple[int, int]] = {
-            tensor.key: (begin, tensor.nbytes) for tensor, begin in zip(self.tensors, ends, strict=False)
-        }
+        slots = {tensor.key: (begin, tensor.nbytes) for tensor, begin in zip(self.tensors, ends, strict=False)}
+        self.slots: Mapping[str, tuple[int, int]] = slots | {key: slots[own] for key, own in self.aliases.items()}
         self._begins = ends[:-1]
         self._cuts = [self._cut(tensor) for tensor in self.tensors]
         self._names = list(self.files)

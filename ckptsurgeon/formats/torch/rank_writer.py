@@ -208,27 +208,38 @@ class FsdpWriter:
             raise OutputError(
                 f"the key {escape(odd)} begins with a zero byte, which is reserved in the files of ranks."
             )
-        names = self.sharding.names(shares.ranks)
-        files = {name: _layout(tensors, shares, rank) for rank, name in enumerate(names)}
+        names, aliases = self.sharding.names(shares.ranks), _aliases(tensors, shares)
+        files = {name: _layout(tensors, shares, rank, aliases) for rank, name in enumerate(names)}
         ranks = struct.pack(f"<{shares.ranks}i", *range(shares.ranks))
         cut = any(tensor.key in shares.axes for tensor in tensors)
-        return SpreadLayout(files, tensors, shares, {name: {_RANKS: ranks} for name in names} if cut else {})
+        constants = {name: {_RANKS: ranks} for name in names} if cut else {}
+        owners = [tensor for tensor in tensors if tensor.key not in aliases]
+        return SpreadLayout(files, owners, shares, constants, aliases)
 
     def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
         """Return {}: the files of the ranks contain everything."""
         return {}
 
 
-def _layout(tensors: Sequence[OutTensor], shares: RankShares, rank: int) -> ZipLayout:
-    """Return the layout of the file of one rank."""
-    writer, parts = _RankPickle(shares, rank, str(len(tensors))), [part_of(tensor, shares, rank) for tensor in tensors]
+def _aliases(tensors: Sequence[OutTensor], shares: RankShares) -> dict[str, str]:
+    """Return {key: key of the tensor to which it is tied} for tensors whose parts are those of the other tensor."""
+    tied = {tensor.key: tensor.alias_of for tensor in tensors if tensor.alias_of}
+    return {key: own for key, own in tied.items() if shares.axes.get(key) == shares.axes.get(own)}
+
+
+def _layout(tensors: Sequence[OutTensor], shares: RankShares, rank: int, aliases: Mapping[str, str]) -> ZipLayout:
+    """Return the layout of the file of one rank; tied tensors share a record, as ``torch.save`` stores them."""
+    parts = [part_of(tensor, shares, rank) for tensor in tensors if tensor.key not in aliases]
+    records = {part.key: str(number) for number, part in enumerate(parts)}
+    writer = _RankPickle(shares, rank, str(len(parts)))
     writer.out += b"}("
-    for number, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
+    for tensor in tensors:
         writer.text(tensor.key)
+        record = records[aliases.get(tensor.key, tensor.key)]
         if tensor.key in shares.axes:
-            writer.dtensor(tensor, part, str(number))
+            writer.dtensor(tensor, part_of(tensor, shares, rank), record)
         else:
-            writer.tensor(part, str(number))
+            writer.tensor(part_of(tensor, shares, rank), record)
     writer.out += b"u."
     cut = any(tensor.key in shares.axes for tensor in tensors)
     ranks = OutTensor(_RANKS, "int32", (shares.ranks,), 4 * shares.ranks)

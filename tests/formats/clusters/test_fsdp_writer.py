@@ -54,6 +54,44 @@ def test_it_is_read_back_as_it_was(ranks: int, source: dict[str, torch.Tensor], 
     assert all(same(load_file("back.safetensors")[key], value) for key, value in source.items())
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("axis", [[], ["head=none", "embedding=none"]])
+def test_tied_tensors_are_stored_once_and_read_back_as_tied(ranks: int, axis: list[str]) -> None:
+    embedding = torch.randn(7, 4000)
+    torch.save({"embedding": embedding, "norm": torch.ones(4), "head": embedding}, "tied.pth")
+    cs.apply(cs.convert("tied.pth"), "d", to="fsdp", ranks=ranks, axis=axis)
+    each = embedding.nbytes * (ranks if axis else 1)
+    assert sum(Path("d", rank_name(rank, ranks)).stat().st_size for rank in range(ranks)) < each + 4096 * ranks
+    with cs.open_checkpoint("d") as checkpoint:
+        assert checkpoint.ties == {"head": "embedding"}
+        assert all(same(checkpoint.tensor(key), embedding) for key in ("head", "embedding"))
+    assert cs.verify("d").ok
+    cs.apply(cs.convert("d"), "back.pth")
+    back = torch.load("back.pth", weights_only=True)
+    assert same(back["head"], embedding)
+    assert back["head"].data_ptr() == back["embedding"].data_ptr()
+
+
+def test_tied_tensors_that_are_split_along_other_axes_are_stored_apart() -> None:
+    embedding = torch.randn(6, 8)
+    torch.save({"embedding": embedding, "head": embedding}, "tied.pth")
+    cs.apply(cs.convert("tied.pth"), "d", to="fsdp", ranks=2, axis=["head=1"])
+    with cs.open_checkpoint("d") as checkpoint:
+        assert all(same(checkpoint.tensor(key), embedding) for key in ("head", "embedding"))
+
+
+@needs_mesh_layouts
+def test_tied_tensors_share_their_memory_when_torch_loads_them() -> None:
+    embedding = torch.randn(6, 8)
+    torch.save({"embedding": embedding, "head": embedding}, "tied.pth")
+    cs.apply(cs.convert("tied.pth"), "d", to="fsdp", ranks=2)
+    for rank in range(2):
+        state = torch.load(f"d/{rank_name(rank, 2)}", weights_only=False)
+        parts = [state[key]._local_tensor for key in ("embedding", "head")]
+        assert all(torch.equal(part, embedding[3 * rank : 3 * rank + 3]) for part in parts)
+        assert parts[0].data_ptr() == parts[1].data_ptr()
+
+
 def test_the_same_tensors_give_the_same_bytes(source: dict[str, torch.Tensor]) -> None:
     for name in ("a", "b"):
         cs.apply(cs.convert("w.safetensors"), name, to="fsdp", ranks=2)
