@@ -102,12 +102,12 @@ def contradictory(
 
 
 def _is_refused(fact: Contradiction) -> bool:
-    """Return whether the settings have other bits, blocks or packing than the codes, so that no loader can decode them.
+    """Return whether settings have other bits, groups, blocks or packing than the codes: then no loader decodes them.
 
     Tensors with scales for rows, columns or whole tensors are decoded without a block size. So a wrong block size does
     not count for them; the note's verb is then "have".
     """
-    of_shapes = fact.field in ("bits", "num_bits", "weight_block_size") and fact.verb == "say"
+    of_shapes = fact.field.split()[0] in ("bits", "group_size", "num_bits", "weight_block_size") and fact.verb == "say"
     return fact.field == PACKING or (of_shapes and fact.said != "null")
 
 

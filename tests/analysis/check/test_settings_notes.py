@@ -86,6 +86,19 @@ def test_settings_of_plain_weights_that_name_no_method_fail(
     assert found(folder, "has no quant_method") == statuses
 
 
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_another_group_size_than_the_scales_have_fails(name: str, factor: float, tmp_path: Path) -> None:
+    """Loaders make room for the scales by this number, so that they refuse the file or decode other weights."""
+    folder = folder_of(name, tmp_path)
+    assert found(folder, "quantization_config says") == []
+    text = (folder / "config.json").read_text()
+    changed = re.sub(r'("group_size": )(\d+)', lambda one: f"{one[1]}{int(int(one[2]) * factor)}", text)
+    assert changed != text
+    (folder / "config.json").write_text(changed)
+    assert found(folder, "quantization_config says") == ["FAIL"]
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [("fp8-block", ".weight_scale_inv", ".weight_scale"), ("fp8-channel", ".weight_scale", ".weight_scale_inv")],
