@@ -65,6 +65,9 @@ class NoteKind(Enum):
     OTHER_WEIGHTS = _warn(
         "other-notes", "Remove the copy that is out of date: programs differ in which copy they load."
     )
+    PICKLED_CODE = _warn(
+        "other-notes", "Load the file only if you trust its source (ckpt scan shows the calls), or convert it."
+    )
     UNREADABLE_MODULES = _warn("other-notes", "Save the network's state_dict() instead.")
     OTHER = _warn("other-notes", _FILES)
     UNLISTED_SHARDS = _warn("other-notes", _FILES)  # noqa: PIE796 - members differ by their numbers

@@ -46,11 +46,16 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[Note]:
     """Yield the notes on a checkpoint that need no other files of its folder.
 
-    These notes are on incomplete or deleted files, on quantised tensors, and on the metadata of a GGUF file.
+    These notes are on incomplete or deleted files, on code in pickles, on quantised tensors, and on the metadata of a
+    GGUF file.
     """
     yield from (note for note in checkpoint.notes if note.kind in _OF_FILES)
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
+    if "safetensors" not in checkpoint.format:
+        from .pickled_code import code_notes  # imports the scanner of pickles
+
+        yield from code_notes(checkpoint)
     if checkpoint.header.stored:
         from ..gguf.outputs import source_notes
 

@@ -1,0 +1,44 @@
+"""Warns of code that loading a checkpoint's own files with pickle would import or call, apart from torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...analysis.scan.findings import Verdict
+from ...analysis.scan.judge import look_at
+from ...checkpoint.checkpoint import Checkpoint
+from ...storage.read.base import File
+from ...util.collection import no_collection
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import escape, listing
+
+__all__ = ["code_notes"]
+
+SHOWN = 3
+WITHOUT_CODE = (".gguf", ".h5", ".json", ".msgpack", ".npy", ".onnx", ".safetensors")
+"""Suffixes of files that no program unpickles. The reader has recognised their content."""
+
+
+def code_notes(checkpoint: Checkpoint) -> Iterator[Note]:
+    """Yield a note for each file of a checkpoint that ``ckpt scan`` calls unknown code; nothing is run.
+
+    Other files in the folder are not scanned.
+    """
+    if checkpoint.in_memory:
+        return
+    for file in checkpoint.open_files().values():
+        if not file.name.lower().endswith(WITHOUT_CODE):
+            yield from _of_file(file)
+
+
+def _of_file(file: File) -> Iterator[Note]:
+    with no_collection():
+        found = look_at(file.name, file).found
+    uses = [use for one in found for use in one.uses if use.verdict == Verdict.CODE]
+    names = dict.fromkeys(f"{use.module}.{use.name}" for use in uses)
+    if names:
+        does = "call" if any(use.called for use in uses) else "import"
+        named = listing([escape(one) for one in names], SHOWN, where="")
+        said = f"loading {escape(file.name)} with pickle would {does} {named}, which no tensor needs"
+        yield Note(NoteKind.PICKLED_CODE, said)
