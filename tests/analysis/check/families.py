@@ -29,6 +29,24 @@ OWN: dict[str, dict[str, Any]] = {
     "mamba": {"conv_kernel": 4, "intermediate_size": 64},
     "t5": {"decoder_start_token_id": 0},
     "whisper": {"begin_suppress_tokens": None, "suppress_tokens": None},
+    "swin": {"embed_dim": 16, "depths": [2, 2, 4], "num_heads": [2, 4, 4], "window_size": 2, "patch_size": 4},
+    "swinv2": {"embed_dim": 16, "depths": [2, 2, 4], "num_heads": [2, 4, 4], "window_size": 2, "patch_size": 4},
+    "convnext": {"hidden_sizes": [16, 32, 64, 128], "depths": [2, 2, 3, 2], "patch_size": 4},
+    "convnextv2": {"hidden_sizes": [16, 32, 64, 128], "depths": [2, 2, 3, 2], "patch_size": 4},
+    "segformer": {
+        "hidden_sizes": [16, 32, 32, 64],
+        "num_attention_heads": [1, 2, 2, 4],
+        "decoder_hidden_size": 32,
+        "patch_sizes": [7, 3, 3, 3],
+    },
+    "dpt": {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 16, 32, 32], "fusion_hidden_size": 16},
+    "resnet": {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [2, 2, 2]},
+    "vit_mae": {
+        "decoder_hidden_size": 32,
+        "decoder_num_hidden_layers": 3,
+        "decoder_num_attention_heads": 4,
+        "decoder_intermediate_size": 48,
+    },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
 }
 FAMILIES = {
@@ -47,6 +65,13 @@ FAMILIES = {
     "marian": "MarianMTModel", "whisper": "WhisperForConditionalGeneration", "vit": "ViTForImageClassification",
     "wav2vec2": "Wav2Vec2ForCTC", "clip_text_model": "CLIPTextModel", "smollm3": "SmolLM3ForCausalLM",
     "nemotron": "NemotronForCausalLM",
+    "clip_vision_model": "CLIPVisionModel", "siglip_vision_model": "SiglipVisionModel",
+    "siglip_text_model": "SiglipTextModel", "dinov2": "Dinov2ForImageClassification",
+    "dinov2_with_registers": "Dinov2WithRegistersModel", "deit": "DeiTForImageClassification",
+    "beit": "BeitForImageClassification", "swin": "SwinForImageClassification",
+    "swinv2": "Swinv2ForImageClassification", "convnext": "ConvNextForImageClassification",
+    "convnextv2": "ConvNextV2ForImageClassification", "segformer": "SegformerForSemanticSegmentation",
+    "dpt": "DPTForDepthEstimation", "resnet": "ResNetForImageClassification", "vit_mae": "ViTMAEForPreTraining",
 }  # fmt: skip
 """Model types, and the class that is built of each."""
 SAMPLE = ("llama", "mixtral", "gemma2", "gpt2", "bert", "t5", "bart", "whisper", "vit", "wav2vec2", "opt", "falcon")
