@@ -443,6 +443,17 @@ def test_edited_statistics_are_an_error(tmp_path: Path) -> None:
     save_file({**values, f"{DOWN}.gram": -values[f"{DOWN}.gram"]}, file, {"ckptsurgeon.stats": note})
     with pytest.raises(cs.PlanError, match="Gram matrix of model 1 has negative values on its diagonal"):
         merged(tmp_path, "regmean")
+    for row, column, by in ((3, 5, 0.1), (0, 23, -0.1)):
+        uneven = values[f"{DOWN}.gram"].clone()
+        uneven[row, column] += by * (uneven[row, row] * uneven[column, column]) ** 0.5
+        save_file({**values, f"{DOWN}.gram": uneven}, file, {"ckptsurgeon.stats": note})
+        with pytest.raises(cs.PlanError, match=f"{DOWN}.*Gram matrix of model 1 is not symmetric"):
+            merged(tmp_path, "regmean")
+    large = values[f"{DOWN}.gram"].clone()
+    large[3, 5] = large[5, 3] = 1.1 * (large[3, 3] * large[5, 5]) ** 0.5
+    save_file({**values, f"{DOWN}.gram": large}, file, {"ckptsurgeon.stats": note})
+    with pytest.raises(cs.PlanError, match="elements that are larger than the diagonal allows"):
+        merged(tmp_path, "regmean")
     save_file({**values, f"{DOWN}.gram": torch.full((24, 24), torch.nan)}, file, {"ckptsurgeon.stats": note})
     with pytest.raises(cs.PlanError, match=f"{DOWN}.*Gram matrix of model 1 has values that are not finite"):
         merged(tmp_path, "regmean")

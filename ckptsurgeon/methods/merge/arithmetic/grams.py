@@ -23,6 +23,12 @@ _ROUNDED = 2.0**24
 It is the condition number of the matrix whose diagonal is scaled to 1: inputs of small values are not rounded more than
 others.
 """
+_ROUNDING = 1e-4
+"""How far elements of a Gram matrix in float32 may be from symmetric, relative to the root of the diagonal's product.
+
+Small squares become 0 in float32, so this share of the largest square is added."""
+_BAND = 64
+"""How many rows of a Gram matrix are checked at once."""
 _KEPT = 2
 """How many experts' matrices are cached: few, since the slices of a tensor that stacks experts are merged in order."""
 
@@ -118,10 +124,34 @@ class _Steps:
                 "squares.",
                 hint="Make the statistics of this model again: ckpt stats MODEL --gram.",
             )
+        if not _is_gram(gram, squares):
+            raise PlanError(
+                f"the Gram matrix of model {model + 1} is not symmetric, or has elements that are larger than the "
+                "diagonal allows: its values are not means of products of inputs.",
+                hint="Make the statistics of this model again: ckpt stats MODEL --gram.",
+            )
         diagonal = squares * (1 - self._alpha)
         gram = gram * self._alpha
         gram.reshape(-1)[:: size + 1] += diagonal
         return gram
+
+
+def _is_gram(matrix: Array, squares: Array) -> bool:
+    """Return whether a matrix is symmetric and each |g_ij| at most the root of g_ii g_jj, up to rounding to float32.
+
+    ``squares`` is the diagonal. The matrix is looked at in bands of rows, which take little memory.
+    """
+    roots, size = squares**0.5, len(squares)
+    least = _ROUNDING * float(squares.max()) if size else 0.0
+    for begin in range(0, size, _BAND):
+        rows = slice(begin, begin + _BAND)
+        bound = roots[rows, None] * roots
+        uneven = abs(matrix[rows] - matrix[:, rows].T)
+        if bool((uneven > _ROUNDING * bound + least).any()):
+            return False
+        if bool((abs(matrix[rows]) > (1 + _ROUNDING) * bound + least).any()):
+            return False
+    return True
 
 
 def _identity(tensors: Tensors, like: Array) -> Array:
