@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigError
 from ..tensors.info import TensorInfo
@@ -37,8 +37,16 @@ class Draw(NamedTuple):
     numbers: tuple[float, ...]
 
 
-Pieces: TypeAlias = Callable[[str, int], Iterator[memoryview]]
-"""``pieces(key, seed)`` yields the bytes of ``Initial`` in pieces of whole rows, in order; threads may call it."""
+class Pieces(Protocol):
+    """A function that yields initial values of a tensor in pieces of whole rows, in order; threads may call it."""
+
+    def __call__(self, key: str, seed: int, had: Sequence[int] | None = None, /) -> Iterator[memoryview]:
+        """Yield the bytes of ``Initial``.
+
+        If ``had`` is given, the values that a tensor of this shape has come from a source: they need not be drawn. They
+        come first along each dimension.
+        """
+        ...
 
 
 @dataclass(frozen=True, repr=False)

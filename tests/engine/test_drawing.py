@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.destinations.torch_module import simple_draws
+from ckptsurgeon.destinations.torch_module import missing_draws, simple_draws
 from ckptsurgeon.engine import parts
 from ckptsurgeon.engine.compute import drawing
+from ckptsurgeon.planning.target import Draw
+from ckptsurgeon.tensors.info import TensorInfo
 
 from ..helpers.transformers_models import GPT2, saved, write_config
 
@@ -117,3 +120,55 @@ class _WithoutTorch:
 
     modules: ClassVar[dict[str, Any]] = {}
     getswitchinterval, setswitchinterval = staticmethod(sys.getswitchinterval), staticmethod(sys.setswitchinterval)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "had"), [((9, 40), (9, 24)), ((40, 24), (32, 24)), ((9, 40, 4), (5, 24, 4)), ((48,), (31,))]
+)
+def test_only_missing_values_are_drawn(
+    shape: tuple[int, ...], had: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the first values of the tensor's stream, whatever the size of the pieces; all others are 0."""
+    info, draw = TensorInfo(dtype, shape), Draw("normal_", (0.0, 1.0))
+    made = []
+    for piece in (64, 1 << 20):
+        monkeypatch.setattr(simple_draws, "PIECE", piece)
+        monkeypatch.setattr(missing_draws, "PIECE", piece)
+        pieces = list(missing_draws.drawn_pieces(draw, info, "a", 1, had))
+        assert len(pieces) > 1 or piece > 64 or len(shape) == 1
+        made.append(b"".join(pieces))
+    assert made[0] == made[1]
+    values = torch.frombuffer(bytearray(made[0]), dtype=getattr(torch, dtype)).reshape(shape)
+    is_missing = torch.ones(shape, dtype=torch.bool)
+    is_missing[tuple(map(slice, had))] = False
+    assert torch.equal(values != 0, is_missing)
+    first = tuple(map(slice, had[:1]))
+    number = int(is_missing[first].sum())
+    fill = simple_draws.filler(draw, "a", 1)
+    for part, size in ((values[first][is_missing[first]], number), (values[had[0] :], int(is_missing.sum()) - number)):
+        expected = torch.empty(size, dtype=values.dtype)
+        fill(expected)
+        assert torch.equal(part.flatten(), expected)
+
+
+def test_resize_draws_only_what_the_source_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No random numbers are drawn in place of values of the source."""
+    saved("src", GPT2, "GPT2LMHeadModel")
+    drawn = list[int]()
+    original = simple_draws.filler
+
+    def filler(*args: Any) -> Any:
+        fill = original(*args)
+
+        def counted(values: torch.Tensor) -> None:
+            drawn.append(values.numel())
+            fill(values)
+
+        return counted
+
+    monkeypatch.setattr(missing_draws, "filler", filler)
+    cs.apply(cs.resize("src", set={"n_inner": 160}), "out")
+    before, after = (cs.open_checkpoint(one) for one in ("src", "out"))
+    assert sum(drawn) > 0
+    assert sum(drawn) == sum(after[key].numel - before[key].numel for key in before if ".c_fc." in key)

@@ -7,7 +7,7 @@ installed packages. The written config.json is stored as changes to the user's c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -159,10 +159,10 @@ def cached_initial(spec: TargetSpec, otherwise: Initial) -> tuple[Initial, Piece
             else:
                 yield from otherwise([key], seed)
 
-    def pieces(key: str, seed: int) -> Iterator[memoryview]:
-        from ..torch_module.simple_draws import pieces_of
+    def pieces(key: str, seed: int, had: Sequence[int] | None = None) -> Iterator[memoryview]:
+        from ..torch_module.missing_draws import drawn_pieces
 
-        return pieces_of(spec.draws[key], spec.tensors[key], key, seed)
+        return drawn_pieces(spec.draws[key], spec.tensors[key], key, seed, had)
 
     return initial, pieces
 

@@ -25,11 +25,12 @@ from .constructor_weights import (
     weights_left_out,
     weights_opened,
 )
+from .missing_draws import drawn_pieces
 from .opened import Opened, watched
 from .recording.graph import Unrecordable
 from .recording.replay import replay
 from .seeding import drawing, python_random
-from .simple_draws import pieces_of, simple_draws
+from .simple_draws import simple_draws
 
 __all__ = ["module_target"]
 
@@ -158,7 +159,7 @@ def module_target(
         ties=built.ties,
         initial=source.initial,
         draws=(draws := source.draws()),
-        pieces=lambda key, seed: pieces_of(draws[key], built.infos[key], key, seed),
+        pieces=lambda key, seed, had=None: drawn_pieces(draws[key], built.infos[key], key, seed, had),
         given=tuple(given) if weights else (),
         undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},
         notes=notes,

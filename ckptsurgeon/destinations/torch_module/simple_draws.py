@@ -12,9 +12,9 @@ same, but not with vectors. Versions of torch that draw other values (``_rounds`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from .recording.graph import Node, Recording, StorageView, aten, covers
 from .recording.replay import Streams
 from .seeding import derived_seed
 
-__all__ = ["drawn_whole", "pieces_of", "simple_draws"]
+__all__ = ["PIECE", "TOGETHER", "Fill", "drawn_whole", "filler", "pieces_of", "simple_draws"]
 
 _FILLS: dict[Any, str] = {
     aten.normal_.default: "normal_",
@@ -34,6 +34,8 @@ _FILLS: dict[Any, str] = {
     aten.fill_.Scalar: "fill_",
     aten.zero_.default: "zero_",
 }
+Fill: TypeAlias = Callable[[Tensor], None]
+"""A function that fills a tensor with the next values of a stream."""
 _RANDOM = ("normal_", "uniform_")
 TOGETHER = 16
 """The number of elements that torch computes together, from the same number of random numbers."""
@@ -74,7 +76,7 @@ def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
 
 def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[memoryview]:
     """Yield the initial values of a tensor in pieces of whole rows, in order, as bytes that the caller may change."""
-    fill = _filler(draw, key, seed)
+    fill = filler(draw, key, seed)
     row = math.prod(info.shape[1:])
     for begin, end in _spans(info.numel, row):
         values = torch.empty(end - begin, dtype=getattr(torch, info.dtype), device="cpu")
@@ -84,15 +86,15 @@ def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[mem
 
 def drawn_whole(draw: Draw, info: TensorInfo, key: str, seed: int) -> memoryview:
     """Return the initial values of a tensor as bytes."""
-    fill = _filler(draw, key, seed)
+    fill = filler(draw, key, seed)
     values = torch.empty(info.numel, dtype=getattr(torch, info.dtype), device="cpu")
     for begin, end in _spans(info.numel, math.prod(info.shape[1:])):
         fill(values[begin:end])
     return values.view(torch.uint8).numpy().data
 
 
-def _filler(draw: Draw, key: str, seed: int) -> Any:
-    """Return a function that fills a tensor with the next values of the stream."""
+def filler(draw: Draw, key: str, seed: int) -> Fill:
+    """Return a function that fills a tensor with the next values of the stream of ``key``."""
     generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, key, 0))
     options = {"generator": generator} if draw.how in _RANDOM else {}
 

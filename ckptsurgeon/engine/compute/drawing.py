@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...planning.mismatch.policy_syntax import parts_of
 from ...planning.plan.step import Step
 from ...planning.target import TargetSpec
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -95,7 +96,7 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
     assert target.pieces is not None
     dtype, row = target.tensors[step.key].dtype, prod(step.shape[1:])
     sums, lost, begin, offset = [], CastLosses(), 0, 0
-    for data in target.pieces(step.key, run.plan.seed):
+    for data in target.pieces(step.key, run.plan.seed, _had(run, step)):
         run.check()
         initial = np.frombuffer(data, raw_dtype(dtype))
         end = begin + initial.size // max(1, row)
@@ -106,6 +107,15 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
         sums.append((crc, values.nbytes))
         lost, begin, offset = lost + more, end, offset + values.nbytes
     return sums, lost
+
+
+def _had(run: PartRun, step: Step) -> tuple[int, ...] | None:
+    """Return the shape of the source's tensor if only the values that it lacks are drawn; None if all are drawn.
+
+    ``resize`` draws no others. A transplant draws all, so that the new values are those of a model from scratch.
+    """
+    is_resized = run.plan.verb == "resize" and step.op == "pad" and parts_of(step.policy)[0] == 1
+    return step.source_shape if is_resized else None
 
 
 def _origin(run: PartRun, step: Step) -> Part | None:
