@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from ...errors import ConfigError
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, escape, listing
 from .evaluator import Outcome, check_timeout, finite_score
 
 __all__ = ["MODEL", "SAID", "Command", "Runner", "Tail", "last_line"]
@@ -33,6 +33,8 @@ LINE = 1000
 """Only the last characters of a line are read, at most this many."""
 SAID = 300
 """At most this many characters of the command's error are recorded in a trial."""
+NAMES = 5
+"""A note lists at most this many names of numbers."""
 GRACE_S = 5.0
 """After all processes of the command have been killed, the rest of its output is read for at most this many seconds."""
 
@@ -111,19 +113,35 @@ class Command:
             None, f"the command printed no number{'; a number with a comma is not read' if has_comma else ''}"
         )
 
+    def note(self, text: str) -> str:
+        """Return a note if ``text``, the output of the command, has scores with different names; '' if it has not."""
+        lines = [line[-LINE:].strip() for line in text.splitlines()]
+        found = [one for line in lines if (one := _LINE.fullmatch(line) or _ALONE.fullmatch(line))]
+        names = [one[1].strip() if one.re is _LINE else "a number alone" for one in found]
+        if self.metric or len(set(names)) < 2:
+            return ""
+        return (
+            f"the evaluation prints several numbers ({listing(list(dict.fromkeys(names)), NAMES, where='')}), of which "
+            f"the last one is the score: {escape(names[-1], SAID)}; --metric NAME reads a line NAME: NUMBER"
+        )
+
 
 def _finite(text: str) -> Outcome:
     return finite_score(float(text), text.strip())
 
 
 class Runner:
-    """Runs a command on models, several at a time if called from several threads; ``stop`` kills running commands."""
+    """Runs a command on models, several at a time if called from several threads; ``stop`` kills running commands.
+
+    ``notes`` has a note if the command printed several scores.
+    """
 
     def __init__(self, command: Command) -> None:
         self._command = command
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
+        self.notes: list[str] = []
 
     def evaluate(self, model: str) -> Outcome:
         """Run the command on a model, and return its score; a failure of the command is an outcome without a score."""
@@ -172,7 +190,11 @@ class Runner:
             how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
             return Outcome(None, f"the command {how}{last_line(complained)}")
         found = command.score(printed)
-        return found if found.score is not None else Outcome(None, f"{found.why}{last_line(complained)}")
+        if found.score is None:
+            said = last_line(complained)
+            return Outcome(None, f"{found.why}; the last line of its stderr{said}" if said else found.why)
+        self.notes = self.notes or list(filter(None, [command.note(printed)]))
+        return found
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

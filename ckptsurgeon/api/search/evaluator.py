@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,11 @@ class Outcome:
 
 class Evaluator(Protocol):
     """Scores models, several at a time if it is called from several threads."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes on the evaluations so far."""
+        ...
 
     def evaluate(self, model: str) -> Outcome:
         """Return the score of the model at a path; a failure of the evaluation is an outcome without a score."""

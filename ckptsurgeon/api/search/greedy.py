@@ -90,7 +90,7 @@ def greedy_soup(
             result = SearchResult(
                 where, f"{len(kept)} of {len(names)} models", GREEDY, 0, judge.metric, judge.maximize, (),
                 trials=tuple(opened.trials.values()), best=soup.last or best, recipe=recipe,
-                notes=(*_notes(opened, kept, len(names)), *judge.notes),
+                notes=(*_notes(opened, kept, len(names)), *judge.notes, *judge.evaluator.notes),
             )  # fmt: skip
             plan = plan_recipe(recipe).plan
             return written(result, plan, path, judge.test, force=force, wait=wait, key=key)

@@ -125,7 +125,7 @@ def search(
             best = drawn_best(opened, marked.name)
             opened.write(BEST, marked.filled(best.values))
             plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
-            notes = tuple(filter(None, [*result.notes, proposals.note, _equal_note(opened)]))
+            notes = tuple(filter(None, [*result.notes, proposals.note, *judge.evaluator.notes, _equal_note(opened)]))
             result = replace(
                 result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes
             )

@@ -251,11 +251,12 @@ class _Process:
 
 @dataclass(frozen=True)
 class SplitEvaluator:
-    """Scores models by a figure of the task on one split."""
+    """Scores models by a figure of the task on one split; the metric is known, so that no notes are needed."""
 
     processes: TaskProcesses
     split: str
     metric: str
+    notes: tuple[str, ...] = ()
 
     def evaluate(self, model: str) -> Outcome:
         """Return the figure of the model at a path, or the reason why there is none."""

@@ -52,6 +52,25 @@ def test_numbers_in_paths_fractions_dates_and_times_are_no_score(printed: str) -
     assert command("").score(f"{printed}\nthe score is 0.5 ({printed})").score == 0.5
 
 
+@pytest.mark.parametrize(
+    ("printed", "note"),
+    [
+        ("accuracy: 0.9\nloss: 0.2", "(accuracy, loss), of which the last one is the score: loss"),
+        ("loss: 0.2\n0.9", "(loss, a number alone), of which the last one is the score: a number alone"),
+        ("loss: 1\nloss: 0.5", ""), ("read 7 clips\naccuracy: 0.9", ""), ("0.5\n0.6", ""),
+    ],
+)  # fmt: skip
+def test_several_scores_are_noted(printed: str, note: str) -> None:
+    """Else a search may make a loss larger, because the command prints it behind the accuracy."""
+    runner = Runner(command(f"print({printed!r})"))
+    assert [runner.evaluate("a.pth").score, runner.evaluate("b.pth").score] != [None, None]
+    assert len(runner.notes) == bool(note)
+    assert not note or note in runner.notes[0]
+    chosen = Runner(command(f"print({printed!r})", metric="loss"))
+    chosen.evaluate("a.pth")
+    assert not chosen.notes
+
+
 @pytest.mark.parametrize("filling", [" ", "1", "1 ", "a", ".", "-", "1."])
 def test_long_lines_take_no_time(filling: str) -> None:
     """Progress bars fill lines; the regular expressions are quadratic in the length of a line."""
@@ -93,8 +112,11 @@ def test_the_model_is_one_word_of_the_command_and_no_shell_reads_it() -> None:
         ("print(1); sys.exit(1)", "the command failed with exit status 1"),
         ("print(1); raise ValueError('no data')", "the command failed with exit status 1: ValueError: no data"),
         ("print(1, flush=True); os.kill(os.getpid(), 9)", "the command was killed by signal 9"),
-        ("sys.stderr.write('cannot read dev.csv\\n')", "the command printed no number: cannot read dev.csv"),
-        ("print(1, file=sys.stderr)", "the command printed no number: 1"),
+        (
+            "sys.stderr.write('cannot read dev.csv\\n')",
+            "the command printed no number; the last line of its stderr: cannot read dev.csv",
+        ),
+        ("print(1, file=sys.stderr)", "the command printed no number; the last line of its stderr: 1"),
         ("os.write(1, b'\\xff\\xfe\\n')", "the command printed no number"),
         ("assert sys.stdin.read() == ''", "the command printed no number"),
     ],

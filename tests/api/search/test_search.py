@@ -57,6 +57,13 @@ def test_equal_scores_are_noted(evaluation: Evaluation) -> None:
     assert not any("so no values are better" in note for note in searched(evaluation(), trials=1, study="c").notes)
 
 
+def test_the_score_that_is_chosen_of_several_is_noted(evaluation: Evaluation) -> None:
+    said = "(accuracy, loss), of which the last one is the score: loss"
+    body = "print('accuracy:', w[0])\nprint('loss:', 1 - w[0])"
+    assert any(said in note for note in searched(evaluation(body), trials=2).notes)
+    assert not any(said in note for note in searched(evaluation(body), trials=2, metric="loss", study="b").notes)
+
+
 @pytest.mark.long
 def test_smaller_is_better_if_it_is_said(evaluation: Evaluation) -> None:
     found = searched(evaluation("print((w[0] - 0.5) ** 2)"), maximize=False)
