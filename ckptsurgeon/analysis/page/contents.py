@@ -14,6 +14,7 @@ from ...planning.plan.step import CLASSES
 from ...planning.recipe import Recipe, RecipeEntry
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
+from ...util.notes import is_serious
 from ...util.text import count, listing, natural_key
 from ...util.version import __version__
 from ..adapter_settings import AdapterSettings
@@ -272,7 +273,8 @@ def _source(one: Inspection) -> dict[str, Any]:
         "extras": [[brief(extra.key), brief(extra.type), _said(extra.value)] for extra in one.extras[:LISTED]],
         "metadata": [[brief(key), brief(value)] for key, value in islice(one.metadata.items(), LISTED)],
         "more": {"extras": len(one.extras[LISTED:]), "metadata": max(0, len(one.metadata) - LISTED)},
-        "notes": [brief(note) for note in one.notes[:LISTED]],
+        "notes": [brief(note) for note in sorted(one.notes, key=is_serious, reverse=True)[:LISTED]],
+        "serious": sum(map(is_serious, one.notes)),
     }
 
 

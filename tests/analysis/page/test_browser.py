@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.page.html import script_text
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.util.notes import is_serious
 from ckptsurgeon.util.text import count, escape, human_bytes, human_count, percent
 
 from ...helpers.zoo import BY_NAME, LAYERS
@@ -687,6 +688,25 @@ def test_a_page_of_headers_has_no_layers(browser: Chrome) -> None:
         show(browser, page)
         tabs = [one.text for one in browser.find_elements("css selector", "#tabs button")]
         assert tabs == ["Network", "About"]
+
+
+def test_the_first_screen_says_that_there_are_warnings(browser: Chrome) -> None:
+    """They are in the view About, which somebody who sees the page for the first time does not open."""
+    folder = Path("model")
+    folder.mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(4, 8)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 4, "hidden_size": 8}))
+    (folder / "vocab.json").write_text(json.dumps({f"w{number}": number for number in range(6)}))
+    found = cs.inspect("model").notes
+    number = sum(map(is_serious, found))
+    assert number > 0
+    show(browser, cs.view("model"))
+    tab = browser.find_element("id", "tab-about")
+    assert tab.text == f"About {number} warning{'s' if number > 1 else ''}"
+    tab.click()
+    said = browser.find_element("id", "about").text
+    assert "warning" in said
+    assert "vocab.json has 6 tokens, but model.embed_tokens.weight has 4 rows" in said
 
 
 def test_the_tree_is_open_where_two_differ(browser: Chrome) -> None:

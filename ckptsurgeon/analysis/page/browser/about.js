@@ -16,7 +16,7 @@ function aboutView(data) {
     if (source.other_roots.length)
       facts.push(["other state dicts", ...joined(source.other_roots.map((root) => root || "the top level"))]);
     if (source.stripped.length) facts.push(["stripped", ...joined(source.stripped), " from every key"]);
-    for (const note of source.notes) facts.push(["note", nameElement(note)]);
+    source.notes.forEach((note, place) => facts.push([place < source.serious ? "warning" : "note", nameElement(note)]));
     const title = data.sources.length > 1 ? ["From", "To"][at] : data.changes ? "The base" : "The file";
     return el(
       "div",

@@ -39,7 +39,7 @@ class App {
     if (data.check) views.push(["check", checkLabel(data.check), () => checkedView(data.check, model, (node) => this.open(node))]);
     if (data.receipt) views.push(["receipt", "Receipt", () => receiptView(model, (node) => this.open(node))]);
     if (data.run) views.push(["run", "Run", () => runView(data.run)]);
-    views.push(["about", "About", () => aboutView(data)]);
+    views.push(["about", aboutLabel(data.sources), () => aboutView(data)]);
     for (const [id, label, made] of views) {
       const given = { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id };
       const tab = el(
@@ -138,6 +138,12 @@ function checkLabel({ rows }) {
     .map((one) => [one, rows.filter((row) => row.status === one).length])
     .find(([, found]) => found) ?? ["PASS", 0];
   return ["Check ", el(`span.status.${STATUS[status]}`, {}, number ? `${number} ${status}` : status)];
+}
+
+/** Return the label of the view About: with the number of warnings, if there are any. */
+function aboutLabel(sources) {
+  const number = sources.reduce((sum, { serious }) => sum + serious, 0);
+  return number ? ["About ", el("span.status.bad", {}, plural(number, "warning"))] : "About";
 }
 
 /** Return the elements of a view; if making them fails, a message, so that the other views still work. */
