@@ -44,8 +44,10 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
         except Exception as error:  # a network is foreign code, which may raise anything
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             hint = "Allow all weights in memory at once: set --memory to the size of the model in float32."
-            is_empty = "meta" in said
+            if isinstance(error, ModuleNotFoundError):  # libraries import some packages only when a network runs
+                hint = f"Install the package {escape(str(error.name))} beside the library that builds the network."
+            is_other = "meta" in said or isinstance(error, ModuleNotFoundError)
             raise ConfigError(
                 f"the network of {escape(network.path)} does not run: {escape(said, 300).rstrip('.')}.",
-                hint=hint if is_empty else inputs.hint,
+                hint=hint if is_other else inputs.hint,
             ) from error

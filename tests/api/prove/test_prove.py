@@ -594,6 +594,22 @@ def test_inputs_that_cannot_be_used_are_an_error(name: str, content: str | None,
         cs.prove("a", "a", inputs=name)
 
 
+def test_a_package_that_is_missing_when_the_network_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other inputs would not help; ESPnet imports editdistance only when a model runs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("late.py").write_text(
+        "from torch import nn\n\nclass Late(nn.Linear):\n    def forward(self, x):\n        import absent_one\n"
+    )
+    Path("late.yaml").write_text("model: {_target_: late.Late, in_features: 2, out_features: 2}\n")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), "a.pth")
+    save_file({"x": torch.ones(1, 2)}, "in.safetensors")
+    with pytest.raises(cs.ConfigError, match="does not run: No module named 'absent_one'") as caught:
+        cs.prove("a.pth", "a.pth", model="late.yaml", inputs="in.safetensors")
+    assert caught.value.hint == "Install the package absent_one beside the library that builds the network."
+
+
 def test_an_argument_that_the_network_lacks_is_an_error() -> None:
     write_factory("net.yaml")
     torch.save(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).state_dict(), "a.pth")
