@@ -379,6 +379,6 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
         limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
-    if step.op in ("average", "concat"):
+    if step.op in ("average", "concat") or isinstance(info.made, Decoded):
         limit = min(limit, CACHED)
     return max(1, limit)

@@ -205,7 +205,7 @@ class ComputedWeight:
         return values
 
 
-KEPT_BYTES = 8 << 20
+KEPT_BYTES = 4 << 20
 """How many bytes of computed blocks are cached, so that rows are computed only once for both their codes and scales."""
 
 

@@ -19,7 +19,7 @@ from .reading import OutputBlock, read_part
 
 __all__ = ["Roundings", "encoded_block", "encoding_boxes", "measured_block"]
 
-ELEMENTS = 1 << 20
+ELEMENTS = 1 << 19
 """The approximate number of elements of a tensor that each thread rounds at once."""
 MOST = 1 << 23
 """The most elements of a block that has whole groups of rows.

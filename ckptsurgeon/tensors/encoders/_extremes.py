@@ -18,8 +18,8 @@ __all__ = ["Read", "as_float32", "elements_of", "extremes", "shifted"]
 Read: TypeAlias = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or computed, as an array of the type that ``raw_dtype`` returns."""
 
-ELEMENTS = 1 << 18
-"""How many elements are processed at once: as many as fit in the cache of a core.
+ELEMENTS = 1 << 16
+"""How many elements are processed at once: few enough for all intermediate arrays to fit in the cache of a core.
 
 It is a multiple of the number of codes in a stored word and in a block, so that no word or block is split.
 """

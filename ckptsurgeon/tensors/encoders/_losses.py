@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
-import numpy as np
-
 from ...errors import PlanError
 from ...util.text import escape
 from ..ops.regions import Array
@@ -44,7 +42,7 @@ def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
         return RoundingLoss()
     exact = values.astype("<f8").reshape(-1)
     difference = meant.astype("<f8").reshape(-1) - exact
-    largest = float(np.abs(difference).max())
+    largest = max(float(difference.max()), -float(difference.min()))
     if not isfinite(largest):
         raise PlanError(
             f"{escape(name)} has values so large that its codes would be decoded to infinity.",

@@ -69,6 +69,8 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, CastLosses
     """
     if source == destination:
         return array, CastLosses()
+    if array.size > CACHED and _takes_many_arrays(source, destination):
+        return _cast_in_pieces(array, source, destination)
     with np.errstate(all="ignore"):
         plain = widened(array, source)
         if DTYPES[destination].kind in ("int", "uint"):
@@ -79,6 +81,22 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, CastLosses
     if goes_to_zero(source, destination):
         zero = int(np.count_nonzero(plain != 0)) - count_nonzero(made, destination)
     return made, CastLosses(infinite, zero)
+
+
+def _takes_many_arrays(source: str, destination: str) -> bool:
+    """Return whether a cast makes several arrays as long as its input, which would not stay in a core's cache."""
+    is_short = destination in ("bfloat16", "float16") or destination in SMALL_FLOATS
+    return is_short and (source, destination) != ("float32", "bfloat16")  # ``to_bfloat16`` has pieces of its own
+
+
+def _cast_in_pieces(array: Array, source: str, destination: str) -> tuple[Array, CastLosses]:
+    """Return what ``cast`` returns; ``CACHED`` values are cast at once."""
+    flat, lost = array.reshape(-1), CastLosses()
+    made = np.empty(flat.shape, raw_dtype(destination))
+    for begin in range(0, flat.size, CACHED):
+        made[begin : begin + CACHED], more = cast(flat[begin : begin + CACHED], source, destination)
+        lost += more
+    return made.reshape(array.shape), lost
 
 
 def _holds(destination: str, source: str) -> bool:

@@ -139,8 +139,13 @@ def to_small(values: Array, dtype: str) -> Array:
 def _rounded(bits: Array, layout: _FloatBits) -> Array:
     magnitude = bits & np.uint32(0x7FFF_FFFF)
     shift = 23 - layout.fraction
-    half, odd = np.uint32((1 << (shift - 1)) - 1), (magnitude >> np.uint32(shift)) & np.uint32(1)
-    codes = ((magnitude + half + odd) >> np.uint32(shift)).astype("<i4") - ((127 - layout.bias) << layout.fraction)
+    rounded = magnitude >> np.uint32(shift)
+    rounded &= np.uint32(1)  # 1 if the last bit that is kept is odd; in place, as few arrays fit into a core's cache
+    rounded += np.uint32((1 << (shift - 1)) - 1)
+    rounded += magnitude
+    rounded >>= np.uint32(shift)
+    codes = rounded.view("<i4")
+    codes -= (127 - layout.bias) << layout.fraction
     small = magnitude < np.uint32((128 - layout.bias) << 23)  # below the first value with a leading one
     if small.any():
         steps = np.ldexp(magnitude[small].view("<f4"), layout.bias - 1 + layout.fraction)
