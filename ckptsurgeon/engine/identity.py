@@ -56,17 +56,17 @@ def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def on_disk(inputs: PlanInputs) -> list[list[int]]:
-    """Return [inode, ctime] of every local source file, since a different file may have the same size and mtime."""
-    found = []
+def on_disk(inputs: PlanInputs) -> list[list[int | str]]:
+    """Return [inode, ctime, name] of every local source file; a different file may have the same size and mtime."""
+    found: list[list[int | str]] = []
     for source in inputs.sources:
         for file in source.open_files().values():
             if isinstance(file, ConsumedFile):
-                found.append([file.shard.inode, file.shard.ctime_ns])
+                found.append([file.shard.inode, file.shard.ctime_ns, file.name])
             with file.descriptor() as fd:
                 if fd is not None:
                     stat = os.fstat(fd)
-                    found.append([stat.st_ino, stat.st_ctime_ns])
+                    found.append([stat.st_ino, stat.st_ctime_ns, file.name])
     return found
 
 
@@ -115,6 +115,8 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
         if options:
             return f": they belong to a command with other values of these options: {listing(options, where='')}"
-    changed = [name for name in ("target", "plugins", "on_disk") if begun[name] != now[name]]
-    said = {"target": "the destination", "plugins": "the plugin", "on_disk": "a source"}
+        if touched := [new[2] for old, new in zip(begun["on_disk"], now["on_disk"], strict=False) if old != new]:
+            return f", and its sources have changed since then: {listing(touched, where='')}"
+    changed = [name for name in ("target", "plugins") if begun[name] != now[name]]
+    said = {"target": "the destination", "plugins": "the plugin"}
     return f", and {said[changed[0]]} has changed since then" if changed else ": they belong to another plan"

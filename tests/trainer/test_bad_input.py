@@ -159,7 +159,9 @@ def test_texts_that_are_longer_than_all_their_clips(ckpt: Run) -> None:
     Path("train.csv").write_text("\n".join([head, *(f"{row.partition(',')[0]},{'abc' * 40}" for row in rows)]) + "\n")
     said = refused(ckpt)
     assert said.startswith("no clip is left in train: 0 clips, 0.0 min; left out: 6 with fewer frames than tokens.")
-    assert said.endswith("do texts and sounds match? A smaller features.stack makes more frames.")
+    assert said.endswith(
+        "do texts and sounds match? Unless features are waves, a smaller features.stack makes more frames."
+    )
 
 
 def test_a_lora_target_that_matches_nothing(ckpt: Run) -> None:

@@ -251,7 +251,7 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
             f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
             hint="Finish that command: it has --consume, and these parts may be the only copy of their values."
             if consumes
-            else "Finish that command first, or use --restart to remove what it left.",
+            else "Use --restart to remove these parts and begin anew, or finish that command first.",
         )
 
 

@@ -129,7 +129,8 @@ def _hint(dropped: Mapping[str, int]) -> str:
     """Return a hint for a split without clips; ``dropped`` maps each reason why clips were left out to their number."""
     if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
         return (
-            "CTC needs a frame for each token: do texts and sounds match? A smaller features.stack makes more frames."
+            "CTC needs a frame for each token: do texts and sounds match? Unless features are waves, a smaller "
+            "features.stack makes more frames."
         )
     return "Change train.data.min_s or train.data.max_s, the shortest and the longest clip that is used."
 
