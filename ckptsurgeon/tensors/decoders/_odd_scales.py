@@ -16,6 +16,7 @@ from ...util.text import escape
 from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
 from ..odd_scales.kinds import (
+    BELOW,
     CLIPPED,
     HUGE,
     NEGATED,
@@ -153,6 +154,8 @@ def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: Od
     If weights were clipped, only this is recorded. Otherwise, it is recorded how many groups contain the largest
     possible code.
     """
+    if "times" in dict(made.facts) and codes.dtype == "i1" and _has_lowest(codes):  # bitsandbytes
+        seen.add(BELOW, made.name)
     mantissas, exponents = np.frexp(scale.reshape(-1)) if scale.dtype.kind == "f" else (scale, scale)
     are_powers = scale.size > 0 and bool((mantissas == HALF).all())
     if have_clipped_codes(made, codes, scale.size, are_powers=are_powers):
@@ -161,6 +164,15 @@ def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: Od
     reached, number = ends_of_groups(made, codes, box, are_powers=are_powers)
     if number:
         seen.add_ends(made.name, reached, number, (int(exponents.min()), int(exponents.max())) if are_powers else None)
+
+
+def _has_lowest(codes: Array) -> bool:
+    """Return whether an int8 code is -128, which quantisers that divide the largest weight by 127 never make.
+
+    bitsandbytes (``int8_vectorwise_quant``), CTranslate2 and llama.cpp (``quantize_row_q8_0_ref``) divide by 127.
+    compressed-tensors divides by 127.5, so that its lowest code is -128.
+    """
+    return bool(codes.size) and int(codes.min()) == -128
 
 
 def find_odd_scales(
@@ -178,6 +190,8 @@ def find_odd_scales(
     """
     if made.encoding == "ctranslate2" and bool((arrays["over"] < 0).any()):
         seen.add(NEGATIVE, made.name)
+    if made.encoding == "ctranslate2" and arrays["codes"].dtype == "i1" and _has_lowest(arrays["codes"]):
+        seen.add(BELOW, made.name)
     if "scale" not in arrays:
         return
 
@@ -337,6 +351,8 @@ def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales)
     """
     dtype = made.of[0].dtype
     blocks = codes.reshape(-1, BLOCKS[dtype][1])
+    if dtype == "q8_0" and _has_lowest(blocks[:, 2:].view("i1")):
+        seen.add(BELOW, made.name)
     if not values.any():
         if bool((blocks != blocks[:1]).any()):
             seen.add(ZERO_BLOCKS, made.name)

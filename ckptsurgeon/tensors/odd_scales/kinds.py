@@ -6,21 +6,21 @@ from ...util.note_kind import NoteKind
 from ...util.notes import Note
 
 __all__ = [
-    "CLIPPED", "EXCHANGED", "EXPLAIN", "HUGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OPPOSED",
-    "ROUNDED", "SAID", "SIGNED_CODES", "UNSET", "ZERO", "ZERO_BLOCKS",
+    "BELOW", "CLIPPED", "EXCHANGED", "EXPLAIN", "HUGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
+    "OPPOSED", "ROUNDED", "SAID", "SIGNED_CODES", "UNSET", "ZERO", "ZERO_BLOCKS",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """Kinds of implausible scales (0, negative, too large), and a kind of implausible zero points or biases (all 0)."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
-SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
+SIGNED_CODES, CLIPPED, ROUNDED, BELOW = "signed codes", "clipped", "rounded", "below"
 """Further kinds of implausible scales and codes.
 
 ``NEGATED``: all scales are negative. ``EXCHANGED``: MLX's scales and biases are swapped. ``OPPOSED``: MLX's scales have
 the sign of their biases. ``NARROW``: MLX's scales are too small for their biases. ``NESTED``: second-level scales
 (double quantisation) are all 0. ``UNSET``: scales of bitsandbytes are all 1. ``SIGNED_CODES``: most codes are at the
 ends of their range. ``CLIPPED``: too many codes equal the lowest or the highest one. ``ROUNDED``: the lowest bits of
-packed words are lost.
+packed words are lost. ``BELOW``: codes of 8 bits are below the lowest code that the encoding has, -127.
 """
 SAID = {
     ZERO: Note(NoteKind.QUANTISATION, "scales of 0 for codes that are not zero, so that these weights become 0"),
@@ -44,6 +44,11 @@ SAID = {
         NoteKind.BROKEN_CODES,
         "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
         "to a floating-point dtype and back?",
+    ),
+    BELOW: Note(
+        NoteKind.QUANTISATION,
+        "codes of -128, although the encoding has codes of -127 to 127 only: perhaps some bytes were changed, or "
+        "another program rounded the weights",
     ),
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }

@@ -13,6 +13,7 @@ from ....tensors.odd_scales.averaged_words import AVERAGED, averaged_names
 from ....tensors.odd_scales.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
 from ....tensors.odd_scales.group_ends import MOVED, ROUNDED_UP, moved_codes, rounded_scales
 from ....tensors.odd_scales.kinds import (
+    BELOW,
     CLIPPED,
     EXPLAIN,
     NARROW,
@@ -60,7 +61,7 @@ SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
-ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES, CLIPPED)
+ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES, CLIPPED, BELOW)
 """Kinds of implausible scales that only the decoded weights show, not the scales themselves."""
 DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
@@ -90,7 +91,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     ):
         names = [one for one in some if one.removesuffix(".weight") not in named]
         if names:
-            status = Status.WARN if said is SAID[CLIPPED] else Status.FAIL
+            status = Status.WARN if said in (SAID[CLIPPED], SAID[BELOW]) else Status.FAIL
             yield of_keys(status, names, f"with {said}", "Check how these scales were computed.")
 
 
