@@ -24,6 +24,7 @@ from .config import ModelDescription
 from .growing_axes import GrowingAxes, grown_axes
 from .names import KeyConversions
 from .stock_code import is_stock
+from .unknown_values import unknown_value_error
 
 __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
@@ -67,10 +68,14 @@ def construct(described: ModelDescription, facts: ModelFacts) -> Any:
 def built(described: ModelDescription) -> Any:
     """Build and return the model as transformers' ``from_config`` does, without downloads.
 
-    Raises UnsafeError if the model has too many parameters to be built.
+    Raises UnsafeError if the model has too many parameters to be built, and ConfigError for a value of a field, such as
+    an activation, that transformers does not know.
     """
-    with offline(), bounded(described.name):
-        return described.model_class._from_config(copy.deepcopy(described.config))
+    try:
+        with offline(), bounded(described.name):
+            return described.model_class._from_config(copy.deepcopy(described.config))
+    except KeyError as error:
+        raise unknown_value_error(error, described.config.to_dict(), described.name) or error from error
 
 
 @contextmanager

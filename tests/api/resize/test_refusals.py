@@ -582,3 +582,20 @@ def test_a_source_that_lacks_an_expert_is_an_error_that_names_it(number: int, tm
     save_file(rest, path, {"format": "pt"})
     with pytest.raises(cs.PlanError, match=r"incomplete: model\.layers\.1\..*experts lacks expert 3, which the other"):
         cs.resize(tmp_path / "in", set={"num_local_experts": number})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said", "hint"),
+    [
+        ("hidden_act", "nosuch", "does not know the value 'nosuch' of hidden_act", "Known values: gelu, gelu_10, "),
+        ("hidden_act", "sillu", "of hidden_act", "Known values: silu."),
+        ("rope_parameters", {"rope_type": "nosuch", "rope_theta": 1e4}, "of rope_parameters.rope_type", "default, dyn"),
+    ],
+)
+def test_a_value_that_the_class_does_not_know_is_named(
+    field: str, value: Any, said: str, hint: str, made: Path
+) -> None:
+    """It was ``KeyError: 'nosuch'``."""
+    with pytest.raises(cs.ConfigError, match=said) as caught:
+        cs.resize(made, set={field: value})
+    assert hint in str(caught.value.hint)

@@ -1,0 +1,53 @@
+"""Names the field of a configuration whose value a class of transformers does not know, such as an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from traceback import walk_tb
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.did_you_mean import close_names
+from ...util.text import brief_repr, escape, listing
+
+__all__ = ["unknown_value_error"]
+
+_LISTED = 30
+"""An error lists at most this many known values."""
+
+
+def unknown_value_error(error: KeyError, fields: Mapping[str, Any], name: str) -> ConfigError | None:
+    """Return the error for a constructor's KeyError that has the value of a field, None if no field has it.
+
+    ``fields`` are those of the configuration. ``name`` is the class of the model.
+    """
+    value = error.args[0] if error.args else None
+    found = [path for path, one in _texts(fields, "") if one == value]
+    if not isinstance(value, str) or not found:
+        return None
+    known = _known(error)
+    near = close_names(value, known, len(known) + 1)
+    return ConfigError(
+        f"{escape(name)} cannot be built: it does not know the value {brief_repr(value, 80)} of {listing(found)}.",
+        hint=f"Known values: {listing(near or known, _LISTED, where='')}." if known else "Give a value that it knows.",
+    )
+
+
+def _texts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Yield (path of a field, its value) for the fields that are texts."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value, f"{path}{name}.")
+        elif isinstance(value, str):
+            yield f"{path}{name}", value
+
+
+def _known(error: KeyError) -> list[str]:
+    """Return the keys of the table of transformers in which a value was not found; [] for any other table."""
+    from transformers.activations import ACT2FN
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    *_, (last, _) = walk_tb(error.__traceback__)
+    if last.f_locals.get("self") is ACT2FN:
+        return sorted(ACT2FN)
+    return ["default", *sorted(ROPE_INIT_FUNCTIONS)] if "ROPE_INIT_FUNCTIONS" in last.f_code.co_names else []
