@@ -39,7 +39,7 @@ bytecode: $(STAMP)
 demo: bytecode  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
-test: bytecode  ## run the tests of every promise and every verb: 6 minutes on two cores
+test: bytecode  ## run the tests of every promise and every verb: 5 minutes on two cores
 	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser and not speech' $(TOGETHER)
 
 test-all: bytecode  ## run all tests, each as deep as it goes

@@ -50,7 +50,7 @@ def figures_of(path: str, task: str = "toy_task.py:WithTest") -> dict[str, float
 
 
 def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run) -> None:
-    toy.write(**{**SECTION, "lr": 0.05}, ema=0.5)
+    toy.write(**{**SECTION, "lr": 0.5}, ema=0.5)
     done = ckpt("train", "toy.yaml", "--device", "cpu")
     assert done.code == 0, done
     assert evaluations() == 6  # one batch before the first step, and four on dev
