@@ -16,29 +16,27 @@ from ...util.text import escape, listing
 __all__ = ["code_notes"]
 
 SHOWN = 3
-WITHOUT_CODE = (".gguf", ".h5", ".json", ".msgpack", ".npy", ".onnx", ".safetensors")
-"""Suffixes of files that no program unpickles. The reader has recognised their content."""
 
 
 def code_notes(checkpoint: Checkpoint) -> Iterator[Note]:
     """Yield a note for each file of a checkpoint that ``ckpt scan`` calls unknown code; nothing is run.
 
-    Other files in the folder are not scanned.
+    Files are judged by their content: a pickle may have any name. Other files in the folder are not scanned.
     """
     if checkpoint.in_memory:
         return
     for file in checkpoint.open_files().values():
-        if not file.name.lower().endswith(WITHOUT_CODE):
-            yield from _of_file(file)
+        yield from _of_file(file)
 
 
 def _of_file(file: File) -> Iterator[Note]:
     with no_collection():
         found = look_at(file.name, file).found
     uses = [use for one in found for use in one.uses if use.verdict == Verdict.CODE]
-    names = dict.fromkeys(f"{use.module}.{use.name}" for use in uses)
+    called = [use for use in uses if use.called]
+    names = dict.fromkeys(f"{use.module}.{use.name}" for use in called or uses)
     if names:
-        does = "call" if any(use.called for use in uses) else "import"
+        does = "call" if called else "import"
         named = listing([escape(one) for one in names], SHOWN, where="")
         said = f"loading {escape(file.name)} with pickle would {does} {named}, which no tensor needs"
         yield Note(NoteKind.PICKLED_CODE, said)

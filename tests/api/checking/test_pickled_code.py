@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,12 @@ def test_a_pickle_that_calls_code_is_a_warning(zipped: bool) -> None:
     assert not Path("called").exists()
 
 
+@pytest.mark.parametrize("name", ["a.gguf", "a.h5", "a.json", "a.npy", "a.safetensors"])
+def test_a_pickle_is_known_by_its_content(name: str) -> None:
+    torch.save({"model": WEIGHTS, "x": _Calling()}, name)
+    assert f"loading {name} with pickle would call {os.name}.mkdir, which" in _found(name)[0].what
+
+
 def test_the_settings_of_a_run_are_named() -> None:
     torch.save({"model": WEIGHTS, "args": argparse.Namespace(lr=1)}, "a.pth")
     assert "argparse.Namespace" in _found("a.pth")[0].what
@@ -51,8 +59,15 @@ def test_tensors_and_the_state_of_an_optimizer_are_no_warning() -> None:
 def test_every_file_of_a_folder_is_scanned() -> None:
     folder = Path("model")
     folder.mkdir()
-    torch.save(WEIGHTS, folder / "pytorch_model.bin")
+    names = [f"pytorch_model-0000{place}-of-00002.bin" for place in (1, 2)]
+    shards = dict(zip(names, ({"a.weight": WEIGHTS["a.weight"]}, {"a.bias": WEIGHTS["a.bias"]}), strict=True))
+    for name, tensors in shards.items():
+        torch.save(tensors, folder / name)
+    where = {key: name for name, tensors in shards.items() for key in tensors}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert _found("model") == []
-    torch.save({**WEIGHTS, "x": _Calling()}, folder / "pytorch_model.bin")
-    assert _found("model")[0].what.startswith("loading pytorch_model.bin with pickle would call")
+    second = OrderedDict(shards[names[1]])
+    second._metadata = {"": {"version": _Calling()}}  # type: ignore[attr-defined]  # as state_dict() has
+    torch.save(second, folder / names[1])
+    assert _found("model")[0].what.startswith(f"loading {names[1]} with pickle would call")
