@@ -443,8 +443,10 @@ def test_edited_statistics_are_an_error(tmp_path: Path) -> None:
     save_file({**values, f"{DOWN}.gram": -values[f"{DOWN}.gram"]}, file, {"ckptsurgeon.stats": note})
     with pytest.raises(cs.PlanError, match="Gram matrix of model 1 has negative values on its diagonal"):
         merged(tmp_path, "regmean")
-    for row, column, by in ((3, 5, 0.1), (0, 23, -0.1)):
+    for row, column, by, massive in ((3, 5, 0.1, 1), (0, 23, -0.1, 1), (3, 5, 0.1, 1e3)):
         uneven = values[f"{DOWN}.gram"].clone()
+        uneven[7] *= massive  # a channel with much larger values than the others, as language models have
+        uneven[:, 7] *= massive
         uneven[row, column] += by * (uneven[row, row] * uneven[column, column]) ** 0.5
         save_file({**values, f"{DOWN}.gram": uneven}, file, {"ckptsurgeon.stats": note})
         with pytest.raises(cs.PlanError, match=f"{DOWN}.*Gram matrix of model 1 is not symmetric"):

@@ -24,9 +24,9 @@ It is the condition number of the matrix whose diagonal is scaled to 1: inputs o
 others.
 """
 _ROUNDING = 1e-4
-"""How far elements of a Gram matrix in float32 may be from symmetric, relative to the root of the diagonal's product.
-
-Small squares become 0 in float32, so this share of the largest square is added."""
+"""How far elements of a Gram matrix may be from symmetric, in float32, relative to the root of g_ii g_jj."""
+_LEAST = 2.0**-126
+"""The smallest normal number of float32: smaller squares may have become 0, so it is added to each."""
 _BAND = 64
 """How many rows of a Gram matrix are checked at once."""
 _KEPT = 2
@@ -141,15 +141,14 @@ def _is_gram(matrix: Array, squares: Array) -> bool:
 
     ``squares`` is the diagonal. The matrix is looked at in bands of rows, which take little memory.
     """
-    roots, size = squares**0.5, len(squares)
-    least = _ROUNDING * float(squares.max()) if size else 0.0
+    roots, size = (squares + _LEAST) ** 0.5, len(squares)
     for begin in range(0, size, _BAND):
         rows = slice(begin, begin + _BAND)
         bound = roots[rows, None] * roots
         uneven = abs(matrix[rows] - matrix[:, rows].T)
-        if bool((uneven > _ROUNDING * bound + least).any()):
+        if bool((uneven > _ROUNDING * bound).any()):
             return False
-        if bool((abs(matrix[rows]) > (1 + _ROUNDING) * bound + least).any()):
+        if bool((abs(matrix[rows]) > (1 + _ROUNDING) * bound).any()):
             return False
     return True
 
