@@ -131,7 +131,7 @@ def with_command(
 def _proposal(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Proposal | None:
     """Return the proposal of ``match``, or None if no tensor can be renamed.
 
-    None can if the destination has all keys, or if it has those of the checkpoint, with their shapes.
+    No tensor can be renamed if the destination has all keys, or if it has those of the checkpoint, with their shapes.
     """
     has_all = target.tensors.keys() <= checkpoint.keys()  # else load hooks may rename keys
     if has_all or (checkpoint.keys() <= target.tensors.keys() and not fit.mismatched):

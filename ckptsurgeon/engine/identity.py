@@ -57,16 +57,17 @@ def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
 
 
 def on_disk(inputs: PlanInputs) -> list[list[int | str]]:
-    """Return [inode, ctime, name] of every local source file; a different file may have the same size and mtime."""
+    """Return [inode, ctime, path] of every local source file; a different file may have the same size and mtime."""
     found: list[list[int | str]] = []
     for source in inputs.sources:
-        for file in source.open_files().values():
+        for name, file in source.open_files().items():
+            path = os.path.join(source.path, name) if name else source.path
             if isinstance(file, ConsumedFile):
-                found.append([file.shard.inode, file.shard.ctime_ns, file.name])
+                found.append([file.shard.inode, file.shard.ctime_ns, path])
             with file.descriptor() as fd:
                 if fd is not None:
                     stat = os.fstat(fd)
-                    found.append([stat.st_ino, stat.st_ctime_ns, file.name])
+                    found.append([stat.st_ino, stat.st_ctime_ns, path])
     return found
 
 
@@ -116,7 +117,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if options:
             return f": they belong to a command with other values of these options: {listing(options, where='')}"
         if touched := [new[2] for old, new in zip(begun["on_disk"], now["on_disk"], strict=False) if old != new]:
-            return f", and its sources have changed since then: {listing(touched, where='')}"
+            return f", and its sources have changed since then: {listing(list(dict.fromkeys(touched)))}"
     changed = [name for name in ("target", "plugins") if begun[name] != now[name]]
     said = {"target": "the destination", "plugins": "the plugin"}
     return f", and {said[changed[0]]} has changed since then" if changed else ": they belong to another plan"

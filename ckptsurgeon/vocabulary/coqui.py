@@ -33,10 +33,10 @@ class _Coqui:
         else:
             lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]
             labels = ["#" if line == _ESCAPED else line for line in lines]
-        return checked(name, with_blank(name, labels))
+        return checked(name, _with_blank(name, labels))
 
 
-def with_blank(name: str, labels: list[str]) -> list[str]:
+def _with_blank(name: str, labels: list[str]) -> list[str]:
     """Return the labels, and the blank after them; raises ConfigError if they have the blank before a label."""
     labels = labels[:-1] if labels[-1:] == [BLANK] else labels
     if BLANK in labels:

@@ -309,7 +309,7 @@ def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
     before = Path("run/lineage.json").read_bytes()
     done = ckpt("train", "--resume", "--steps", "40", "--device", "cpu")
     assert done.code == 2
-    assert "since 2 evaluations in a row brought no better model (train.patience)" in " ".join(done.err.split())
+    assert "since the metric did not improve in 2 evaluations in a row (train.patience)" in " ".join(done.err.split())
     assert Path("run/lineage.json").read_bytes() == before
 
 

@@ -254,7 +254,9 @@ def layouts_between(
     ``reads_older`` is as in ``layout_for``.
     """
     if _inputs(source) == _inputs(wanted):
-        return None  # layouts with the same keys differ in the order of dimensions, and other outputs are no layout
+        return (
+            None  # layouts with the same keys differ in the sizes of inputs; other numbers of outputs are another model
+        )
     there = recognised(wanted)
     both = [
         (family, here, target)

@@ -44,9 +44,10 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
         except Exception as error:  # a network is foreign code, which may raise anything
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             hint = "Allow all weights in memory at once: set --memory to the size of the model in float32."
-            if isinstance(error, ModuleNotFoundError):  # libraries import some packages only when a network runs
-                hint = f"Install the package {escape(str(error.name))} beside the library that builds the network."
-            is_other = "meta" in said or isinstance(error, ModuleNotFoundError)
+            if isinstance(error, ImportError):  # libraries import some packages only when a network runs
+                package = f"the package {escape(error.name.partition('.')[0])}" if error.name else "the missing package"
+                hint = f"Install {package} beside the library that builds the network."
+            is_other = "meta" in said or isinstance(error, ImportError)
             raise ConfigError(
                 f"the network of {escape(network.path)} does not run: {escape(said, 300).rstrip('.')}.",
                 hint=hint if is_other else inputs.hint,

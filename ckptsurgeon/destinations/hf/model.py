@@ -75,7 +75,10 @@ def built(described: ModelDescription) -> Any:
         with offline(), bounded(described.name):
             return described.model_class._from_config(copy.deepcopy(described.config))
     except KeyError as error:
-        raise unknown_value_error(error, described.config.to_dict(), described.name) or error from error
+        unknown = unknown_value_error(error, described.config.to_dict(), described.name)
+        if unknown is None:
+            raise
+        raise unknown from error
 
 
 @contextmanager

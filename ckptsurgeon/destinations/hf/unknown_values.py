@@ -12,6 +12,8 @@ from ...util.text import brief_repr, escape, listing
 
 __all__ = ["unknown_value_error"]
 
+_IDENTIFIERS = ("model_type", "name_or_path", "_name_or_path", "transformers_version")
+"""Fields whose values the constructor of a model looks up in no table."""
 _LISTED = 30
 """An error lists at most this many known values."""
 
@@ -22,14 +24,15 @@ def unknown_value_error(error: KeyError, fields: Mapping[str, Any], name: str) -
     ``fields`` are those of the configuration. ``name`` is the class of the model.
     """
     value = error.args[0] if error.args else None
-    found = [path for path, one in _texts(fields, "") if one == value]
+    found = [path for path, one in _texts(fields, "") if one == value and path not in _IDENTIFIERS]
     if not isinstance(value, str) or not found:
         return None
     known = _known(error)
     near = close_names(value, known, len(known) + 1)
+    hint = f"Known values: {listing(known, _LISTED, where='')}." if known else "Give a value that it knows."
     return ConfigError(
         f"{escape(name)} cannot be built: it does not know the value {brief_repr(value, 80)} of {listing(found)}.",
-        hint=f"Known values: {listing(near or known, _LISTED, where='')}." if known else "Give a value that it knows.",
+        hint=f"Did you mean {' or '.join(near)}?" if near else hint,
     )
 
 

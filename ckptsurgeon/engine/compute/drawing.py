@@ -110,9 +110,9 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
 
 
 def _had(run: PartRun, step: Step) -> tuple[int, ...] | None:
-    """Return the shape of the source's tensor if only the values that it lacks are drawn; None if all are drawn.
+    """Return the shape of the source's tensor if the values that it has need not be drawn; None if all are drawn.
 
-    ``resize`` draws no others. A transplant draws all, so that the new values are those of a model from scratch.
+    They need not in ``resize``. A transplant draws all, so that the new values are those of a model from scratch.
     """
     is_resized = run.plan.verb == "resize" and step.op == "pad" and parts_of(step.policy)[0] == 1
     return step.source_shape if is_resized else None

@@ -151,8 +151,7 @@ HALF = 0.5
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
     """Record in ``seen`` the implausible codes and scales in the part ``box`` of a weight.
 
-    If weights were clipped, only this is recorded. Otherwise, it is recorded how many groups contain the largest
-    possible code.
+    If weights were clipped, it is not recorded how many groups contain the largest possible code.
     """
     if "times" in dict(made.facts) and codes.dtype == "i1" and _has_lowest(codes):  # bitsandbytes
         seen.add(BELOW, made.name)

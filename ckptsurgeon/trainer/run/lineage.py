@@ -247,8 +247,9 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     done = folder.last_step()
     if _lost_patience(folder):
         raise ConfigError(
-            f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
-            f"row brought no better model (train.patience): with {steps} steps, the run would also end at once.",
+            f"{escape(folder.path)} ended after {done} of {before} steps, since the metric did not improve in "
+            f"{settings.patience} evaluations in a row (train.patience): with {steps} steps, the run would also end at "
+            "once.",
             hint="Start another run with --run DIR, from the best weights of this run or without train.patience.",
         )
     if steps < done:

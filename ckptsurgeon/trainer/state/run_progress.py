@@ -99,7 +99,7 @@ class RunProgress:
         return loss is not None and best is not None and (loss < best or (math.isnan(best) and not math.isnan(loss)))
 
     def waited_for(self, patience: int | None) -> bool:
-        """Return whether the last ``patience`` evaluations brought no better model; False if ``patience`` is None."""
+        """Return whether the metric did not improve in the last ``patience`` evaluations; False if that is None."""
         return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:

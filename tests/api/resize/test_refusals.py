@@ -588,7 +588,7 @@ def test_a_source_that_lacks_an_expert_is_an_error_that_names_it(number: int, tm
     ("field", "value", "said", "hint"),
     [
         ("hidden_act", "nosuch", "does not know the value 'nosuch' of hidden_act", "Known values: gelu, gelu_10, "),
-        ("hidden_act", "sillu", "of hidden_act", "Known values: silu."),
+        ("hidden_act", "sillu", "of hidden_act", "Did you mean silu?"),
         ("rope_parameters", {"rope_type": "nosuch", "rope_theta": 1e4}, "of rope_parameters.rope_type", "default, dyn"),
     ],
 )

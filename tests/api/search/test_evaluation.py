@@ -63,7 +63,7 @@ def test_numbers_in_paths_fractions_dates_and_times_are_no_score(printed: str) -
 def test_several_scores_are_noted(printed: str, note: str) -> None:
     """Else a search may make a loss larger, because the command prints it behind the accuracy."""
     runner = Runner(command(f"print({printed!r})"))
-    assert [runner.evaluate("a.pth").score, runner.evaluate("b.pth").score] != [None, None]
+    assert None not in (runner.evaluate("a.pth").score, runner.evaluate("b.pth").score)
     assert len(runner.notes) == bool(note)
     assert not note or note in runner.notes[0]
     chosen = Runner(command(f"print({printed!r})", metric="loss"))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.ranks import saved
-from tests.helpers.torch_versions import shards_unevenly
+from tests.helpers.torch_versions import skip_without_uneven_shards
 
 
 @pytest.fixture(scope="session")
 def ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shards_unevenly()
+    skip_without_uneven_shards()
     folder = tmp_path_factory.mktemp("ranks")
     saved(str(folder))
     return folder

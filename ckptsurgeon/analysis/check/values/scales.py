@@ -68,6 +68,7 @@ DECODE = (
     "unusable values."
 )
 
+RECODE = "Copy the file from where it was made; if it has these codes there, quantise the model again."
 FNUZ = "If so, quantise the model again; halving the scales is enough if no code is NaN under the stated dtype."
 
 
@@ -92,7 +93,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         names = [one for one in some if one.removesuffix(".weight") not in named]
         if names:
             status = Status.WARN if said in (SAID[CLIPPED], SAID[BELOW]) else Status.FAIL
-            yield of_keys(status, names, f"with {said}", "Check how these scales were computed.")
+            todo = RECODE if said == SAID[BELOW] else "Check how these scales were computed."
+            yield of_keys(status, names, f"with {said}", todo)
 
 
 def _need_more_bits(subject: Subject, key: str, bits: int) -> bool:
