@@ -105,25 +105,38 @@ class Command:
         for line in reversed(lines):
             if found := _LINE.fullmatch(line) or _ALONE.fullmatch(line):
                 return _finite(found[found.lastindex or 1])
-        for line in (*(_BRACKETS.sub("", line) for line in reversed(lines)), *reversed(lines)):
-            if numbers := _NUMBERS.findall(line):
-                return _finite(numbers[-1])
+        if numbers := _last_numbers(lines):
+            return _finite(numbers[-1])
         has_comma = re.search(r"\d,\d", text) is not None
         return Outcome(
             None, f"the command printed no number{'; a number with a comma is not read' if has_comma else ''}"
         )
 
     def note(self, text: str) -> str:
-        """Return a note if ``text``, the output of the command, has scores with different names; '' if it has not."""
+        """Return a note if it is not clear which number in ``text``, the output of the command, is the score; else ''.
+
+        It is not clear if there are scores with different names, or several numbers in the line that has the score.
+        """
         lines = [line[-LINE:].strip() for line in text.splitlines()]
         found = [one for line in lines if (one := _LINE.fullmatch(line) or _ALONE.fullmatch(line))]
         names = [one[1].strip() if one.re is _LINE else "a number alone" for one in found]
-        if self.metric or len(set(names)) < 2:
+        numbers = [] if found else _last_numbers(lines)
+        if self.metric or max(len(set(names)), len(numbers)) < 2:
             return ""
+        what = "several numbers" if found else "a line with several numbers"
+        listed = list(dict.fromkeys(names)) if found else numbers
         return (
-            f"the evaluation prints several numbers ({listing(list(dict.fromkeys(names)), NAMES, where='')}), of which "
-            f"the last one is the score: {escape(names[-1], SAID)}; --metric NAME reads a line NAME: NUMBER"
+            f"the evaluation prints {what} ({listing(listed, NAMES, where='')}), of which the last one is the score: "
+            f"{escape((names or numbers)[-1], SAID)}; --metric NAME reads a line NAME: NUMBER"
         )
+
+
+def _last_numbers(lines: Sequence[str]) -> list[str]:
+    """Return the numbers of the last line with a number that is not in brackets, or else of the last with a number."""
+    for line in (*(_BRACKETS.sub("", line) for line in reversed(lines)), *reversed(lines)):
+        if numbers := _NUMBERS.findall(line):
+            return numbers
+    return []
 
 
 def _finite(text: str) -> Outcome:

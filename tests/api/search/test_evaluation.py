@@ -57,7 +57,11 @@ def test_numbers_in_paths_fractions_dates_and_times_are_no_score(printed: str) -
     [
         ("accuracy: 0.9\nloss: 0.2", "(accuracy, loss), of which the last one is the score: loss"),
         ("loss: 0.2\n0.9", "(loss, a number alone), of which the last one is the score: a number alone"),
+        ("0.5 0.7", "a line with several numbers (0.5, 0.7), of which the last one is the score: 0.7"),
+        ("accuracy: 0.9, loss: 0.2", "a line with several numbers (0.9, 0.2), of which the last one is the score: 0.2"),
+        ("got 3 of 4 right (n=9)\nthe end", "a line with several numbers (3, 4), of which the last one is the score: 4"),
         ("loss: 1\nloss: 0.5", ""), ("read 7 clips\naccuracy: 0.9", ""), ("0.5\n0.6", ""),
+        ("0.5 0.7\n0.6", ""), ("0.5 0.7\nthe score is 0.6 (of 2, 3)", ""), ("0.5 0.7\nloss: 0.6", ""),
     ],
 )  # fmt: skip
 def test_several_scores_are_noted(printed: str, note: str) -> None:
