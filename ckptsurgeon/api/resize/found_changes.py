@@ -25,7 +25,7 @@ from .choices import Choices
 from .network import AskedNetwork
 from .request import Request
 from .scores import Measures
-from .source_names import NamedSource, named_source, refuse_codes
+from .source_names import NamedSource, named_source, refuse_codes, refuse_gguf
 from .stages import Stages
 
 __all__ = ["FoundChanges", "found_changes"]
@@ -51,6 +51,7 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     Raises ConfigError if the user's options do not fit the network, PlanError if the network cannot be changed in this
     way.
     """
+    refuse_gguf(opened)
     refuse_codes(opened)
     statistics = read_statistics(asked.by, opened) if asked.by else None
     source = named_source(opened, network.base.target({}))

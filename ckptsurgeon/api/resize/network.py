@@ -18,6 +18,7 @@ from ...util.text import escape
 from ..inputs.argument_types import Fields, Kept
 from .arguments import fields_of, kept_of
 from .request import Request
+from .source_names import refuse_gguf
 from .vocabulary import vocabulary_step
 from .vocabulary_choices import VocabularyStep
 
@@ -80,7 +81,8 @@ def _config(asked: Request) -> str:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     found = os.path.join(folder, CONFIG)
     if "://" in path or not os.path.isfile(found):
-        open_checkpoint(path).close()  # if it does not exist, that is the error
+        with open_checkpoint(path, asked.root) as opened:  # if it does not exist, that is the error
+            refuse_gguf(opened)
         raise ConfigError(
             f"there is no {CONFIG} in the folder of {escape(path)}, so the architecture of the model is not known.",
             hint="Name the configuration with --config, or fetch the whole folder first.",

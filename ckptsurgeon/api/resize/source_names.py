@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.ignored_keys import ignored_keys
 from ...errors import PlanError
 from ...planning.keys.spelling import quoted
+from ...planning.llama_cpp.names import in_llama_cpp
 from ...planning.plan.plan import TWICE, EqualKeys
 from ...planning.quantised import computing
 from ...planning.quantised_error import dequantise
@@ -20,7 +22,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
 
-__all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes"]
+__all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes", "refuse_gguf"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,19 @@ class NamedSource:
     def dtype(self) -> str | None:
         """The dtype of all floats; None if there are several."""
         return next(iter(self.dtypes)) if len(self.dtypes) == 1 else None
+
+
+def refuse_gguf(source: Checkpoint) -> None:
+    """Raise PlanError if ``source`` is a GGUF file whose tensors have llama.cpp's names; the hint converts it."""
+    if source.format == "gguf" and in_llama_cpp(source):
+        in_blocks = any(DTYPES[info.dtype].block for info in source.values())
+        path = escape(shlex.quote(source.path))
+        raise PlanError(
+            f"{escape(source.path)} has the names and layout of llama.cpp, as GGUF files do, but resize needs those of "
+            "transformers.",
+            hint=f"Convert it first: ckpt convert {path}{' --dequantize' if in_blocks else ''} --layout transformers "
+            "-o plain/. Then give resize the folder plain/, and the model's config.json with --config.",
+        )
 
 
 def refuse_codes(source: Checkpoint) -> None:

@@ -394,7 +394,8 @@ def test_a_plan_without_its_donor_is_an_error(tmp_path: Path) -> None:
 def test_the_command(english: Callable[[str], Path], german: Path, tmp_path: Path, ckpt: Any) -> None:
     out = str(tmp_path / "out")
     asked = ["--tokenizer", str(german), "--new-tokens", "omp", "--omp-k", "5", "--donor", str(german)]
-    done = ckpt("resize", str(english("gpt2")), *asked, "-o", f"{out}/")
+    done = ckpt("resize", str(english("gpt2")), *asked, "--prove", "-o", f"{out}/")
     assert done.code == 0, done.err
+    assert "\nSAME " in done.out
     assert "at most 5 rows of tokens that" in " ".join((done.out + done.err).split())
     assert ckpt("verify", out).code == 0

@@ -558,6 +558,24 @@ def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind:
     assert ".resized." not in raised.value.message
 
 
+@pytest.mark.parametrize("has_config", [True, False])
+@pytest.mark.parametrize("type", [None, "q8_0"])
+def test_a_gguf_file_is_refused_with_the_command_that_helps(tmp_path: Path, type: str | None, has_config: bool) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.LlamaConfig(**sizes, vocab_size=64)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    path, there = tmp_path / "a llama.gguf", tmp_path / "llama" / "config.json"
+    cs.apply(cs.convert(tmp_path / "llama", layout="gguf", gguf_type=type), path)
+    if has_config:
+        shutil.copy(there, tmp_path)
+    with pytest.raises(cs.PlanError, match="has the names and layout of llama.cpp") as raised:
+        cs.resize(path, set={"intermediate_size": 128})
+    option = " --dequantize" if type else ""
+    assert f"ckpt convert '{path}'{option} --layout transformers -o plain/" in raised.value.hint
+    cs.apply(cs.convert(path, dequantize=bool(type), layout="transformers"), tmp_path / "plain")
+    assert not cs.resize(tmp_path / "plain", set={"intermediate_size": 128}, config=there).unexpected
+
+
 def test_a_number_that_changed_with_the_layers_is_not_called_a_list(tmp_path: Path) -> None:
     running.save("deepseek_v3", tmp_path / "in")
     notes = cs.resize(tmp_path / "in", set={"num_hidden_layers": 4}, layers="identity").notes
