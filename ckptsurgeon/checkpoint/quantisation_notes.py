@@ -104,11 +104,14 @@ def contradictory(
 def _is_refused(fact: Contradiction) -> bool:
     """Return whether settings have other bits, groups, blocks or packing than the codes: then no loader decodes them.
 
+    The same is true of GPTQ's settings for AWQ's codes and the reverse, and of zero points that are missing.
+
     Tensors with scales for rows, columns or whole tensors are decoded without a block size. So a wrong block size does
     not count for them; the note's verb is then "have".
     """
     of_shapes = fact.field.split()[0] in ("bits", "group_size", "num_bits", "weight_block_size") and fact.verb == "say"
-    return fact.field == PACKING or (of_shapes and fact.said != "null")
+    is_other = (fact.field, fact.said) in (("quant_method", "gptq"), ("quant_method", "awq"), ("symmetric", "false"))
+    return fact.field == PACKING or is_other or (of_shapes and fact.said != "null")
 
 
 def _without_packing(path: str, codes: QuantisedTensors, settings: Mapping[str, Any]) -> Iterator[str]:

@@ -39,6 +39,8 @@ https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tens
 SHOWN = 3
 AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
 """The consequence of missing settings if codes are 8-bit floats, which have the shape of the weights."""
+UNKNOWN = ", so that loaders refuse the codes, or ignore them and initialise the weights"
+"""The consequence for all other codes, whose tensors have other names or other shapes than the weights."""
 
 
 @notes_of(NoteKind.QUANTISATION)
@@ -103,9 +105,8 @@ def missing_settings(
                 tensors[one.codes].dtype.startswith("float8_") for one in codes.tensors if one.codes in tensors
             )
             lacks = f"{escape(path)}: its config.json has no quantization_config for "
-            kind = NoteKind.CODES_AS_WEIGHTS if floats else NoteKind.QUANTISATION
-            number = f"{count(len(named), 'quantised tensor')}{AS_WEIGHTS if floats else ''}"
-            yield Note(kind, f"{lacks}{number}: {listing(named, SHOWN)}")
+            number = f"{count(len(named), 'quantised tensor')}{AS_WEIGHTS if floats else UNKNOWN}"
+            yield Note(NoteKind.MISSING_SETTINGS, f"{lacks}{number}: {listing(named, SHOWN)}")
         yield from _under_old_name(path, codes, configuration(folder))
         return
     plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")

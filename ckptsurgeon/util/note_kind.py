@@ -143,7 +143,7 @@ class NoteKind(Enum):
     BROKEN_CODES = _fail("quantisation", _CODES)
     GROUP_INDEX = _fail("quantisation", _CODES)  # noqa: PIE796 - members differ by their numbers
     """A ``g_idx`` has the index of a group that does not exist."""
-    CODES_AS_WEIGHTS = _fail("quantisation", "Add the quantization_config of the model to config.json.")
+    MISSING_SETTINGS = _fail("quantisation", "Add the quantization_config of the model to config.json.")
     QUANTISATION_REFUSED = _fail("quantisation", _SETTINGS)
     AVERAGED_CODES = _warn("quantisation", "Average the models with ckpt average, which decodes their codes.")
     CAST_CODES = _warn("quantisation", _CODES)

@@ -160,7 +160,10 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
             heads = heads_of(checkpoint, (theirs[QUERIES], theirs[KEYS]), stated, names)
         regrouping = experts_in_file(checkpoint) if architecture == GPT_OSS else NOTHING
         change = to_transformers(architecture, list(checkpoint), heads, regrouping=regrouping)
-    notes = [f"the tensors get transformers' names and layout for the architecture {architecture}"]
+    notes = [
+        f"the tensors get transformers' names and layout for the architecture {architecture}; a GGUF file has neither "
+        "the config.json nor the tokeniser's files that transformers reads: copy those of the original model"
+    ]
     computed = [one for one in change.exclude if one in COMPUTED_THERE]
     if computed:
         notes.append(

@@ -172,3 +172,43 @@ def test_a_router_that_chooses_more_experts_than_there_are_fails(tmp_path: Path)
         (tmp_path / "config.json").write_text(json.dumps(config))
         found = cs.check(tmp_path, skip=["class-tensors"]).row("configuration").found
         assert [one.status.value for one in found if "(num_experts_per_tok)" in one.what] == [status] * bool(status)
+
+
+def changed_config(folder: Path, **fields: Any) -> Path:
+    """Return ``folder`` with other fields in its quantization_config; without any, there is no quantization_config."""
+    config = json.loads((folder / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    (folder / "config.json").write_text(
+        json.dumps(config | ({"quantization_config": {**settings, **fields}} if fields else {}))
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_codes_without_settings_fail(name: str, tmp_path: Path) -> None:
+    """transformers initialises weights of which it finds only codes, and refuses codes of another shape."""
+    assert found(changed_config(folder_of(name, tmp_path)), "has no quantization_config for 3 quantised tensors") == [
+        "FAIL"
+    ]
+
+
+def test_bits_and_groups_of_mlx_that_do_not_fit_fail_and_are_not_decoded(tmp_path: Path) -> None:
+    """The shapes determine only the product of both: as 8 bits in groups of 32, a row would have half of its columns."""
+    folder = changed_config(folder_of("mlx", tmp_path), group_size=32)
+    assert found(folder, "bits 4 with group_size 32, but the shapes") == ["FAIL"]
+    with pytest.raises(cs.PlanError, match="is quantised .* and cannot be decoded"):
+        cs.convert(folder, dequantize=True)
+
+
+@pytest.mark.parametrize(("name", "other"), [("gptq", "awq"), ("awq", "gptq")])
+def test_the_other_method_of_packed_rows_fails(name: str, other: str, tmp_path: Path) -> None:
+    assert found(changed_config(folder_of(name, tmp_path), quant_method=other), f"says quant_method {other}") == [
+        "FAIL"
+    ]
+
+
+def test_zero_points_that_are_stated_but_missing_fail(tmp_path: Path) -> None:
+    weights = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group", "symmetric": False}
+    folder = folder_of("int4-packed", tmp_path, lambda state: [state.pop(f"{one}.weight_zero_point") for one in THREE])
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    assert found(changed_config(folder, config_groups=groups), "symmetric false") == ["FAIL"]
