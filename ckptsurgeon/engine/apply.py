@@ -39,7 +39,7 @@ from .output.companions import (
 )
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
 from .output.optimizer_state import optimizer_state
-from .output.pipeline import component_notes
+from .output.pipeline import check_subfolder, component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import signing
 from .part_receipt import PartReceipt
@@ -96,7 +96,8 @@ def carry_out(
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     with ExitStack() as stack:
-        stack.enter_context(_claimed(path, shape, options, taken))
+        inside = [*dict.fromkeys(one.subfolder for one in written.target.companions if one.subfolder)]
+        stack.enter_context(_claimed(path, shape, options, taken, inside))
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
@@ -142,10 +143,13 @@ def carry_out(
 
 
 @contextmanager
-def _claimed(path: str, shape: OutputShape, options: OutputOptions, taken: set[tuple[int, int]]) -> Iterator[None]:
+def _claimed(
+    path: str, shape: OutputShape, options: OutputOptions, taken: set[tuple[int, int]], folders: Sequence[str]
+) -> Iterator[None]:
     """Check that the output may be written to ``path``, and lock it during the ``with`` block.
 
-    ``taken`` are the files that the output must not overwrite, by device and inode.
+    ``taken`` are the files that the output must not overwrite, by device and inode. ``folders`` are the subfolders of
+    its companions.
     """
     if scheme_of(path):
         from ..storage.upload.scratch import scratch_path
@@ -153,10 +157,13 @@ def _claimed(path: str, shape: OutputShape, options: OutputOptions, taken: set[t
         with output_lock(scratch_path(path), options.wait, shown=shown(path)):
             yield
         return
-    check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
+    inside = (*shape.subfolders, *folders)
+    check_output(path, taken, force=options.force, folder=shape.folder, inside=inside)
     with output_lock(path, options.wait, shown=shown(path)):
         # check again, now that the lock excludes other runs
-        check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
+        check_output(path, taken, force=options.force, folder=shape.folder, inside=inside)
+        for name in folders:
+            check_subfolder(path, name, "a folder")
         yield
 
 

@@ -142,7 +142,7 @@ def _replaced(destination: Destination, path: str, names: Iterable[str], stale: 
     These are all checkpoint files at the address, the files in ``names`` that exist, the files ``stale`` of an earlier
     output, and the signature of that output.
     """
-    there = destination.names()
+    there = [*destination.names(), *(name for name in names if "/" in name and destination.has(name))]
 
     def read(name: str) -> bytes:
         if name not in there:

@@ -82,7 +82,9 @@ def _read_file(row: Mapping[str, Any]) -> FilePrint:
 def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     companion = PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
     if not companion.is_plain:
-        raise ValueError(f"{companion.name!r:.80} is not a valid file name: it must be in the output's folder")
+        raise ValueError(
+            f"{companion.name!r:.80} is not a valid file name: it must be in the output's folder, or in a folder there"
+        )
     return companion
 
 

@@ -38,7 +38,8 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
     with closing(source) if isinstance(source, File) else nullcontext():
         folder = source.folder() if isinstance(source, File) else source
     for one in companions:
-        if leads_out(os.path.join(folder.uri, one.name)):
+        places = filter(None, (one.subfolder, one.name))
+        if any(leads_out(os.path.join(folder.uri, place)) for place in places):
             where = "next to the weights is a link to a file outside the folder"
             yield f"{escape(one.name)} {where}; such links are not followed"
             continue
@@ -85,6 +86,7 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[OutputNote]
         *(file.name for file in output.files),
         *(f"{file.name.partition('/')[0]}/" for file in output.files if "/" in file.name),  # a component's folder
         *(one.name for one in said.target.companions),
+        *(f"{one.subfolder}/" for one in said.target.companions if one.subfolder),
     }
     for name in contents(folder):
         if name not in known:

@@ -23,6 +23,7 @@ from ...destinations.hf.files import (
     linked_away,
     model_files,
 )
+from ...destinations.hf.sentence_modules import is_module_weights
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE, shards_among
 from ...formats.clusters.rank_files import has_rank_files
@@ -104,7 +105,16 @@ class ModelFolder:
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
         names = (*self.cards, *self.left)
         left = f"files in the folder that are not copied: {listing(names, 12, where='')}"
-        return (*((linked,) if self.linked else ()), *((left,) if names else ()))
+        return (*((linked,) if self.linked else ()), *((left,) if names else ()), *self._module_notes)
+
+    @property
+    def _module_notes(self) -> tuple[str, ...]:
+        """A note on weights of further modules, which are only copied."""
+        weights = [one.name for one in self.files if is_module_weights(one.name)]
+        said = (
+            f"the weights of further modules of {escape(self.path)} are copied unchanged: {listing(weights, where='')}"
+        )
+        return (said,) if weights else ()
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -379,7 +389,9 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     cards = tuple(name for name in folder.names() if is_card(name))
     known = {*(one.name for one in (*files, *licences)), *cards, *linked, *weights, RECIPE_FILE}
     inside = () if own is folder else (VERL,)
-    others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside))]
+    carried = {one.name.partition("/")[0] for one in files if "/" in one.name}
+    others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside, *carried))]
+    others += (f"{module}/{name}" for module in sorted(carried) for name in own.inside(module).names())
     others += (f"{name} (a broken link)" for name in broken_links(folder))
     left = tuple(name for name in others if name not in known and not name.startswith("."))
     return ModelFolder(path, files, linked, left, adapter_beside=beside, licences=licences, cards=cards)

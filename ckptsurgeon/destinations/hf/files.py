@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source
+from .sentence_modules import module_files
 
 if TYPE_CHECKING:
     from ...planning.target import Companion
@@ -91,12 +92,14 @@ def licence_files(folder: Folder) -> tuple[Companion, ...]:
 
 def companions(folder: str) -> tuple[Companion, ...]:
     """Return the small files in ``folder`` that an output also gets, except config.json and adapter_config.json."""
-    return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
+    source = open_source(folder or os.curdir)
+    known = _copies(source, [name for name in _known() if name not in (CONFIG, ADAPTER)])
+    return (*known, *_of_modules(source)) if isinstance(source, Folder) else known
 
 
 def model_files(folder: Folder) -> tuple[Companion, ...]:
     """Return the small files in the folder of a model or an adapter."""
-    return _copies(folder, _known())
+    return (*_copies(folder, _known()), *_of_modules(folder))
 
 
 def linked_away(folder: Folder) -> tuple[str, ...]:
@@ -113,6 +116,13 @@ def tokenizer_beside(path: str) -> tuple[Companion, ...]:
 
 def _known() -> list[str]:
     return sorted({*SETTINGS, *PROCESSORS, *TOKENIZERS})
+
+
+def _of_modules(folder: Folder) -> tuple[Companion, ...]:
+    """Return the files of the modules of sentence-transformers, which may be in subfolders."""
+    from ...planning.target import Companion  # takes long to import
+
+    return tuple(Companion(name, os.path.join(folder.uri, name)) for name in module_files(folder))
 
 
 def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:

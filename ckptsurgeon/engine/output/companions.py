@@ -220,7 +220,8 @@ def copy_companions(plan: Plan, folder: StagedFolder) -> None:
 
 
 def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
-    if leads_out(companion.path):
+    places = [companion.path, *([os.path.dirname(companion.path)] if companion.subfolder else [])]
+    if any(map(leads_out, places)):
         raise PlanError(
             f"{escape(companion.path)} is a link to a file outside its folder; such links are not followed.",
             hint="Copy the file into the folder.",

@@ -15,7 +15,14 @@ from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of
 from ...util.text import escape, listing
 
-__all__ = ["check_pipeline", "component_files", "component_notes", "component_weights", "writes_components"]
+__all__ = [
+    "check_pipeline",
+    "check_subfolder",
+    "component_files",
+    "component_notes",
+    "component_weights",
+    "writes_components",
+]
 
 
 CONFIG = "config.json"
@@ -86,7 +93,7 @@ def component_files(
     index: dict[str, IndexFile] = {}
     libraries = check_pipeline(path)
     for component, own in writer.components(tensors, list(libraries)).items():
-        _check_folder(path, component)
+        check_subfolder(path, component, "a folder that has the component's files, except for its weights")
         shards, sharding = sharded(own), writer.sharding_of(libraries[component])
         layouts = {
             name: (writer.stripped(shard), writer.layout(shard, metadata, ()))
@@ -108,13 +115,16 @@ def _libraries(path: str) -> dict[str, str]:
     }
 
 
-def _check_folder(path: str, component: str) -> None:
-    """Raise OutputError if a component is a link or a file: a new folder would replace it and lose its content."""
-    place = os.path.join(path, component)
+def check_subfolder(path: str, name: str, by: str) -> None:
+    """Raise OutputError if a subfolder that is written into is a link or a file: a new folder would replace it.
+
+    ``by`` is what the user should replace it by.
+    """
+    place = os.path.join(path, name)
     if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
         raise OutputError(
-            f"{escape(place)} is {'a link' if os.path.islink(place) else 'a file'}, not a folder of the pipeline.",
-            hint=f"Replace {escape(place)} by a folder that has the component's files, except for its weights.",
+            f"{escape(place)} is {'a link' if os.path.islink(place) else 'a file'}, not a folder of the output.",
+            hint=f"Replace {escape(place)} by {by}.",
         )
 
 

@@ -91,16 +91,21 @@ def _check_target(plan: CheckedPlan) -> None:
     """
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
-    if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
+    if weights and not (
+        PlanCompanion(weights, 0, "").is_plain and "/" not in weights and weights.endswith(".safetensors")
+    ):
         raise _fault(f"the file of its weights, {escape(weights)}, is not a plain file name that ends in .safetensors")
     for one in plan.target.companions:
         if not one.is_plain:
             raise _fault(
-                f"its companion {one.name!r:.80} is not a plain file name: folders and a leading dot are not allowed"
+                f"its companion {one.name!r:.80} is not a plain file name: at most one folder, and no leading dot, is "
+                "allowed"
             )
         text = one.text.encode("utf-8", "surrogatepass")
         if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
             raise _fault(f"its companion {escape(one.name)} does not match its size and checksum")
+    if not {one.subfolder for one in plan.target.companions}.isdisjoint(names):
+        raise _fault("a companion has the name of another one's folder")
     if len(set(names)) != len(names):
         raise _fault("it has two companions with the same name")
     implied = set(plan.target.implied)

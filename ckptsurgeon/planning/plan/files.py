@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,8 +112,14 @@ class PlanCompanion(Brief):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the name is only a file name, without folders, and does not begin with a dot."""
-        return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
+        """Whether the name is a file name, or a folder and a file name, and neither begins with a dot."""
+        parts = self.name.split("/")
+        return len(parts) < 3 and all(one[:1] not in ("", ".") for one in parts) and "\0" not in self.name
+
+    @property
+    def subfolder(self) -> str:
+        """The folder in the output folder that the file is in; '' if it is in the output folder itself."""
+        return self.name.rpartition("/")[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""

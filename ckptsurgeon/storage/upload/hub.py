@@ -62,14 +62,16 @@ class HubDestination:
 
     def names(self) -> list[str]:
         """Return the names of the files that are in the folder."""
+        return sorted(name for name in self._paths() if "/" not in name)
+
+    def _paths(self) -> list[str]:
         with self._errors(), hub_errors(self._query):
             paths = self._api.list_repo_files(self._query.repository, revision=self._parent)
-        inside = (path.removeprefix(self._folder) for path in paths if path.startswith(self._folder))
-        return sorted(name for name in inside if "/" not in name)
+        return [path.removeprefix(self._folder) for path in paths if path.startswith(self._folder)]
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file."""
-        return name in self.names()
+        """Return whether the folder has a file, which may be in a subfolder."""
+        return name in self._paths()
 
     def begin(self, names: Sequence[str]) -> None:
         """Raise OutputError if the repository must not be written to.

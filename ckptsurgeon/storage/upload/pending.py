@@ -138,7 +138,14 @@ class MovedUploads:
         self._fs, self._mark = fs, mark
 
     def _temp(self, path: str) -> str:
-        return f"{self._mark}/{path.rpartition('/')[2]}"
+        return f"{self._mark}/{path.removeprefix(self._mark.rpartition('/')[0]).lstrip('/')}"
+
+    def _make_folder(self, path: str) -> None:
+        """Make the folder of a file that is in a subfolder of the output, both hidden and at its address."""
+        folder = path.rpartition("/")[0]
+        if folder != self._mark.rpartition("/")[0]:
+            self._fs.makedirs(self._temp(folder), exist_ok=True)
+            self._fs.makedirs(folder, exist_ok=True)
 
     def clean(self) -> None:
         """Remove the hidden folder of a killed run."""
@@ -153,6 +160,7 @@ class MovedUploads:
 
     def put(self, path: str, source: str, advance: Advance) -> int:
         """Upload a file into the hidden folder."""
+        self._make_folder(path)
         with self._fs.open(self._temp(path), "wb") as file:
             return _send(file, source, advance)
 

@@ -229,7 +229,14 @@ class RunFolder:
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
-        """Write ``data`` to the file ``name`` of the folder, completely or not at all; raises OutputError."""
+        """Write ``data`` to the file ``name`` of the folder, completely or not at all; raises OutputError.
+
+        The name may have a subfolder in front.
+        """
+        try:
+            os.makedirs(os.path.dirname(self.of(name)), exist_ok=True)
+        except OSError as error:
+            raise output_error(self.of(name), error) from error
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
 

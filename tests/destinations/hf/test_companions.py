@@ -52,7 +52,7 @@ def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> N
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("name", ["../vocab.txt", ".vocab", "a/b", ""])
+@pytest.mark.parametrize("name", ["../vocab.txt", ".vocab", "a/b/c", ""])
 def test_a_plan_with_a_companion_elsewhere_is_refused(name: str) -> None:
     saved("source", BERT, "BertModel")
     data = cs.transplant("source", "source/config.json").to_json()
