@@ -116,6 +116,30 @@ def test_a_network_with_the_same_names_in_mlx_needs_no_layout_of_it() -> None:
     assert caught.value.hint == "mlx-lm reads this network with the names of transformers: use --layout transformers."
 
 
+@pytest.mark.long
+def test_ernie_without_experts_needs_no_layout_of_mlx() -> None:
+    """mlx-lm 0.32.2 has the names and the values of transformers' files, and computes the same from them."""
+    import transformers
+
+    sizes = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+    config = transformers.Ernie4_5Config(**sizes, num_key_value_heads=1, vocab_size=20)
+    transformers.Ernie4_5ForCausalLM(config).save_pretrained("net")
+    with pytest.raises(PlanError, match="the family llama has no such layout") as caught:
+        cs.convert("net", layout="mlx")
+    assert caught.value.hint == "mlx-lm reads this network with the names of transformers: use --layout transformers."
+
+
+@pytest.mark.parametrize("without", ["layers.0.conv", "layers.2.conv"])
+def test_lfm2_is_known_by_the_first_convolution_that_there_is(without: str) -> None:
+    golden = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "lfm2"
+    state = {key: one for key, one in load_file(golden / "mlx.safetensors").items() if without not in key}
+    save_file(state, "part.safetensors")
+    cs.apply(cs.convert("part.safetensors", layout="transformers"), "out.safetensors")
+    wanted = load_file(golden / "transformers.safetensors")
+    found = load_file("out.safetensors")
+    assert all(torch.equal(found[key], wanted[key]) for key in state)
+
+
 def test_dots_has_its_stacks_in_another_module_than_glm() -> None:
     """config.json chooses between two layouts of one name."""
     golden = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
