@@ -11,6 +11,8 @@ from ...checkpoint.wrappers import DDP, unwrap
 from ...errors import PlanError
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
+from ...planning.layouts.families.parakeet import FAMILY as PARAKEET
+from ...planning.layouts.families.parakeet import NOT_ESPNET
 from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.nearest import alone, nearest, prefix_of_all
 from ...planning.layouts.parts.mlx import ALIKE
@@ -121,7 +123,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         raise PlanError(
             f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
             f"the layout {name}: the family {family.name} has no such layout.",
-            hint=_alike(name, family) or f"Use one of the layouts {others}.",
+            hint=_alike(name, family) or _of_espnet(name, family) or f"Use one of the layouts {others}.",
         )
     if only := alone(checkpoint):
         raise PlanError(
@@ -143,6 +145,11 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
         "convert other networks with rules and --operations.",
     )
+
+
+def _of_espnet(name: str, family: Family) -> str:
+    """Return the hint for a conformer of NeMo that should get ESPnet's names; else ''."""
+    return f"{NOT_ESPNET}." if family.name == PARAKEET.name and name.startswith("espnet") else ""
 
 
 def _alike(name: str, family: Family) -> str:

@@ -179,3 +179,10 @@ def test_a_network_without_a_head_is_loaded_by_classes_with_and_without_one(netw
     _, report = getattr(transformers, name).from_pretrained("model", output_loading_info=True)
     assert report["missing_keys"] == ({f"{head}.weight", f"{head}.bias"} if head else set())
     assert not report["unexpected_keys"]
+
+
+def test_a_conformer_of_nemo_is_not_that_of_espnet() -> None:
+    path = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "parakeet" / "nemo.safetensors"
+    with pytest.raises(PlanError, match="the family parakeet has no such layout") as caught:
+        cs.convert(path, layout="espnet")
+    assert "ESPnet's conformer is another network: its subsampling has convolutions without" in caught.value.hint

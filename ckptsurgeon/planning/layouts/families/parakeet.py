@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from ..layout import Family, Layout
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "NOT_ESPNET"]
 
+NOT_ESPNET = (
+    "ESPnet's conformer is another network: its subsampling has convolutions without padding, and a norm follows its "
+    "last layer"
+)
+"""A hint. The layers are alike, with two half feed-forward blocks, relative positions and a batch norm. But NeMo pads
+its subsampling by 1, so that the sequence and the input of the linear layer have other sizes.
+
+https://github.com/espnet/espnet/blob/master/espnet/nets/pytorch_backend/transformer/subsampling.py
+"""
 _LAYER = "encoder.layers.{n}."
 _SAME = (
     *(f"feed_forward{n}" for n in (1, 2)),
