@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import compute, computed_codes
 
 MIB = 1 << 20
 
@@ -36,3 +36,19 @@ def test_decoding_packed_integers_takes_six_mebibytes(tmp_path: Path, monkeypatc
     save_file({f"layer.{name}": one for name, one in parts.items()}, tmp_path / "gptq.safetensors")
     plan = cs.convert(tmp_path / "gptq.safetensors", dequantize=True)
     assert peak(plan, tmp_path / "out.safetensors", monkeypatch) < 6 * MIB
+
+
+def test_an_average_that_keeps_its_blocks_of_long_rows_takes_fourteen_mebibytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of blocks has 2 million elements: only some of its columns are in memory as float32."""
+    for name in "ab":
+        save_file({"layer.up_proj.weight": torch.randn(200, 16400).bfloat16()}, tmp_path / f"{name}.safetensors")
+        plan = cs.convert(tmp_path / f"{name}.safetensors", quantize="fp8-block", include=["**"])
+        cs.apply(plan, tmp_path / name)
+    plan = cs.average([tmp_path / "a", tmp_path / "b"])
+    assert peak(plan, tmp_path / "out", monkeypatch) < 14 * MIB
+    monkeypatch.setattr(computed_codes, "column_strips", lambda *_: ())
+    cs.apply(plan, tmp_path / "whole_rows")
+    file = "model.safetensors"
+    assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole_rows" / file).read_bytes()

@@ -14,12 +14,12 @@ from ...planning.plan.coded_part import CodedPart
 from ...planning.plan.step import Step
 from ...tensors.dtypes import BLOCKS, DTYPES, ROUNDED, contiguous_stride
 from ...tensors.encoders._encoder import is_computed_in, is_encoder, part_shape
-from ...tensors.encoders._extremes import Read
+from ...tensors.encoders._extremes import Read, shifted
 from ...tensors.info import Encoded, TensorInfo
-from ...tensors.ops.casts import CastLosses, raw_dtype
-from ...tensors.ops.regions import Array, Box, box_shape
+from ...tensors.ops.casts import CACHED, CastLosses, raw_dtype
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ..context import MergeContext
-from .encoding import measured_block
+from .encoding import column_strips, measured_block
 from .reading import Blockwise, OutputBlock, Seen
 from .strips import in_strips
 
@@ -124,13 +124,15 @@ def coding_of(
     blocks ``places`` of the weight that is quantised. ``order`` has the values of ``step.column_order``.
     """
     info, roundings = part_of(step), context.roundings
-    read = _reader(info, ComputedWeight(step.coded, places, weight), order)
+    is_boxwise = step.numbers.op == "average"
+    read = _reader(info, ComputedWeight(step.coded, places, weight, is_boxwise=is_boxwise), order)
     strips = in_strips(info, read, roundings, context.spread)
     if strips is not None:
         return strips
 
     def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
-        return np.ascontiguousarray(measured_block(info, read, place, roundings)), CastLosses()
+        narrow = column_strips(info, place.box) if is_boxwise else ()
+        return np.ascontiguousarray(measured_block(info, read, place, roundings, strips=narrow)), CastLosses()
 
     return block
 
@@ -156,11 +158,15 @@ class ComputedWeight:
     """A weight that is computed block by block when a part of it is read; several threads may read.
 
     The function ``compute`` computes one of the blocks ``places``, which follow each other in the weight. The blocks
-    that were computed last are cached.
+    that were computed last are cached. If ``is_boxwise`` is true, ``compute`` computes any other box, too. Then parts
+    with only some of the columns are computed alone: blocks of whole rows would be computed again for each such part.
     """
 
-    def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
+    def __init__(
+        self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise, *, is_boxwise: bool = False
+    ) -> None:
         assert part is not None
+        self._is_boxwise, self._columns = is_boxwise, part.shape[-1]
         self._places, self._compute, self._dtype = places, compute, raw_dtype(part.dtype)
         self._stride = contiguous_stride(part.shape)
         self._begins = [place.offset // self._dtype.itemsize for place in places]
@@ -169,6 +175,8 @@ class ComputedWeight:
 
     def read(self, info: TensorInfo, box: Box) -> Array:
         """Return the part ``box`` of the weight."""
+        if self._is_boxwise and box[-1] != (0, self._columns):
+            return self._alone(box)
         found = list(self._overlapping(box))
         if len(found) == 1 and found[0][1] == box:
             number = found[0][0]
@@ -177,6 +185,13 @@ class ComputedWeight:
         for number, common in found:
             own = self._places[number].box
             out[_within(common, box)] = self._block(number)[_within(common, own)]
+        return out
+
+    def _alone(self, box: Box) -> Array:
+        out = np.empty(box_shape(box), self._dtype)
+        for part in blocks(out.shape, CACHED):
+            place = OutputBlock(0, 0, shifted(part, box))
+            out[tuple(slice(*span) for span in part)] = self._compute(place, None)[0].reshape(box_shape(part))
         return out
 
     def _overlapping(self, box: Box) -> Iterator[tuple[int, Box]]:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 
+import numpy as np
+
 from ...planning.plan.receipt import RoundedTensor
 from ...tensors.encoders._encode import TensorStatistics, encode
 from ...tensors.encoders._encoder import packing_of
 from ...tensors.encoders._extremes import Read
 from ...tensors.encoders._losses import RoundingLoss
 from ...tensors.info import Encoded, TensorInfo
-from ...tensors.ops.regions import Array, Box, blocks
+from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from .bands import OpenFiles
 from .reading import OutputBlock, read_part
 
-__all__ = ["Roundings", "encoded_block", "encoding_boxes", "measured_block"]
+__all__ = ["Roundings", "column_strips", "encoded_block", "encoding_boxes", "measured_block"]
 
 ELEMENTS = 1 << 19
 """The approximate number of elements of a tensor that each thread rounds at once."""
@@ -80,6 +82,24 @@ def encoding_boxes(info: TensorInfo) -> Iterator[Box]:
             yield (*head, (begin, min(begin + size, rows)), (0, items))
 
 
+def column_strips(info: TensorInfo, box: Box) -> tuple[Box, ...]:
+    """Return strips of a block of codes that have whole groups of columns and about ``ELEMENTS`` elements each.
+
+    Returns () if the block is not divided: it is small, a group has only one row or all columns, or the
+    codes are packed or in another order.
+    """
+    made = info.made
+    assert isinstance(made, Encoded)
+    packing, step = packing_of(made), made.steps[-1]
+    is_arranged = not {"turned", "ordered", "nested", "flat", "across"}.isdisjoint(name for name, _ in made.facts)
+    if made.role != "codes" or is_arranged or packing.codes != packing.items or made.steps[-2] == 1:
+        return ()
+    rows, columns = box_shape(box)[-2:]
+    width = max(1, ELEMENTS // max(1, rows * step)) * step
+    spans = ((begin, min(begin + width, columns)) for begin in range(0, columns, width))
+    return tuple((*box[:-1], span) for span in spans) if width < columns else ()
+
+
 def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, roundings: Roundings) -> Array:
     """Return a block of a part (codes, scales) of a quantised tensor; record its rounding losses in ``roundings``.
 
@@ -88,15 +108,19 @@ def encoded_block(info: TensorInfo, source: OpenFiles, place: OutputBlock, round
     return measured_block(info, partial(read_part, source), place, roundings)
 
 
-def measured_block(info: TensorInfo, read: Read, place: OutputBlock, roundings: Roundings) -> Array:
+def measured_block(
+    info: TensorInfo, read: Read, place: OutputBlock, roundings: Roundings, *, strips: Sequence[Box] = ()
+) -> Array:
     """Return a block of a part (codes, scales) of a quantised tensor; record its rounding losses in ``roundings``.
 
-    The function ``read`` returns a region of the tensor that is quantised.
+    The function ``read`` returns a region of the tensor that is quantised. The block is computed in the boxes
+    ``strips``, which are ranges of its columns; if there are none, it is computed at once.
     """
     made, losses = info.made, list[RoundingLoss]()
     assert isinstance(made, Encoded)
     measured = losses.append if roundings.is_measured and made.role == "codes" else None
-    values = encode(read, info, place.box, kept=roundings.kept, measured=measured)
+    found = [encode(read, info, box, kept=roundings.kept, measured=measured) for box in strips or (place.box,)]
+    values = found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
     if measured is not None:
         roundings.add(made, place.index, losses)
     return values
