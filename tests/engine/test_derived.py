@@ -18,6 +18,8 @@ RUNS = {
     "all, twice": ((0, 6), (0, 6)),
     "units, each twice": ((0, 2), (0, 2), (2, 4), (2, 4)),
     "elements, each three times": ((0, 1), (0, 1), (0, 1), (1, 2), (1, 2), (1, 2)),
+    "units, each twice, as joined runs": ((0, 2), (0, 4), (2, 6), (4, 6)),
+    "units of another length": ((2, 4), (2, 5), (3, 5)),
     "backwards": ((4, 6), (2, 4), (0, 2)),
 }
 

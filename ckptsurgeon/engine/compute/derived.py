@@ -153,15 +153,14 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
 def _picked(whole: Array, runs: Sequence[tuple[int, int]], dim: int) -> Array:
     """Return the elements of an array at ``runs`` of indices along a dimension.
 
-    If all runs have the same length and begin at multiples of it, whole runs are copied, which is faster than single
-    elements.
+    If all runs consist of blocks of the same length, whole blocks are copied, which is faster than single elements.
     """
-    length, size = runs[0][1] - runs[0][0], whole.shape[dim]
-    if length > 1 and size % length == 0 and all(b - a == length and a % length == 0 for a, b in runs):
-        split = whole.reshape(*whole.shape[:dim], size // length, length, *whole.shape[dim + 1 :])
-        made: Array = np.take(split, [a // length for a, _ in runs], axis=dim)
-        return made.reshape(*whole.shape[:dim], len(runs) * length, *whole.shape[dim + 1 :])
-    return np.take(whole, np.concatenate([np.arange(a, b) for a, b in runs]), axis=dim)
+    size = whole.shape[dim]
+    length = math.gcd(size, *(index for run in runs for index in run))
+    blocks = np.concatenate([np.arange(a // length, b // length) for a, b in runs])
+    split = whole.reshape(*whole.shape[:dim], size // length, length, *whole.shape[dim + 1 :])
+    made: Array = np.take(split, blocks, axis=dim)
+    return made.reshape(*whole.shape[:dim], len(blocks) * length, *whole.shape[dim + 1 :])
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
