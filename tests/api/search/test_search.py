@@ -318,6 +318,19 @@ def test_the_models_of_a_mergekit_recipe_are_found_beside_it(
     assert sorted(os.listdir("model")) == ["ckptsurgeon.json", "model.safetensors"]
 
 
+def test_the_model_of_a_trial_has_the_files_that_from_pretrained_opens(evaluation: Evaluation) -> None:
+    for name in ("base", "a", "b"):
+        os.mkdir(name)
+        os.rename(f"{name}.safetensors", f"{name}/model.safetensors")
+        Path(name, "config.json").write_text('{"model_type": "llama"}')
+        Path(name, "tokenizer_config.json").write_text("{}")
+    Path("recipe.yaml").write_text(json.dumps(recipe({"search": [0, 1]}, 0.5)).replace(".safetensors", ""))
+    command = evaluation("import os\nopen('seen', 'w').write(' '.join(sorted(os.listdir(sys.argv[1]))))\nprint(1)")
+    Path("evaluate.py").write_text(Path("evaluate.py").read_text().replace("weights(sys.argv[1])", "0"))
+    cs.search("recipe.yaml", "out", evaluate=command, maximize=True, trials=1, sampler="sobol")
+    assert Path("seen").read_text() == "ckptsurgeon.json config.json model.safetensors tokenizer_config.json"
+
+
 @pytest.mark.long
 def test_tensors_that_did_not_change_are_copied_and_are_the_same(
     evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
