@@ -25,13 +25,10 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
         return None
     words, groups = codes.shape[-1], scales.shape[-1]
     size = quantisation.number("group_size", most=_LONGEST)
-    stated = quantisation.numbers("bits", most=_BITS[-1])
-    told = [bits for bits in stated if bits == 1]  # 1 bit only if settings say so
+    told = [bits for bits in quantisation.numbers("bits", most=_BITS[-1]) if bits == 1]  # 1 bit only if settings say so
     fitting = (
         _fitting(words, groups, (size,), told) or _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
     )
-    if stated and not set(stated) & fitting.keys():  # either the bits or the size of the groups may be wrong
-        fitting = {**fitting, **_fitting(words, groups, _GROUPS, stated)}
     if len(fitting) == 1:
         ((bits, columns),) = fitting.items()
         return LogicalTensor.of(f"MLX, {bits} bits", (*codes.shape[:-1], columns))

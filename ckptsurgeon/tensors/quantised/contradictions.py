@@ -242,13 +242,7 @@ def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
         and stated.sizes
         and not any(b * g * groups == words * 32 for b in stated.bits for g in stated.sizes)
     ):
-        bits, size = stated.bits[0], stated.sizes[0]
-        of_bits, of_size = words * 32 / (groups * size), words * 32 / (groups * bits)
-        if of_bits in LIKELY_BITS and of_size >= LEAST_GROUP and of_size.is_integer():
-            either = f"bits {of_bits:.0f} or group_size {of_size:.0f}"
-            yield Contradiction(f"bits {bits} with group_size", str(size), either)
-        else:
-            yield Contradiction("group_size", str(size), f"{groups} scales for {words} words of 32 bits")
+        yield Contradiction("group_size", str(stated.sizes[0]), f"{groups} scales for {words} words of 32 bits")
 
 
 def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:

@@ -192,14 +192,6 @@ def test_codes_without_settings_fail(name: str, tmp_path: Path) -> None:
     ]
 
 
-def test_bits_and_groups_of_mlx_that_do_not_fit_fail_and_are_not_decoded(tmp_path: Path) -> None:
-    """The shapes determine only the product of both: as 8 bits in groups of 32, a row would have half of its columns."""
-    folder = changed_config(folder_of("mlx", tmp_path), group_size=32)
-    assert found(folder, "bits 4 with group_size 32, but the shapes") == ["FAIL"]
-    with pytest.raises(cs.PlanError, match="is quantised .* and cannot be decoded"):
-        cs.convert(folder, dequantize=True)
-
-
 @pytest.mark.parametrize(("name", "other"), [("gptq", "awq"), ("awq", "gptq")])
 def test_the_other_method_of_packed_rows_fails(name: str, other: str, tmp_path: Path) -> None:
     assert found(changed_config(folder_of(name, tmp_path), quant_method=other), f"says quant_method {other}") == [
