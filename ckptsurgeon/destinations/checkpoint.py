@@ -65,7 +65,9 @@ class _Like:
         if not isinstance(like, str):
             raise document.fail(f"the field like is {brief_repr(like)}, not a file name.")
         if not isinstance(root, (str, type(None))):
-            raise document.fail(f"the field root is {brief_repr(root)}, not the path of a state dict in the file.")
+            raise document.fail(
+                f"the field root is {brief_repr(root)}, not the dotted path of a state dict in the file."
+            )
         spec = checkpoint_target(like if "://" in like else document.resolve(like), root)
         return TargetSpec(**{**spec.__dict__, "name": document.name, "config": document.path})
 

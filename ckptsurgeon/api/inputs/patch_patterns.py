@@ -1,4 +1,4 @@
-"""Selects the tensors whose changes a patch approximates, from patterns of keys."""
+"""Selects, by patterns, the tensors whose changes a patch stores approximately (low rank, signs), not exactly."""
 
 from __future__ import annotations
 

@@ -59,9 +59,10 @@ def group_numbers(
 ) -> Array:
     """Return, for each input in the range ``span``, the index of its group among the groups that were read.
 
-    A group has as many inputs as the fact ``group`` of ``made`` says, and only the groups that ``span`` overlaps were
-    read. With GPTQ's g_idx, which is ``arrays["order"]``, all ``groups`` groups were read, and its indices are
-    returned. Raises FormatError if one of them is negative or not below ``groups``. If ``may_be_unset`` is true, an
+    Groups have equal sizes (the fact ``group`` in ``made.facts``), and only groups that ``span`` overlaps were read:
+    their indices are counted from the first of them. If there is GPTQ's g_idx, ``arrays["order"]``, all ``groups``
+    groups were read, and the entries of g_idx are returned. Raises FormatError if an entry is negative or not below
+    ``groups``. If ``may_be_unset`` is true, an
     ``order`` whose entries are all -1 is ignored, as in compressed-tensors (quantization/lifecycle/forward.py).
     """
     size = int(dict(made.facts)["group"])
