@@ -74,7 +74,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {_target_: torch.nn.Linear, in_features: '${x}', out_features: 3}", "interpolation"),
         ("model: {like: missing.pth}", "does not exist"),
         ("model: {like: 3}", "like is 3, not a file name"),
-        ("model: {like: a.pth, root: 3}", "root is 3, not the path of a state dict"),
+        ("model: {like: a.pth, root: 3}", "root is 3, not the dotted path of a state dict"),
     ],
 )
 def test_a_wrong_configuration_says_where_and_why(text: str, why: str) -> None:
