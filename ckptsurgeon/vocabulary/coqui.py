@@ -41,7 +41,7 @@ def _with_blank(name: str, labels: list[str]) -> list[str]:
     labels = labels[:-1] if labels[-1:] == [BLANK] else labels
     if BLANK in labels:
         raise ConfigError(
-            f"{name} has {BLANK} before a label, but the blank of an alphabet is its last output.",
+            f"{name} has {BLANK} before its last line, but the blank of an alphabet is its last output.",
             hint=f"Make {BLANK} the last line, or leave it out.",
         )
     return [*labels, BLANK]

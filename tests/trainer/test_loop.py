@@ -274,7 +274,7 @@ def test_of_equal_figures_the_one_with_the_lower_loss_is_best(losses: list[float
     loop.job.task.evaluate = lambda model, batches: next(found)  # type: ignore[method-assign]
     loop.run()
     assert (loop.state.progress.best_step, loop.state.progress.best) == (best, 1.0)
-    assert loop.state.progress.waited == 2  # a loss that falls is no reason to go on
+    assert loop.state.progress.waited == 2  # a loss that falls does not count
 
 
 def test_the_average_is_what_is_evaluated_and_kept() -> None:

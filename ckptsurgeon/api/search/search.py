@@ -18,6 +18,7 @@ from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
 from ...storage.write.output_checks import check_is_path
 from ...storage.write.staging import write_text
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..apply import apply
 from ..apply import check_output as check_output_format
@@ -307,5 +308,6 @@ def written(
     if test is not None:
         outcome = test.evaluate(os.path.abspath(output))
         score = outcome.score
+        notes += [with_prefix("the test: ", note) for note in test.notes]
         notes += [f"the test gave no score: {outcome.why}"] if score is None else []
     return replace(result, test=score, receipt=receipt, verification=verification, notes=tuple(notes))

@@ -31,7 +31,7 @@ def is_module_weights(name: str) -> bool:
 
 
 def module_files(folder: Folder) -> list[str]:
-    """Return the names of the files of modules, as ``1_Pooling/config.json``; [] if there is no valid modules.json.
+    """Return the names of the files of modules, such as ``1_Pooling/config.json``; [] without a valid modules.json.
 
     Files and folders that are links out of ``folder`` are left out.
     """

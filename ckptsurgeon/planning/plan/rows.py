@@ -115,7 +115,7 @@ class VocabularyRows(Brief):
 
     @cached_property
     def composed(self) -> int:
-        """The number of rows that are no copy of one row of the source: means of several rows, and rows of zeros."""
+        """The number of rows that are means of several rows of the source, or zeros, and not copies of one row."""
         return sum(isinstance(row, tuple) for row in self.rows)
 
     @cached_property

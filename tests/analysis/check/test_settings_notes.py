@@ -175,7 +175,7 @@ def test_a_router_that_chooses_more_experts_than_there_are_fails(tmp_path: Path)
 
 
 def changed_config(folder: Path, **fields: Any) -> Path:
-    """Return ``folder`` with other fields in its quantization_config; without any, there is no quantization_config."""
+    """Return ``folder`` after its quantization_config got the fields ``fields``; without fields, it is removed."""
     config = json.loads((folder / "config.json").read_text())
     settings = config.pop("quantization_config")
     (folder / "config.json").write_text(

@@ -62,6 +62,8 @@ def test_the_score_that_is_chosen_of_several_is_noted(evaluation: Evaluation) ->
     body = "print('accuracy:', w[0])\nprint('loss:', 1 - w[0])"
     assert any(said in note for note in searched(evaluation(body), trials=2).notes)
     assert not any(said in note for note in searched(evaluation(body), trials=2, metric="loss", study="b").notes)
+    tested = searched(evaluation(), trials=2, study="c", test=evaluation(body, name="test.py")).notes
+    assert any(note.startswith("the test: ") and said in note for note in tested)
 
 
 @pytest.mark.long
