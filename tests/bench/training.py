@@ -11,18 +11,23 @@ from .harness import Row, python
 
 __all__ = ["loading", "saving", "training"]
 
-SETUP = """
-import os, sys, tempfile, time
+TURNS, STEPS_OF_TURN = 12, 30
+"""How often the two loops take turns in one process, and for how many steps each time."""
+
+STEPPING = """
+import copy, os, statistics, sys, tempfile, time
 import torch
 torch.set_num_threads(1)
+torch.set_flush_denormal(True)  # gradients of what is learnt become denormal, and slow for one loop before the other
 os.chdir(tempfile.mkdtemp())
 sys.path.insert(0, {root!r})
 from tests.trainer import toy
-STEPS, FIRST = {steps}, 5  # the first steps are not measured: one counts operations, and torch warms up
+TURNS, TURN = {turns}, {steps}
+STEPS = (TURNS + 1) * TURN + 1
 made = toy.loop(
     model={{"hidden": 256}}, folder="run", steps=STEPS, batch_size=64, evaluate_every=2 * STEPS, save_every=2 * STEPS
 )
-batches = [batch for epoch in range(STEPS // 4) for batch in made.job.train.read(0, epoch)]
+batches = [batch for epoch in range(STEPS // 4 + 1) for batch in made.job.train.read(0, epoch)]
 
 class Ready:
     def size(self, epoch):
@@ -30,30 +35,35 @@ class Ready:
 
     def read(self, seed, epoch, start=0):
         return iter(batches[start:])
-"""
 
-OURS = """
 made.state.stream._source = Ready()
 made.save = lambda: None
-made.run(until=FIRST)
-began, spent = time.perf_counter(), time.process_time()
-made.run(until=STEPS - 1)
-"""
-
-BARE = """
-model, task = made.model, made.job.task
+model, task = copy.deepcopy(made.model), made.job.task
 model.train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
-for number, batch in enumerate(batches[: STEPS - 1]):
-    if number == FIRST:
-        began, spent = time.perf_counter(), time.process_time()
-    loss = task.loss(model, batch)
-    (loss.total / loss.items).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    optimizer.step()
-    schedule.step()
-    optimizer.zero_grad()
+
+def ours(turn):
+    made.run(until=(turn + 1) * TURN)
+
+def bare(turn):
+    for batch in batches[turn * TURN : (turn + 1) * TURN]:
+        loss = task.loss(model, batch)
+        (loss.total / loss.items).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+def timed(work, turn):
+    began, spent = time.perf_counter(), time.process_time()
+    work(turn)
+    return time.perf_counter() - began, time.process_time() - spent
+
+for turn in range(TURNS + 1):
+    times = {{work: timed(work, turn) for work in ((ours, bare), (bare, ours))[turn % 2]}}
+    if turn:  # the first turn is not measured: one loop counts operations, and torch warms up
+        print(*times[ours], *times[bare], file=sys.stderr)
 """
 
 LOADING = """
@@ -105,7 +115,6 @@ size = sum(os.path.getsize(f"run/last/{{name}}") for name in os.listdir("run/las
 print(size, sorted(stalls[1:])[1], sorted(steps[1:])[15], file=sys.stderr)  # medians; the first save takes its memory
 """
 
-SPENT = "print(time.process_time() - spent, file=sys.stderr)\n"
 END = "print(time.perf_counter() - began, file=sys.stderr)\n"
 
 
@@ -140,16 +149,21 @@ def saving(folder: str, number: int) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def training(folder: str, number: int, *, steps: int = 300) -> Iterator[Row]:
-    """Steps of the loop, with its log, over bare steps: in time, and in seconds of processors, which load moves less."""
-    setup = SETUP.format(root=os.getcwd(), steps=steps)
-    ours, bare = [], []
+def training(folder: str, number: int) -> Iterator[Row]:
+    """Steps of the loop, with its log, over bare steps: in time, and in seconds of processors, which load moves less.
+
+    Both loops take turns in one process, and the median is taken of the ratios of all turns.
+    """
+    code = STEPPING.format(root=os.getcwd(), turns=TURNS, steps=STEPS_OF_TURN)
+    turns: list[list[float]] = []
     for _ in range(number):
-        ours.append((seconds(setup + OURS + END, folder), seconds(setup + OURS + SPENT, folder)))
-        bare.append((seconds(setup + BARE + END, folder), seconds(setup + BARE + SPENT, folder)))
+        done = subprocess.run(python(code), cwd=folder, capture_output=True, text=True, check=True)
+        turns += [[float(one) for one in line.split()] for line in done.stderr.strip().splitlines()[-TURNS:]]
     for place, unit in enumerate(("", ", CPU")):
-        a, b = (statistics.median(one[place] for one in found) for found in (ours, bare))
+        ours, bare = ([turn[place + of] for turn in turns] for of in (0, 2))
+        ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
+        a, b = (1000 * statistics.median(one) / STEPS_OF_TURN for one in (ours, bare))
         yield Row(
-            f"a step of ckpt train / a bare step (0.9 of its speed){unit}", a / b, 1 / 0.9,
-            seen=f"{1000 * a / (steps - 6):.2f} ms / {1000 * b / (steps - 6):.2f} ms",
+            f"a step of ckpt train / a bare step (0.9 of its speed){unit}", ratio, 1 / 0.9,
+            seen=f"{a:.2f} ms / {b:.2f} ms",
         )  # fmt: skip
