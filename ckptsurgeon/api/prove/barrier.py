@@ -136,16 +136,16 @@ def _check_alike(networks: Sequence[Network]) -> None:
     kinds = [type(one.module).__name__ for one in networks]
     if kinds[0] != kinds[1]:
         raise PlanError(
-            f"{escape(first.path)} is a {kinds[0]}, but {escape(second.path)} is a {kinds[1]}: there are no networks "
-            "between them.",
+            f"{escape(first.path)} is a {kinds[0]}, but {escape(second.path)} is a {kinds[1]}: their weights cannot be "
+            "interpolated.",
             hint="Give two networks of the same kind.",
         )
     shapes = [{key: step.shape for key, step in one.steps.items()} for one in networks]
     apart = sorted(key for key in shapes[0].keys() | shapes[1].keys() if shapes[0].get(key) != shapes[1].get(key))
     if apart:
         raise PlanError(
-            f"{escape(first.path)} and {escape(second.path)} have different tensors, so there are no networks between "
-            f"them: {listing(apart)}.",
+            f"{escape(first.path)} and {escape(second.path)} have different tensors, so their weights cannot be "
+            f"interpolated: {listing(apart)}.",
             hint="Give two networks of the same sizes.",
             details=apart,
         )
@@ -154,7 +154,7 @@ def _check_alike(networks: Sequence[Network]) -> None:
 def _check_configurations(first: CheckpointLike, second: CheckpointLike) -> None:
     """Raise PlanError if the configurations differ so that equal weights would compute different results.
 
-    Then there are no networks between the two.
+    Interpolated weights would then belong to no configuration.
     """
     from ..folder_differences import computing_apart
 
@@ -162,7 +162,7 @@ def _check_configurations(first: CheckpointLike, second: CheckpointLike) -> None
     apart = computing_apart(first, second)
     if apart:
         raise PlanError(
-            f"there are no networks between {names[0]} and {names[1]}: {apart}.",
+            f"the weights of {names[0]} and {names[1]} cannot be interpolated: {apart}.",
             hint="Give two networks with the same configuration.",
         )
 

@@ -84,8 +84,8 @@ class Statistics:
         found = [own for path, own in fitting.items() if path in paths]
         if len(found) != 1:
             raise ConfigError(
-                f"{escape(self.path)} must have the influences of the layers of exactly one list of {number} layers, "
-                f"but it has {len(found) or 'no'} such lists.",
+                f"the influences of one list of {number} layers are needed, but {escape(self.path)} has "
+                f"{len(found) or 'no'} such lists.",
                 hint="List the layers that are kept: --layers 0..7,10.",
             )
         return [found[0][place] for place in range(number)]

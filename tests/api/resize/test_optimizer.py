@@ -282,7 +282,7 @@ def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> 
         return torch.optim.AdamW([(f"net.{name}", one) for name, one in model.named_parameters()][::-1], lr=1e-3)
 
     _, state = trained_state(source, renamed)
-    with pytest.raises(cs.ConfigError, match="do not show which of the two lists. parameters belong together"):
+    with pytest.raises(cs.ConfigError, match="neither names nor groups nor shapes show which parameter is which"):
         resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
 
 

@@ -116,9 +116,9 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
     elif rules >= _MANY and order.rising < _AT_RANDOM:
         yield Note(
             NoteKind.TOKEN_ORDER,
-            f"the ids in {name} of the tokens that {rules} merge rules make have nothing to do with the order of the "
-            "rules: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each token "
-            "has the embedding row of another token",
+            f"the ids in {name} of the tokens that {rules} merge rules make do not follow the order of the rules at "
+            "all: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each token has "
+            "the embedding row of another token",
         )
 
 

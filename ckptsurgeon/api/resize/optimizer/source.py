@@ -99,8 +99,7 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         if named is None:
             raise ConfigError(
                 f"{escape(checkpoint.path)} has {count(len(every), 'parameter')} and the network has "
-                f"{len(names)}; names, groups and shapes do not show which of the two lists' parameters belong "
-                "together.",
+                f"{len(names)}; neither names nor groups nor shapes show which parameter is which.",
                 hint=_NAME_THEM,
             )
         pairs = [pair for one, own in zip(ids, named, strict=True) for pair in zip(one, own, strict=True)]

@@ -132,7 +132,7 @@ def test_tokens_in_alphabetical_order_are_said(
 
 MANY = [f"{one}{two}" for one in LETTERS for two in ALPHABET]
 """1560 tokens that merge rules make."""
-AT_RANDOM = "have nothing to do with the order of the rules: no training of a tokeniser produces this"
+AT_RANDOM = "do not follow the order of the rules at all: no training of a tokeniser produces this"
 
 
 def drawn(made: list[str], seed: int) -> list[str]:
