@@ -42,11 +42,12 @@ def align(
     groups: Mapping[str, Any] | None = None,
     memory: int = 0,
 ) -> AlignedModels:
-    """Return the models, aligned with the model at the index ``reference``; reads the weights of all of them.
+    """Permute the axes of each model so that its weights match those of the model at index ``reference``.
 
-    ``groups`` are the groups of axes that the user lists, as ``group_fields`` returns them. If this is None, the groups
-    are found from the network that the reference's config.json describes. ``memory`` is the largest number of bytes
-    that matching may use; 0 is the default limit.
+    Returns all models, and the notes on the changes. The weights of all models are read. ``groups`` are the groups of
+    axes that the user lists, as ``group_fields`` returns them. If this is None, the groups are found from the network
+    that the reference's config.json describes. ``memory`` is the largest number of bytes that matching may use; 0 is
+    the default limit.
 
     Raises ConfigError if the network is not known, PlanError if the shapes of the models differ or weights are NaN.
     """
@@ -201,7 +202,10 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
 
 
 def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> Iterator[str]:
-    """Yield notes on the groups of axes of a model whose order changed; ``results`` has the result for each group."""
+    """Yield notes on the groups of axes of ``model`` that were reordered, or one note if none was.
+
+    ``results`` has the result of matching for each group.
+    """
     moved = [one for one in results if one.moved]
     name, other = _name(model), _name(reference)
     if not moved:

@@ -36,7 +36,8 @@ _ALIBI = "slopes of ALiBi"
 class NetworkGroups:
     """The groups of axes of a network that may be permuted (``found``).
 
-    When ``found`` is computed, the reasons why other axes may not be permuted are added to ``left``.
+    ``left`` has a text on each kind of axes that may not be permuted, with the reason. It is empty until ``found`` has
+    been read.
     """
 
     def __init__(self, base: Resizable) -> None:
@@ -241,9 +242,10 @@ class NetworkGroups:
         yield NetworkGroup(path.rpartition(".")[0], RESIDUAL, width, parts)
 
     def _residual(self, path: str, width: int, axes: Sequence[Axis], after: TargetSpec) -> list[Axis]:
-        """Return the axes in ``axes`` that consist of the ``width`` dimensions of the residual stream.
+        """Return those of ``axes`` whose elements are the dimensions of the residual stream; ``width`` is their number.
 
-        ``after`` is the network with another width. Raises PlanError if a permutation may change the outputs.
+        ``after`` is the same network, built with another width. Raises PlanError if a permutation of these axes may
+        change the outputs.
         """
         name = class_of(self._network.first)
         if not (self._has_sized_heads or self._by_names):
@@ -281,7 +283,7 @@ class NetworkGroups:
 
 
 def _channels(axes: Sequence[Axis], network: Network) -> Iterator[NetworkGroup]:
-    """Yield the group of the channels of a feed-forward layer; if the layer has experts, one group for each expert.
+    """Yield the channels of a feed-forward layer as one group; if the layer has experts, one group for each expert.
 
     ``axes`` are the axes of the layer's tensors that change with the number of channels.
     """

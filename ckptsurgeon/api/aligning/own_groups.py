@@ -47,9 +47,10 @@ def _read(path: str) -> Any:
 
 
 def _checked(name: str, value: Any) -> dict[str, Any]:
-    """Return a group as a map with the fields ``axes`` and, if it was given, ``units``.
+    """Return the group ``name`` as a map with the fields ``axes`` and, if it was given, ``units``.
 
-    Raises ConfigError if the group does not map keys to dimensions, or if ``units`` is not a number above 0.
+    ``value`` is the group as the user wrote it. Raises ConfigError if it does not map keys to dimensions, or if
+    ``units`` is not a number above 0.
     """
     if isinstance(value, Mapping) and isinstance(value.get(AXES), Mapping):
         group, others = dict(value), [one for one in value if one not in (AXES, UNITS)]

@@ -44,7 +44,10 @@ class RebuiltNetwork:
 
     @cached_property
     def constants(self) -> Mapping[str, object]:
-        """The constants of the network's modules, by name."""
+        """{path of an attribute of a module: its value} for the values that the modules have besides their weights.
+
+        They are numbers, booleans, strings and the like; see ``ModuleFacts``.
+        """
         return module_facts(self.first).constants
 
     def paths(self, role: str) -> list[str]:
@@ -62,9 +65,10 @@ class RebuiltNetwork:
         return part if isinstance(part, Mapping) else {}
 
     def axes(self, role: str, path: str, changes: Mapping[str, Any]) -> tuple[list[Axis], TargetSpec]:
-        """Return the axes that change with the fields ``changes``, and the network that is built with these fields.
+        """Return the axes of tensors whose sizes change if ``changes`` are set, and the network with these changes.
 
-        ``role`` and ``path`` are the role and the dotted path of the field, for error messages.
+        ``changes`` maps dotted paths of fields to new values. ``role`` and ``path`` are the role and the path of the
+        main field, for error messages.
         """
         asked = (role, path, str(changes))
         if asked not in self._found:
@@ -75,7 +79,7 @@ class RebuiltNetwork:
         return [*axes], after
 
     def width(self, path: str) -> int:
-        """Return the width in the same section as the field ``path``; 64 if it is not known."""
+        """Return the width in the section of the configuration that has the field ``path``; 64 if there is none."""
         found = (value for name, value in self.beside(path).items() if role_of(name) == "width")
         return next((value for value in found if type(value) is int), 64)
 
