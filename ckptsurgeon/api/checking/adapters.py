@@ -76,9 +76,11 @@ def as_single_experts(
 
 
 def _of_stack(stack: Factors, singles: Sequence[Factors]) -> Factors:
-    """Return ``stack`` with the shape of the base's weights, if the base has a separate weight for each expert.
+    """Return ``stack`` with its field ``base`` set if the base stores a separate weight for each of these experts.
 
-    ``stack`` are the factors of stacked experts, and ``singles`` the factors of all single experts.
+    ``stack`` are the factors of stacked experts, and ``singles`` the factors of all single experts. The field ``base``
+    is the shape of the adapted weights in the base. It is set only if the factors of all these single experts have the
+    shapes of the base's weights.
     """
     names = (f"{stack.module}.", f"{stack.module.replace('.mlp.experts', MIXTRAL)}.")
     own = [one for one in singles if one.module.startswith(names)]

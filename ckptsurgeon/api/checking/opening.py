@@ -134,7 +134,10 @@ def _index(file: File, folder: Folder) -> IndexFacts | None:
 
 
 def _damaged(path: str, error: FormatError) -> Opened | None:
-    """Return the readable part of a damaged safetensors checkpoint; None if no file can be read."""
+    """Return the readable part of the damaged safetensors checkpoint at ``path``; None if no file can be read.
+
+    ``error`` is the error that ``open_checkpoint`` raised.
+    """
     source = open_source(path)
     folder = source.folder() if isinstance(source, File) else source
     index, names = _parts(source, folder)

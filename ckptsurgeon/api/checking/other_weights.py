@@ -76,9 +76,9 @@ def _are(keys: list[str], one: str, several: str) -> str:
 
 
 def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str]:
-    """Return the keys of weights that only this copy has; [] if the two copies share few keys.
+    """Return the keys of weights in ``checkpoint`` that another copy lacks; [] if the two copies share few keys.
 
-    ``keys`` are the keys that the other copy lacks, and ``shared`` the keys that both copies have. Buffers are left
+    ``keys`` are all keys that the other copy lacks, and ``shared`` the keys that both copies have. Buffers are left
     out, and tensors that equal a shared tensor, because they may be tied to it.
     """
     if len(shared) < len(keys):
