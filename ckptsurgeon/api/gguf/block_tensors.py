@@ -84,7 +84,10 @@ def _has_experts(own: Set[str]) -> bool:
 
 
 def _needed(architecture: str, own: Set[str]) -> list[str]:
-    """Return the tensors that a block lacks although llama.cpp needs them; ``own`` has the names of its tensors."""
+    """Return the names of tensors that llama.cpp needs in each block, and that are not in ``own``.
+
+    ``own`` has the names of the tensors in one block, such as ``attn_q.weight``.
+    """
     theirs = (name.removeprefix("blk.{n}.") for name in ARCHITECTURES[architecture].names.values())
     without: tuple[str, ...] = ("attn_q",) if architecture == DEEPSEEK else ()
     without += _DENSE if _has_experts(own) else ()
@@ -98,7 +101,7 @@ def _needed(architecture: str, own: Set[str]) -> list[str]:
 def _uneven(blocks: Blocks, noted: Set[str]) -> Iterator[str]:
     """Yield notes on tensors that a block lacks although at least half of the blocks of its kind have them.
 
-    There is no note on the tensors in ``noted``, which have one already.
+    Tensors in ``noted`` are left out, because there are notes on them already.
     """
     found: dict[tuple[tuple[int, ...], int], list[str]] = {}
     for alike, is_ffn in ((list(blocks), False), *((kind, True) for kind in _kinds(blocks))):
@@ -117,9 +120,9 @@ def _kinds(blocks: Blocks) -> list[list[int]]:
 
 @notes_of(NoteKind.OTHER)
 def _odd_block(blocks: Blocks) -> Iterator[str]:
-    """Yield a note if a single block, not the first or the last, has only some of the tensors that most blocks have.
+    """Yield a note if a single block, not the first or the last, lacks tensors that most blocks have.
 
-    There is no note on a block that lacks all tensors of a part, such as attention: it is a block of another kind.
+    There is no note if the block lacks all tensors of a module, such as attention: it is then a block of another kind.
     """
     usual, number = Counter(frozenset(own) for own in blocks.values()).most_common(1)[0]
     fewer = [place for place, own in blocks.items() if own < usual]

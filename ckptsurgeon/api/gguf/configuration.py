@@ -37,8 +37,8 @@ def described(
 ) -> dict[str, str]:
     """Return the metadata entries of GGUF for a model of transformers, with their values as strings.
 
-    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` is the
-    set of the layers' numbers of experts; normally it has one element. Raises PlanError for a field that llama.cpp
+    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` has every
+    number of experts that a layer has: {8} if each layer has 8 experts. Raises PlanError for a field that llama.cpp
     needs and config.json lacks, or for a value that the metadata of GGUF cannot express.
     """
     if architecture == "olmo2":

@@ -96,10 +96,10 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
 
 @notes_of(NoteKind.METADATA_REFUSED)
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
-    """Yield a note if the embedding of a known architecture has another number of rows than ``number``.
+    """Yield a note if the embedding of a known architecture does not have ``number`` rows.
 
-    If ``is_of_tokens`` is true, ``number`` is the number of tokens in the file, otherwise the value of the entry
-    ``vocab_size``. It is 0 if neither is known.
+    ``shape`` is the shape of the embedding. If ``is_of_tokens`` is true, ``number`` is the number of tokens in the
+    file, otherwise the value of the entry ``vocab_size``. It is 0 if neither is known; then there is no note.
     """
     if architecture in ARCHITECTURES and len(shape) == 2 and number and shape[0] != number:
         has = f"the file has {count(number, 'token')}" if is_of_tokens else f"{architecture}.vocab_size is {number}"
@@ -185,10 +185,10 @@ def _value(text: str) -> float:
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
-    """Yield (key, axis, entries, size): an axis of a tensor, and the size that metadata ``entries`` give for it.
+    """Yield (key, axis, entries, size) for each size of a tensor that the metadata determine.
 
-    ``sizes`` maps the names of metadata entries to their values, and ``entries`` are the names of the entries that
-    determine ``size``.
+    Axis ``axis`` of the tensor ``key`` must have the size ``size``; ``entries`` are the names of the metadata entries
+    from which it follows. ``sizes`` maps the names of metadata entries to their values.
     """
     width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
     if width:
@@ -205,8 +205,8 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
 def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
     """Return (entries, rows): the number of rows that an attention projection must have, and the entries that give it.
 
-    ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. If
-    ``sizes`` has no entry for the number of rows of a head, this number is ``each``.
+    ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. The number
+    of rows of a head is in an entry of ``sizes``; if there is no such entry, it is ``each``.
     """
     entry, number = heads
     length = f"attention.{kind}_length"

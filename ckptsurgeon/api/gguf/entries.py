@@ -104,7 +104,7 @@ def _said(entry: Typed) -> str:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF file whose metadata the output's metadata are based on: the destination, or one of the sources.
+    """Return the GGUF file whose metadata are copied to the output: the destination, or one of the sources.
 
     If there is no GGUF destination, it is the first GGUF source with the same metadata as the plan; entries that the
     user sets (``given``) are not compared. If no source has the same metadata, it is the first GGUF source; None if

@@ -24,8 +24,8 @@ _SIZES = {
 def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[int]) -> dict[str, str]:
     """Return the entries for experts, without the architecture as prefix; {} for a model without experts.
 
-    ``numbers`` is the set of the layers' numbers of experts; normally it has one element. Raises PlanError if
-    config.json contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
+    ``numbers`` has every number of experts that a layer of the weights has: {8} if each layer has 8 experts. Raises
+    PlanError if config.json contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
     """
     if not numbers:
         return {}

@@ -72,9 +72,10 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return the operations that split the stacked experts of a transformers model, and the layers' numbers of experts.
+    """Return (operations that split the stacked experts of a transformers model, every number of experts of a layer).
 
-    Raises PlanError if the matrices of experts do not have the sizes in ``config``.
+    The second result is {8} if each layer has 8 experts. Raises PlanError if the matrices of experts do not have the
+    sizes in ``config``.
     """
     sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
     _check_shapes(checkpoint, *sizes[1:])

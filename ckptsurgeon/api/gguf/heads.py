@@ -22,9 +22,9 @@ def heads_of(
 ) -> Heads:
     """Return the attention heads of a model with separate queries and keys.
 
-    ``modules`` are the names of the modules of queries and of keys. ``stated`` has the numbers of heads of queries and
-    of keys in the configuration; if the second number is None, it is the same as the first. ``names`` are the names of
-    the two fields with these numbers, for messages. Raises PlanError if a number is not valid or does not fit the
+    ``modules`` are the names of the modules of queries and of keys. ``stated`` has two values of the configuration: the
+    number of query heads and the number of key heads, or None if the latter equals the former. ``names`` are the names
+    of the fields with these numbers, for messages. Raises PlanError if a number is not valid or does not fit the
     weights.
     """
     queries = _number(stated[0], names[0])

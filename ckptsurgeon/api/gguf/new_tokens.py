@@ -36,12 +36,12 @@ def maps_by_token(plan: Plan) -> bool:
 def with_new_tokens(
     found: Mapping[str, Typed], plan: Plan, embedded: EmbeddedModel, rows: int, *, is_kept: bool
 ) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the metadata entries of an output whose rows are moved to the ids of a new token list, and notes.
+    """Return (metadata entries of an output whose rows are moved to the ids of a new token list, notes).
 
-    ``found`` are the entries of the GGUF file ``embedded``. If the plan's files have a token list, the entries are
-    returned unchanged if ``embedded`` already has these tokens. If they have no token list, the entries are returned
-    unchanged if ``embedded`` is the destination (``is_kept``). Otherwise the entries of the tokeniser are made from the
-    plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError if the entries cannot be made.
+    ``found`` are the entries of the GGUF file ``embedded``, and ``rows`` is the number of rows of the embedding. The
+    entries of the tokeniser are made again from the plan's files, except in two cases, in which ``found`` is returned.
+    In the first case, the plan's files have a token list, and ``embedded`` has the same tokens. In the second case,
+    they have none, and ``embedded`` is the destination (``is_kept``). Raises PlanError if the entries cannot be made.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     tokens = _tokens_of(made)

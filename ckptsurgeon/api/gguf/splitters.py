@@ -31,7 +31,7 @@ SPLITTERS: Mapping[tuple[str, ...], str] = {
 
 
 def sections(section: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield a section of tokenizer.json, such as ``pre_tokenizer``; if it is a sequence, yield its parts."""
+    """Yield the single steps of a section of tokenizer.json, such as ``pre_tokenizer``, in their order."""
     if isinstance(section, dict):
         parts = next((section[name] for name in ("pretokenizers", "processors") if name in section), None)
         yield from (one for one in (parts if isinstance(parts, list) else [section]) if isinstance(one, dict))
@@ -53,7 +53,10 @@ def splitter(document: Mapping[str, Any]) -> str:
 
 
 def _expression(split: Mapping[str, Any]) -> str:
-    """Return the regular expression of a split, in which line ends are written as escapes."""
+    """Return the regular expression of a split as text; '' if it has none.
+
+    Line ends are written as escapes, a backslash and a letter, as in llama.cpp's list.
+    """
     pattern = split.get("pattern")
     text = pattern.get("Regex") if isinstance(pattern, dict) else None
     return text.replace("\r", r"\r").replace("\n", r"\n") if isinstance(text, str) else ""

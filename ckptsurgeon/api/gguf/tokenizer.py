@@ -159,7 +159,10 @@ def _merge(one: Any) -> str:
 
 
 def _special(folder: ModelFolder, document: Mapping[str, Any], tokens: Tokens) -> Iterator[tuple[str, Typed]]:
-    """Yield entries: the ids of special tokens, and whether a text gets such tokens at its beginning and its end."""
+    """Yield (entry, value) for the ids of special tokens, and for ``add_bos_token`` and ``add_eos_token``.
+
+    These two are true if a text gets such a token at its beginning or at its end.
+    """
     names = {one.name for one in folder.files}
     stated = folder.document(TOKENIZER) if TOKENIZER in names else {}
     ids = {text: number for number, (text, _) in tokens.items()}

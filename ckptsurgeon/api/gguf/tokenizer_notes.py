@@ -109,10 +109,11 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
 
 @notes_of(NoteKind.GGUF_TOKENS)
 def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
-    """Yield a note if many longer tokens of byte-level BPE are made by no merge rule; usually, rules make all of them.
+    """Yield a note if no merge rule makes many of the tokens of several characters; usually, rules make all of them.
 
-    "Many" is a twentieth of the tokens or more, as for tokenizer.json. The lists are read only if there are so few
-    rules that many tokens may have none; reading takes about 0.3 s for 100,000 tokens.
+    "Many" is a twentieth of all tokens or more. ``tokens`` is their number, and ``has_kinds`` is true if the file says
+    which tokens are special; those need no rule. The lists are read only if there are so few rules that many tokens may
+    have none; reading takes about 0.3 s for 100,000 tokens.
     """
     few = max(FEWEST, round(FEW * tokens))
     if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), "little") < few:
@@ -127,7 +128,7 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if token ids do not follow the order of the merge rules, and one if bytes are in no known order.
+    """Yield a note if token ids do not follow the order of the merge rules, or byte tokens no known order.
 
     The whole lists are read only if the first tokens look wrong: if they are in alphabetical order, if the first merge
     rules do not make them, or if their tokens of single bytes are in no known order.
@@ -159,7 +160,7 @@ def _is_longer(token: str) -> bool:
 
 
 def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
-    """Yield the first items of the list of tokens or merge rules: those that lie completely in its first bytes."""
+    """Yield the first items of the list ``entry`` (tokens or merge rules): as many as fit in the list's first bytes."""
     raw, place = read(entry, HEAD, PROBE), 0
     while place + 8 <= len(raw):
         start = place + 8

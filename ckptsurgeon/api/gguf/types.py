@@ -35,7 +35,7 @@ def rounded(kind: str | None, keys: Collection[str]) -> list[Mapping[str, Any]]:
     """
     if kind is None:
         return []
-    norms = any(key.endswith("_norm.weight") for key in keys)  # norms of Cohere are matrices
+    norms = any(key.endswith("_norm.weight") for key in keys)  # norms are matrices in Cohere's models
     return [{"blocks": _MATRICES if norms or routers(keys) else "**", "to": kind}]
 
 

@@ -28,7 +28,8 @@ def window_entries(config: Mapping[str, Any], architecture: str) -> dict[str, st
 def window_notes(config: Mapping[str, Any], architecture: str, layers: int) -> tuple[str, ...]:
     """Return a note if a model has a sliding window that llama.cpp does not read; else ().
 
-    ``layers`` is the number of layers. A window that is at least as long as the longest text has no effect.
+    ``layers`` is the number of layers. There is no note on a window that is at least as long as the longest text,
+    because it has no effect.
     """
     window = config.get("sliding_window", OF_CLASS.get(str(config.get("model_type"))))
     longest = config.get("max_position_embeddings")
