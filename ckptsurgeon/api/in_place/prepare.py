@@ -44,7 +44,10 @@ def for_place(plan: Plan) -> Plan:
 
 
 def prepared(plan: Plan, source: Checkpoint) -> NewNames:
-    """Return the new content that renames tensors of ``source`` in place; raises PlanError if that is not possible."""
+    """Return the new headers, index and record that rename tensors of ``source`` in place.
+
+    Raises PlanError if the tensors cannot be renamed in place.
+    """
     if plan.verb != "rename":
         raise PlanError(f"--in-place changes names only, but ckpt {plan.verb} changes more than names.", hint=ORDINARY)
     names = _names(plan, source)
@@ -111,7 +114,7 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
     taken = Counter(source.stored_key(step.source_key) for step in plan.steps)
     other = next((key for key in source.header.tree if taken[key] != 1), "")
     if other:
-        is_split = other not in map(source.stored_key, source)  # joined scales
+        is_split = other not in map(source.stored_key, source)  # scales of several experts in one stored tensor
         what = "copied to several names" if taken[other] else "split into several tensors" if is_split else "left out"
         raise PlanError(f"--in-place changes names only, but {escape(other)} is {what}.", hint=ORDINARY)
     return {source.stored_key(step.source_key): step.key for step in plan.steps}

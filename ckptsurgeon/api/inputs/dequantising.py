@@ -82,8 +82,8 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
     """Return a function that encodes a new weight in the same way as a quantised tensor of the checkpoint.
 
     The arguments of the function are the quantised tensor and the new weight. It returns the tensors to store, such as
-    codes and scales, as a map from the endings of their keys. It raises ``UnencodableError`` if no encoder can encode
-    the weight in this way.
+    codes and scales, by the endings of their keys: ``{"qweight": …, "scales": …}`` for GPTQ. It raises
+    ``UnencodableError`` if no encoder can encode the weight in this way.
     """
     settings = cache(partial(stated_settings, checkpoint))
 

@@ -76,10 +76,10 @@ def _check_options(given: dict[str, list[str]], rank: int | None) -> None:
 
 
 def _without_quantised(flag: str, chosen: set[str], old: Checkpoint, new: Checkpoint) -> tuple[set[str], list[str]]:
-    """Return the keys of ``chosen`` that store no quantised weight in either checkpoint, and a note on the other keys.
+    """Return the keys of ``chosen`` that belong to no quantised weight in either checkpoint, and a note on the rest.
 
-    Raises PlanError if no key is left. A scale multiplies many codes, and codes may be packed into floats: none of them
-    may be approximated as if it were a weight.
+    ``flag`` is the option that selects the keys, for the message. Raises PlanError if no key is left. A scale
+    multiplies many codes, and codes may be packed into floats, so neither may be approximated as if it were a weight.
     """
     parts = {**old.codes.by_key, **new.codes.by_key}
     coded = {key: parts[key] for key in new if key in chosen and key in parts}

@@ -44,9 +44,9 @@ def read_recipe_file(path: str) -> Any:
 
 
 def recipe_notes(name: str, value: Any) -> list[str]:
-    """Return the notes ``value`` of the recipe ``name``, safe for a terminal.
+    """Return the notes in the recipe ``name``, with an escape for each character that a terminal may obey.
 
-    Raises ConfigError if they are not a list of a few short strings.
+    ``value`` is the field ``notes`` of the recipe. Raises ConfigError if it is not a list of a few short strings.
     """
     is_valid = isinstance(value, list) and all(isinstance(one, str) and len(one) <= LONGEST_NOTE for one in value)
     if not is_valid or len(value) > MOST_NOTES:
@@ -58,7 +58,7 @@ def recipe_notes(name: str, value: Any) -> list[str]:
 
 
 def without_doubts(name: str, value: Any, notes: Sequence[str]) -> tuple[str, ...]:
-    """Return the notes of a plan; if ``value`` is true, without the notes that a matrix may be transposed.
+    """Return ``notes``, the notes of a plan; if ``value`` is true, without those that say a matrix may be transposed.
 
     ``value`` is the field ``values_agree`` of the recipe ``name``; raises ConfigError if it is not a boolean.
     """

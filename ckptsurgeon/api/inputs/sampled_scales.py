@@ -74,7 +74,7 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
         :VOCABULARY
     ]
     of_tokens.look_at(tables)
-    of_tokens.look_at(tables, is_end=True)  # if a token was cut out of some parts only, the rows after it are wrong
+    of_tokens.look_at(tables, is_end=True)  # the last rows show whether a row was removed from codes or scales only
     chosen, unsound = [*layers, *tables], sample.unsound + of_tokens.unsound
     faults = sample.faults + of_tokens.faults
     sample.odd_scales.add_all_but_sizes(of_tokens.odd_scales)
@@ -94,7 +94,10 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
 
 
 class _Sample(SampledFiles):
-    """Decodes parts of quantised tensors; ``unsound`` has the names of those with NaN or inf, ``faults`` the errors."""
+    """Decodes parts of quantised tensors, and records the faults that it finds.
+
+    ``unsound`` has the names of tensors with NaN or inf, and ``faults`` the messages of errors.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -148,8 +151,8 @@ def _doubtful(
     """Return further tensors to decode: those of each layer in which a sampled tensor is far too large or too small.
 
     In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are far larger or
-    smaller than those of other layers, their scales are wrong. ``every`` are all quantised tensors, ``looked_at`` those
-    in the sample, and ``odd`` has the implausible scales in them.
+    smaller than those of other layers, their scales are wrong. ``every`` has all quantised tensors, and ``looked_at``
+    the sampled ones. ``odd`` has the scales that the decoder found implausible.
     """
     powers = powers_of([odd.of(one.name for one in looked_at)])
     layers = {_layer_of(name) for names in outlying_layers(powers, LAYER, fewest=1) for name in names}

@@ -56,7 +56,7 @@ def _found(checkpoint: Checkpoint, family: Family, source: Layout) -> FoundLayou
     for name in sorted({layout.name for layout in family.layouts if not layout.only_read} - {source.name}):
         try:
             conversion(family, source, family.named(name), whole, settings, checkpoint.path)
-        except UnknownNumberError:  # the user may give it
+        except UnknownNumberError:  # the user may give the missing number
             pass
         except PlanError as error:
             why = why or error.message

@@ -41,7 +41,10 @@ def is_of_mlx(metadata: Mapping[str, str]) -> bool:
 
 
 def left_of_mlx(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the metadata entries that a file of MLX loses if its tensors get the names of another library."""
+    """Return the names of metadata entries that must be removed if tensors of MLX get the names of another library.
+
+    The result is () if the file is not of MLX.
+    """
     return (FORMAT,) if is_of_mlx(metadata) else ()
 
 
@@ -64,11 +67,11 @@ def named_by_transformers(tensors: Mapping[str, TensorInfo]) -> Mapping[str, Ten
 
 
 def without_other_forms(missing: Mapping[str, int], unused: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """Return ``missing`` and ``unused`` without the layers in which both are the same weights in two forms.
+    """Return ``missing`` and ``unused`` without weights that MLX has, but stores in another form.
 
-    ``missing`` maps the names of tensors or modules that a file of MLX lacks to their numbers of parameters, and
-    ``unused`` those that the class of transformers lacks. If both have as many parameters in a layer, MLX has the
-    missing weights of this layer under the unused names.
+    ``missing`` maps tensors or modules of the class of transformers that a file of MLX lacks to their numbers of
+    parameters. ``unused`` does the same for those that only the file has. If both have the same number of parameters in
+    a layer, they are the same weights under other names, so the layer is left out of both.
     """
     wanted = {key: size for key, size in missing.items() if not _LEFT_OUT.search(key)}
     lost, own = _by_layer(wanted), _by_layer(unused)
