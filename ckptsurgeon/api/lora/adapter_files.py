@@ -49,9 +49,9 @@ BYTES = 16 << 20
 
 
 def has_configuration(weights: File) -> bool:
-    """Return whether ``weights`` has the file name of PEFT or mlx-lm, and adapter_config.json is in its folder.
+    """Return whether ``weights`` has a file name of PEFT or mlx-lm, and there is an adapter_config.json in its folder.
 
-    A folder at a URL cannot be listed: then it is assumed that adapter_config.json exists.
+    A folder at a URL cannot be listed; for weights with such a name, the result is then true.
     """
     if weights.name not in (*ADAPTER_WEIGHTS, MLX_WEIGHTS):
         return False
@@ -90,7 +90,10 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[No
 
 
 def described_adapter(checkpoint: Checkpoint) -> AdapterSettings | None:
-    """Return the settings of an adapter; without its adapter_config.json, what its keys and shapes show."""
+    """Return the settings of an adapter, from its adapter_config.json or else from its keys and shapes.
+
+    Returns None if the checkpoint is not an adapter.
+    """
     from ...analysis.adapter_by_keys import adapter_by_keys  # few checkpoints need it
 
     found, _ = adapter_of(checkpoint)

@@ -99,6 +99,6 @@ def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -
 
 
 def _is_matrix_of_several(adapter: Checkpoint, info: TensorInfo) -> bool:
-    """Return whether a tensor has two or more dimensions, and its first values are not all equal."""
+    """Return whether a tensor has two or more dimensions, and its first values are not all the same."""
     data = _bytes(adapter, info, SAMPLE) if len(info.shape) > 1 else b""
     return data != data[: info.itemsize] * (len(data) // info.itemsize)

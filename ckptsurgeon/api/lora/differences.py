@@ -71,7 +71,7 @@ def _selects(config: AdapterConfig, module: str) -> bool:
 
 
 def _without_factors(modules: Sequence[str]) -> Iterator[str]:
-    """Yield the modules that have no factors, although the same module has factors in most of the other layers.
+    """Yield the modules without factors, if the modules of the same name in most other layers have factors.
 
     ``modules`` are the modules with factors. A module is yielded only if another module in the same parent module
     (``self_attn``) has factors. If the last layer lacks the factors too, the module is not yielded for any layer: the

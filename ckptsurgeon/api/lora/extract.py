@@ -81,7 +81,7 @@ def lora_extract(
     that matches nothing, and the errors of ``open_checkpoint``.
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
-    alpha = float(alpha) if alpha is not None else None  # so that 4 and 4.0 result in the same file
+    alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 must result in the same file
     asked = ExtractOptions(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
@@ -155,9 +155,10 @@ def _with_files_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence
 
 
 def _with_rows_checked(plan: Plan, folders: Sequence[ModelFolder], names: Sequence[str], vocab: str | None) -> Plan:
-    """Return the plan with notes on tokens; raises PlanError for rows of different tokens, unless ``vocab`` allows it.
+    """Return ``plan`` with notes on rows of an embedding that belong to different tokens in the two models.
 
-    ``names`` are the names of the tuned model and of the base.
+    ``names`` are the names of the tuned model and of the base. Raises PlanError for such rows, unless ``vocab`` is
+    "place".
     """
     whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
     listed = [with_embedded_tokens(one) for one in folders]

@@ -61,7 +61,11 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
 
 
 def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]]:
-    """Return the products of factors that each adapter adds to matrices, by the adapter's index in ``plan.sources``."""
+    """Return {index of an adapter: [(step, term, factors) for each matrix to which it adds a product of factors]}.
+
+    The index is that of the adapter in ``plan.sources``, and ``factors`` are the factors A and B. Only matrices of
+    which a sample can be read are included.
+    """
     found: dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]] = defaultdict(list)
     for step in plan.steps:
         if (
@@ -78,9 +82,10 @@ def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTer
 
 
 def _times(base: Checkpoint, adapter: Checkpoint, step: Step, term: LoraTerm, factors: Sequence[Input]) -> float | None:
-    """Return (size of a change) / (size of the weight that it changes), in a sample; None if this is not a number.
+    """Return the ratio of a change's size to the size of the weight that it changes, in a sample; None if not finite.
 
-    ``step`` makes the changed weight, and ``factors`` are the factors A and B of the change.
+    The size is the root mean square. ``step`` is the step that computes the changed weight, and ``factors`` are the
+    factors A and B of the change.
     """
     a, b = factors
     box = middle(step.source_shape)

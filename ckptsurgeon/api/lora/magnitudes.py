@@ -32,7 +32,7 @@ OTHER_NORMS = "are not the norms of the base's weights: perhaps the adapter was 
 
 @notes_of(NoteKind.OTHER_BASE)
 def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note on each DoRA adapter whose magnitudes are not the norms of the base's rows in most modules.
+    """Yield a note on each DoRA adapter whose magnitudes differ from the norms of the base's rows in most modules.
 
     ``opened`` is the base, followed by the adapters. Rows in the middle of at most ``MODULES`` weights are read, and
     the magnitudes of these weights. Remote files are not read, and neither are transposed weights (Conv1D), because
@@ -57,7 +57,7 @@ def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
 
 
 def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, Input]]]:
-    """Return the matrices that DoRA changes, with their magnitudes, by the index of the adapter in ``plan.sources``."""
+    """Return {index of an adapter in ``plan.sources``: [(step, magnitude) for each matrix that its DoRA changes]}."""
     found: dict[int, list[tuple[Step, Input]]] = defaultdict(list)
     for step in plan.steps:
         if step.lora is None or len(step.shape) != 2 or step.source_key not in base:
@@ -75,7 +75,8 @@ def _has_norms_of_rows(term: LoraTerm, step: Step, inputs: Sequence[Input]) -> b
 def _apart(base: Checkpoint, adapter: Checkpoint, step: Step, magnitude: Input) -> float:
     """Return the median relative difference between DoRA's magnitudes and the norms of the base's rows, in a sample.
 
-    The result is 0 if the two are correlated, or if a norm or magnitude is not finite or a norm is 0.
+    Returns 0, which means no fault, if the two are strongly correlated, if a norm or a magnitude is not finite, or if a
+    norm is 0.
     """
     import numpy as np
 

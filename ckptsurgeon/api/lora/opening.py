@@ -184,17 +184,21 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
-    """Return the adapter configuration ``data``, as that of a LoRA if it is of a LoHa, LoKr or OFT in ``methods``."""
+    """Return the adapter configuration ``data``; if its type is one of ``methods``, with the fields of a LoRA.
+
+    The types are LoHa, LoKr and, if ``methods`` is ``MERGED``, OFT. Any other configuration is returned unchanged.
+    ``name`` is the name of the configuration in messages.
+    """
     kind = str(data.get("peft_type")) if isinstance(data, Mapping) else ""
     taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
     return lora_fields(data, name) if taken else data
 
 
 def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, AdapterConfig]:
-    """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
+    """Return {component of a pipeline (``unet``): adapter configuration} from the metadata of a diffusers file.
 
-    If the file is for one model without a name, the key is ''. With ``methods``, the configurations may be for LoHa or
-    LoKr. Raises ConfigError if the metadata are damaged.
+    If the file is for one model without a name, the key is ''. The result is {} if the metadata have no configuration.
+    With ``methods``, the configurations may be for LoHa or LoKr. Raises ConfigError if the metadata are damaged.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
@@ -219,9 +223,10 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
 
 
 def _parts(data: Any) -> dict[str, Any]:
-    """Return {part of a pipeline: its configuration} from diffusers' metadata.
+    """Return {component of a pipeline: its configuration} from the metadata that diffusers writes.
 
-    Fields have names such as ``unet.r``. If the metadata has the configuration of a single model, its part is ''.
+    The fields there have names such as ``unet.r``. If the metadata has the configuration of a single model, its key is
+    ''.
     """
     if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
         return {"": dict(data)}
