@@ -90,7 +90,10 @@ def _copied(plan: Plan, step: Step, one: Input, path: str) -> str:
 
 
 def _outcomes(plan: Plan, step: Step, paths: Sequence[str], folder: str) -> Iterator[MergeOutcome]:
-    """Yield the result of the plan's merge method for a tensor, then of every other method that fits the models."""
+    """Yield the result of the plan's merge method for a tensor, then one for each other method that takes these models.
+
+    If such a method cannot merge the tensor, its result has the reason. ``paths`` are files with the inputs.
+    """
     assert step.merge is not None
     path = os.path.join(folder, "planned.safetensors")
     apply(replace(plan, steps=(step,), metadata={}, notes=()), path)
@@ -104,7 +107,7 @@ def _alternative(method: Method, plan: Plan, paths: Sequence[str], path: str) ->
     needed = [one.name for one in method.parameters if one.default is None]
     if lacking := [name for name in needed if name not in NEEDED]:
         return MergeOutcome(method.name, why=f"needs {', '.join(lacking)}")
-    if method.statistics:  # those of the models are not of these copies of single tensors
+    if method.statistics:  # statistics of whole models do not belong to copies of single tensors
         return MergeOutcome(method.name, why=f"needs statistics ({method.statistics})")
     given = {name: NEEDED[name] for name in needed}
     base = paths[-1] if method.base in BASES else None

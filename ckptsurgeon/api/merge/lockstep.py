@@ -22,10 +22,11 @@ T = TypeVar("T")
 
 
 def in_lockstep(runs: Sequence[Callable[[Progress], T]], progress: Progress | None = None) -> list[T]:
-    """Return the results of ``runs``, each in its own thread; none gets more than ``AHEAD`` bytes ahead of another.
+    """Return the results of ``runs``, each in its own thread; none gets more than ``AHEAD`` bytes ahead of another one.
 
-    Each run gets a function, and calls it with (bytes done, total bytes); ``progress`` is called with the sums over all
-    runs. If a run fails, the others are stopped when they next call this function, and its error is raised.
+    Each run is called with a function of (bytes done, total bytes), which it must call while it works; ``progress`` is
+    called with the sums over all runs. If a run fails, the others are stopped when they next call this function, and
+    its error is raised.
     """
     pace = _Pace(len(runs), progress)
     with ThreadPoolExecutor(max(1, len(runs)), thread_name_prefix="ckpt-window") as pool:
@@ -68,7 +69,7 @@ class _Pace:
             self._done[index], self._totals[index] = done, total
             if self._progress is not None:
                 self._progress(sum(self._done), sum(self._totals))
-            if self._slowest() != before:  # waking all for every block costs as much as the means
+            if self._slowest() != before:  # to wake all runs for each block would take as long as the merging
                 self._moved.notify_all()
             self._moved.wait_for(lambda: self._stopped or done - self._slowest() <= AHEAD)
             if self._stopped:

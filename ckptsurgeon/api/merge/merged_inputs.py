@@ -110,7 +110,7 @@ class _Merging:
 
     @contextmanager
     def loaded_outside(self) -> Iterator[None]:
-        """During the ``with`` block, give all networks the means of the parameters that no block of layers has."""
+        """Give all networks the means of the parameters that are in no block of layers, during the ``with`` block."""
         first = self._networks[0].module
         names = [
             name
@@ -124,7 +124,10 @@ class _Merging:
             yield
 
     def merge(self, block: str, runs: Sequence[Callable[[], Any]]) -> dict[str, Tensor]:
-        """Run each model's own block by calling ``runs``; return {name: value} for parameters of the merged block."""
+        """Run a block in each model by calling ``runs``, then merge it; return {name: value} of its parameters.
+
+        Before a model's block runs, it gets the model's own weights; its inputs come from merged blocks.
+        """
         names = self._names(block)
         for network, grams, positions, run in zip(self._networks, self.grams, self._positions, runs, strict=True):
             with _holding(network.module, network.read(names)), grams.collecting(positions, within=block):
@@ -132,7 +135,10 @@ class _Merging:
         return self._read_merged(names)
 
     def merged(self, network: int, values: Mapping[str, Tensor]) -> Any:
-        """Return a context in which a network has the merged parameters ``values``."""
+        """Return a context manager that gives a network the parameters ``values`` until the end of its ``with`` block.
+
+        ``network`` is the index of the network.
+        """
         return _holding(self._networks[network].module, values)
 
     def _names(self, block: str) -> list[str]:
@@ -183,7 +189,7 @@ def _check_not_in_part(grams: GramSums) -> None:
 
 
 class _InMemory(SampledTensors):
-    """The whole tensor of each model, and a function for each model that reads the Gram matrix of an expert."""
+    """The whole values of one tensor in all models, with a function for each model that reads its Gram matrices."""
 
     def __init__(self, key: str, values: Sequence[Tensor], grams: Sequence[ReadGram], *, turned: bool = False) -> None:
         arrays = tuple(one.contiguous().numpy() for one in values)

@@ -29,8 +29,8 @@ def check_memory(network: Network, blocks: Sequence[str], grams: GramSums, *, mo
     """Raise ConfigError if merging one of ``blocks`` takes more than ``limit`` bytes.
 
     ``network`` is one of the networks that are merged, ``grams`` are its Gram matrices, and ``models`` is the number of
-    networks. Memory contains at the same time the merged block, the parameters outside of blocks, and the values of one
-    tensor in all models with its Gram matrices.
+    networks. The following are in memory at the same time: the merged block, the parameters outside of blocks, and the
+    values of one tensor in all models, with its Gram matrices.
     """
     tensors = {name: tuple(one.shape) for name, one in network.module.named_parameters(remove_duplicate=False)}
     keys = weights_of(network).keys

@@ -132,9 +132,9 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
 def _base_notes(
     configuration: Configuration, references: Sequence[ModelReference], opened: Sequence[Checkpoint], method: Method
 ) -> list[str]:
-    """Return notes on models that are copies of the recipe's base, or that were not trained from it.
+    """Return notes on models that are copies of the recipe's base, or that were not fine-tuned from it.
 
-    The base itself may be among the models.
+    The base may also be one of the models to merge; it is not compared with itself.
     """
     if configuration.base is None or method.base not in ("required", "optional"):
         return []

@@ -60,10 +60,11 @@ class MergedTensor:
 def sampled_methods(
     tensors: Sequence[MergedTensor], models: int, plugins: Sequence[Method], seed: int
 ) -> tuple[tuple[MethodSurvey, ...], int]:
-    """Return (for each method, the share that it keeps of the models' changes; number of sampled values).
+    """Return (a MethodSurvey for each merge method, number of sampled values).
 
-    ``models`` is the number of models. The methods of the plan come first. Memory and time are bounded by the constants
-    of this module, whatever the size of the models.
+    Each survey has the share of the models' changes that the method keeps. The methods of the plan come first.
+    ``models`` is the number of models, and ``plugins`` are the user's own methods. Memory and time are bounded by the
+    constants of this module, whatever the size of the models.
     """
     planned = dict.fromkeys(one.merge.method for one in tensors)
     known = merge_methods(plugins)
@@ -99,7 +100,10 @@ def _finite(read: list[Array]) -> list[Array]:
 
 @dataclass
 class _Total:
-    """The sums over the samples of all tensors that one method has merged."""
+    """Sums over the samples of all tensors that one method has merged; ``survey`` computes the figures from them.
+
+    If the method cannot merge the tensors, ``why`` is the reason.
+    """
 
     method: Method
     number: int
@@ -133,10 +137,10 @@ class _Total:
         self._sum(list(one.models), [model - base for model in models], result.reshape(-1) - base, kept)
 
     def _given(self, merge: Merge) -> dict[str, Any]:
-        """Return the parameters of the method: those of the plan if the plan uses the method.
+        """Return the parameters with which the method merges a tensor: those of ``merge`` if it uses the same method.
 
-        Otherwise, they are the plan's values of ``SHARED``, and the values in ``NEEDED`` and ``USUAL`` for parameters
-        without a default or with a default that has no effect.
+        For any other method, parameters in ``SHARED`` get the values in ``merge``. A parameter without a default gets
+        the value in ``NEEDED``, and one whose default has no effect the value in ``USUAL``.
         """
         if merge.method == self.method.name:
             return dict(merge.parameters)
@@ -205,7 +209,7 @@ def _plain(value: Any) -> Any:
 
 
 def _varying(settings: Counter[tuple[tuple[str, Any], ...]]) -> dict[str, Any]:
-    """Return the parameters of a method; those that differ between tensors have the value "varies"."""
+    """Return {parameter: its value} of a method; the value is "varies" if it was not the same for all tensors."""
     every = [dict(one) for one in settings]
     names = dict.fromkeys(name for one in every for name in one)
     return {

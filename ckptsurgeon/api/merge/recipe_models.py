@@ -40,7 +40,7 @@ __all__ = ["RecipeModels", "found"]
 
 
 def found(one: ModelReference, folder: str) -> str:
-    """Return the path at which a model of a recipe exists: relative to the working directory, or else to ``folder``.
+    """Return the path at which a model of a recipe exists: as it is in the recipe, or else in the folder ``folder``.
 
     ``folder`` is the recipe's folder. Raises ConfigError for a model with an adapter, SourceError if there is no such
     path.
@@ -115,7 +115,8 @@ class RecipeModels:
     def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
         """Return the vocabulary that the recipe requests if rows must be merged by token; otherwise return ``asked``.
 
-        ``asked`` is the request in the user's arguments. Raises ConfigError if the two requests contradict each other.
+        ``asked`` is the vocabulary that the user's arguments request. Raises ConfigError if the two contradict each
+        other.
         """
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
@@ -138,10 +139,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if a token that a model lacks gets the base's row; None otherwise.
+        """Return the index of the base if tokens that a model lacks get the base's embedding row; None if they do not.
 
-        As in mergekit, such a token gets the base's row if the method itself uses no base, but the recipe has a base,
-        and every slice of the output contains this base as a model.
+        As in mergekit, they do if the method itself uses no base, but the recipe has a base, and this base is one of
+        the models of every slice of the output.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]

@@ -41,7 +41,7 @@ def sample_boxes(shape: Sequence[int], most: int) -> tuple[list[Box], tuple[int,
 
 
 def _runs(shape: Sequence[int], axis: int, wanted: int) -> Iterator[Box]:
-    """Yield runs of rows along ``axis``, ``wanted`` rows in total, spread over the indices of earlier dimensions."""
+    """Yield boxes of consecutive rows along ``axis``, ``wanted`` rows in total, at equal distances in the tensor."""
     number = min(RUNS, wanted)
     length, every = wanted // number, prod(shape[: axis + 1])
     for at in range(number):
@@ -83,7 +83,7 @@ class SampledTensors:
         return Slice(models, None if self.base is None else self.base.reshape(self.shape).copy(), 0, 0, self.xp)
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return a list with the result of ``look`` for the only slice, which has all values."""
+        """Call ``look`` with the only slice, which has all values; return a list that contains only its result."""
         return [look(self.whole())]
 
     def gram(self, model: int, expert: int = 0) -> Array:

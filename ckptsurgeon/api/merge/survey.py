@@ -129,13 +129,16 @@ def _compared(plan: Plan, sources: Sequence[Checkpoint]) -> _Compared:
 
 
 def _notes(again: Sequence[str]) -> Sequence[str]:
-    """Return the note on tensors that are left out, because another tensor is merged with the same base tensor."""
+    """Return the note on the tensors ``again``, which are left out because the base's tensor is compared already."""
     said = "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
     return [f"{said}{listing(again, 3, where='')}"] if again else []
 
 
 def _models(plan: Plan) -> dict[tuple[str, int], int]:
-    """Return {(path, number among the models with this path): index of the model}, in the order of the merge."""
+    """Return {(path, number): index of the model}, for all models of the merge, in the order of their paths.
+
+    The number tells apart models with the same path: it is 0 for the first of them.
+    """
     order = list(dict.fromkeys(_path(plan, source) for source in range(len(plan.sources))))
     every = {one for step in _steps(plan) if not why_not_compared(step) for one in _given(plan, step)}
     ranked = sorted(every, key=lambda one: (order.index(one[0]), one[1]))
@@ -143,7 +146,10 @@ def _models(plan: Plan) -> dict[tuple[str, int], int]:
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
-    """Yield the steps that merge values, each once: a quantised weight has one step for each tensor that stores it."""
+    """Yield the steps that merge values, one for each weight.
+
+    A quantised weight, which is stored as several tensors, has several steps in the plan; only one of them is yielded.
+    """
     seen = set[str]()
     for step in plan.steps:
         numbers = step.numbers

@@ -158,10 +158,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return (for each model, its rows for the output's ``tokens``; notes).
+    """Return (for each model, its rows for the output's ``tokens``; notes), after the recipe's choices.
 
-    ``asked`` has the choices of the recipe, ``every`` the row numbers of each model before these choices, and ``lists``
-    the token list of each model. Raises ConfigError if the recipe chooses a row that does not exist.
+    ``asked`` has these choices, ``every`` the rows of each model before them, and ``lists`` the token list of each
+    model. Raises ConfigError if the recipe chooses a row that does not exist.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]

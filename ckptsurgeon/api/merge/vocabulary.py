@@ -108,7 +108,7 @@ def _list_notes(model: InputModel, given: tuple[Sequence[str], str]) -> Iterator
 
 
 def _is_beside(path: str, model: InputModel) -> bool:
-    """Return whether the token list at ``path`` is in the folder of the model: such lists are compared elsewhere."""
+    """Return whether the token list at ``path`` is in the folder of the model; another note compares such a list."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
@@ -134,10 +134,11 @@ LOGITS = "final_logits_bias"
 
 
 def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
-    """Return the output's vocabulary, the file whose tokens come first, and the file with all tokens ('' for a union).
+    """Return (vocabulary of the output, file whose tokens come first in it, file with all its tokens).
 
-    ``lists`` and ``paths`` are the models' token lists and their files; ``first`` is the index of the base or first
-    model.
+    The last is '' for a union, whose tokens are in no single file. ``vocab`` is "union", "base" or the path of a token
+    list. ``lists`` and ``paths`` are the models' token lists and their files; ``first`` is the index of the base or,
+    without a base, of the first model.
     """
     if vocab.lower() == UNION:
         order = [first, *(number for number in range(len(lists)) if number != first)]

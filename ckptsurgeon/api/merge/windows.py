@@ -102,7 +102,7 @@ def average_windows(
 
 
 def _left_files(paths: Sequence[str]) -> list[str]:
-    """Return a note if the checkpoints are folders of models, because each mean is a single file."""
+    """Return a note that configuration and tokeniser are not copied if the checkpoints are folders of models."""
     folder = next((one for one in reversed(paths) if os.path.isfile(os.path.join(one, CONFIG))), "")
     if not folder:
         return []
