@@ -28,8 +28,8 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
     An embedding often has more rows than there are tokens, for speed or for tokens that are added later. There are also
     notes on special tokens that the vocabulary lacks, if transformers gives them a new id that has a row. A tokeniser
-    with custom code gets no notes, because it may have further tokens. The vocabulary is taken from ``read``: this
-    folder, or one with the same tokeniser that has loaded it already.
+    with custom code gets no notes, because it may have further tokens. ``read`` is the folder from which the vocabulary
+    is read: ``folder`` itself, or a folder with the same tokeniser whose vocabulary is already in memory.
     """
     tokens = local_tokens(read) if folder.config else ()
     if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):

@@ -19,8 +19,9 @@ __all__ = ["decoder_notes"]
 def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if tokens have other ids in ``added_tokens_decoder`` than in the vocabulary.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
-    transformers uses the ids of the vocabulary, and gives a token that the vocabulary lacks the next free id.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory. transformers uses the ids of the vocabulary, and gives a token that the
+    vocabulary lacks the next free id.
     """
     is_read = read.vocabulary in VOCABULARIES[:3] or is_of_pieces(read.vocabulary)
     is_known = read.token_list is not None and read.token_list.is_whole and is_read

@@ -20,7 +20,7 @@ END = "</w>"
 
 @notes_of(NoteKind.VOCABULARY)
 def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if no token has the configured prefix or suffix, or if many have a suffix but none is configured."""
+    """Yield a note if no token has the configured prefix or suffix, or if many have one that is not configured."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return

@@ -126,7 +126,7 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
 def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iterator[str]:
     """Yield a note if the byte tokens of byte-level BPE have an unknown order, although other ids follow the rules.
 
-    ``tokens`` are all tokens in the order of their ids. ``order`` says how well the ids of longer tokens follow the
+    ``tokens`` has all tokens in the order of their ids. ``order`` says how well the ids of longer tokens follow the
     order of the merge rules; there is no note if they do not, as in RoBERTa, whose ids follow the frequency of tokens.
     """
     if order.number < _FEWEST or order.falls >= order.number * _FALLS:

@@ -35,8 +35,8 @@ GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a chat template cannot be parsed, or if the tokeniser has none of its control tokens.
 
-    ``folder`` has the template. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that
-    has loaded it already.
+    ``folder`` has the template. ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a
+    folder with the same tokeniser whose vocabulary is already in memory.
     """
     template = ""
     with suppress(ConfigError, SourceError):  # an unreadable file is reported by other notes
@@ -58,10 +58,11 @@ def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def template_fault(template: str) -> str:
-    """Return text on the first statement of a chat template that lacks its end or its beginning; "" if there is none.
+    """Return text on the first statement of a chat template without its end or beginning; "" if there is none.
 
-    jinja2 is imported only to confirm such a fault, because this import takes a quarter of the time of ``ckpt
-    inspect``. So other syntax errors are not found here; they are raised when the template is used.
+    An example is ``{% if %}`` without ``{% endif %}``. jinja2 is imported only to confirm such a fault, because this
+    import takes a quarter of the time of ``ckpt inspect``. So other syntax errors are not found here; they are raised
+    when the template is used.
     """
     fault = _unbalanced(template)
     return "" if fault and _is_whole(template) else fault

@@ -24,8 +24,9 @@ def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on characters that a wav2vec 2.0 tokeniser puts into all texts, but that its list lacks.
 
     These are capital letters (``do_lower_case`` of this tokeniser upper-cases texts), and the word delimiter, which
-    replaces spaces. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded
-    it already. A list of phonemes, or of a script without spaces, gets no note on the delimiter.
+    replaces spaces. ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the
+    same tokeniser whose vocabulary is already in memory. A list of phonemes, or of a script without spaces, gets no
+    note on the delimiter.
     """
     settings = object_in(folder, TOKENIZER)
     if settings.get("tokenizer_class") != CLASS:

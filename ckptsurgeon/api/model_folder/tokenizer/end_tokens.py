@@ -53,8 +53,8 @@ are written in words.
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[Note]:
     """Yield notes on end tokens (``eos_token``) that do not end generated texts.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already. A CTC
-    model, which has no end token, gets no notes.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory. A CTC model, which has no end token, gets no notes.
     """
     if is_ctc(folder):
         return
@@ -108,8 +108,8 @@ def _listed(value: Any) -> list[Any]:
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the id of the end token or of the decoder's start token is negative.
 
-    For the end token, there is a note only if the tokeniser has an end token. ``names`` has {role (``eos_token``):
-    special token}, and ``places`` the id of each token.
+    For the end token, there is a note only if the tokeniser has an end token. ``names`` maps roles to special tokens
+    (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     meant = names.get("eos_token", "")
     for field in IDS:
@@ -126,8 +126,8 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 
     There is a note if the template ends turns with the ``eos_token`` of the tokeniser. If it ends them with a token in
     ``TURNS``, there is a note only if ``eos_token_id`` has several ids: base models, which have not learned to end
-    turns, are published with a single id. ``names`` has {role (``eos_token``): special token}, and ``places`` the id of
-    each token.
+    turns, are published with a single id. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and
+    ``places`` maps each token to its id.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -155,7 +155,7 @@ def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mappin
 
     There is no note if tokenizer_config.json gives the token a role, lists it as an additional special token or marks
     it as special. In these cases, it depends on the version of transformers whether decoded texts keep the token.
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     more = object_in(folder, TOKENIZER)
     listed = [
@@ -204,9 +204,9 @@ def _ordinary(
 ) -> Iterator[str]:
     """Yield a note if a configuration's end token is special, but the tokeniser's end token is a word or its unk_token.
 
-    There is no note if the two are different special tokens, as in chat models (``<|im_end|>``). ``names`` has {role
-    (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
-    token.
+    There is no note if the two are different special tokens, as in chat models (``<|im_end|>``). ``names`` maps roles
+    to special tokens (``{"eos_token": "</s>"}``). ``tokens`` has all tokens in the order of their ids, and ``places``
+    maps each token to its id.
     """
     end = names.get("eos_token", "")
     said = {file: _listed(object_in(folder, file).get(END)) for file in (CONFIG, GENERATION)}
@@ -230,8 +230,8 @@ def _suppressed_at_first(
 
     If the end token is not suppressed, a generated text may be empty. If words are suppressed, no text can begin with
     them. A correct list has the space and the end token. An empty list, which suppresses nothing, gets no note.
-    ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places``
-    the id of each token.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``). ``tokens`` has all tokens in the order of their
+    ids, and ``places`` maps each token to its id.
     """
     file, ids = _own_list(folder, AT_FIRST)
     end = names.get("eos_token", "")

@@ -108,7 +108,10 @@ def _by_token(value: Any) -> Any:
 
 
 def _shared(one: Any, other: Any) -> Any:
-    """Return the added tokens in ``one`` that ``other`` also has, without their ids; any other value unchanged."""
+    """Return the added tokens that are in ``one`` and ``other``, as in ``one``, but without their ids.
+
+    A value that is not a dict of added tokens is returned unchanged.
+    """
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return one
     rows = {token: row for token, row in one.items() if token in other}
@@ -126,9 +129,9 @@ def _names(folder: ModelFolder) -> set[str]:
 
 
 def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
-    """Return whether a file is a sentencepiece model, and both folders have the same tokens.
+    """Return whether both folders have the same tokens, but the file ``name`` has more than tokens.
 
-    The files must be compared nevertheless, because such a file contains more than tokens.
+    This is true of sentencepiece models, which must therefore be compared although the tokens are the same.
     """
     return name.endswith(".model") and one.has_tokens_of(other)
 

@@ -98,10 +98,10 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role of the token whose id the field of ``role`` should have; "" if it is not known.
+    """Return the role of the token whose id a field should have: "eos_token" for the field of "forced_eos_token".
 
-    It is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad, eos and
-    cls for which the list has a token. ``known`` has {role: {id: token}} of the list.
+    ``role`` is the role in the name of the field. For a decoder's start token, the result is the first role of bos,
+    pad, eos and cls for which the list has a token, or "". ``known`` has {role: {id: token}} of the list.
     """
     if role != START:
         return role.removeprefix("forced_")
@@ -109,9 +109,10 @@ def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
 
 
 def _is_other(row: int, token: str, valid: set[str], known: Mapping[str, Mapping[int, str]]) -> bool:
-    """Return whether a token is a word or a sign, or looks like tokens of roles that are not in ``valid``.
+    """Return whether the token with the id ``row`` cannot have one of the roles in ``valid``.
 
-    ``row`` is the id of the token, and ``known`` the result of ``_tokens_by_role``.
+    It cannot if it looks like a token with another role, a word or a sign. ``known`` is the result of
+    ``_tokens_by_role``.
     """
     roles = {role for role, found in known.items() if row in found}
     if roles:

@@ -52,9 +52,10 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
     A vocabulary for lower-cased texts has capital letters in special tokens only, or, in byte-level BPE, as single
-    letters, which represent bytes. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser
-    that has loaded it already. There is no note on missing capital letters if the vocabulary is for BPE or Unigram.
-    There is none either if it lacks a letter from a to z, because it may be for another script.
+    letters, which represent bytes. ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a
+    folder with the same tokeniser whose vocabulary is already in memory. There is no note on missing capital letters if
+    the vocabulary is for BPE or Unigram. There is none either if it lacks a letter from a to z, because it may be for
+    another script.
     """
     said, is_of_words = list(_said(folder, read)), _is_of_words(read)
     if not any(lowers or is_of_words for _, lowers in said):

@@ -61,7 +61,7 @@ RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield notes on fields such as ``eos_token_id`` whose id belongs to a token with another role, such as pad_token.
 
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     if is_ctc(folder):
         return
@@ -121,8 +121,8 @@ def _of_other_role(
 ) -> Iterator[str]:
     """Yield a note if an id in ``field`` is the id of a token with another role, and the field lacks the right id.
 
-    ``value`` is the field's id or list of ids, and ``file`` the file with the field. ``names`` has {role
-    (``eos_token``): special token}, and ``own`` their ids.
+    ``value`` is the field's id or list of ids, and ``file`` the file with the field. ``names`` maps roles to special
+    tokens (``{"eos_token": "</s>"}``), and ``own`` maps roles to the ids of these tokens.
     """
     wanted = _wanted(field, names)
     ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
@@ -146,8 +146,8 @@ def _starts_of_t5(
 ) -> Iterator[str]:
     """Yield notes if a T5 model pads with its unknown token, or if its decoder does not begin with padding.
 
-    ``file`` is the name of the file with the ``fields``. ``names`` has {role (``eos_token``): special token}, and
-    ``own`` has their ids.
+    ``file`` is the name of the file with the ``fields``. ``names`` maps roles to special tokens (``{"eos_token":
+    "</s>"}``), and ``own`` maps roles to the ids of these tokens.
     """
     pad = own.get("pad_token")
     if pad is None or not _is_spelled(names["pad_token"], ["pad_token"]):
@@ -166,8 +166,8 @@ def _starts_of_t5(
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``forced_bos_token_id`` (``value``) is the id of the padding token, and there is no bos_token.
 
-    ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
-    has their ids.
+    ``file`` is the name of the file with the field. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``),
+    and ``own`` maps roles to the ids of these tokens.
     """
     padding = names.get("pad_token", "")
     roles = [role for role, place in own.items() if place == value]
@@ -180,7 +180,7 @@ def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the other roles (such as "pad_token") whose token is also valid in a field.
 
     A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
-    ``[UNK]``. ``names`` has {role (``eos_token``): special token}.
+    ``[UNK]``. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``).
     """
     is_of_bert = field == "pad_token" and (names.get("pad_token"), names.get("unk_token")) == ("[PAD]", "[UNK]")
     return tuple(role for role in SHARED[field] if not (is_of_bert and role == "unk_token"))
@@ -189,7 +189,7 @@ def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
 def _wanted(field: str, names: Mapping[str, str]) -> str:
     """Return the role of the token whose id a field should have; for a decoder's start token, the first known role.
 
-    ``names`` has {role (``eos_token``): special token}.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``).
     """
     if field == START:
         return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
@@ -204,8 +204,8 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``eos_token_id`` (``value``) is the id of the unknown token, and there is another end token.
 
-    ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
-    has their ids.
+    ``file`` is the name of the file with the field. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``),
+    and ``own`` maps roles to the ids of these tokens.
     """
     end, unknown = own.get("eos_token"), own.get("unk_token")
     if value is not None and value == unknown and end not in (None, unknown):
@@ -220,7 +220,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 
     Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
     end token that is not the ``eos_token`` of the tokeniser. ``file`` is the name of the file with the field. ``names``
-    has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     ids = value if isinstance(value, list) else [value]
     asked = {one for one in ids if type(one) is int}
@@ -236,7 +236,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the id of a decoder's first token (``value``) is the id of a reserved token.
 
-    ``file`` is the name of the file with the field, and ``places`` has the id of each token.
+    ``file`` is the name of the file with the field, and ``places`` maps each token to its id.
     """
     token = next((token for token, row in places.items() if row == value and RESERVED.fullmatch(token)), "")
     if type(value) is int and token:
@@ -248,7 +248,7 @@ def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note on a wrong start token of the decoder.
 
     For Whisper, any token other than ``<|startoftranscript|>`` is wrong. Other models get a note if config.json and
-    generation_config.json have different start tokens. ``places`` has the id of each token.
+    generation_config.json have different start tokens. ``places`` maps each token to its id.
     """
     field = f"{START}_id"
     ids = {file: object_in(folder, file).get(field) for file in (CONFIG, GENERATION)}

@@ -23,8 +23,8 @@ SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
 def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the token list lacks the sentinels, and transformers gives them ids in the wrong order.
 
-    The wrong order is the order of their names, with ``<extra_id_0>`` first. The vocabulary is taken from ``read``:
-    this folder, or one with the same tokeniser that has loaded it already.
+    The wrong order is the order of their names, with ``<extra_id_0>`` first. ``read`` is the folder from which the
+    vocabulary is read: ``folder`` itself, or a folder with the same tokeniser whose vocabulary is already in memory.
     """
     tokens = local_tokens(read)
     if folder.config.get("model_type") not in OF_T5 or not tokens or folder.rows < len(tokens):

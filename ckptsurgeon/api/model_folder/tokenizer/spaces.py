@@ -108,7 +108,7 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 
 
 def _removes(head: Mapping[str, Any]) -> str:
-    """Return the type of a step that removes spaces before a later step could write them as marks; else "".
+    """Return the type of a pre-tokeniser's step that removes spaces before they could be written as marks; else "".
 
     ``head`` has the sections of a tokenizer.json. The result is also "" if ByteLevel or Metaspace may put a mark before
     each word.

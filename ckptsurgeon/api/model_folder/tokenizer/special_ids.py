@@ -45,8 +45,8 @@ OLD = "clip"
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on fields such as ``eos_token_id`` in configurations whose id belongs to an ordinary word.
 
-    Further notes are on ids of tokens with another role. The vocabulary is taken from ``read``: this folder, or one
-    with the same tokeniser that has loaded it already.
+    Further notes are on ids of tokens with another role. ``read`` is the folder from which the vocabulary is read:
+    ``folder`` itself, or a folder with the same tokeniser whose vocabulary is already in memory.
     """
     size, tokens = folder.rows, local_tokens(read) if folder.config else ()
     if not tokens or size < len(tokens):
@@ -94,7 +94,7 @@ def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str
     """Yield a text on each field like ``vision_start_token_id`` in config.json whose id belongs to another token.
 
     These fields have the ids of the tokens before and after images, videos or audio, such as ``<|vision_start|>``.
-    ``tokens`` has all tokens in the order of their ids, and ``places`` the id of each token.
+    ``tokens`` has all tokens in the order of their ids, and ``places`` maps each token to its id.
     """
     for field, number in folder.config.items():
         name = f"<|{field.removesuffix('_token_id')}|>"
@@ -110,8 +110,8 @@ def _blank(
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
     If the blank is an ordinary word, ``special_id_notes`` yields the note instead, unless the word is an added token,
-    as the word delimiter '|' is. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the
-    order of their ids, and ``places`` the id of each token.
+    as the word delimiter '|' is. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``). ``tokens`` has all
+    tokens in the order of their ids, and ``places`` maps each token to its id.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
@@ -128,8 +128,9 @@ def _letter_as_blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is a letter or a word, and its tokeniser names no other blank.
 
-    The word delimiter '|' is reported only if the list has a blank. ``names`` has {role (``eos_token``): special
-    token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
+    The word delimiter '|' is reported only if the list has a blank. ``names`` maps roles to special tokens
+    (``{"eos_token": "</s>"}``). ``tokens`` has all tokens in the order of their ids, and ``places`` maps each token to
+    its id.
     """
     number = folder.config.get(PADDING)
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens):
@@ -150,8 +151,8 @@ def _padding(
     """Yield a note if ``pad_token_id`` is not the id of the tokeniser's padding token, and the model computes with it.
 
     A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``, and models such as
-    RoBERTa count positions from this id on. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens
-    in the order of their ids, and ``places`` the id of each token.
+    RoBERTa count positions from this id on. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``).
+    ``tokens`` has all tokens in the order of their ids, and ``places`` maps each token to its id.
     """
     number, padding = folder.config.get(PADDING), names.get("pad_token", "")
     classes = folder.config.get("architectures")
@@ -201,7 +202,8 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
     """Yield a note if ``eos_token_id`` lists an ordinary word in addition to the right token.
 
     Generation would stop at this word. Line ends and other signs get no note: models that write one line stop there
-    (BLIP-2). ``names`` has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
+    (BLIP-2). ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``tokens`` has all tokens in the
+    order of their ids.
     """
     for file in (CONFIG, GENERATION):
         ids = object_in(folder, file).get("eos_token_id")
@@ -219,8 +221,8 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
 def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 
-    This happens with the generation_config.json of another model version, such as Gemma 2's with Gemma 3. ``names`` has
-    {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
+    This happens with the generation_config.json of another model version, such as Gemma 2's with Gemma 3. ``names``
+    maps roles to special tokens (``{"eos_token": "</s>"}``), and ``tokens`` has all tokens in the order of their ids.
     """
     lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
     ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
@@ -247,7 +249,7 @@ def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
     """Return the roles whose id must not be an ordinary word, even if the tokeniser has no token for the role.
 
-    ``names`` has {role (``eos_token``): special token}.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``).
     """
     is_default = folder.config.get("model_type") in SEPARATED
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
@@ -288,7 +290,8 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
     """Return whether no id in ``one`` = (role, file, ids) belongs to a special token or to the role's own token.
 
-    ``names`` has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``tokens`` has all tokens in the order of
+    their ids.
     """
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]

@@ -62,7 +62,7 @@ def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 def needless(folder: ModelFolder) -> set[str]:
-    """Return the tokens that need no row: the bos_token and the eos_token of a CTC model, which never writes them."""
+    """Return the tokens that need no row: bos_token and eos_token of a CTC model, unless one of them is its blank."""
     names = named_tokens(folder) if is_ctc(folder) else {}
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
@@ -200,8 +200,8 @@ def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
     transformers gives them the ids after the last token, in the order of their ids in added_tokens.json. It drops a
     token whose id is the id of an added token in tokenizer.json (``_from_pretrained`` of transformers 5.23). There is
-    no note if tokenizer_config.json has all added tokens. The vocabulary is taken from ``read``: this folder, or one
-    with the same tokeniser that has loaded it already.
+    no note if tokenizer_config.json has all added tokens. ``read`` is the folder from which the vocabulary is read:
+    ``folder`` itself, or a folder with the same tokeniser whose vocabulary is already in memory.
     """
     said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
     if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):

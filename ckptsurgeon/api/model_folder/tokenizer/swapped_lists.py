@@ -16,12 +16,12 @@ __all__ = ["swapped_lists_error"]
 
 
 def swapped_lists_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
-    """Return the error for a second list of ``change`` that is the source's list; ``why`` says how this is known.
+    """Return the error for a second list in ``--vocab`` that belongs to the source; ``why`` says how that is known.
 
-    ``destination`` is the folder of a destination that is a checkpoint, else None. The hint is to swap the lists if the
-    first list is the destination's. The destination's tokeniser shows this or, without a tokeniser, its number of rows.
-    If the destination is a configuration, its rows do not show this, because its model is built for the second list.
-    Then the hint names both cases.
+    ``destination`` is the folder of a destination that is a checkpoint, else None. If the first list is the
+    destination's, the hint is to swap the lists. The destination's tokeniser shows this or, without a tokeniser, its
+    number of rows. A destination that is a configuration is built for the second list, so its rows do not show this;
+    then the hint names both cases.
     """
     first, second = map(escape, change.paths)
     swapped = f"--vocab {second}:{first}"

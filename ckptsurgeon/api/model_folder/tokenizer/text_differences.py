@@ -46,7 +46,7 @@ LONGEST = 60
 def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on how the tokenisers of two models normalise, split, encode or decode texts differently.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """
     there, here = _settings(theirs), _settings(ours)
     fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
@@ -71,8 +71,9 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
 def _section_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note on the first difference in each section of two tokenizer.json files that changes or splits texts.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``. There is no note if a
-    tokeniser writes spaces as a mark, because versions of transformers store this in different sections.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``. There
+    is no note if a tokeniser writes spaces as a mark, because versions of transformers store this in different
+    sections.
     """
     there, here = theirs.tokenizer_head, ours.tokenizer_head
     if not (there and here) or any(
@@ -127,9 +128,9 @@ def first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | 
 
 
 def _added_around(folder: ModelFolder) -> str | None:
-    """Return "TEXT" with the special tokens that a tokenizer.json adds to a text: ``<s> TEXT </s>``, for example.
+    """Return how a tokenizer.json puts special tokens around a text, for example "<s> TEXT </s>".
 
-    Returns None if the file does not determine them: fast tokenisers of some classes use other fields for this step.
+    Returns None if the file does not determine this: fast tokenisers of some classes use other fields for this step.
     """
     head = folder.tokenizer_head
     for one in steps_in(head.get("post_processor")):
@@ -158,7 +159,7 @@ def _file_decides(folder: ModelFolder) -> bool:
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on differences in how two tokenisers of the same kind look up tokens, and on different decoders.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """
     there, here = (one.token_list if one.tokenizer_head else None for one in (theirs, ours))
     if there is None or here is None:
@@ -186,7 +187,7 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
 def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
     """Yield a note if two Unigram models split texts differently, because equal pieces have different scores.
 
-    ``name`` and ``other`` are the names of the models with the token lists ``ours`` and ``theirs``.
+    ``ours`` is the token list of the model called ``name``, and ``theirs`` that of the model called ``other``.
     """
     number = len(ours.piece_scores)
     if number != len(theirs.piece_scores) or theirs.tokens[:number] != ours.tokens[:number]:
@@ -204,7 +205,7 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
 def _rule_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
     """Yield a note if two BPE models have the same tokens, but other merge rules or another order of the rules.
 
-    ``name`` and ``other`` are the names of the models with the token lists ``ours`` and ``theirs``.
+    ``ours`` is the token list of the model called ``name``, and ``theirs`` that of the model called ``other``.
     """
     if ours.rules and theirs.rules and theirs.tokens == ours.tokens and theirs.rule_hash != ours.rule_hash:
         same = theirs.rules == ours.rules
@@ -221,7 +222,7 @@ def _differ(first: float, second: float) -> bool:
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note if two models have different chat templates; white space at the ends is ignored.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """
     with suppress(ConfigError, SourceError):
         yield from other_template(theirs.chat_template, other, ours.chat_template, name)
@@ -243,9 +244,9 @@ def _note(
 
 
 def _texts(values: list[Any]) -> list[str]:
-    """Return two values as text, which is shortened if they are long.
+    """Return the texts of two values for a note, shortened if they are long.
 
-    If the shortened texts are equal, the parts in which the values differ are returned instead.
+    If both shortened texts are equal, the parts in which the values differ are returned instead.
     """
     texts = [_said(value) for value in values]
     return list(texts_apart(str(values[0]), str(values[1]))) if texts[0] == texts[1] else texts
@@ -266,10 +267,11 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
-    """Return the settings by which a tokenizer.json changes texts: ``lowercase``, and others if they exist.
+    """Return {setting: value} for the settings with which a tokenizer.json changes or splits texts.
 
-    The others are ``add_prefix_space`` and ``split pattern``. Settings that versions of transformers write in different
-    ways are left out: Metaspace, for instance, is a normaliser in some versions and a pre-tokeniser in others.
+    They are ``lowercase`` and, if they exist, ``add_prefix_space`` and ``split pattern``. Settings that versions of
+    transformers write in different ways are left out: Metaspace, for instance, is a normaliser in some versions and a
+    pre-tokeniser in others.
     """
     head = folder.tokenizer_head
     if not head:

@@ -143,7 +143,7 @@ def _cut(folder: ModelFolder) -> Iterator[str]:
 
 
 def _put(processor: Any, *, in_order: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield (token, id) of the tokens that a post-processor adds to texts.
+    """Yield (token, id) of the tokens that a post-processor may add to texts, to single texts or to pairs.
 
     With ``in_order``, these are the tokens around a single text, in their order.
     """

@@ -110,10 +110,10 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
 
 @notes_of(NoteKind.VOCABULARY)
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if many longer tokens in tokenizer.json are made by no merge rule; usually, rules make all of them.
+    """Yield a note if no merge rule makes many of the longer tokens in tokenizer.json; usually, rules make all of them.
 
     For a byte-level vocabulary, "many" means more than a twentieth of the tokens. For a vocabulary from sentencepiece,
-    it means more tokens than rules.
+    it means more tokens than there are rules.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.unmade < FEWEST:

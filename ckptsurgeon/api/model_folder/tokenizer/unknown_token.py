@@ -46,7 +46,10 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 @notes_of(NoteKind.VOCABULARY)
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes if the model of a tokenizer.json ignores its byte tokens, has only equal scores, or has dropout."""
+    """Yield notes if the model in a tokenizer.json ignores its byte tokens, has equal scores only, or has dropout.
+
+    With dropout, the tokeniser splits the same text in different ways.
+    """
     found = folder.token_list
     if found is None or not spelling.tokens:
         return

@@ -47,7 +47,7 @@ LARGEST = 2
 def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on wrong token ids with which a network computes, so that its results are wrong.
 
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     yield from _read_elsewhere(folder, names, places)
     yield from _read_at_largest(folder, names, places)
@@ -58,7 +58,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a CLIP model takes the features of a text at another token than the tokeniser's end token.
 
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     if folder.config.get("model_type") not in READ_AT_END:
         return
@@ -88,7 +88,7 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
     """Yield a note if a CLIP model takes a text's features at its largest id, but some ids are above the end token's.
 
     If a text has a token with such an id (from textual inversion, say, or added for padding), the features are taken
-    there. ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    there. ``names`` maps roles to special tokens (``{"eos_token": "</s>"}``), and ``places`` maps each token to its id.
     """
     kind, end = folder.config.get("model_type"), places.get(names.get("eos_token", ""))
     value, path = _said_end(folder)
