@@ -127,8 +127,8 @@ def config_notes(
 ) -> Iterator[str]:
     """Yield one note that lists the fields in which the configurations of two models differ; none if they are equal.
 
-    ``name`` and ``other`` are the names of the models with the configurations ``ours`` and ``theirs``. ``by_place`` is
-    false if rows are mapped by token; then a token may have different ids in the two models.
+    ``ours`` is the configuration of the model called ``name``, and ``theirs`` that of the model called ``other``.
+    ``by_place`` is false if rows are mapped by token; then a token may have different ids in the two models.
     """
     found = [one for one in _all_differing(theirs, ours) if by_place or not _is_computed(one[0])]
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
@@ -177,7 +177,7 @@ def _line(field: str, *pair: tuple[str, str]) -> str:
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the two configurations to compare: ``theirs`` and ``ours``, or a nested configuration of one of them.
+    """Return the two configurations to compare: ``theirs`` and ``ours``, or one of them and a part of the other.
 
     For example, if ``theirs`` is the configuration of a language model and ``ours`` has a ``text_config`` of the same
     model type, ``theirs`` is compared with this ``text_config``.
@@ -235,12 +235,12 @@ def _differing(
 
 
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
+    """Return whether a difference in a field with token ids changes results; ``pair`` are its values in ``configs``.
 
-    Results depend on the ids of placeholder tokens (for images and the like), and on the id with which a decoder
-    begins. They also depend on the id of CLIP's end token, at which the features of a text are taken. Old
-    configurations of CLIP have the id 2 instead of the end token's id; this has no effect if the end token has the last
-    row, which is the default.
+    Three kinds of ids change results: those of placeholder tokens (for images and the like), the id with which a
+    decoder begins, and the id of CLIP's end token, at which the features of a text are taken. Old configurations of
+    CLIP have the id 2 instead of the end token's id. This difference has no effect if the end token has the last row,
+    which is the default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False
@@ -328,7 +328,7 @@ MOST_FIELDS = 6
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note on how two models generate text differently, if both have a generation_config.json.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []

@@ -172,13 +172,16 @@ _OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
-    """Return whether a field needs no comparison: it does not affect results, or it is a size that shapes show."""
+    """Return whether a field of config.json need not be compared between two models.
+
+    It need not if it does not change results, or if it is a size that the shapes of the tensors show anyway.
+    """
     is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
     return field in _NAMES or is_size or _WORDS.search(field) is not None
 
 
 def is_derived(field: str) -> bool:
-    """Return whether transformers derives the value of a field from other fields if the field is not set."""
+    """Return whether transformers, if a field is not set, computes its value from other fields."""
     return _DERIVED.search(field) is not None
 
 

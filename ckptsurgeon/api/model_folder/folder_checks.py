@@ -123,9 +123,9 @@ def output_file_notes(
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
     ``tensors`` are the tensors of the output, and ``former`` the same tensors with their keys in the source. ``folder``
-    has the files of the output, which are copied from the folder ``origin``. The vocabulary is taken from ``read``. If
-    ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its vocabulary may be
-    loaded already; otherwise it is ``folder``.
+    has the files of the output, which are copied from the folder ``origin``. ``read`` is the folder from which the
+    vocabulary is read. It is ``origin`` if both folders have the same tokeniser files, because the vocabulary of
+    ``origin`` may be in memory already; otherwise it is ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read, written=True)]
@@ -180,9 +180,9 @@ def weights_notes(
 ) -> list[Note]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
-    ``codes`` are the quantised tensors in ``tensors``; None to search for them. ``written`` is true if these files are
-    written to an output.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory. ``codes`` are the quantised tensors in ``tensors``; None to search for them.
+    ``written`` is true if these files are written to an output.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     coded = codes_of(tensors, folder.config) if codes is None else codes

@@ -52,7 +52,8 @@ ABBREVIATIONS = {"image": ("img",), "video": ("vid",), "audio": ("aud",)}
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on files that prepare inputs of other sizes, or with other tokens, than the model expects.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory.
     """
     made = object_in(folder, PREPROCESSOR)
     yield from _of_another_model(made, folder.config)
@@ -169,7 +170,7 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
 
 
 def _of_other_fields(folder: ModelFolder, tokens: tuple[str, ...]) -> set[str]:
-    """Return the tokens whose ids are in other fields than those of placeholders, such as ``image_start_id``."""
+    """Return the tokens whose ids are in fields that are not for placeholders, such as ``image_start_id``."""
     found = ids_by_field(folder.config, Renumbering.of(tokens, tokens))
     ids = (one for field, some in found.items() if not PLACEHOLDER.fullmatch(field) for one in some)
     return {tokens[one] for one in ids if 0 <= one < len(tokens)}

@@ -65,7 +65,7 @@ def _other_terms(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
 
 
 def _digest(file: Companion) -> str:
-    """Return a digest of the words of a file, which is the same if only line breaks and indentation differ."""
+    """Return a digest of the words of a file; a change of line breaks or indentation only does not change it."""
     with suppress(CheckpointError):
         return hashlib.sha256(b" ".join(read_small(file.path, LARGEST).split())).hexdigest()
     return file.path  # an unreadable file is reported when it is copied

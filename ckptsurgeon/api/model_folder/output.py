@@ -124,10 +124,10 @@ def _can_lack(folder: ModelFolder, left: Sequence[str], plan: Plan) -> bool:
 
 
 def _is_operated(step: Step, *, is_plain: bool) -> bool:
-    """Return whether an operation made a tensor that the folder's configuration does not describe.
+    """Return whether a step uses an operation whose result the folder's configuration does not describe.
 
     ``is_plain`` is true if the configuration has no quantisation settings. Such a configuration describes dequantised
-    weights.
+    weights, so dequantising does not count.
     """
     return bool(step.operation) and not (is_plain and step.operation.startswith("dequantize "))
 
@@ -247,9 +247,9 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def _new_token_files(folder: ModelFolder, change: NewVocabulary | None) -> tuple[Companion, ...]:
-    """Return the files of the new tokeniser for a GGUF file that has other tokens; () if its tokens do not change.
+    """Return the files of the new tokeniser if the destination is a GGUF file and its tokens change; else ().
 
-    If the new token list has no tokeniser, the result is the token list alone.
+    If there is no tokeniser next to the new token list, the result is the token list alone.
     """
     if change is None or folder.embedded is None or folder.embedded.tokens == change.new.tokens:
         return ()

@@ -55,7 +55,10 @@ _BY_TOKEN = ("map", "init", "keep")
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError if ``vocab`` is neither None nor "place". ``why`` is the reason, and ``remedy`` the hint."""
+    """Raise ConfigError if ``vocab`` is neither None nor "place".
+
+    ``why`` is the reason why no other value is valid, and ``remedy`` is the hint.
+    """
     if vocab not in (None, PLACE):
         raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 

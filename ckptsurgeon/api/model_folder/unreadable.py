@@ -40,7 +40,11 @@ def unreadable_file_notes(folder: ModelFolder, read: ModelFolder) -> list[Note]:
 
 
 def _kind_of(name: str, why: str) -> NoteKind:
-    """Return the kind of a note on an unreadable file: UNREADABLE_FILE if programs need a file of this name."""
+    """Return UNREADABLE_FILE if programs need a file of this name, which is not readable; else OTHER.
+
+    A file is needed if its name ends in .json, .model or .txt. ``why`` is the reason why it is unreadable; if it is a
+    Note, the file is needed, too.
+    """
     is_needed = isinstance(why, Note) or name.endswith((".json", ".model", ".txt"))
     return NoteKind.UNREADABLE_FILE if is_needed else NoteKind.OTHER
 
@@ -48,7 +52,8 @@ def _kind_of(name: str, why: str) -> NoteKind:
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[Note]:
     """Return a note on each file of a folder whose content does not have the format that its name promises.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself (also if it is None), or a folder with
+    the same tokeniser whose vocabulary is already in memory.
     """
     found = unreadable_files(folder, read or folder)
     notes = ((why, f"{name} is copied unchanged: {why}") for name, why in found)
@@ -58,7 +63,8 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
     """Return (name, reason) for each file in a folder whose content does not have the format that its name promises.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory.
     """
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     found |= {name: INCOMPLETE for name, pieces in read.pieces.items() if pieces is None}
@@ -109,9 +115,9 @@ def _list_fault(folder: ModelFolder) -> str:
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return {name of a file: its real kind} for local tokeniser files that are in fact Git LFS pointers or web pages.
+    """Return {file name: what the file really is} for local tokeniser files that are Git LFS pointers or web pages.
 
-    The vocabulary is left out.
+    The vocabulary file is left out.
     """
     others = [one for one in folder.tokenizer if one.name != folder.vocabulary and one.path and not scheme_of(one.path)]
     return {one.name: why for one in others if (why := stand_in(_head(one.path)))}

@@ -45,8 +45,8 @@ SHAPE_SAID = "gives the shape "
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
     """Return notes on stored shapes, block sizes and zero points of quantised weights that contradict other values.
 
-    These are the codes, the number of scales, the settings, ``config``, and the shapes of the same weight in most
-    layers.
+    They are compared with the codes, the number of scales, the settings, ``config``, and the shapes of the same weight
+    in most layers.
 
     ``config`` is the model's configuration, if there is one. Its ``hidden_size`` and ``intermediate_size`` are
     dimensions of some weights.
@@ -82,7 +82,10 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
 
 
 def _kind_of(field: str, why: str) -> NoteKind:
-    """Return the kind of a note: BROKEN_CODES for a wrong shape, with which no program can decode a weight."""
+    """Return the kind of a note: BROKEN_CODES if it says that a shape is wrong, else QUANTISATION.
+
+    With a wrong shape, no program can decode the weight.
+    """
     is_shape = field == "weight_shape" or why.startswith(SHAPE_SAID)
     return NoteKind.BROKEN_CODES if is_shape else NoteKind.QUANTISATION
 

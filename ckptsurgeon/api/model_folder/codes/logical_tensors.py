@@ -94,7 +94,7 @@ def columns_of(key: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the real shape of a weight, computed from the model's width if ``shape`` is (number of parameters,).
+    """Return the shape of a decoded weight, computed from the width if ``shape`` is only (number of parameters,).
 
     Headers contain only this number for 4-bit weights of bitsandbytes, which are stored flat. ``shape`` is returned if
     it is the real shape already, or if the real shape cannot be computed.

@@ -43,10 +43,10 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
-    """Return {index of a source: its quantised tensors that the output has too}.
+    """Return {index of a source: its quantised tensors that the output has too}; ``opened`` are the plan's sources.
 
-    The plan copies these tensors. If it computes a weight and quantises it again, the quantised tensor of the same name
-    in the source at index ``owner`` is returned. ``opened`` are the sources of the plan.
+    The plan copies these tensors. If the plan computes a weight and quantises it again, the quantised tensor of the
+    same name counts as a tensor of the source at index ``owner``.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
@@ -65,9 +65,9 @@ def check_settings(
 ) -> None:
     """Raise SettingsError if the output's settings would decode quantised tensors differently than the source's.
 
-    ``owner`` is the index of the source whose settings the output gets. If it is None, the output gets the settings of
-    the first source with quantised tensors. If a destination that is not a source has the settings, ``given`` are these
-    settings. ``opened`` are the sources of the plan.
+    ``opened`` are the sources of the plan. ``owner`` is the index of the source whose settings the output gets; if it
+    is None, this is the first source with quantised tensors. If the output gets the settings of a destination that is
+    not a source, ``given`` are these settings.
     """
     copied = _copied(plan, opened, owner)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}

@@ -31,7 +31,7 @@ PHI3 = rules({
     "layers.#.self_attn.o_proj.weight": lambda c, _: (c["hidden_size"], _heads(c)[0]),
     "layers.#.mlp.gate_up_proj.weight": lambda c, _: (2 * c["intermediate_size"], c["hidden_size"]),
 })  # fmt: skip
-GPT2 = rules({  # Conv1D stores (in, out)
+GPT2 = rules({  # weights of Conv1D have the shape (in, out)
     "ln_f.weight ln_f.bias h.#.ln_1.weight h.#.ln_1.bias h.#.ln_2.weight h.#.ln_2.bias h.#.attn.c_proj.bias": (
         lambda c, _: (c["n_embd"],)
     ),

@@ -43,7 +43,7 @@ WHISPER = (
 def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on languages that differ between two files, or for which the tokeniser has no token.
 
-    ``places`` has the id of each token.
+    ``places`` maps each token to its id.
     """
     kind = folder.config.get("model_type")
     if kind in TRANSLATING:
@@ -55,7 +55,10 @@ def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[N
 
 @notes_of(NoteKind.TOKEN_IDS)
 def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if translations begin with another language than the tokeniser's target language (``tgt_lang``)."""
+    """Yield a note if translations begin with the token of another language than ``tgt_lang`` of the tokeniser.
+
+    The first token is the one that generation_config.json or config.json forces.
+    """
     target = _token_of(object_in(folder, TOKENIZER).get("tgt_lang"), places)
     tokens = {row: token for token, row in places.items()} if target else {}
     for field in BEGINS if target else ():

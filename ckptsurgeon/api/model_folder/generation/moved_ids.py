@@ -26,9 +26,9 @@ def moved_id_notes(
 ) -> Iterator[str]:
     """Yield notes if ``eos_token_id`` and one of ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
 
-    ``sections`` has {name: fields} of each configuration. ``names`` has {role (``eos_token``): special token}, and
-    ``places`` the id of each token. If ``generates`` is false (the model generates no text), there is no note on
-    ``bos_token_id``: encoders do not use it, and may have the default of their class.
+    ``sections`` has {name: fields} of each configuration. ``names`` maps roles to special tokens (``{"eos_token":
+    "</s>"}``), and ``places`` maps each token to its id. If ``generates`` is false (the model generates no text), there
+    is no note on ``bos_token_id``: encoders do not use it, and may have the default of their class.
     """
     own = {name: places[token] for name, token in names.items() if token in places}
     found: dict[tuple[str, ...], list[str]] = {}
@@ -55,12 +55,12 @@ def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
 
 
 def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the two roles whose ids in ``fields`` are not the tokeniser's (``own``): eos and pad, or eos and bos.
+    """Return two roles whose ids in ``fields`` seem to be ids of another tokeniser: (eos, pad), (eos, bos) or ().
 
-    A single role may differ on purpose: chat models have an end token of their own, and many models pad with the end
-    token. ``bos_token_id`` may be the default of a class. So bos is returned only if both ids differ from the
-    tokeniser's by the same number. The result is empty if ``eos_token_id`` is the id of a token with a role in the
-    tokeniser.
+    ``own`` maps roles to the ids in the model's own tokeniser. A single role may differ from them on purpose: chat
+    models have an end token of their own, and many models pad with the end token. ``bos_token_id`` may be the default
+    of a class, so (eos, bos) is returned only if both ids differ from the tokeniser's by the same number. The result is
+    () if ``eos_token_id`` is the id of any token with a role in the tokeniser.
     """
     if any(type(one) is not int for role in ("eos_token", "pad_token") for one in _ids_of(fields, role)):
         return ()
@@ -75,6 +75,6 @@ def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str
 
 
 def _ids_of(fields: Mapping[str, Any], role: str) -> list[Any]:
-    """Return the ids of a role in a configuration; [] if there are none."""
+    """Return the ids in the field for a role, such as ``eos_token_id`` for "eos_token"; [] if there are none."""
     value = fields.get(f"{role}_id")
     return value if isinstance(value, list) else [] if value is None else [value]

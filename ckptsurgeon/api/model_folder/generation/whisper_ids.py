@@ -24,7 +24,7 @@ FORCED, SUPPRESSED = "forced_decoder_ids", "suppress_tokens"
 def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on wrong ids of forced or suppressed tokens in config.json or generation_config.json.
 
-    ``places`` has the id of each token.
+    ``places`` maps each token to its id.
     """
     begin, end = places.get(TRANSCRIPT), places.get(TRANSLATE)
     settings = object_in(folder, GENERATION)
@@ -73,7 +73,7 @@ def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterat
     """Yield a note if ``forced_decoder_ids`` has ids that the same file does not list for a language or a task.
 
     ``fields`` are the fields of generation_config.json; its ``lang_to_id`` and ``task_to_id`` list these ids.
-    ``places`` has the id of each token.
+    ``places`` maps each token to its id.
     """
     last = fields.get("no_timestamps_token_id")
     maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]

@@ -62,8 +62,8 @@ class LayerKinds:
 def model_type_in(config: Fields, part: str = "") -> str:
     """Return the model type of ``config``, or of its nested configuration ``part`` (such as ``text_config``).
 
-    Older nested configurations do not state their type. Then the type of ``text_config`` is guessed: the type of
-    ``config`` with the ending "_text". For other parts, the result is ''.
+    Older nested configurations do not state their type. The type of a ``text_config`` is then guessed: it is the type
+    of ``config`` with the ending "_text". For other nested configurations, the result is ''.
     """
     inner = config.get(part) if part else config
     found = inner.get("model_type") if isinstance(inner, Mapping) else None
@@ -169,7 +169,7 @@ def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse
 
 
 def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
-    """Return a property in which one layer of each period differs from the others: the layer at a certain offset.
+    """Return a property that one layer in each period has: the layers whose index modulo the period is the offset.
 
     ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the value
     for the layers at the offset, ``outside`` the value for all other layers.

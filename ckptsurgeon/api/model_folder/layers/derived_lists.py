@@ -150,7 +150,7 @@ def _kimi(config: Fields, number: int) -> list[Any]:
     full = given.get("full_attn_layers") if isinstance(given, Mapping) else None
     if isinstance(given, Mapping) and isinstance(full, list):
         if max((*full, *given.get("kda_layers", ()))) > number:
-            raise IndexError  # the class also raises an error here
+            raise IndexError  # the class raises an error for these values, too
         return [FULL if one + 1 in full else LINEAR for one in range(number)]
     return [FULL if one and one % 4 == 0 else LINEAR for one in range(number)]
 

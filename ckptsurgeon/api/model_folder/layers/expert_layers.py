@@ -34,7 +34,7 @@ DENSE_NAMES = frozenset(
 
 
 def has_dense_layers(kind: str) -> bool:
-    """Return whether a configuration of the type ``kind`` can say that some layers have experts and others do not."""
+    """Return whether, in models of the type ``kind``, the configuration can give experts to only some of the layers."""
     return any(_rules(kind))
 
 

@@ -18,7 +18,7 @@ _KINDS = {"q": "queries", "k": "keys"}
 
 
 def found_heads_notes(rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield notes on operations with another number of heads than the configuration of one of the checkpoints has.
+    """Yield notes on operations whose number of heads is not the one in the configuration of one of the checkpoints.
 
     ``rows`` are the operations that the values show: ``halves``, ``pairs``, and splits and concatenations of queries,
     keys and values in groups, with one group for each head of keys.

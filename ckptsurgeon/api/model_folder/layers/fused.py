@@ -1,4 +1,4 @@
-"""Notes on operations that split fused projections, or join their parts, in another order than the name means."""
+"""Notes on operations that split fused projections, or join their parts, in another order than the names imply."""
 
 from __future__ import annotations
 
@@ -84,7 +84,11 @@ def _part(step: Step) -> str:
 
 
 def _begin(info: TensorInfo) -> int:
-    """Return the position at which a part begins in its tensor. Compare only positions in the same tensor."""
+    """Return the position of the first element that a part of a tensor has, counted in the tensor in the file.
+
+    Compare only the positions of parts of one tensor: for a tensor that is not divided, the result is its offset in the
+    file.
+    """
     made = info.made
     if made is None or isinstance(made, Decoded | Given):
         return info.offset

@@ -59,7 +59,7 @@ def architecture_of(settings: Settings) -> str:
 def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> bool:
     """Return whether two libraries are known to store rows of queries and keys in the same order for this model.
 
-    ``settings`` are the known settings of the destination and of the source.
+    ``libraries`` are their names. ``settings`` are the known settings of the destination and of the source.
     """
     architectures = [ARCHITECTURES[name] for name in map(architecture_of, settings) if name]
     in_llama_cpp = "llama.cpp" in libraries and any(not one.pairs for one in architectures)
@@ -77,9 +77,10 @@ def rotates_pairs(settings: Sequence[Settings]) -> bool:
 def heads_of(
     modules: Mapping[str, str], source: Mapping[str, TensorInfo], settings: Sequence[Settings]
 ) -> dict[str, int]:
-    """Return the numbers of query heads ("q") and of key heads ("k"), if they are known and fit the number of rows.
+    """Return the numbers of query heads ("q") and of key heads ("k"); {} if they are unknown or do not fit the rows.
 
-    ``modules`` are patterns of modules, such as ``layers.{n}.attention.wq``, with the kind of each: "q" or "k".
+    ``modules`` maps patterns of modules, such as ``layers.{n}.attention.wq``, to "q" or "k". Both numbers must divide
+    the rows of their module into heads of the same even size.
     """
     if len(modules) > 2:
         return {}

@@ -43,7 +43,7 @@ _BASES = {
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {field: default of the class} for missing fields on the kind of each layer, such as ``layer_types``."""
+    """Return the defaults of the class for missing fields that give each layer its kind, such as ``layer_types``."""
     kind, made = model_type_in(config), dict[str, Any]()
     if kind in PERIODS and not any(name in config for name in _PATTERN):
         made = dict.fromkeys(_PATTERN, PERIODS[kind][0])
@@ -270,7 +270,10 @@ def _is_near(expected: float, value: float) -> bool:
 
 
 def _base_in(values: Sequence[float]) -> float:
-    """Return the number whose powers are the frequencies, to 3 digits if possible; 0 if there is no such number."""
+    """Return the base of stored frequencies, rounded to 3 digits if it still fits them; 0 if they have no base.
+
+    Frequency k of n is 1 / base^(k/n).
+    """
     usable = [place for place, one in enumerate(values) if place and 1e-3 < one < 1]
     if not usable:
         return 0

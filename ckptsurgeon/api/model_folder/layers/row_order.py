@@ -64,7 +64,8 @@ def row_orders(
 ) -> dict[str, tuple[str, int]]:
     """Return {old key: (operation, number of heads)} of queries and keys whose new names imply another order of rows.
 
-    Nothing is returned if the numbers of heads are not known. The arguments are those of ``renaming_notes``.
+    The operation ("halves" or "pairs") puts the rows into this order. The result is {} if the numbers of heads are not
+    known. The arguments are those of ``renaming_notes``.
     """
     found = misordered(names, (list(source), destination)) if names else None
     settings = config, settings_of(source)
@@ -121,9 +122,9 @@ def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[st
 
 
 def _forgotten(plan: Plan, number: int) -> Iterator[str]:
-    """Yield a note on square matrices of source ``number`` that are not transposed, although all other matrices are.
+    """Yield a note on square matrices of source ``number`` that are not transposed, although others are.
 
-    Only matrices of the same layers are compared.
+    The others are all other matrices of the same layers.
     """
     transposes = _matcher(plan.sources[number].operations, ("transpose", "permute"))
     steps = [step for step in plan.steps if step.source == number and step.op == "copy" and len(step.shape) == 2]
@@ -143,10 +144,10 @@ def _forgotten(plan: Plan, number: int) -> Iterator[str]:
 
 
 def _keys(step: Step) -> tuple[str, ...]:
-    """Return the key of a step's tensor after operations, and the keys of the tensors that operations make it from."""
+    """Return the key of a step's tensor after the operations, followed by the keys of the tensors it was made from."""
     return (step.source_key, *step.made_of)
 
 
 def _matcher(rows: Sequence[Mapping[str, Any]], verbs: Sequence[str]) -> KeyMatcher:
-    """Return a matcher for the keys that operations in ``rows`` change; other operations than ``verbs`` are ignored."""
+    """Return a matcher for the keys that operations in ``rows`` change; operations other than ``verbs`` are ignored."""
     return KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])

@@ -85,7 +85,7 @@ def _of_kinds(tokens: Sequence[str], mark: str) -> Mapping[str, Sequence[str]]:
 
 
 def _is_whole(token: str, mark: str, steps: Sequence[Step]) -> bool:
-    """Return whether ``steps`` do not split the token ``token`` if the text is only this token."""
+    """Return whether the pre-tokeniser's ``steps`` leave a text that is only the token ``token`` in one piece."""
     pieces = [token.replace(mark, " ")]
     for step in steps:
         pieces = [one for piece in pieces for one in step(piece)]

@@ -31,7 +31,7 @@ MOST_FIELDS = 6
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on how two models prepare inputs differently; only fields that both have are compared.
 
-    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
+    ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """
     for file in (*FILES, PROCESSOR):
         there, here = _fields(theirs, file), _fields(ours, file)
@@ -49,9 +49,9 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def _shared(one: Any, here: Any) -> tuple[Any, Any]:
-    """Return the two values to show in a note: of two dicts with common keys, only the entries with these keys.
+    """Return the parts of two differing values to show in a note.
 
-    Other values are returned unchanged.
+    If both are dicts with common keys, the parts are the entries with these keys; otherwise, they are the whole values.
     """
     if isinstance(one, dict) and isinstance(here, dict) and not one.keys().isdisjoint(here):
         return {key: one[key] for key in one if key in here}, {key: here[key] for key in one if key in here}
@@ -59,9 +59,10 @@ def _shared(one: Any, here: Any) -> tuple[Any, Any]:
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Return whether two values of the same type differ; a number and an object are not compared.
+    """Return whether two values differ; False if only one of them is a JSON object or list, or if one is None.
 
-    Sizes of images are numbers in older files, and objects in newer files.
+    Sizes of images are numbers in older files, and objects in newer files, so these are not compared. Of two objects
+    with common keys, only the entries with these keys are compared.
     """
     if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
         return False

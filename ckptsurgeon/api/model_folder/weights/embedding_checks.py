@@ -47,8 +47,9 @@ def of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[D
 def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
 
-    For a CTC model without an embedding, the output layer over the vocabulary is checked instead. The vocabulary is
-    taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    For a CTC model without an embedding, the output layer over the vocabulary is checked instead. ``read`` is the
+    folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser whose vocabulary is
+    already in memory.
     """
     found = of_tokens(tensors, folder)
     if not found:

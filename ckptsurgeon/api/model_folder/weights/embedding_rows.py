@@ -40,7 +40,11 @@ def can_read(info: TensorInfo) -> bool:
 
 
 class Rows:
-    """The first values of an embedding's rows, standardised: minus the column's mean, divided by its deviation."""
+    """Reads the first values of an embedding's rows, and standardises them.
+
+    From each value, the mean of its column is subtracted; the result is divided by the column's standard deviation.
+    ``measure`` computes both; before it is called, values are not changed.
+    """
 
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo, width: int = WIDTH) -> None:
         self._file = checkpoint.file(info)
@@ -62,18 +66,24 @@ class Rows:
                         for column, square in zip(columns, squares, strict=True)]  # fmt: skip
 
     def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
-        """Return the median cosine of the rows i + ``shift`` and j + ``shift`` over all pairs of rows (i, j)."""
+        """Return the median, over all pairs (i, j), of the cosine between the rows i + ``shift`` and j + ``shift``."""
         return median(self._cosine(one + shift, two + shift) for one, two in pairs)
 
     def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        """Return the median cosine between rows of different pairs, and its standard error; (0, 0) if not finite."""
+        """Return (median cosine between rows that are not a pair, its standard error); (0, 0) if not finite.
+
+        The first row of each pair is compared with the second row of the next pair.
+        """
         found = [self._cosine(one, two) for (one, _), (_, two) in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
         mean = math.fsum(found) / len(found)
         error = math.sqrt(math.pi / 2 * math.fsum((one - mean) ** 2 for one in found)) / len(found)
         return (median(found), error) if math.isfinite(error) else (0.0, 0.0)
 
     def spread(self, pairs: Sequence[tuple[int, int]]) -> float:
-        """Return how much the norms of rows vary: the relative deviation, divided by that of normal random rows."""
+        """Return how much the norms of the rows in ``pairs`` vary: about 1 for rows of normal random numbers.
+
+        It is the relative standard deviation of the norms, divided by its expected value for such random rows.
+        """
         norms = [math.hypot(*self._read(row)) for pair in pairs for row in pair]
         mean = math.fsum(norms) / len(norms)
         deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in norms) / len(norms))
@@ -149,7 +159,10 @@ class Rows:
 
 
 def _nearest(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Return (largest cosine of each row in ``places`` with a row that is not a copy, deviation of all cosines)."""
+    """Return (largest cosine of each chosen row with any other row, standard deviation of all cosines).
+
+    ``places`` are the indices of the chosen rows in ``values``. Rows that are copies of a chosen row are left out.
+    """
     import numpy as np
 
     cosines = values[list(places)] @ values.T

@@ -124,7 +124,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that only other model types than ``kind`` have; nothing if any key is typical of ``kind``."""
+    """Yield the keys that are typical of other model types than ``kind``; nothing if a key is typical of ``kind``."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return

@@ -133,9 +133,10 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Return whether a pattern is for keys of the encoder and the classes have only a decoder, or the reverse.
+    """Return whether a pattern is for keys of an encoder although ``classes`` have only a decoder, or the reverse.
 
-    Without ``classes``, the result is true for all patterns of an encoder or a decoder.
+    ``classes`` are the names in ``architectures``. If there are none, the result is true for every pattern of an
+    encoder or a decoder.
     """
     if not classes:
         return "coder" in pattern

@@ -90,7 +90,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
-    """Return whether the weights have at least half of the tensors of some layer: then they are more than a fragment.
+    """Return whether the weights are more than a fragment: they have at least half of the tensors of some layer.
 
     ``own`` has the patterns of the weights' keys, and ``form`` the patterns of a complete model.
     """
@@ -102,10 +102,10 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return the table's entries for the class ``name`` of the model type ``kind``; they are empty for an unknown type.
+    """Return three entries of the table for the class ``name`` of the model type ``kind``; empty for an unknown type.
 
-    There are three entries. The first has the patterns of all keys of the type. The second has, for each variant of the
-    class, the patterns that it always has. The third has the pairs of tied patterns, as (key, source).
+    The first has the patterns of all keys of the type. The second has, for each variant of the class, the patterns that
+    it always has. The third has the pairs of tied patterns, as (key, source).
     """
     if kind not in _table():
         return frozenset(), [], []

@@ -62,7 +62,7 @@ def _is_padded(number: int, known: Collection[int]) -> bool:
 
 
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
-    """Return the number of tokens for which an output layer or its bias has values; 0 for other tensors.
+    """Return the number of tokens for which an output layer, or its bias, has values; 0 for any other tensor.
 
     ``widths`` has the widths of the embeddings, and ``classes`` the names in ``architectures``.
     """
@@ -77,9 +77,10 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that determines a size of some tensors: axis ``axis`` has the field's value + ``more``.
+    """A field of config.json that determines the size of an axis of some tensors: size = value of the field + ``more``.
 
-    ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
+    ``axis`` is the axis. ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have
+    them.
     """
 
     field: str
@@ -252,7 +253,8 @@ EIGHT, HUNDREDTH, FEW = 8, 100, 2
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
     """Return the number of tokens of a local tokeniser; 0 if its files may not list all tokens.
 
-    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    ``read`` is the folder from which the vocabulary is read: ``folder`` itself, or a folder with the same tokeniser
+    whose vocabulary is already in memory.
     """
     tokens = local_tokens(read) if read.token_list is not None and read.token_list.is_whole else ()
     if folder.vocabulary in BYTE_PAIRS or not tokens:
@@ -264,8 +266,8 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
     """Yield a note if too many rows of an embedding, or any rows of a CTC output layer, have no token.
 
-    ``most`` is the embedding or output layer with most rows. The vocabulary is taken from ``read``: this folder, or one
-    with the same tokeniser that has loaded it already.
+    ``most`` is the embedding or output layer with most rows. ``read`` is the folder from which the vocabulary is read:
+    ``folder`` itself, or a folder with the same tokeniser whose vocabulary is already in memory.
     """
     known = token_count(folder, read)
     if not known or has_more_rows(folder):

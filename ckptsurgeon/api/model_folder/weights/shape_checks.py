@@ -75,10 +75,10 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor, said: str) -> Note:
-    """Return a note with the text ``said`` and the consequence of a tensor whose size contradicts config.json.
+    """Return a note on a tensor whose size contradicts config.json: the text ``said``, followed by the consequence.
 
-    For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
-    tensor, because not all libraries compare its size.
+    The consequence is that transformers cannot load the model. For a quantised tensor, it is only that the two do not
+    fit, because not all libraries compare its size.
     """
     if one.is_quantised:
         return Note(NoteKind.CONFIGURATION, f"{said}: {UNFIT}")
@@ -113,9 +113,9 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
     """Return whether an ``up_proj`` next to a quantised ``down_proj`` has a number of rows that config.json allows.
 
-    ``keys`` are the keys of the ``down_proj`` tensors, or ``w2``, and ``known`` has the inner widths in config.json.
-    The inner width is the number of columns of ``down_proj``, which may be only a guess if this tensor is quantised. It
-    is also the number of rows of ``up_proj``.
+    The number of rows of ``up_proj`` is the inner width, as is the number of columns of ``down_proj``; but if
+    ``down_proj`` is quantised, its number of columns may be only a guess. ``keys`` are the keys of ``down_proj`` in all
+    layers (in some models, it is called ``w2``), and ``known`` has the inner widths in config.json.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
@@ -238,7 +238,7 @@ _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.c
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a width is not a multiple of the number of heads, although it is in every model of this type."""
+    """Yield a note if the number of heads does not divide a width that it divides in every valid model of this type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:
@@ -275,10 +275,10 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
 
 
 def _size(tensor: DescribedTensor, axis: int) -> int:
-    """Return the size of an axis of a tensor; for axis 2 of a convolution of MLX, the size of the kernel.
+    """Return the size of an axis of a tensor; for axis 2 of a convolution of shape (channels, kernel, 1), the kernel.
 
-    MLX stores such a convolution as (channels, kernel, 1). In files that MLX did not write, this shape is a fault,
-    which ``ckpt check`` reports when it compares the weights with the model's class.
+    MLX stores a convolution in this shape. In files that MLX did not write, this shape is a fault, which ``ckpt check``
+    reports when it compares the weights with the model's class.
     """
     is_of_mlx = axis == 2 and len(tensor.shape) == 3 and tensor.shape[2] == 1 < tensor.shape[1]
     return tensor.shape[1 if is_of_mlx else axis]

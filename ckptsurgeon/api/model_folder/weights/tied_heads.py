@@ -132,10 +132,10 @@ def source_head_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note]
 
 
 def with_lacking_head_said(plan: Plan, notes: Sequence[Note]) -> Plan:
-    """Return a plan with ``notes``, which ``source_head_notes`` made, unless the plan itself makes an output layer.
+    """Return ``plan`` with ``notes`` on a missing output layer, unless the plan itself makes an output layer.
 
-    The notes are shown even if the output is a single file. If no output can get the source's config.json, for example
-    because tensors are renamed, each note begins with the path of the source.
+    The notes are those of ``source_head_notes``. They are shown even if the output is a single file. If no output can
+    get the source's config.json, for example because tensors are renamed, each note begins with the path of the source.
     """
     if not notes or any(_is_head(step.key) for step in plan.steps):
         return plan
@@ -151,9 +151,9 @@ def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) 
 
 
 def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:
-    """Return (embedding, output layer), the keys, for each output layer that is stored although it is tied.
+    """Return (key of the embedding, key of the output layer) for each output layer that is stored although it is tied.
 
-    It may be tied by config.json, or by the default of the model type.
+    It is tied by config.json or, if that does not say, by the default of the model type.
     """
     embedding = _embedding(tensors)
     tied = folder.said_tied if folder.said_tied is not None else tied_by_default(folder.config)

@@ -105,7 +105,10 @@ def _is_zero(checkpoint: Checkpoint, key: str, info: TensorInfo, row: int) -> bo
 
 
 def _of_zeros(checkpoint: Checkpoint, key: str, info: TensorInfo, ordinary: Iterator[int]) -> tuple[list[int], bool]:
-    """Return (ids at the beginning of ``ordinary`` whose rows are zeros, whether these are all ids in ``ordinary``)."""
+    """Return (ids from the beginning of ``ordinary`` up to the first row that is not zero, whether all rows are zeros).
+
+    ``key`` and ``info`` are the key and the header of the embedding.
+    """
     zero = list[int]()
     for one in ordinary:
         if not _is_zero(checkpoint, key, info, one):
@@ -181,7 +184,7 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return
-    with suppress(CheckpointError, ValueError, OverflowError):  # infinite numbers have no mean
+    with suppress(CheckpointError, ValueError, OverflowError):  # an infinite number has no finite mean
         found = token_embeddings(checkpoint)
         tokens = local_tokens(folder) if any(_has_rows(checkpoint, key) for key in found) else ()
         if not tokens or folder.token_list is None or not folder.token_list.is_whole:
@@ -277,7 +280,10 @@ def _cased(places: Mapping[str, int]) -> Iterator[tuple[int, int]]:
 
 
 def _is_usable(pair: tuple[int, int], rows: int) -> bool:
-    """Return whether both rows of a pair have ``FURTHEST`` neighbours on each side, and share no neighbour."""
+    """Return whether the neighbours of both rows of a pair are in the embedding, and no row is a neighbour of both.
+
+    The neighbours are the ``FURTHEST`` rows before and after a row. ``rows`` is the number of rows of the embedding.
+    """
     return min(pair) >= FURTHEST and max(pair) < rows - FURTHEST and abs(pair[0] - pair[1]) > 2 * FURTHEST
 
 
