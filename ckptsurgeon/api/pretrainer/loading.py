@@ -223,7 +223,10 @@ def _check_there(path: str) -> None:
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
-    """Return the inputs of loading a file: the source, and the rules, with SpeechBrain's two renames if needed."""
+    """Return the module, the source and the rules for loading the file ``path``; ``options`` are the user's options.
+
+    If the keys of the file show that it needs them, the rules include the two renames of SpeechBrain.
+    """
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()
@@ -239,7 +242,7 @@ def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:
 
 
 def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Mapping[str, str]) -> None:
-    """Call the hooks, which are the user's code; add a note to an exception that says which hook raised it."""
+    """Call the hooks, which are the user's code; an exception of a hook gets a note with the hook's name."""
     for name, hook in hooked.items():
         try:
             hook(loadables[name], paths[name])

@@ -178,7 +178,11 @@ def _inputs(network: Network, path: Path | None, seed: int) -> Inputs:
 def _losses(
     networks: Sequence[Network], inputs: Inputs, points: int, limit: int, *, drawn: bool
 ) -> tuple[list[float], str]:
-    """Return the losses at all points, in the order of alpha, and the name of the loss. The two networks run first."""
+    """Return the losses at all points, in the order of alpha, and the name of the loss.
+
+    ``drawn`` is true if the inputs are random. The networks at both ends (alpha 0 and 1) run first, because the loss
+    may need their outputs.
+    """
     from .losses import loss_for, main_output
 
     loss, last = loss_for(networks[0].module, inputs, drawn=drawn), points - 1
@@ -219,9 +223,10 @@ def _run(networks: Sequence[Network], alpha: float, inputs: Inputs, limit: int) 
 
 
 def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[str]], Mapping[str, Tensor]]:
-    """Return a function of keys that reads and interpolates the tensors of both networks; integers come from the first.
+    """Return a function that maps keys to tensors of the network at ``alpha``: interpolated between the two networks.
 
-    If ``alpha`` is 0 or 1, the values are those of one network, and the other network is not read.
+    Tensors of integers come from the first network. If ``alpha`` is 0 or 1, the values are those of one network, and
+    the other network is not read.
     """
     import torch
 

@@ -62,7 +62,7 @@ class Recording:
     """The names of the modules whose calls are recorded: the blocks and all modules that contain them."""
 
     def reaches(self, key: str) -> bool:
-        """Return whether the module that contains the parameter ``key`` was called in the run.
+        """Return whether the run used the parameter ``key``: whether the module that contains it was called.
 
         If calls of this module are not recorded, the result is that of the innermost module in ``watched`` that
         contains it.

@@ -52,7 +52,7 @@ _PREDICTS = re.compile(r"For(?!PreTraining$)|LMHead|DoubleHeads")
 def compared(
     networks: list[Network], inputs: Inputs, runs: list[Recording], shared: SharedTokens | None, limit: int
 ) -> Proof:
-    """Return the proof from the runs of two networks.
+    """Return the result of ``prove`` from the recorded runs of two networks.
 
     ``inputs`` are the inputs of the first network. ``shared`` are the tokens that both networks have; None if their
     token lists are equal. ``limit`` is the memory for parameters in bytes.
@@ -89,7 +89,7 @@ def compared(
 
 
 def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
-    """Yield a note if some numbers of the first network's output are not finite, because they cannot be compared.
+    """Yield a note if some numbers of the first network's output are not finite, so that they cannot be compared.
 
     ``pairs`` has the outputs of both networks. Raises PlanError if the networks have no outputs of the same shape,
     ConfigError if no number of the first network's output is finite.

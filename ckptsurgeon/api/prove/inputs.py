@@ -255,6 +255,6 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     if not lines:
         return {}
     tokenizer = open_processor(folder, "AutoTokenizer")
-    if len(lines) > 1 and tokenizer.pad_token is None:  # any token serves, since the attention mask leaves padding out
+    if len(lines) > 1 and tokenizer.pad_token is None:  # any token can pad, because the attention mask excludes padding
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))

@@ -43,10 +43,10 @@ Layers = dict[str, dict[str, Tensor]]
 def with_paired_layers(
     networks: list[Network], runs: list[Recording]
 ) -> tuple[list[Network], list[Recording], list[str]]:
-    """Return the networks and runs, in which paired layers of the second network have the names of the first.
+    """Return (networks, runs, notes), in which paired layers of the second network have the names of the first.
 
-    Layers that have no partner in the first network are left out of the second run. Also returns a note for each list
-    of layers in which paired layers had different numbers.
+    Layers that have no partner in the first network are left out of the second run. There is a note for each list of
+    layers in which paired layers had different numbers.
     """
     first, second = networks
     lists = _lists(first), _lists(second)
@@ -114,7 +114,10 @@ def _path(
 
 
 def _likeness(first: Layers, second: Layers) -> Tensor:
-    """Return, for each pair of layers, the share of their matrices that are alike; 0 if it is not above ``MOSTLY``."""
+    """Return a matrix (layers of the first list, layers of the second list) with the similarity of each pair of layers.
+
+    The similarity is the share of their matrices that are alike, from 0 to 1; a share of ``MOSTLY`` or less becomes 0.
+    """
     ends = [*islice((end for end in next(iter(first.values()), {}) if _is_in(end, first, second)), MATRICES)]
     total = torch.zeros(len(first), len(second))
     for end in ends:
@@ -126,7 +129,7 @@ def _likeness(first: Layers, second: Layers) -> Tensor:
 
 
 def _is_in(end: str, first: Layers, second: Layers) -> bool:
-    """Return whether every layer has a matrix whose key ends with ``end``, and all of these have one shape."""
+    """Return whether all layers of both lists have a matrix with the ending ``end``, and all in the same shape."""
     sizes = {layer[end].shape if end in layer else None for layers in (first, second) for layer in layers.values()}
     return len(sizes) == 1 and None not in sizes
 

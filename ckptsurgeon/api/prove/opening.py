@@ -74,7 +74,7 @@ def open_network(
             opened.callback(close_plan, conversion)
             given, inner = _converted(conversion), None
         try:
-            # Row n is copied to row n, even if the configuration's folder has another tokeniser: see shared_tokens.
+            # Rows are copied by position, whatever tokeniser is there: shared_tokens compares the tokens.
             request = TransplantRequest(root=inner, by_place=True, encoding=ENCODINGS[1])
             plan = plan_into(specs_of(given), spec, options, request)
             opened.callback(close_plan, plan)

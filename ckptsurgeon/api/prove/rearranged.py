@@ -74,7 +74,7 @@ def _moved(first: Tensor, second: Tensor, is_explained: Explained) -> bool:
 
 
 def _nearest(rows: Tensor, others: Tensor) -> Tensor:
-    """Return, for each row, the index of the nearest of the other rows that are at most ``NEAR`` places away."""
+    """Return, for each of ``rows``, the index of the most similar of those ``others`` at most ``NEAR`` places away."""
     size = len(rows)
     least, matches = torch.full((size,), torch.inf), torch.arange(size)
     for shift in sorted(range(-NEAR, NEAR + 1), key=abs):  # of equal rows, those at the same place match

@@ -52,7 +52,7 @@ class Rounding:
         return Rounding(*map(max, both))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
-        """Return ``values`` after random changes such as rounding may cause; ``key`` determines the seed."""
+        """Return ``values`` with random changes, as large as rounding may cause them; ``key`` determines the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         share = torch.rand(values.shape, generator=chance) * 2 - 1
         by = share * USUAL

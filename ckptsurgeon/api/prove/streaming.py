@@ -29,10 +29,10 @@ def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
 
 
 def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]], *, into: str) -> None:
-    """Add the keys of a module's parameters to ``found``, the result of ``units_of``; ``name`` is the module's name.
+    """Add ``{name: keys of parameters}`` to ``found`` for the module ``name`` and the modules in it.
 
-    A container (such as ModuleList) never runs, so its direct parameters are added to the unit of the module ``into``,
-    which contains it.
+    ``found`` becomes the result of ``units_of``. A container (such as ModuleList) never runs, so its direct parameters
+    are read with those of the module ``into``, which contains the container.
     """
     every = [f"{name}.{key}".strip(".") for key, _ in module.named_parameters(remove_duplicate=False)]
     nbytes = sum(4 * one.numel() for one in module.parameters())
@@ -51,7 +51,7 @@ def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]
 
 @contextmanager
 def streamed(model: nn.Module, read: ReadWeights, limit: int) -> Iterator[None]:
-    """Give each part of a network on the meta device its weights while this part runs, during the ``with`` block.
+    """Give the modules of a network on the meta device their weights while they run, during the ``with`` block.
 
     ``read`` is called for the parameters of a unit (see ``units_of``) before its module runs; afterwards they are
     freed.

@@ -50,7 +50,7 @@ def _hidden_note(networks: Sequence[Network], keys: list[str]) -> Note:
 def _described(networks: Sequence[Network], keys: list[str]) -> Iterator[str]:
     """Yield a text for each mixture of experts whose experts are in another order, then the keys of all other tensors.
 
-    Only the first ``RECOGNISED`` tensors of mixtures of experts are looked at.
+    Only the first ``RECOGNISED`` tensors of mixtures of experts are examined.
     """
     around = experts_around(networks[0].module, keys)
     changed = changed_tensors(networks, list(around)[:RECOGNISED])

@@ -86,9 +86,11 @@ def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> boo
 
 
 def _explained_by_rows(networks: Sequence[Network], key: str) -> bool:
-    """Return whether rounding to codes explains the distance of two tensors, from the largest value of each row.
+    """Return whether rounding to codes explains the difference of two tensors.
 
-    Codes are coarse in rows with few large values: their error is a share of the largest value.
+    The possible error is computed for each row, from its largest value.
+
+    In a row with few large values, the error of codes is large, because it is a share of the largest value.
     """
     of_row = _rounding(networks, key).of_row
     if not of_row or len(networks[0].steps[key].shape) < 2:
@@ -236,5 +238,8 @@ def _distance_of(networks: Sequence[Network], key: str) -> Distance:
 
 
 def _error(far: Distance, shapes: Sequence[tuple[int, ...]]) -> float:
-    """Return the relative error of a weight; NaN if it cannot be computed for values of equal ``shapes``."""
+    """Return the relative error of a weight; NaN if its values have one shape, but their difference is not finite.
+
+    ``shapes`` are the shapes of the weight in both networks, or () if they are equal.
+    """
     return far.error if far.is_finite or shapes else math.nan

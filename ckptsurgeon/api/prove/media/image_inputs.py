@@ -137,5 +137,5 @@ def _run(processor: Any, images: Sequence[Image]) -> Mapping[str, Any]:
 def _runs_alone(processor: Any, image: Image) -> bool:
     try:
         return bool(_run(processor, [image]))
-    except Exception:  # as for the batch
+    except Exception:  # a processor may raise anything, as for a batch
         return False

@@ -88,7 +88,7 @@ def _wave(soundfile: Any, name: str, rate: int) -> Any:
 def _soundfile() -> Any:
     try:
         return import_module("soundfile")
-    except (ImportError, OSError) as error:  # OSError: without libsndfile
+    except (ImportError, OSError) as error:  # OSError if libsndfile is missing
         raise ConfigError(
             f"to read audio, the package soundfile is needed, and it cannot be imported: {error}.",
             hint="Run pip install soundfile, or give tensors: --inputs FILE.safetensors.",

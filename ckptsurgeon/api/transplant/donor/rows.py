@@ -60,11 +60,15 @@ def with_donor(plan: Plan, choice: DonorChoice, tokens: Sequence[str], network: 
 
 
 def network_of(target: TargetSpec) -> TargetSpec:
-    """Return a destination; if it is a folder with a checkpoint and a config.json, the network of this config.json."""
+    """Return the destination as a network that can be built: the network of its config.json if it is a folder with one.
+
+    The destination is returned unchanged if it can be built already, or if its config.json is that of a quantised model
+    or of a toolkit.
+    """
     config = os.path.join(target.keeps, CONFIG)
     if target.build is not None or not os.path.isfile(config):
         return target
-    with suppress(ConfigError):  # a quantised model, or one of a toolkit
+    with suppress(ConfigError):  # the config.json is of a quantised model, or of a toolkit
         return Resizable(config).target({})
     return target
 
