@@ -62,9 +62,9 @@ class ChosenMatrices:
 
 
 def _listed(pattern: str, keys: Sequence[str]) -> Iterator[str]:
-    """Yield patterns that match only ``keys``, with lists such as ``{1,2}`` of indices of layers and experts.
+    """Yield patterns that match only ``keys``, with lists of indices such as ``layers.{1,2}.up``.
 
-    ``pattern`` matches these keys and others; it has a ``*`` for each number.
+    ``pattern`` has a ``*`` for each number, and matches all of these keys, but others too.
     """
     by_first: dict[str, list[tuple[str, ...]]] = {}
     for key in keys:

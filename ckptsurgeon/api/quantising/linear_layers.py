@@ -54,7 +54,7 @@ def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
             target, name = found
             facts = _Facts.of(target.build)
             named: Mapping[str, str] = {}
-            with suppress(Exception):  # keys that are not in the class are judged by their names
+            with suppress(Exception):  # if this fails, keys are judged by their names
                 named = target.recognise(dict(checkpoint)).names if target.recognise is not None else {}
             return _by_class(keys, named, facts, name)
     turned = folder.config.get("model_type") in _GPT2

@@ -33,11 +33,11 @@ class ExpertAlignment:
     named: Callable[[], Checkpoint]
 
     def aligned(self, axes: Sequence[Axis], groups: Groups, weights: Sequence[float]) -> AlignedExperts:
-        """Return the order of channels in which each expert of a layer is most similar to the first of its group.
+        """Return the orders of channels in which each expert of a layer is most similar to the first one of its group.
 
-        ``axes`` are those of the layer's experts. The first of a group is the expert that is used most, according to
-        ``weights``; if these are [], it is the one with the lowest index. Raises PlanError if it is not known which
-        axes are channels, or for weights that are not numbers.
+        ``axes`` are those of the layer's experts, and ``groups`` are the groups of experts that are merged. The first
+        of a group is the expert that is used most, according to ``weights``; if these are [], it is the one with the
+        lowest index. Raises PlanError if it is not known which axes are channels, or for weights that are not numbers.
         """
         from ...engine.matching.experts import match_expert
 

@@ -44,7 +44,7 @@ class AnotherType:
     the network cannot be changed to this type.
     """
 
-    on_missing = "init"  # routers; ``upcycled`` has looked at all other tensors
+    on_missing = "init"  # only routers are missing: ``upcycled`` has checked all other tensors
 
     def __init__(
         self, base: Resizable, model_type: str, fields: Mapping[str, Any], expert: int | None, choices: Choices
@@ -131,9 +131,10 @@ class AnotherType:
         yield change
 
     def _check_groups(self, parts: int) -> None:
-        """Raise ConfigError unless the experts that each token uses make up whole copies of the feed-forward layer.
+        """Raise ConfigError unless the number of experts that each token uses is a multiple of ``parts``.
 
-        ``parts`` is the number of experts into which each copy is divided.
+        ``parts`` is the number of experts into which each copy of the feed-forward layer is divided: a token must use
+        whole copies.
         """
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
@@ -159,7 +160,7 @@ class AnotherType:
         found = []
         for name in self._left_out:
             own, default = self._before.get(name), usual.get(name)
-            if isinstance(own, list) and isinstance(default, list):  # of layers, of which there may be fewer
+            if isinstance(own, list) and isinstance(default, list):  # lists of layers may have different lengths
                 own, default = [one for one in own if one not in default], []
             if own != default and name not in _DERIVED:
                 found.append(name)

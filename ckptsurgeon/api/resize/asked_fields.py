@@ -118,9 +118,10 @@ class AskedFields:
         return [name for name in self.new if role_of(name) == role]
 
     def stays(self, name: str) -> bool:
-        """Return whether the user sets a field that config.json lacks to the value that follows from the present width.
+        """Return whether the user sets a field that config.json lacks to the value that it has by default.
 
-        Such a request is not useless: once the field is in config.json, its value no longer changes with the width.
+        The default follows from the width. Such a request has an effect: once the field is in config.json, its value no
+        longer changes with the width.
         """
         return name in self._implied and self.new[name] == at_path(self.before, name)
 
@@ -221,9 +222,9 @@ class AskedFields:
                 yield role_of(beside[0]), beside
 
     def _keys_with(self, fields: Sequence[str]) -> list[str]:
-        """Return the fields for key heads whose old and new values equal those of a field for query heads.
+        """Return the fields for key heads that have the same old and new number as a field for query heads.
 
-        The fields for query heads are among ``fields``.
+        Only fields for query heads that are in ``fields`` count.
         """
         return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
 
@@ -237,7 +238,7 @@ class AskedFields:
         return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
 
     def _heads_beside(self, name: str) -> str:
-        """Return the field for query heads whose old and new values equal those of ``name``, the field for key heads.
+        """Return the field for query heads that has the same old and new value as ``name``, the field for key heads.
 
         Returns "" if there is no such field in the same section.
         """

@@ -147,7 +147,7 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
 
 
 def stays_tied(before: Mapping[str, Any]) -> bool:
-    """Return whether a network is of T5's kind, whose output layer cannot be untied without other outputs."""
+    """Return whether untying the output layer of a network would change its outputs, as in T5."""
     return all(one in before for one in _RELATIVE)
 
 

@@ -30,7 +30,7 @@ def has_groups(asked: AskedFields, name: str) -> bool:
 
 
 def groups_kept(asked: AskedFields, name: str) -> int:
-    """Return the number of groups of experts that must keep equally many experts each; 1 if there are no groups.
+    """Return the number of groups of experts in each of which the same number of experts must remain; 1 without groups.
 
     If the same command changes the number of groups, the result is the greatest common divisor of the old and the new
     number of groups. ``name`` is the field with the number of experts.

@@ -107,10 +107,10 @@ class FieldChange:
         return self._fewer(role, name, axes, numbers)
 
     def _shares_keys(self, name: str, keys: int) -> bool:
-        """Return whether several query heads of the source share each of its ``keys`` key heads.
+        """Return whether, in the source, several query heads share one key head; ``keys`` is the number of key heads.
 
-        If so, the query heads that shared one key head before will read different copies of it. ``name`` is the field
-        for key heads.
+        If so, and key heads are copied, query heads that shared a key head will read different copies of it. ``name``
+        is the field for key heads.
         """
         part = self.asked.beside(name)
         return all(part[one] != keys for one in part if role_of(one) == "heads" and type(part[one]) is int)
@@ -131,7 +131,7 @@ class FieldChange:
             raise wrong
 
     def _normalises_after(self, name: str) -> bool:
-        """Return whether each layer normalises the sum of its input and its result.
+        """Return whether the layers normalise after the residual addition: the sum of a layer's input and its result.
 
         ``name`` is a field in the section (nested configuration) of these layers.
         """
@@ -260,7 +260,7 @@ class FieldChange:
         """
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):
-            change.is_exact = None  # it is not known how many of them are used
+            change.is_exact = None  # it is not known how many experts each token uses
         for used in USED_EXPERTS:
             path, old = f"{inside}.{used}" if inside else used, part.get(used)
             if type(old) is int and self.asked.new.get(path, old) * numbers[0] != old * numbers[1]:
@@ -316,11 +316,11 @@ class FieldChange:
         return f" ({by_layer(groups, [indices_text([(one, one + 1) for one in units]) for units in kept])})"
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
-        """Return the number of groups of query heads; the same number of heads must be kept in each group.
+        """Return the number of groups of query heads in each of which the same number of heads must be kept.
 
         The query heads of a group share a key head, so there are as many groups as key heads. There is only one group
-        if no field has the number of key heads. There is also only one if each query head has its own key head and both
-        numbers change. ``name`` is the field for query heads, which changes from ``old`` to ``new``.
+        if no field has the number of key heads, or if each query head has its own key head and both numbers change.
+        ``name`` is the field for query heads, which changes from ``old`` to ``new``.
         """
         part = self.asked.beside(name)
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)
@@ -329,7 +329,7 @@ class FieldChange:
 
 
 def is_averaged(fields: Mapping[str, object], width: str) -> bool:
-    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the old dimensions."""
+    """Return whether a model of this type gets new dimensions that are the mean of the old ones, if ``width`` grows."""
     return AVERAGED.get(str(fields.get("model_type"))) == width.rpartition(".")[0]
 
 

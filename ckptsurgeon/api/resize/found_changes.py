@@ -70,7 +70,7 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     changes = list(stages.changes())
     _check_noise(asked.noise, changes)
     changes = [_without_tables(change, source.computed) for change in changes]
-    if not network.base.is_known:  # its code may do anything else
+    if not network.base.is_known:  # the user's code may compute other things, too
         changes = [replace(change, is_exact=None if change.is_exact else change.is_exact) for change in changes]
     return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else ())
 

@@ -16,10 +16,10 @@ _TIMES = (4, 2)
 
 
 def implied_fields(base: Resizable, names: Iterable[str]) -> dict[str, int]:
-    """Return {field: value} for those ``names`` that count channels, and are null in the configuration.
+    """Return {field: number of channels} for those of ``names`` that count channels and are null in the configuration.
 
-    If the network has the same shapes with the field set to a multiple of the width, the value is this multiple.
-    Otherwise, the field is left out.
+    The number is a multiple of the width: with this number in the field, the network must have the same shapes. If no
+    multiple gives these shapes, the field is left out.
     """
     before, found = base.fields(), {}
     for name in names:

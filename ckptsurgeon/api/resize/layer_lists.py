@@ -69,11 +69,11 @@ def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
 
 
 def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return the fields that name the layers whose features a backbone (BEiT, DINOv2) returns, adapted to the output.
+    """Return the fields that list the layers whose features a backbone (BEiT, DINOv2) returns, for the output.
 
     In these fields, stage n is the output of the n-th layer, and stage 0 the input of the first layer. The stage of the
-    last layer becomes that of the output's last layer. Raises ConfigError if the output lacks the layer of any other
-    stage.
+    last layer becomes that of the output's last layer. ``old`` is the number of layers of the source, and ``name`` the
+    field with this number. Raises ConfigError if the output lacks the layer of any other stage.
     """
     part, inside = asked.beside(name), name.rpartition(".")[0]
     stages, indices = part.get("stage_names"), part.get("out_indices")

@@ -63,8 +63,8 @@ def _failure(target: TargetSpec) -> str:
         _name_modules(module, running)
         arguments = drawn_inputs(module, 0).arguments_for(module)
         with _without_values(), torch.no_grad():
-            module.to("meta", torch.bfloat16)(**_on_meta(arguments))  # some kernels take no float32 there
-    except CheckpointError:  # no inputs are known for it
+            module.to("meta", torch.bfloat16)(**_on_meta(arguments))  # some kernels on meta refuse float32
+    except CheckpointError:  # ckpt cannot make inputs for this network
         return ""
     except Exception as error:  # a network is foreign code, which may raise anything
         said = next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -81,7 +81,7 @@ def _config(asked: Request) -> str:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     found = os.path.join(folder, CONFIG)
     if "://" in path or not os.path.isfile(found):
-        with open_checkpoint(path, asked.root) as opened:  # if it does not exist, that is the error
+        with open_checkpoint(path, asked.root) as opened:  # raises the error if the file does not exist
             refuse_gguf(opened)
         raise ConfigError(
             f"there is no {CONFIG} in the folder of {escape(path)}, so the architecture of the model is not known.",
@@ -108,7 +108,10 @@ def _check_known(base: Resizable, asked: Request, fields: Mapping[str, Any]) -> 
 
 
 def _check_type_alone(asked: Request) -> None:
-    """Raise ConfigError if an option for another vocabulary is given; called if the user gave ``--as``."""
+    """Raise ConfigError if the user gave an option for another vocabulary, because ``--as`` allows none.
+
+    This function is called only if the user gave ``--as``.
+    """
     tokens = asked.tokens
     options = {
         "--tokenizer": bool(tokens.tokenizer),

@@ -19,7 +19,10 @@ MOST = {
 
 
 def check_size(name: str, value: Any) -> None:
-    """Raise ConfigError if the new value of the field ``name`` is above the limit for fields with its role."""
+    """Raise ConfigError if the new value of the field ``name`` is above the limit for fields of its kind.
+
+    The kinds are numbers of layers, of heads and the like.
+    """
     most = MOST.get(role_of(name))
     if most is not None and type(value) is int and value > most:
         raise ConfigError(

@@ -93,7 +93,7 @@ class Request:
             donor=_name(tokens.donor), omp_k=tokens.picks, root=self.root, optimizer=_name(self.optimizer),
             set=dict(fields),
         )  # fmt: skip
-        return found if self.expert is None else {**found, "expert": self.expert}  # which may be 0
+        return found if self.expert is None else {**found, "expert": self.expert}  # 0 is valid
 
 
 def paths_of(files: Files) -> list[str]:

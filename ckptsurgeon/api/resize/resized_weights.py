@@ -111,7 +111,7 @@ class ResizedWeights:
         """{pattern without numbers: the policy that adds initialised elements}."""
         found: dict[str, str] = {}
         for key, policy in (row for change in self.found.changes for row in change.policies.items()):
-            found[numberless(key)] = max(policy, found.get(numberless(key), ""), key=len)  # parts, if it has any
+            found[numberless(key)] = max(policy, found.get(numberless(key), ""), key=len)  # the longer one names parts
         return found
 
     @cached_property
@@ -142,7 +142,7 @@ class ResizedWeights:
         )  # fmt: skip
         try:
             return plan_into([SourceSpec(asked.path)], self._last, self._options(), request)
-        except PlanError as error:  # its hints are options of transplant
+        except PlanError as error:  # the hints of transplant name options that resize lacks
             hint = _OTHER_LAYERS if asked.layers else "Check the source with ckpt check."
             raise PlanError(error.message, hint=hint, details=error.details) from None
 

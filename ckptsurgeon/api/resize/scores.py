@@ -30,13 +30,16 @@ class Measures:
     statistics: Statistics | None = None
 
     def scores(self, role: str, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return the score of each unit along some axes; ``role`` is the kind of the units ("experts")."""
+        """Return the score of each head, channel or expert along some axes.
+
+        ``role`` says which of these they are ("experts"), and ``units`` is their number.
+        """
         if self.statistics is None:
             return scores(axes, units, self.named())
         return scores_by_activations(axes, units, self.named(), self.statistics, are_experts=role == "experts")
 
     def loads(self, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return how often each of ``units`` experts is used; [] if the statistics do not have this."""
+        """Return the frequency of use of each of ``units`` experts; [] if the statistics lack it."""
         found = self.statistics.load([axis.key for axis in axes]) if self.statistics is not None else None
         return list(found) if found is not None and len(found) == units else []
 
@@ -51,7 +54,7 @@ class Measures:
         from ...tensors.ops.casts import cast
 
         source = self.named()
-        others = [axis for axis in axes if "experts" not in axis.kind]  # gpt_oss has a bias for each expert
+        others = [axis for axis in axes if "experts" not in axis.kind]  # leave out the biases of experts in gpt_oss
         routers = [axis for axis in others if len(source[axis.key].shape) == 2 and axis.dim == 0]
         if len(routers) != 1:
             raise PlanError(
@@ -71,19 +74,21 @@ class Measures:
 
 
 def scores(axes: Sequence[Axis], units: int, source: Checkpoint) -> list[float]:
-    """Return the score of each of ``units`` units along the axes: the sum of squares of its weights."""
+    """Return the score of each head, channel or expert along the axes: the sum of the squares of its weights.
+
+    ``units`` is the number of heads, channels or experts.
+    """
     sums = {axis.key: _sums(axis, units, source) for axis in axes}
     weights = {key: one for key, one in sums.items() if len(source[key].shape) > 1}
     return scores_by_weights(weights or sums)
 
 
 def _sums(axis: Axis, units: int, source: Checkpoint, by: Sequence[float] | None = None) -> list[float]:
-    """Return the sum of squares of the weights of each unit, each square times its factor in ``by``.
+    """Return, for each unit, the sum of the squares of its weights, each multiplied by its factor in ``by``, if given.
 
-    ``by`` has a factor for each index along the axis or, if the tensor has the weights of all experts, for each expert
-    and each index.
-
-    The tensor is read in blocks of its first dimension, of about ``BLOCK`` bytes in double precision.
+    ``by`` has a factor for each index along the axis. If the tensor has the weights of all experts, it has one for each
+    expert and each index. The tensor is read in blocks of its first dimension, of about ``BLOCK`` bytes in double
+    precision.
     """
     import numpy as np
 

@@ -127,11 +127,11 @@ def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str
 def _ties(
     source: Checkpoint, network: TargetSpec, names: Mapping[str, str]
 ) -> tuple[list[Mapping[str, Any]], list[EqualKeys]]:
-    """Return operations that give tied tensors their first key, and pairs of copies to compare.
+    """Return (operations that give each tied tensor its first key, pairs of copies whose values must be equal).
 
     If a tensor is stored under several keys, its values under each key are kept as copies, to be compared later. The
     operations change only the tensor under the first key. ``names`` maps the tensors of the network that the source has
-    to its keys.
+    to their keys in the source.
     """
     rows: list[Mapping[str, Any]] = []
     equal: list[EqualKeys] = []

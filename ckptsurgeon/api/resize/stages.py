@@ -131,7 +131,7 @@ class Stages:
         return found
 
     def _is_told(self, name: str) -> bool:
-        """Return whether the note on the number of experts says how outputs change with the field ``name``."""
+        """Return whether the note on the number of experts already says how the field ``name`` changes the outputs."""
         inside, _, last = name.rpartition(".")
         return last in USED_EXPERTS and any(one.rpartition(".")[0] == inside for one in self._asked.of("experts"))
 
@@ -165,7 +165,10 @@ class Stages:
         check_experts(self._asked.new, fields)
 
     def _beside(self, names: Sequence[str]) -> str:
-        """Return the end of a change's note: numbers of heads that the user changes with it; '' if there are none."""
+        """Return ", NAME OLD to NEW" for each number of heads in ``names`` that the user sets; '' if there are none.
+
+        The text is added to the note on a change.
+        """
         given = [name for name in names if name in self._given and role_of(name)]
         return "".join(", {} {} to {}".format(name, *self._asked.numbers(name)) for name in given)
 
@@ -202,7 +205,7 @@ class Stages:
         return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
-        """Return ``change``; policies for queries, keys or values are for the fused tensor instead, if there is one."""
+        """Return ``change``; if queries, keys and values are fused, its policies for them apply to the fused tensor."""
         fused = fused_keys(network)
         change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
         return change
@@ -241,7 +244,7 @@ class Stages:
         elif change.is_exact:
             known = [key.rpartition(".")[0] for key, kind in before.kinds.items() if "scaled" in kind]
             if role == "width" and self._asked.way_of(name) == INIT:
-                known += self._norms()[0]  # their epsilon is compared already
+                known += self._norms()[0]  # the epsilons of norms are compared elsewhere
             apart = numbers_apart(*self._constants(), known if role == "width" else ())
         else:
             apart = []

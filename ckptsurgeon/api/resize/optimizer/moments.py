@@ -94,7 +94,10 @@ class Moments:
         return ResizedState(self._made, tuple(group for group, _ in groups), notes)
 
     def _beginning(self, name: str, state: ParameterState) -> Iterator[dict[str, Any]]:
-        """Yield the operations that give values of a parameter temporary keys; record values of an unknown kind."""
+        """Yield the operations that copy the values of the parameter ``name`` to temporary keys.
+
+        If the state has tensors of an unknown kind, the reason why they cannot be resized is recorded.
+        """
         unknown = [one for one, info in state.tensors.items() if info.shape and one not in (*FIRST, *SECOND)]
         if unknown:
             self._unusable[numberless(name)] = f"stored as {', '.join(unknown)}, which cannot follow a change of shape"
@@ -142,7 +145,7 @@ class Moments:
         return origin, rows
 
     def _key(self, key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-        """Return the present key of the tensor that is called ``key`` in the output; None if ``tensors`` lacks it.
+        """Return the key that the output's tensor ``key`` has at present; None if it is not in ``tensors``.
 
         Tensors of layers have temporary keys until the last operations give them the keys of the output.
         """
@@ -186,7 +189,11 @@ class Moments:
         return next(filter(None, map(why_lost, infos)), "")
 
     def _fitted(self, key: str, name: str, moment: str) -> Iterator[dict[str, Any]]:
-        """Yield the operations that give a moment the shape of the parameter ``name``: new elements at the end."""
+        """Yield the operations that give the moment ``key`` the shape of the parameter ``name``.
+
+        Elements are added or removed at the end of a dimension. If the policy of the parameter divides the dimension
+        into parts, they are added at the end of each part. ``moment`` is the name of the moment, such as ``exp_avg``.
+        """
         info, wanted = self._made.checkpoint[key], self._network.last.tensors[name].shape
         policy = _PARTS.match(self._network.policies.get(numberless(name), ""))
         for dim, (old, new) in enumerate(zip(info.shape, wanted, strict=False)):

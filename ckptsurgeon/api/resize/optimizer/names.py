@@ -36,14 +36,18 @@ def named_groups(
     network: Network,
     names: Sequence[str],
 ) -> list[list[str]] | None:
-    """Return, for each of ``groups``, the names of its parameters, in the group's order; None if they are not known."""
+    """Return, for each of ``groups``, the names of its parameters, in the group's order; None if they are not known.
+
+    ``groups`` are the parameter groups of the optimizer, and ``states`` has the state of each parameter by its id.
+    ``names`` are the names of the network's parameters, in order.
+    """
     ids = [list(group["params"]) for group in groups]
     said = [listed(group.get(NAMES)) or own for group, own in zip(groups, ids, strict=True)]
     plain = _without_wrappers(said, network)
     if _are_names(plain, ids, network):
         return [list(map(str, own)) for own in plain]
     if any(isinstance(one, str) for own in ids for one in own) or any(NAMES in group for group in groups):
-        return None  # names of another network: the order of its parameters is not known either
+        return None  # the names are those of another network, so the order of the parameters is not known either
     found = list[list[list[str]]]()
     for is_first in _ORDERS.get(sum(map(bool, ids)), ()):
         order = sorted(names, key=lambda name: is_first(name, network) != is_first(names[0], network))  # a stable sort
@@ -63,7 +67,7 @@ def _without_wrappers(said: Sequence[Sequence[Any]], network: Network) -> list[l
 
 
 def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:
-    """Return whether ``said`` names a different parameter of the network for each of ``ids``."""
+    """Return whether ``said`` has, for each of ``ids``, the name of a parameter of the network, and no name twice."""
     every = [name for own in said for name in own]
     is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
     is_known = all(isinstance(name, str) and name in network.tensors for name in every)
@@ -76,7 +80,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _is_apart(groups: Sequence[Sequence[str]], is_first: Callable[[str, Network], bool], network: Network) -> bool:
-    """Return whether, within each group, ``is_first`` returns the same for all parameters."""
+    """Return whether no group mixes parameters for which ``is_first`` is true with parameters for which it is false."""
     return all(len({is_first(name, network) for name in own}) < 2 for own in groups)
 
 

@@ -17,10 +17,11 @@ __all__ = ["ResizedNetwork"]
 
 @dataclass(frozen=True)
 class ResizedNetwork:
-    """How the weights of a network change: the operations (``rows``) on the tensors of the network ``first``.
+    """How the weights of a network change: by the operations ``rows`` on the tensors of the network ``first``.
 
-    ``kinds`` are the kinds of the tensors of ``first``. ``policies`` maps patterns without numbers to the policy that
-    adds initialised elements. ``untied`` are the keys of tensors that are tied only in ``first``. If ``moves_rows`` is
+    ``last`` is the network after the change, and ``kinds`` are the kinds of the modules of the tensors of ``first``.
+    ``policies`` maps patterns, in which a placeholder stands for each number, to the policy that adds initialised
+    elements. ``untied`` are the keys of tensors that are tied in ``first``, but not in ``last``. If ``moves_rows`` is
     true, the rows of the tensors in ``last.vocabulary`` are moved with their tokens. ``unlike`` are the keys of tensors
     whose copies have different gradients; for a fused tensor, they are the keys of the separate queries, keys and
     values.
@@ -36,10 +37,10 @@ class ResizedNetwork:
     unlike: frozenset[str] = frozenset()
 
     def named_as_stored(self, keys: Iterable[str]) -> set[str]:
-        """Return the patterns, without numbers, of the output's tensors to which ``keys`` belong.
+        """Return the patterns of the output's tensors to which ``keys`` belong, with a placeholder for each number.
 
-        ``keys`` may be patterns. If the network has queries, keys and values in one tensor, the key of such a part
-        gives the pattern of the whole tensor.
+        ``keys`` are keys or patterns. If the network has queries, keys and values in one tensor, the key of the
+        queries, for example, gives the pattern of the whole tensor.
         """
         first = Network(self.first.tensors, self.kinds, self.first.ties)
         fused = {numberless(part): numberless(key) for part, key in fused_keys(first).items()}

@@ -50,5 +50,5 @@ def optimizer_plan(
     except BaseException:
         source.checkpoint.close()
         raise
-    steps = tuple(replace(step, tied_to="") for step in plan.steps)  # an optimizer changes each of them in place
+    steps = tuple(replace(step, tied_to="") for step in plan.steps)  # an optimizer changes moments in place: share none
     return replace(plan, excluded=0, steps=steps, inputs=PlanInputs((found.made.checkpoint,), None, tuple(others)))
