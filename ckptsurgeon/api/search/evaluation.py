@@ -194,7 +194,7 @@ class Runner:
         finally:
             with self._lock:
                 self._running.discard(process)
-            _kill_group(process)  # what it left running, too
+            _kill_group(process)  # also kills what the command left running
             process.wait()
         printed, complained = out.text(), err.text()
         if code is None:

@@ -37,8 +37,8 @@ class MadeModel:
 def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
     """Return the keys of the tensors that both plans compute in the same way: from the same files, with equal values.
 
-    Tensors that are stored quantised are left out. Keys that are tied to another key are left out, too, because only
-    that other key is stored.
+    The result is empty if the plans have different sources, seeds or vocabularies. Tensors that are stored quantised
+    are left out, and so are keys that are tied to another key, because only that other key is stored.
     """
     if plan.sources != before.sources or plan.seed != before.seed or plan.vocabularies != before.vocabularies:
         return frozenset()

@@ -198,9 +198,10 @@ def unfinished(study: Study, trials: int) -> list[int]:
 
 
 def _fitting_plan(possible: Plan, marked: MarkedRecipe, seed: int, check: Callable[[Plan], None]) -> Plan:
-    """Return the plan ``possible`` if ``check`` accepts it, else a closed plan for other values of the parameters.
+    """Return the plan ``possible`` if ``check`` accepts it, else a plan for other values that it accepts.
 
-    Parameters of a recipe may change the shapes of the output, and so whether ``check`` accepts the plan.
+    The values are those of the recipe's parameters; they may change the shapes of the output, and so whether ``check``
+    accepts the plan. Such a new plan is closed. Raises the errors of ``check`` if it accepts no plan.
     """
     try:
         check(possible)
@@ -212,10 +213,11 @@ def _fitting_plan(possible: Plan, marked: MarkedRecipe, seed: int, check: Callab
 def _possible_plan(
     marked: MarkedRecipe, seed: int, *, run_code: bool, check: Callable[[Plan], None] = lambda plan: None
 ) -> Plan:
-    """Return the closed plan for the first values of the parameters with which a merge is possible.
+    """Return the closed plan for the first values of the parameters with which the models can be merged.
 
-    If all attempts fail, or ``check`` raises an error for each plan, raises the error of the first one. So a wrong
-    recipe causes an error before anything is written, instead of a study of failed trials.
+    The first values are in the middle of the search space, the next ones random. If all attempts fail, or ``check``
+    raises an error for each plan, the error of the first attempt is raised. So a wrong recipe causes an error before
+    anything is written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
     names = [one.name for one in marked.space.parameters]

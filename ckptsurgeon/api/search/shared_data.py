@@ -96,7 +96,7 @@ def _data(command: Command) -> list[str]:
 
 
 def _script(command: Command) -> str:
-    """Return the first word after the program with the suffix of a script, such as ``.py``; '' if there is none."""
+    """Return the script of a command: the first word after the program that ends in ``.py`` or the like; else ''."""
     scripts = (word for word in command.words[1:] if word.endswith((".py", ".sh", ".pl", ".rb", ".js", ".R")))
     return next(scripts, "")
 

@@ -66,7 +66,7 @@ class Study:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
-                if trial.state != BEGUN:  # without its end, the trial would only run again
+                if trial.state != BEGUN:  # an end must not be lost: the trial would run again
                     sync(file.fileno())
         except OSError as error:
             raise output_error(path, error) from error

@@ -40,9 +40,10 @@ _CODE = (
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """The facts that a task reports: its metric, for which figures a larger value is better, its splits and notes.
+    """The facts that a task reports about itself: metric, splits of its data, notes, and the figures that it returns.
 
-    ``known`` are the figures that the task always returns; it may return further figures.
+    ``higher`` has the figures of which a larger value is better. ``known`` has the figures that the task always
+    returns; it may return further figures.
     """
 
     metric: str
@@ -129,13 +130,14 @@ class TaskProcesses:
             self._all, self._idle = set(), []
         for one in every:
             one.kill()
-        for one in idle:  # the thread that waits for an answer of another process closes it
+        for one in idle:  # a busy process is closed by the thread that waits for its answer
             one.close()
 
     def _asked(self, request: Mapping[str, Any]) -> _Process:
         """Return a process that has been sent a request: one that is idle, or else a new one.
 
-        A process that has ended while it was idle is replaced: the model of this request did not end it.
+        If an idle process has ended, another one gets the request: it is not the model of this request that ended the
+        process.
         """
         while (process := self._free()) is not None:
             try:
@@ -145,7 +147,7 @@ class TaskProcesses:
             else:
                 return process
         process, _ = self._started()
-        with suppress(OSError):  # it has ended again: then the missing answer is the error, and tells how it ended
+        with suppress(OSError):  # if the new process ends, too, ``answer`` raises the error
             process.ask(request)
         return process
 
@@ -205,7 +207,7 @@ class _Process:
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send a request to the process; raises OSError if it has ended."""
         assert self._child.stdin is not None
-        if self._child.poll() is not None:  # what it has started may keep the other end of the pipe open
+        if self._child.poll() is not None:  # its child processes may keep the pipe open
             raise BrokenPipeError
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
         self._child.stdin.flush()
@@ -216,11 +218,11 @@ class _Process:
         Raises TimeoutError, and EOFError or OSError if the process has ended.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        answers = select.poll()  # unlike select.select, it waits for descriptors from 1024 on
+        answers = select.poll()  # select.select cannot wait for file descriptors above 1023
         answers.register(self._answers, select.POLLIN)
         while b"\n" not in self._read:
             if not answers.poll(LOOK_S * 1000):
-                if self._child.poll() is not None:  # what it has started may keep the pipe open
+                if self._child.poll() is not None:  # its child processes may keep the pipe open
                     raise EOFError
                 if until is not None and time.monotonic() > until:
                     raise TimeoutError

@@ -40,9 +40,10 @@ class ExpertSums:
     is_known: bool = True
 
     def results(self) -> Mapping[str, Tensor]:
-        """Return {last part of a key: statistics}; {} if it is not known how the module computes.
+        """Return {last part of a key: statistics}, with "saliency" and "inputs".
 
-        ``saliency`` is the mean over the positions that use an expert (REAP, https://arxiv.org/abs/2510.13999).
+        The result is {} if no position was added, or if it is not known how the module computes. ``saliency`` is the
+        mean over the positions that use an expert (REAP, https://arxiv.org/abs/2510.13999).
         """
         if not (self.is_known and self.count):
             return {}
@@ -70,7 +71,7 @@ class ExpertSums:
                 sums[0][expert] = (outer.double().norm(dim=1) * factors).sum()
                 sums[1][expert] = len(factors)
                 sums[2][expert] = (inner.double() * factors[:, None]).square().sum(0)
-        except (AttributeError, RuntimeError, TypeError, IndexError):  # its weights have other names or shapes
+        except (AttributeError, RuntimeError, TypeError, IndexError):  # the module's weights have other names or shapes
             self.is_known = False
             return
         result = output[0] if isinstance(output, tuple) else output

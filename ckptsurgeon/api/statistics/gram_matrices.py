@@ -159,8 +159,8 @@ class GramSums:
     def means(self, parameter: str, key: str) -> Callable[[int], Array] | None:
         """Return a function that reads the Gram matrix of the inputs of a parameter; None if it was not collected.
 
-        The function takes the index of an expert, 0 for other layers. ``key`` is the key of the parameter in the
-        checkpoint; "" if it has none of its own.
+        The function takes the index of an expert, or 0 if the parameter is not one of experts. ``key`` is the key of
+        the parameter in the checkpoint; "" if it has none of its own.
         """
         found = self.sums.get(key)
         if found is not None:
@@ -199,8 +199,9 @@ class GramSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs.
+        """Return the facts that the file of statistics records about the Gram matrices.
 
+        They are the number of inputs for each key, the keys of weights of shape (in, out), and the keys without inputs.
         ``unused`` maps the name of a module to the number of its experts to which no input was routed.
         """
         rows = {one.key: one.count for one in self.sums.values() if one.count}

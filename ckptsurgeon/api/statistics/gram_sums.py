@@ -78,7 +78,7 @@ def in_file(shape: tuple[int, ...], key: str) -> Array:
     nbytes = 8 * prod(shape)
     try:
         with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when it writes
+            if hasattr(os, "posix_fallocate"):  # reserves space: else a write to a full disk would kill the process
                 os.posix_fallocate(file.fileno(), 0, nbytes)
             else:
                 file.truncate(nbytes)
@@ -122,9 +122,10 @@ class Slot:
 def slots_of(
     name: str, module: Any, keys: Mapping[str, str], made: Mapping[str, Sequence[str]]
 ) -> tuple[list[Slot], list[str]]:
-    """Return the slots of a module that stacks experts, and the keys of weights whose inputs cannot be collected.
+    """Return a ``Slot`` for each parameter of a module that stacks experts, and the keys of weights without a slot.
 
-    ``keys`` and ``made`` are the fields of ``LayerWeights`` with these names.
+    The inputs of the latter cannot be collected. ``name`` is the name of the module, and ``keys`` and ``made`` are the
+    fields of ``LayerWeights`` with these names.
     """
     number, found, lacking = stacked_sizes(module)[0], list[Slot](), list[str]()
     is_turned = bool(getattr(module, "is_transposed", False))
@@ -145,7 +146,10 @@ def slots_of(
 
 
 def _by_index(keys: Sequence[str], number: int) -> list[tuple[str, ...]]:
-    """Return the keys of experts' weights as tuples with one for each expert; [] if indices are missing."""
+    """Return a tuple for each parameter of an expert, with the keys of this parameter for all experts, in order.
+
+    Returns [] if the keys do not have the indices 0 to ``number`` - 1, or if experts have different numbers of keys.
+    """
     experts: dict[int, list[str]] = {}
     for key in keys:
         found = EXPERT.search(key)
@@ -191,7 +195,7 @@ class ExpertGrams:
                 total.index_add_(0, rows, outer.double() * factors[:, None])
                 real = kept[rows]
                 self._add(expert, hidden[rows][real], inner[real])
-        except (AttributeError, RuntimeError, TypeError, IndexError):  # its weights have other names or shapes
+        except (AttributeError, RuntimeError, TypeError, IndexError):  # the module's weights have other names or shapes
             self.is_known = False
             return
         self.is_known = is_near(total, output[0] if isinstance(output, tuple) else output)

@@ -62,8 +62,9 @@ class MagnitudeSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs.
+        """Return the facts that the file of statistics records about the magnitudes.
 
+        They are the number of inputs for each key, the keys of weights of shape (in, out), and the keys without inputs.
         ``stacked`` are the weights of experts that one module stacks, whose inputs are never collected.
         """
         rows = {key: one.count for key, one in self.sums.items() if one.count}

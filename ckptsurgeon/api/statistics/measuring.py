@@ -78,7 +78,7 @@ def _sums(network: Network, kinds: ForMerges, chosen: frozenset[str]) -> dict[st
 
 
 def _run(network: Network, given: Inputs, sums: dict[str, GramSums | MagnitudeSums], limit: int) -> dict[str, Tensor]:
-    """Run a network, which fills ``sums``; return the means of its modules by key."""
+    """Run a network, which fills ``sums``; return {key: mean} of its modules, as ``module_means`` collects them."""
     from ..prove.running import run_network
 
     mask = given.arguments.get("attention_mask")

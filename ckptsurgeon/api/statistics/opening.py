@@ -26,7 +26,7 @@ def open_model(path: str, model: Path | None, root: str | None) -> Network:
 
     configuration = os.fspath(model) if model is not None else configuration_of(path)
     if not configuration:
-        open_checkpoint(path, root).close()  # if it does not exist, that is the error
+        open_checkpoint(path, root).close()  # raises the error if the file does not exist
         raise ConfigError(
             f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
             hint="Give the configuration: --model config.json.",
