@@ -102,7 +102,7 @@ def average(
 
 
 def _notes(opened: Sequence[Checkpoint], encoding: str, *, unwrap: bool) -> list[str]:
-    """Return the notes on the open checkpoints; the other arguments are those of ``average``."""
+    """Return the notes on the checkpoints to average; ``encoding`` and ``unwrap`` are the arguments of ``average``."""
     return [
         *source_notes(opened, unwrap=unwrap),
         *twice_notes(opened),
@@ -113,10 +113,10 @@ def _notes(opened: Sequence[Checkpoint], encoding: str, *, unwrap: bool) -> list
 
 
 def _with_files(plan: Plan, stored: Sequence[Checkpoint], first: Checkpoint, *, by_place: bool) -> Plan:
-    """Return the plan with the files of an output folder, and with notes on the files of the sources.
+    """Return ``plan`` with config.json and tokeniser for an output folder, and notes on the files of the sources.
 
     ``stored`` are the sources as they are stored, and ``first`` is the first source, decoded if it is quantised. Raises
-    PlanError if rows belong to different tokens, unless ``by_place`` is set.
+    PlanError if row n of an embedding belongs to different tokens in the sources, unless ``by_place`` is set.
     """
     folders = [folder_of(one) for one in stored]
     plan = with_sources_said(with_config_said(plan, folders), stored, folders)
@@ -148,7 +148,10 @@ def _weights(ema: float | None, decay: str | None, running: str | None, number: 
 
 
 def _steps_of(checkpoint: Checkpoint, name: str) -> int:
-    """Return the number of steps in an entry of a file; raises ConfigError if it has no such entry."""
+    """Return the number of training steps that the entry ``name`` of a checkpoint's file records.
+
+    Raises ConfigError if the file has no entry of this name, or if the entry is not a whole number.
+    """
     value = next((one.value for one in checkpoint.extras if one.key == name), None)
     if type(value) is not int:
         raise ConfigError(

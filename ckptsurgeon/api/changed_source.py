@@ -29,11 +29,12 @@ class Quantisation(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """The changes to the tensors of a source, in the order in which they are made; by default none.
+    """The changes to the tensors of a source, listed in the order in which they are made; none by default.
 
     ``rows`` are operations (split, concat and others) as plain data, one dict for each. ``layout`` is the name of a
     layout ("gguf"), and ``heads`` are the numbers of query and key heads that the user gave for it ("32/8").
-    ``gguf_type`` is the name of a GGUF quantisation type ("q8_0").
+    ``gguf_type`` is the name of a GGUF quantisation type ("q8_0"). ``quantise`` is the quantisation; None if weights
+    are not quantised.
     """
 
     rows: Sequence[Mapping[str, Any]] = ()
@@ -112,7 +113,7 @@ def _is_decoded(operated: OperatedCheckpoint) -> bool:
 
 
 def _settled(operated: OperatedCheckpoint, folder: ModelFolder) -> ModelFolder:
-    """Return the folder without the settings of quantisation if all quantised tensors were decoded."""
+    """Return ``folder``; if all quantised tensors were decoded, config.json loses its ``quantization_config``."""
     return without_quantisation(folder) if _is_decoded(operated) and not operated.checkpoint.codes else folder
 
 

@@ -72,10 +72,11 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
 
 
 def _loaded(checkpoint: Checkpoint, path: str) -> Plan:
-    """Return the plan that loads a checkpoint into the class of a configuration.
+    """Return the plan that loads a checkpoint into the class of the configuration at ``path``.
 
-    A checkpoint in another known layout is converted first. If this fails, for example because a tensor is missing, it
-    is loaded without conversion, so that missing tensors are reported under the class's names.
+    A checkpoint in another known layout is converted first. If the conversion fails, for example because a tensor is
+    missing, the checkpoint is loaded without it: missing tensors are then reported under the names that they have in
+    the class.
     """
     try:
         return transplant(checkpoint, path, on_mismatch="init")
@@ -204,7 +205,7 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
 
 
 def _size(checkpoint: Checkpoint, key: str) -> int:
-    """Return the number of parameters of a tensor; 0 if it has another name in the checkpoint."""
+    """Return the number of parameters of the tensor ``key``; 0 if the checkpoint has no tensor of this name."""
     return checkpoint[key].numel if key in checkpoint else 0
 
 

@@ -277,7 +277,7 @@ def _edit(
 
 
 def _others(layout: str | None, gguf_type: str | None) -> list[str]:
-    """Return the given options that cannot be combined with ``quantize``."""
+    """Return those of the options ``--layout`` and ``--gguf-type`` that the user gave: ``quantize`` allows neither."""
     return [*(["--layout"] if layout not in (None, "keep") else []), *(["--gguf-type"] if gguf_type else [])]
 
 
@@ -286,10 +286,10 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return (entries to copy to the output besides the tensors, keys of some of these entries, notes).
+    """Return (entries to copy to the output besides the tensors, keys of those beside the tensors, notes).
 
-    The entries are those in the file that are not tensors, such as the epoch; none without ``keep``. The keys belong to
-    copied entries that are in the same dict as the tensors. The notes list the entries that are not copied.
+    The entries are those in the file that are not tensors, such as the epoch; none without ``keep``. The keys are those
+    of copied entries that are in the same dict as the tensors. The notes list the entries that are not copied.
     """
     if not keep:
         return CarriedEntries(), [], left_notes(extras_left(checkpoint), [checkpoint])

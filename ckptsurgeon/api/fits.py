@@ -70,7 +70,7 @@ def fits(
 
             found = with_loader(found, checkpoint, target)
             if target.cache_key:
-                dict(target.vocabulary)  # the plan needs the vocabulary, and its own target is not cached after a build
+                dict(target.vocabulary)  # read it now: plans need it, and do not cache the targets that they build
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
@@ -82,10 +82,11 @@ def fits(
 
 
 def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
-    """Return the path from which to read keys and shapes, and a note if the weights are read instead of ``given``.
+    """Return the path from which to read keys and shapes, and a note if this is another path than the user gave.
 
     For a model's folder, the result is its config.json. If the model is quantised, no module can be built from its
-    config.json, so the result is the folder with the weights, even if ``given`` is this config.json.
+    config.json, so the result is the folder with the weights, even if ``given`` is this config.json. Only then is there
+    a note.
     """
     if not isinstance(given, (str, os.PathLike)):
         return given, []
@@ -120,9 +121,10 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: Checkpoi
 
 
 def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
-    """Return ``fit`` with the number of quantised weights of a checkpoint, if the destination is not quantised.
+    """Return ``fit`` without dtype differences of codes, if only one of checkpoint and destination is quantised.
 
-    If only one of the two is quantised, a cast cannot make its codes, or turn them into weights.
+    A cast between the dtypes of codes and weights does not decode the codes, so such a difference is not reported as a
+    cast. The result also has the number of quantised weights of the checkpoint.
     """
     here, there = checkpoint.codes, find_codes(target.tensors)
     if bool(here) == bool(there):
@@ -145,7 +147,7 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
 def _advice(
     fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec, source: CheckpointLike, root: str | None
 ) -> Iterator[str]:
-    """Yield a note if some other command keeps trained weights that the command in ``fit`` would initialise."""
+    """Yield a note with another command if it keeps trained weights that the command in ``fit`` would initialise."""
     if fit.command and fit.counts.get("initialised") and ours.config:
         from .resize.one_expert import one_expert_notes
 

@@ -176,9 +176,10 @@ def _candidates(
     destination: CheckpointLike,
     proposal: Proposal | None,
 ) -> Iterator[_Candidate]:
-    """Yield the options to try: without rules first, then with the rules of ``match``, if it made a ``proposal``.
+    """Yield the options of transplants to try: first without rules, then with the rules FROM=TO of ``proposal``.
 
-    If shapes differ and both folders have a token list, the options are tried with ``--vocab`` first, then without.
+    ``proposal`` is the result of ``match``; without one, there are no rules. If shapes differ and both folders have a
+    token list, the options are tried with ``--vocab`` first, then without.
     """
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""

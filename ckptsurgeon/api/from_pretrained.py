@@ -42,7 +42,7 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
         return fit
     name = class_of(target)
     known, loads = KnownLayout(), False
-    with suppress(CheckpointError):  # the shapes of an older layout may contradict each other
+    with suppress(CheckpointError):  # an older layout may have shapes that cannot be converted
         known = target.recognise(checkpoint)
         loads = not fit.stripped and _loads(fit, _converted(checkpoint, known), target, name)
     made = _matching(ignored_keys(name, target.cache_key, is_missing=True), fit.missing)
@@ -53,9 +53,10 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
 
 
 def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
-    """Yield notes on tensors that ``from_pretrained`` converts, initialises itself (``made``) or ignores (``unused``).
+    """Yield notes on tensors that ``from_pretrained`` of the class ``name`` converts, initialises or ignores.
 
-    ``converter`` is the library that converts the layout of the checkpoint; '' if it converts only a few tensors.
+    ``made`` are the tensors that it initialises itself, and ``unused`` those that it ignores. ``converter`` is the
+    library that converts the layout of the checkpoint; '' if it converts only a few tensors.
     """
     if converter:
         yield f"from_pretrained of {converter} renames or converts tensors of this layout itself"

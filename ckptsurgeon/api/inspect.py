@@ -55,7 +55,7 @@ def inspect(
     PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions  # slow, so after opening
+        from .model_folder.checks import contradictions  # imported after opening, because the import is slow
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
@@ -90,9 +90,9 @@ def inspect(
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
     """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json.
 
-    If there is neither, the summary has the family and the sizes that keys and shapes show. It is None if they show no
-    layers, and for a single shard of a model. The weights of an adapter are not those of the model in config.json: they
-    are not counted.
+    If there is neither, the summary has the family and the sizes that keys and shapes show; None if they show no
+    layers, for a single shard of a model, and for an adapter. For an adapter with the config.json of its base, the
+    summary does not count the adapter's weights.
     """
     from ..analysis.model_summary import summary_of_config, summary_of_metadata, with_weights
 
@@ -244,7 +244,7 @@ def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str,
 
 
 def _pattern(name: str, keys: list[str]) -> str:
-    """Return the pattern for ``name``, a module or key in ESPnet's ``freeze_param``.
+    """Return the pattern for ``name``, an entry of ESPnet's ``freeze_param``: a key, or a module with all its keys.
 
     Raises PatternError if it matches none of ``keys``.
     """

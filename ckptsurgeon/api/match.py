@@ -115,18 +115,18 @@ def _by_values(
 def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_file: bool) -> Checkpoint:
     """Return the source without those wrappers of its keys that the destination does not have, as ``transplant`` does.
 
-    All wrappers stay if the destination has some of them, and the proposal is ``for_file``. The reason is that
-    ``unwrap`` in a recipe would remove all wrappers; so rules remove those that the destination does not have.
+    If the proposal is written to a recipe (``for_file``), and the destination has some of the wrappers, all wrappers
+    stay: ``unwrap`` in a recipe would remove all of them. The proposed rules then remove the others.
     """
     some = raw.unwrapped(destination=list(destination))
     return raw if for_file and [*some] != [*raw.unwrapped()] else some
 
 
 def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], *, by_values: bool = False) -> list[str]:
-    """Return a note if source and destination are networks of one family that ckpt knows.
+    """Return a note if the tensors of source and destination have the names that two libraries give to one network.
 
-    If the proposal was made by values (``by_values``), it may contradict the names; then the note does not prefer the
-    names.
+    With ``by_values``, the proposal follows from the values, and may contradict the names. The note then does not say
+    that no rules are needed.
     """
     between = layouts_between(checkpoint, tensors)
     if not between:

@@ -42,9 +42,10 @@ def sharing(
 
 @contextmanager
 def first_process() -> Iterator[bool]:
-    """Yield whether this process does the work of the block: of the processes of ``torchrun``, only the first one does.
+    """Yield True in the process that must do the work of the ``with`` block, and False in all others.
 
-    At the end of the block, the others wait until the work is done; raises the error of the first process if it fails.
+    Among the processes of ``torchrun``, only the first one does the work. At the end of the block, the others wait
+    until it is done; if the first process fails, they raise its error.
     """
     from ..engine.processes import process_group
 

@@ -134,7 +134,10 @@ def _other_modules(
 
 
 def _shapes_in(checkpoint: Checkpoint, named: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return {name in the class: shape in the checkpoint} of the tensors in ``named``; a quantised one as decoded."""
+    """Return {name in the class: shape in the checkpoint} for all tensors in ``named``.
+
+    The shape of a quantised tensor is that of its decoded weight.
+    """
     coded = {one.name: one.shape or () for one in checkpoint.codes.tensors}
     own = {key: one.shape for key, one in checkpoint.items()}
     return {key: found for key, name in named.items() if (found := coded.get(name, own.get(name))) is not None}
@@ -191,7 +194,8 @@ def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
 def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[ClassFinding]:
     """Yield a finding on linear layers that are not quantised although the settings in config.json say that they are.
 
-    Only layers in a stack that also has quantised layers are reported: an image encoder may have no quantised layer.
+    Only layers in lists of layers that also contain quantised layers are reported: for example, an image encoder may
+    have no quantised layer at all.
     """
     import torch
 

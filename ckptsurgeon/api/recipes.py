@@ -71,7 +71,8 @@ _NO_LISTS = ("union", "base", "place")
 class CompiledRecipe:
     """A compiled recipe: the plan and, if they are in the recipe, the output and the options for writing the output.
 
-    ``shared`` has the options ``ranks``, ``axis`` and ``mesh``.
+    ``shared`` has the options ``ranks``, ``axis`` and ``mesh``. ``proved`` is the verdict that ``prove`` must return
+    for the output, '' if the recipe does not ask for a proof.
     """
 
     plan: Plan
@@ -114,7 +115,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     wanted = document.pop("assert", None)
     stated = recipe_notes(name, document.pop("notes", []))
     agree = document.pop(VALUES_AGREE, False)
-    without_doubts(name, agree, ())  # checks its type before the verb opens files
+    without_doubts(name, agree, ())  # checks the type of the value before the verb opens files
     proved = _proved(name, wanted)
     own = inspect.signature(_VERBS[verb]).parameters  # lora convert has its own ``to``
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
@@ -208,10 +209,10 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Resolve the paths in a field of a recipe, which are relative to ``folder``, the folder of the recipe.
+    """Return ``value`` with paths that are valid outside of the recipe's folder.
 
-    ``value`` is one path, or a list or dict of paths; the result has the same form. Its paths are relative to the
-    working directory, or absolute if ``folder`` is.
+    ``value`` is one path, or a list or dict of paths, relative to ``folder``, the folder of the recipe. The result has
+    the same form; its paths are relative to the working directory, or absolute if ``folder`` is. URLs are not changed.
     """
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]

@@ -63,7 +63,7 @@ def verify(
         return _of_patch(output, patch, [name for name, value in others.items() if value], progress)
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # device "" is numpy
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # the device "" means numpy
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
@@ -94,7 +94,7 @@ def verify(
         of_model = tuple(_of_model(checkpoint))
         said = (
             *changed_model_files(named, found),
-            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be open twice
+            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # once, if a source is open twice
             *of_model,
             *dict.fromkeys(_of_values(checkpoint, found.values())),
             *dict.fromkeys(_of_tokens(of_model, found.values())),
@@ -145,7 +145,7 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
             continue
         odd = source.odd_scale_notes or sampled_scale_notes(one)
         others = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config))
-        notes = (*odd, *(() if checkpoint.codes else others))  # a quantised output has the same notes
+        notes = (*odd, *(() if checkpoint.codes else others))  # these notes are also on the output if it is quantised
         place = _without_dots(one.path)
         yield from (OutputNote(place, without_prefix(f"{escape(one.path)}: ", said)) for said in notes)
 
@@ -157,9 +157,9 @@ def _without_dots(path: str) -> str:
 
 
 def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
-    """Yield the notes on values of sources, except notes of a kind that the output has, too.
+    """Yield the notes on values of the sources, except those that the output has, too.
 
-    Values that are computed from the sources can hide a fault.
+    Without them, a fault of a source may stay hidden: values that are computed from it can look sound.
     """
     own = {_NUMBERS.sub("", said.rpartition(": ")[0]) for said in checkpoint.value_notes}
     for one in sources:
