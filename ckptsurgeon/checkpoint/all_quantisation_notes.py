@@ -24,7 +24,11 @@ __all__ = ["QuantisedCheckpoint", "all_quantisation_notes"]
 
 
 class QuantisedCheckpoint(Protocol):
-    """The attributes of a checkpoint that the notes are made from; ``Checkpoint`` describes them."""
+    """The attributes of an open ``Checkpoint`` that are needed to make notes on its quantised tensors.
+
+    ``path`` is its path for messages. ``folder`` and ``around`` are folders with the files of the model, such as
+    config.json; ``Checkpoint`` describes the difference.
+    """
 
     path: str
     folder: Folder | None
@@ -63,8 +67,9 @@ def all_quantisation_notes(
 ) -> list[str]:
     """Return notes on quantised tensors that are incomplete or odd, and on settings that contradict the tensors.
 
-    ``tensors`` are the tensors of the checkpoint. ``unread`` has the keys of scales in other files that are not read.
-    ``is_shard`` is true if the checkpoint is one of several shards.
+    ``tensors`` are the tensors of the checkpoint. ``unread`` are the keys of scales that exist in other files, but were
+    not read: there is no note that these scales are missing. ``is_shard`` is true if the checkpoint is one of several
+    shards.
     """
     path, codes = checkpoint.path, checkpoint.codes
     settings = checkpoint.quantisation if codes else {}

@@ -51,9 +51,9 @@ _PIECE = 1 << 20
 
 
 class OpenFiles(Protocol):
-    """The parts of the interface of Checkpoint that are needed to read a tensor.
+    """The part of the interface of ``Checkpoint`` that is needed to read a tensor.
 
-    ``path`` is the path for messages; ``checked`` has the storages whose checksum was verified.
+    ``path`` is the path of the checkpoint for messages; ``checked`` has the storages whose checksum was verified.
     """
 
     path: str
@@ -138,7 +138,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 
 
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return a tensor that is made from stored tensors by the operation in ``info.made``, such as a concatenation."""
+    """Return a tensor that is computed from stored tensors; ``info.made`` says how, such as by a concatenation."""
     made = info.made
     if isinstance(made, (Decoded, Encoded)):
         return _coded(checkpoint, key, info)
@@ -184,7 +184,10 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 
 
 def _with_noise(of: torch.Tensor, info: TensorInfo, made: Noisy) -> torch.Tensor:
-    """Return the tensor ``of`` with noise, computed and rounded as it would be for an output file."""
+    """Return a copy of the tensor ``of`` to which noise is added: the same values as in an output file.
+
+    ``made`` describes the noise: its size and seed, and the elements that get noise.
+    """
     from ..tensors.decoders._decoder import whole
     from ..tensors.ops.casts import raw_dtype
     from ..tensors.ops.noise import with_noise

@@ -19,7 +19,7 @@ BITS, GROUPS = (2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
 MOSTLY, FEWEST = 2 / 3, 3
 """A number of columns is usual if at least the share ``MOSTLY`` of the layers, and ``FEWEST`` - 1 layers, have it."""
 BEFORE = {".down_proj.": ".up_proj.", ".o_proj.": ".q_proj."}
-"""{part of a weight's name: the same part in the name of a weight whose output size is this weight's input size}."""
+"""{part of a weight's name: part of the name of the weight that feeds it}: the outputs of up_proj go into down_proj."""
 SHOWN = 3
 
 
@@ -57,15 +57,19 @@ def _columns(one: QuantisedTensor) -> int:
 
 
 def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: int) -> bool:
-    """Return whether MLX has a number of bits and a group size that give the tensor ``one`` this number of columns."""
+    """Return whether the tensor ``one`` would have ``columns`` columns with other settings that MLX allows.
+
+    Settings are a number of bits and a group size.
+    """
     words, groups = (tensors[one.parts[end]].shape[-1] for end in (".weight", ".scales"))
     return any(bits * columns == words * 32 for bits in BITS) and any(size * groups == columns for size in GROUPS)
 
 
 def _fits_the_layer(one: QuantisedTensor, names: Mapping[str, QuantisedTensor]) -> bool:
-    """Return whether the output size of the weight before ``one`` (see ``BEFORE``) is the number of columns of ``one``.
+    """Return whether the weight that feeds ``one`` has as many outputs as ``one`` has columns.
 
-    Then the settings are right: this layer is wider or narrower than others. ``names`` maps names to quantised tensors.
+    For example, ``up_proj`` feeds ``down_proj`` (see ``BEFORE``). If the sizes are equal, the settings of ``one`` are
+    right, and its layer is wider or narrower than others. ``names`` is {name: quantised tensor}.
     """
     before = [names.get(one.name.replace(part, other)) for part, other in BEFORE.items() if part in one.name]
     return any(other is not None and other.shape and other.shape[-2] == _columns(one) for other in before)

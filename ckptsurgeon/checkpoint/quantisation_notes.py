@@ -102,12 +102,13 @@ def contradictory(
 
 
 def _is_refused(fact: Contradiction) -> bool:
-    """Return whether settings have other bits, groups, blocks or packing than the codes: then no loader decodes them.
+    """Return whether loaders fail to decode the codes because of a contradiction between settings and tensors.
 
-    The same is true of GPTQ's settings for AWQ's codes and the reverse, and of zero points that are missing.
+    They fail if the settings have other bits, group sizes, block sizes or packing than the codes, GPTQ's method for
+    codes of AWQ (or the reverse), or zero points that the tensors lack.
 
-    Tensors with scales for rows, columns or whole tensors are decoded without a block size. So a wrong block size does
-    not count for them; the note's verb is then "have".
+    A wrong block size does no harm if the scales are for rows, columns or whole tensors: such tensors are decoded
+    without a block size. The note's verb is then "have".
     """
     of_shapes = fact.field.split()[0] in ("bits", "group_size", "num_bits", "weight_block_size") and fact.verb == "say"
     is_other = (fact.field, fact.said) in (("quant_method", "gptq"), ("quant_method", "awq"), ("symmetric", "false"))
@@ -223,7 +224,7 @@ def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | No
 
 
 def _layer_of(name: str) -> int:
-    """Return the index of the language model's layer that has a tensor; -1 if none has it."""
+    """Return the index of the language model's layer to which the tensor ``name`` belongs; -1 if it belongs to none."""
     match = IN_LAYER.fullmatch(name)
     return int(match[2]) if match is not None and (match[1] or "") in HEADS else -1
 

@@ -193,10 +193,10 @@ def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 @notes_of(NoteKind.BROKEN_CODES)
 def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than the bias.
+    """Yield a note on experts of gpt-oss whose codes have another number of outputs than their bias.
 
-    Before packing, the matrix (experts, in, out) has to be transposed. Otherwise the codes are (experts, in, blocks,
-    16).
+    Codes have the shape (experts, out, blocks, 16). Before packing, the matrix (experts, in, out) has to be transposed;
+    if this was forgotten, the codes have the shape (experts, in, blocks, 16).
     """
     found: dict[str, list[str]] = {}
     for one in codes.tensors:

@@ -176,10 +176,10 @@ def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_u
 
 
 def _is_uneven(data: bytes, groups: int, settings: Mapping[str, Any]) -> bool:
-    """Return whether some group in a ``g_idx`` has more columns than the group size of the settings.
+    """Return whether some group in a ``g_idx`` has more columns than the ``group_size`` in the settings.
 
     GPTQ sorts the columns and then cuts them into groups of this size; only the last group may have fewer columns.
-    Nothing is compared if no group size in the settings gives ``groups`` groups.
+    Returns False if no group size in the settings gives ``groups`` groups.
     """
     columns = len(data) // 4
     stated = [one for one in values_called(settings, "group_size") if type(one) is int and one > 0]

@@ -49,7 +49,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield a text that follows "its quantization_config" if the outer ``format`` contradicts all config groups.
 
-    A ``format`` of compressed-tensors contradicts another one if it stores codes in other encodings.
+    Two formats of compressed-tensors contradict each other if they store codes in different encodings.
     """
     groups = settings.get("config_groups")
     own = [one.get("format") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
@@ -62,7 +62,7 @@ def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_quoted(value: object, name: str) -> bool:
-    """Return whether a value, or an item of a list, should be a number or a boolean but is a string, such as "4"."""
+    """Return whether ``value``, or an item of the list ``value``, is a quoted number or boolean, such as "4"."""
     if isinstance(value, list):
         return any(_is_quoted(one, name) for one in value)
     expected = r"\s*-?\d+(\.\d+)?\s*" if name in NUMBERS else r"(?i)\s*(true|false|yes|no|on|off|0|1)\s*"

@@ -59,8 +59,9 @@ def _copies(
 ) -> Iterator[tuple[str, str]]:
     """Yield (names of both weights, text), as ``copied_parts`` does, for one group of quantised tensors.
 
-    ``group`` has (tensor, ending of the key of its part) for parts whose first bytes are equal. A tensor is yielded if
-    this part equals the part of another tensor in the group, but the other parts of the two differ.
+    ``group`` has pairs (tensor, ending of the key of its part): parts of one kind, such as scales, whose first bytes
+    are equal. A tensor is yielded if its part equals the part of an earlier tensor in the group, but the other parts of
+    the two tensors (codes, if the equal parts are scales) differ.
     """
     by_bytes: dict[bytes, list[tuple[QuantisedTensor, str]]] = defaultdict(list)
     for one, end in group:

@@ -119,7 +119,11 @@ def odd_zero_points(
 def _zero_points(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, tuple[str, int, bytes]]]:
-    """Yield (name of the weight, (family, bits, some of its zero points as they are stored)) for some tensors."""
+    """Yield (name of the weight, (family, bits, bytes)) for some GPTQ and AWQ tensors.
+
+    ``family`` is "GPTQ" or "AWQ", ``bits`` the bits of a zero point. The bytes are the first and last rows of the zero
+    points, as they are stored.
+    """
     ends = {".qweight", ".qzeros", ".scales"}
     every = [one for one in codes.tensors if family(one.method) in ("GPTQ", "AWQ") and ends <= one.parts.keys()]
     for one in every[:: len(every) // TENSORS + 1]:
@@ -134,7 +138,7 @@ def _zero_points(
 
 
 def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each GPTQ tensor whose zero points are not all the middle of the codes.
+    """Yield (name, text) for each GPTQ tensor with zero points that are not the middle of the range of codes.
 
     ``found`` has the pairs that ``_zero_points`` yields.
     """
@@ -145,9 +149,9 @@ def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[s
 
 
 def _is_rounded(middle: int, data: bytes) -> bool:
-    """Return whether ``data`` repeats one word: the int32 of four bytes ``middle``, rounded to float32 or bfloat16.
+    """Return whether ``data`` repeats one rounded word: four bytes ``middle`` as an int32, cast to a float and back.
 
-    Such words are left if packed zero points are cast to a floating-point dtype and back.
+    The float may be a float32 or bfloat16. Zero points of symmetric codes look so after a cast of the checkpoint.
     """
     word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
     step = 1 << (word.bit_length() - 24)

@@ -19,7 +19,7 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""Rows of zeros seem to be lost only if there are at least ``LEAST``, with ``NBYTES`` bytes or more in all.
+"""Rows of zeros seem to be lost only if there are at least ``LEAST`` rows, which have ``NBYTES`` bytes or more.
 
 A few rows of zeros may be neurons that have died.
 """
@@ -57,7 +57,7 @@ class Files(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The rows of a matrix that are wholly in a range of zeros: bytes ``begin`` to ``end`` of the file."""
+    """Rows of the matrix at ``place`` that consist of zeros: the bytes ``begin`` to ``end`` of the file."""
 
     place: Place
     begin: int
@@ -73,11 +73,10 @@ class _Rows(NamedTuple):
 
 
 def lost_rows(files: Files, file: File, places: Places, begin: int, end: int) -> Sequence[LostRows]:
-    """Return the rows of matrices in a range of zeros of a file if they seem to be lost; else ().
+    """Return the rows of matrices in a range of zeros of a file (``begin`` to ``end``) if they seem lost; else ().
 
-    Rows seem to be lost in three cases: they are not zeros in the same matrix of other layers; they are the last rows
-    of one matrix and the first rows of the next; or the range also contains whole matrices that are not zeros in other
-    layers.
+    Rows seem lost in three cases: the same rows in other layers are not zeros; they are the last rows of one matrix and
+    the first rows of the next; or the range also contains whole matrices that are not zeros in other layers.
     """
     found = {place.begin: _rows_of(place, begin, end) for place in places.between(begin, end) if place.row}
     whole = [one for one in found.values() if one.is_whole]
@@ -95,7 +94,7 @@ def lost_rows(files: Files, file: File, places: Places, begin: int, end: int) ->
 
 
 def _rows_of(place: Place, begin: int, end: int) -> _Rows:
-    """Return the rows of a matrix that are wholly in a range."""
+    """Return the rows of a matrix that lie completely in the bytes ``begin`` to ``end`` of its file."""
     first = -(-(max(begin, place.begin) - place.begin) // place.row)
     last = (min(end, place.end) - place.begin) // place.row
     return _Rows(place, place.begin + first * place.row, place.begin + last * place.row)
@@ -113,10 +112,10 @@ def _is_long(rows: _Rows) -> bool:
 def _is_lost(
     files: Files, partly: Sequence[_Rows], likes: Sequence[bool | None], whole: Sequence[_Rows], run: tuple[int, int]
 ) -> bool:
-    """Return whether rows of zeros are lost; ``run`` is the range of zeros that contains them.
+    """Return whether rows of zeros seem lost; ``run`` is the range (begin, end) of zeros in the file around them.
 
-    ``whole`` has the matrices that are completely zero, ``partly`` the rows of other matrices, and ``likes`` the result
-    of ``_is_unlike_others`` for each item of ``partly``.
+    ``whole`` has the matrices that are completely zero, ``partly`` the rows of zeros in other matrices, and ``likes``
+    the result of ``_is_unlike_others`` for each item of ``partly``.
     """
     if len(partly) > 1:
         return True
@@ -124,13 +123,13 @@ def _is_lost(
     if whole:
         matrices = [rows for rows in whole if WEIGHT.search(rows.place.key)]
         return bool(matrices) and all(_has_values_elsewhere(files, rows, run) for rows in matrices)
-    if VOCABULARY.search(one.place.key):  # ckpt check looks at the rows of embeddings
+    if VOCABULARY.search(one.place.key):  # ckpt check itself checks the rows of embeddings
         return False
     return likes[0] is True or one.is_inside
 
 
 def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bool:
-    """Return whether most of the same matrices of other layers are not zero; only a few are read."""
+    """Return whether the matrix of ``rows`` has values in most other layers, of which only a few are read."""
     others = _others(files, rows.place, run)
     return bool(others) and sum(_has_zeros(*one, 0, 1) for one in others) * 2 < len(others)
 
@@ -155,7 +154,7 @@ def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run
 
 
 def _span(rows: _Rows) -> tuple[float, float]:
-    """Return the beginning and the end of rows in their matrix, as fractions of its size."""
+    """Return where ``rows`` begin and end in their matrix, as fractions of its size: (0.5, 1.0) is the second half."""
     size = rows.place.end - rows.place.begin
     return (rows.begin - rows.place.begin) / size, (rows.end - rows.place.begin) / size
 
@@ -167,7 +166,10 @@ def _layer_of(key: str) -> str:
 
 
 def _others(files: Files, place: Place, run: tuple[int, int]) -> list[tuple[File, Place]]:
-    """Return (file, place) of a few matrices of the same role, shape and dtype in other layers, but not in ``run``."""
+    """Return (file, place) of a few matrices of other layers with the same role, shape and dtype as that of ``place``.
+
+    Matrices in the range of zeros ``run`` are left out.
+    """
     info = files.tensors[place.key]
     same = [
         key for key in files.by_role()[role_of(place.key)]
@@ -187,7 +189,7 @@ def _same_file(one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether any of the blocks that are read is zero, in the part of a matrix from ``first`` to ``last``.
+    """Return whether any of a few blocks of a matrix is zero; the blocks are spread from ``first`` to ``last``.
 
     ``first`` and ``last`` are fractions of the size of the matrix.
     """
@@ -195,7 +197,10 @@ def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
 
 
 def _is_zero_in(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether all of a few blocks are zero, in the part of a matrix from ``first`` to ``last`` (fractions)."""
+    """Return whether all of a few blocks of a matrix are zero; the blocks are spread from ``first`` to ``last``.
+
+    ``first`` and ``last`` are fractions of the size of the matrix.
+    """
     probes = list(_probes(file, place, first, last, LEAST))
     return bool(probes) and not any(map(any, probes))
 
@@ -210,7 +215,7 @@ def _probes(file: File, place: Place, first: float, last: float, number: int) ->
 
 
 def _is_filled(file: File, begin: int, end: int) -> bool:
-    """Return whether a range is filled with zeros; of a long range, only some blocks are read."""
+    """Return whether the bytes ``begin`` to ``end`` of a file are zeros; of a long range, only some blocks are read."""
     block = 1 << 20
     step = block if end - begin <= EXACT else max(block, (end - begin) // PROBES)
     return not any(file.read(at, min(block, end - at)).strip(b"\0") for at in range(begin, end, step))
