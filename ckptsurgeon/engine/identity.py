@@ -1,4 +1,4 @@
-"""Compares two runs: whether the second can continue the output of the first, or write parts of the same output."""
+"""Compares two runs, to find out whether the second can continue, or write parts of, the output of the first."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def on_disk(inputs: PlanInputs) -> list[list[int | str]]:
 
 
 def is_known(plan: Plan, inputs: PlanInputs) -> bool:
-    """Return whether a later run can find out if the inputs have changed.
+    """Return whether a later run can find out if the inputs have changed since this run.
 
     This is impossible for a source in memory, for an address whose server sends no version (such as an ETag), and for
     initial values that the user's code draws.
@@ -87,10 +87,10 @@ def is_known(plan: Plan, inputs: PlanInputs) -> bool:
 
 
 def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the difference between this run and the run that began an output, as the end of an error message.
+    """Return how this run differs from the run that began an output, as the end of an error message.
 
-    Returns "" if there is no difference, so that this run can continue the output.
-    ``begun`` and ``now`` are the identities of the two runs (``identity_of``, with ``on_disk``).
+    Returns "" if they do not differ, so that this run can continue the output. ``begun`` and ``now`` are the identities
+    of the two runs: the results of ``identity_of``, with ``on_disk``.
     """
     begun = {name: begun.get(name) for name in now}
     if begun == now:

@@ -58,9 +58,10 @@ def stage_tensors(
 def _staged(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
-    """Return three dicts by destination key: the values, counts of lost values, counts of NaN and infinite values.
+    """Return three dicts by destination key: the values, the counts of lost values, and how many are NaN or infinite.
 
-    If ``put`` is given, it is called with each key and the values of its tensor, and the first dict is empty.
+    If ``put`` is given, it is called with each key and the values of its tensor, and the first dict is empty. A value
+    is lost if a cast makes it infinite or zero.
     """
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}
@@ -93,9 +94,10 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
-    """Raise FormatError if a storage of a tensor does not match its checksum.
+    """Raise FormatError if the storage of a tensor does not match its checksum.
 
-    A storage in ``checked``, the set of the ids of checked storages, is not checked again: tensors may share it.
+    Each storage is checked only once, since several tensors may share it: ``checked`` has the ids of the storages that
+    were checked before.
     """
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:

@@ -25,16 +25,17 @@ factor, which the magnitudes of DoRA may still change. NO_MAGNITUDE: tensors for
 class PartReceipt:
     """The result of writing one file of an output; ``name`` is its name in the folder, "" if it is the whole output.
 
-    Four fields are dicts by the key of a tensor. ``checksums`` has the CRC-32 of the tensor's bytes. ``lost`` counts
-    the values that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the
-    inputs. ``negative`` counts variances that became negative.
+    Four fields are {key of a tensor: value}. ``checksums`` has the CRC-32 of the tensor's bytes. ``lost`` counts the
+    values that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the inputs.
+    ``negative`` counts variances that became negative.
 
     ``unsound_copies`` are the keys of copied tensors in which NaN or infinite values were seen; only a part of a large
     tensor is looked at. ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}.
     ``adapters`` is {path of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a
-    source: {name of its file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of
-    the file that do not belong to a tensor. ``grown`` is {key: how many times as large as all inputs a merge made the
-    largest value}, if this is far larger.
+    source: {name of its file: the offsets of pages of zeros that were read}}. ``nbytes_read`` is the number of bytes
+    that were read from the inputs. ``digest`` is the SHA-256 of all bytes of the file that do not belong to a tensor.
+    ``grown`` is {key of a merged tensor: its largest value, divided by the largest value of all inputs}, for tensors
+    that became far larger.
     """
 
     name: str
@@ -73,7 +74,7 @@ class PartReceipt:
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PartReceipt:
-        """Return the receipt that ``row`` describes; raises KeyError, TypeError or ValueError."""
+        """Return the receipt from the result of ``to_json``, ``row``; raises KeyError, TypeError or ValueError."""
         lost: dict[str, CastLosses] = {}
         if row["lost"]:
             from ..tensors.ops.casts import CastLosses  # imports numpy

@@ -41,9 +41,9 @@ KILOBYTE, MEGABYTE = 10**3, 10**6
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
     """Return the share of each of ``number`` processes in writing the output of a plan, whose inputs are open.
 
-    Nothing is written. If the processes would write very different numbers of bytes, a better size of shards is part of
-    the answer. If all sources are local, a sample of the output is computed to estimate the time; an error in
-    computing it is raised. Raises PlanError if the memory limit is too small.
+    Nothing is written. If the processes would write very different numbers of bytes, the result also contains a size of
+    shards with which the shares are more even. If all sources are local, a sample of the output is computed to estimate
+    the time; an error in computing it is raised. Raises PlanError if the memory limit is too small.
     """
     written = as_written(plan, options)
     shape = lay_out(written, options, (), quantisers=quantisers_of(written, inputs.sources))
@@ -82,12 +82,12 @@ def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: i
         found.append((unevenness(shares), text))
         if found[-1][0] <= UNEVEN:
             break
-    then, text = min(found, key=lambda one: one[0], default=(math.inf, ""))  # of equal ones the largest shards
+    then, text = min(found, key=lambda one: one[0], default=(math.inf, ""))  # if several are equally even: the largest
     return text, then
 
 
 def _size_text(nbytes: int) -> str:
-    """Return a value of ``--max-shard-size`` of at most ``nbytes``, but at least 1 KB."""
+    """Return ``nbytes`` as a value of ``--max-shard-size``, rounded down, such as "3MB"; at least "1KB"."""
     if nbytes >= MEGABYTE:
         return f"{nbytes // MEGABYTE}MB"
     return f"{max(1, nbytes // KILOBYTE)}KB"

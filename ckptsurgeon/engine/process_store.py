@@ -52,7 +52,7 @@ def store_of_processes(wait_s: float) -> Any:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn an error of torch's store in the block into OutputError: such errors mean that the store is unreachable."""
+    """Convert an error of torch's store in the block to OutputError: such errors mean that the store is unreachable."""
     try:
         yield
     except RuntimeError as error:
@@ -65,7 +65,7 @@ def store_errors() -> Iterator[None]:
 
 
 def row_of(error: BaseException) -> dict[str, Any]:
-    """Return an error as plain data, for another process."""
+    """Return an error as a dict of strings, in which another process can receive it."""
     if isinstance(error, CheckpointError):
         return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
     if isinstance(error, MemoryError):
@@ -78,7 +78,7 @@ def row_of(error: BaseException) -> dict[str, Any]:
 
 
 def error_of(row: Mapping[str, Any], name: str) -> CheckpointError:
-    """Return the error of another process, which ``row_of`` converted to ``row``; ``name`` is the process's name."""
+    """Return the error of the process ``name``; ``row`` is the result of ``row_of`` in that process."""
     kind = getattr(errors, str(row.get("type")), CheckpointError)
     found = kind if isinstance(kind, type) and issubclass(kind, CheckpointError) else CheckpointError
     message = str(row.get("message"))

@@ -17,7 +17,7 @@ BLOCK = 1 << 20
 
 
 class SpreadFile(StagedFile):
-    """The files of all ranks; callers use this object as a single file.
+    """Distributes the bytes of an output to the files of all ranks; callers use this object as a single file.
 
     ``write`` writes a tensor's bytes to the files of the ranks that have them. After ``finish``, ``digests`` is {name
     of a file: SHA-256 of its bytes that belong to no tensor}.

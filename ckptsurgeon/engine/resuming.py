@@ -41,7 +41,7 @@ def unfinished_parts(
     if found is None:
         return None
     now = {**identity_of(plan, inputs, options, shape), "on_disk": on_disk(inputs)}
-    if options.consume:  # making a shard deletable, after a failure, may change its inode or ctime
+    if options.consume:  # the user may have copied a linked shard so that it can be deleted
         now["on_disk"] = found.head.get("on_disk")
     why = difference(found.head, now)
     if why:
@@ -53,7 +53,8 @@ class PartsJournal:
     """Records the finished files (parts) of an output in the journal of its temporary folder.
 
     ``kept`` is {name of a file that an earlier run has finished: its receipt}. Nothing is recorded if no later run
-    could continue: if the output has only one file with tensors, or if a change of its inputs could not be noticed.
+    could continue this run: if the output has only one file with tensors, or if a later run could not notice that the
+    inputs have changed.
     """
 
     def __init__(self, folder: StagedFolder, shape: OutputShape) -> None:
@@ -66,7 +67,7 @@ class PartsJournal:
         """Whether the run waits until each new line of the journal is on disk."""
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
-        """Begin a new journal if a later run could continue this one; else do nothing."""
+        """Begin a new journal if a later run could continue this run; else do nothing."""
         if len(self._shape.parts) > 1 and is_known(plan, inputs):
             self._journal = Journal(self._folder.path, self._folder.shown)
             self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})

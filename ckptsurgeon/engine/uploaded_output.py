@@ -38,7 +38,7 @@ def uploaded_output(
     helpers: Helpers | None = None,
     consumer: SourceConsumer | None = None,
 ) -> Iterator[StagedOutput]:
-    """Yield the temporary files of an output at the address ``path``; after the block they are at this address.
+    """Yield the temporary files of an output at the address ``path``; when the block ends, they are uploaded to it.
 
     The arguments are the same as those of ``staged_output``. Raises OutputError if the address contains a checkpoint
     and ``force`` is not set, or if the address cannot be written to. Raises ConfigError for options that an output at
@@ -68,7 +68,7 @@ def uploaded_output(
 
 
 def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[str]) -> list[str]:
-    """Return the files in ``present`` that are removed before the new files appear, in the order of removal.
+    """Return the names in ``present`` of files that are removed before the new files appear, in the order of removal.
 
     The index is removed first. Old shards are removed too if the new output has several parts: old and new shards may
     have the same names. A single file of weights is not removed, but replaced in one step.
@@ -81,7 +81,7 @@ def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
     """Return the temporary files of an output, which also report uploaded bytes as progress.
 
-    So the total of the progress is twice the size of the output: all bytes are first written, then uploaded. ``alone``
+    All bytes are first written, then uploaded, so the total of the progress is twice the size of the output. ``alone``
     is the name of the file if the output is a single file.
     """
     files = {} if shape.folder else {"": folder.file(alone, shape.size)}
@@ -99,7 +99,7 @@ def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOut
 
 
 def _check_options(options: OutputOptions, shape: OutputShape, helpers: Helpers | None) -> None:
-    """Raise ConfigError for options that an output at an address does not support; the message says why not."""
+    """Raise ConfigError for an option that an output at an address does not support; the message gives the reason."""
     at = f"for the output at {escape(shown(options.path))}"
     if options.restart:
         raise ConfigError(
@@ -130,7 +130,7 @@ def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan:
 
 
 def _place(uri: str) -> str:
-    """Return a URI in a form that is equal for all URIs of the same file; links in a local path are resolved."""
+    """Return a form of ``uri`` that is equal for all URIs of the same file; links in a local path are resolved."""
     if scheme_of(uri) not in ("", "file", "local"):
         return uri
     return f"file://{os.path.realpath(uri.partition('://')[2] or uri)}"

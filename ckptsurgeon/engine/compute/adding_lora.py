@@ -57,7 +57,7 @@ KEPT = 3
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks in which LoRA adapters are added to a tensor.
+    """Return the blocks of a tensor for which LoRA changes are computed one after the other.
 
     Each block has whole rows, because DoRA needs the norm of each row.
     """
@@ -115,7 +115,7 @@ class AdapterChanges:
 def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> Blockwise:
     """Return a function that computes a block of the base plus its adapters; the adapters' factors stay in memory.
 
-    The changes of the adapters are counted in ``counted``.
+    The changes of the adapters are recorded in ``counted``.
     """
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
@@ -160,7 +160,7 @@ def _wide(step: Step) -> str:
 
 
 def _is_of_kind(term: LoraTerm) -> bool:
-    """Return whether a term is the change of a LoHa, LoKr, OFT or Tucker decomposition."""
+    """Return whether a term comes from an adapter that is no plain LoRA: LoHa, LoKr, OFT or a Tucker decomposition."""
     return term.kind not in FACTORS
 
 
@@ -189,9 +189,9 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 
 def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Array]:
-    """Return the left factor times the scale, and the right factor; ``dtype`` is "float32" or "float64".
+    """Return both factors of the change of a LoRA: the left factor times the scale, and the right factor.
 
-    If a number becomes too large for single precision, both factors are returned in double precision.
+    They are computed in ``dtype``: "float32" or "float64". If an element is too large for float32, both are float64.
     """
     a, b = matrix_of(own[0], dtype), matrix_of(own[1], dtype)
     left, right = (a.T, b.T) if term.transposed else (b, a)
@@ -203,7 +203,10 @@ def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Ar
 
 
 def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
-    """Return whether both factors of a product are exact in single precision, so that it can be computed so."""
+    """Return whether the factors of a term stay exact in float32, so that their product may be computed in float32.
+
+    They do if their dtypes fit into float32 and the scale is a power of two.
+    """
     is_power = math.frexp(abs(term.scale))[0] == HALF and SMALLEST <= abs(term.scale) <= 1 / SMALLEST
     dtypes = {info.dtype for info, _ in own[:2]}
     is_exact = dtypes <= {"float32", *SINGLE} and term.kind == "product"
@@ -211,7 +214,7 @@ def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
 
 
 def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
-    """Return the change of a LoHa, LoKr, OFT or Tucker decomposition, which is made from ``tensors``."""
+    """Return the change that a LoHa, LoKr, OFT or Tucker decomposition makes; ``tensors`` are the adapter's tensors."""
     is_zero = not term.scale or not all(one.any() for one in tensors)
     in_order = step.dtype not in SINGLE
     terms = neumann_terms(term.kind)

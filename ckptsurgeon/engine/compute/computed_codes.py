@@ -27,10 +27,10 @@ __all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
 
 
 def part_of(step: Step) -> TensorInfo:
-    """Return the description of the stored tensor that a step makes: a part of a quantised tensor, such as its codes.
+    """Return the header of the tensor that a step stores: a part of a quantised tensor, such as its codes.
 
-    If the stored tensor contains scales, the shape in the description is the number of groups along each dimension,
-    even if the tensor is stored in another shape.
+    For scales, the shape in the header is the number of groups along each dimension, even if the output stores them in
+    another shape.
     """
     part = step.coded
     assert part is not None
@@ -41,7 +41,7 @@ def part_of(step: Step) -> TensorInfo:
 
 
 def fits(step: Step, part: CodedPart) -> bool:
-    """Return whether an encoder can compute a step's part of a quantised tensor in the step's dtype and shape.
+    """Return whether an encoder can compute ``part``, a part of a quantised tensor, in the step's dtype and shape.
 
     This may be false if a user has edited the plan.
     """
@@ -58,9 +58,9 @@ def fits(step: Step, part: CodedPart) -> bool:
 
 
 def _has_order(step: Step, part: CodedPart) -> bool:
-    """Return whether a step has a valid order of columns (``g_idx``) as its last input; True if it needs none.
+    """Return whether the last input of a step is a valid order of columns (``g_idx``); True if ``part`` needs none.
 
-    ``part`` is the part of a quantised tensor that the step makes.
+    ``part`` is the part of a quantised tensor that the step stores.
     """
     if not dict(part.facts).get("ordered"):
         return True
@@ -106,7 +106,10 @@ def _is_encoding(part: CodedPart) -> bool:
 
 
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
-    """Return whether the step has the shape of the computed codes ``info``, or an allowed reshaping of this shape."""
+    """Return whether the step has the shape of ``info``, or stores the elements of ``info`` in another allowed shape.
+
+    ``info`` describes the computed codes. Only some encodings allow another shape.
+    """
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 
@@ -140,8 +143,8 @@ def coding_of(
 def _reader(info: TensorInfo, weight: ComputedWeight, order: Array | None) -> Read:
     """Return a function that reads the tensors from which ``info`` is computed.
 
-    These are the weight and, as the last tensor of ``info.made.of``, the order of the weight's columns. ``order`` has
-    the values of this last tensor; it is None if ``info`` is computed from the weight alone.
+    These are the weight and, if ``order`` is not None, the order of the weight's columns: the last tensor of
+    ``info.made.of``, whose values are ``order``.
     """
     if order is None:
         return weight.read
@@ -158,8 +161,9 @@ class ComputedWeight:
     """A weight that is computed block by block when a part of it is read; several threads may read.
 
     The function ``compute`` computes one of the blocks ``places``, which follow each other in the weight. The blocks
-    that were computed last are cached. If ``is_boxwise`` is true, ``compute`` computes any other box, too. Then parts
-    with only some of the columns are computed alone: blocks of whole rows would be computed again for each such part.
+    that were computed last are cached. If ``is_boxwise`` is true, ``compute`` accepts any other box, too. A part that
+    has only some of the columns is then computed by itself, since otherwise blocks of whole rows would be computed
+    again for each such part.
     """
 
     def __init__(

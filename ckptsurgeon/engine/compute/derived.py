@@ -52,8 +52,8 @@ Read = Callable[[TensorInfo, Box], Array]
 def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a derived tensor, such as a slice, a concatenation, a sum or a cast of other tensors.
 
-    ``read`` returns a part of one of these other tensors; it is called for each part that is needed. The names of
-    quantised tensors with implausible scales are added to ``odd``.
+    ``read`` returns a part of one of these other tensors; it is called for each part that is needed. If ``odd`` is
+    given, the names of quantised tensors with implausible scales are added to it.
     """
     made = info.made
     if isinstance(made, Decoded):
@@ -120,10 +120,9 @@ More runs are read together, with the elements between them, unless there are to
 
 
 def _taken(read: Read, made: Taken, box: Box) -> Array:
-    """Return the part ``box`` of a tensor that consists of elements of another tensor.
+    """Return the part ``box`` of a tensor that consists of selected elements of the tensor ``made.of``.
 
-    ``made.runs`` are the runs of indices of these elements along one dimension. ``read`` returns a part of the other
-    tensor.
+    ``made.runs`` are the selected ranges of indices along one dimension. ``read`` returns a part of ``made.of``.
     """
     dim, (first, last) = made.dim, box[made.dim]
     pieces, at = [], 0
@@ -143,7 +142,9 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
     begin, end = box[0]
     rows = max(1, int((end - begin) * SPARSE / spread)) if dim and spread > SPARSE else max(1, end - begin)
     parts = []
-    for row in range(begin, max(end, begin + 1), rows):  # a few rows at once, since much is read that is not taken
+    for row in range(
+        begin, max(end, begin + 1), rows
+    ):  # a few rows at once, since many more elements are read than are taken
         own = ((row, min(row + rows, end)), *box[1:]) if dim else box
         whole = read(made.of, (*own[:dim], (low, high), *own[dim + 1 :]))
         parts.append(_picked(whole, [(a - low, b - low) for a, b in pieces], dim))
@@ -151,9 +152,9 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
 
 
 def _picked(whole: Array, runs: Sequence[tuple[int, int]], dim: int) -> Array:
-    """Return the elements of an array at ``runs`` of indices along a dimension.
+    """Return the elements of an array in ``runs``: ranges (begin, end) of indices along the dimension ``dim``.
 
-    If all runs consist of blocks of the same length, whole blocks are copied, which is faster than single elements.
+    If all ranges consist of blocks of the same length, whole blocks are copied, which is faster than single elements.
     """
     size = whole.shape[dim]
     length = math.gcd(size, *(index for run in runs for index in run))

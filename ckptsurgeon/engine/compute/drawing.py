@@ -1,4 +1,4 @@
-"""Writes the tensors for which the destination's initialiser draws all values, or the values that a source lacks."""
+"""Writes tensors with values that the destination's initialiser draws: all values, or those that the source lacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Drawn(NamedTuple):
 
 
 def draw_steps(runs: Iterable[PartRun]) -> None:
-    """Write the tensors of ``runs`` for which the destination's initialiser draws values.
+    """Write all tensors of ``runs`` that need values from the destination's initialiser.
 
     Tensors that can be drawn in pieces are written piece by piece, several tensors at once. All other tensors are
     written one at a time.
@@ -90,7 +90,10 @@ def _write_in_pieces(drawn: Iterable[_Drawn]) -> None:
 
 
 def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
-    """Write a tensor, and return the CRC-32 and the size of each piece, and the counts of values that casts lost."""
+    """Write a tensor piece by piece; return (CRC-32, size in bytes) of each piece, and the counts of lost values.
+
+    A value is lost if a cast makes it infinite or zero.
+    """
     run, step, written = drawn
     target, origin = _target(run), _origin(run, step)
     assert target.pieces is not None
@@ -110,19 +113,17 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
 
 
 def _had(run: PartRun, step: Step) -> tuple[int, ...] | None:
-    """Return the shape of the source's tensor if the values that it has need not be drawn; None if all are drawn.
+    """Return the shape of the source's tensor if only the values outside it are drawn; None if all values are drawn.
 
-    They need not in ``resize``. A transplant draws all, so that the new values are those of a model from scratch.
+    Only ``resize`` leaves out the values that the source has. A transplant draws all, so that new values are the same
+    as in a model that is initialised from scratch.
     """
     is_resized = run.plan.verb == "resize" and step.op == "pad" and parts_of(step.policy)[0] == 1
     return step.source_shape if is_resized else None
 
 
 def _origin(run: PartRun, step: Step) -> Part | None:
-    """Return the source tensor that has some of the values of a step, and its checkpoint.
-
-    Returns None if all values are drawn.
-    """
+    """Return (source tensor, its checkpoint) if some values of the step come from a source; None if all are drawn."""
     if step.op == "init":
         return None
     assert step.source is not None
@@ -147,9 +148,9 @@ def _initial_values(drawn: Mapping[str, _Drawn]) -> Iterator[tuple[str, str, mem
 
 
 def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the dtype of the step: its initial values, overwritten by the values that a source has.
+    """Return the values of a tensor in the step's dtype: the drawn values, overwritten by the values that a source has.
 
-    ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
+    ``data`` are the bytes of the drawn values, which have the dtype ``dtype``.
     """
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
     if step.repeats > 1:

@@ -79,14 +79,17 @@ class FactorCache:
 
 
 def _named(step: Step, factor: Factor) -> str:
-    """Return the key of the weight whose change is decomposed; if the step reads adapters, the name of the module."""
+    """Return the name under which the error of a decomposition is recorded: the key of the weight that changes.
+
+    For LoHa, LoKr and the products of LoRAs, whose weights are not inputs, it is the name of the module.
+    """
     if factor.of in SIDES:
         return step.source_key.rpartition(".")[0]
     return _FACTOR_NAME.sub("", step.source_key) if factor.of in (PRODUCT, KNOTS) else step.source_key
 
 
 def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:
-    """Return the decomposition of the matrix that a step approximates, and the shape of the weight, not flattened."""
+    """Return the decomposition of the matrix that a step approximates, and the weight's shape before flattening."""
     if factor.of == PRODUCT:
         a, b = (matrix_of(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
@@ -116,7 +119,10 @@ def _merge_in_basis(factor: Factor, key: str) -> MergeInBasis:
 
 
 def _finite(parts: Sequence[Part], keys: Sequence[str]) -> list[Array]:
-    """Return the tensors ``keys`` of a LoHa or LoKr as matrices; raises PlanError for values that are not finite."""
+    """Return the tensors of a LoHa or LoKr as matrices; raises PlanError if a value is not finite.
+
+    ``keys`` are the keys of ``parts``, for the error.
+    """
     matrices = [matrix_of(part) for part in parts]
     for key, matrix in zip(keys, matrices, strict=True):
         if not np.isfinite(matrix).all():
@@ -163,7 +169,7 @@ def factoring_bytes(step: Step) -> int:
 
 
 def factoring_reason(step: Step) -> str:
-    """Return the reason why computing the factors of a tensor takes memory, for messages."""
+    """Return a text for messages that says why computing the factors of a tensor takes memory."""
     assert step.factor is not None  # ensured by check_step
     if step.factor.of in SIDES:
         return "the singular value decomposition of a LoHa or LoKr is in memory"
@@ -219,7 +225,7 @@ def differ(first: Part, second: Part) -> bool:
 
 
 def _differences(parts: Sequence[Part]) -> Iterator[Array]:
-    """Yield blocks of rows of the first tensor minus the second; kernel dimensions of a convolution become columns."""
+    """Yield the first tensor minus the second as a matrix, in blocks of rows; kernel dimensions become columns."""
     (info, _), _ = parts
     for box in blocks(info.shape, max(FACTORING_ELEMENTS, prod(info.shape[1:]))):
         ours, theirs = (

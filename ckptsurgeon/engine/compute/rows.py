@@ -35,9 +35,9 @@ The range may have at most this many times as many rows as are needed.
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
-    """Yield the parts of a destination tensor whose rows come from the source.
+    """Yield the blocks of a destination tensor whose rows all come from the source.
 
-    A part has at most ``limit`` elements, or is a single row.
+    A block has at most ``limit`` elements, or is a single row.
     """
     rows, axis = _rows(step), step.axis
     others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
@@ -55,8 +55,9 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows are moved from one vocabulary to another.
 
-    The array has the ``raw_dtype`` of the source's dtype. Rows that do not come from the source are zero; but if
-    ``rows.new`` is "mean", or if it is "omp" and the row is padding, they are the mean of all rows.
+    The array has the ``raw_dtype`` of the source's dtype. A row that has no source row is the mean of all source rows
+    if ``rows.new`` is "mean", or if ``rows.new`` is "omp" and the row is padding. Otherwise it is zero: the caller
+    fills it.
     """
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
@@ -75,8 +76,8 @@ def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> A
 def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows along ``axis`` are copied from the rows of a source tensor.
 
-    ``rows.rows`` contains, for each row of the output, the index of the source row. Rows of the output that are not a
-    copy of one source row are zero.
+    ``rows.rows`` has one entry for each row of the output. If the entry is an integer, the source row with this index
+    is copied. For other entries, such as several source rows, the result has zeros.
     """
     begin, end = box[axis]
     found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
@@ -95,10 +96,10 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
 
 
 def copying_rows(step: Step, stored: Part, compute: Blockwise) -> Blockwise:
-    """Return a function that does the same as ``compute``, but copies the rows that ``stored``, a stored tensor, has.
+    """Return a function that computes blocks as ``compute`` does, but copies rows that the tensor ``stored`` has.
 
-    ``compute`` computes blocks of a part of a quantised tensor, such as its codes or scales. The rows of this part are
-    independent of each other, so a copied row need not be encoded again.
+    Both compute a part of a quantised tensor, such as its codes or scales. The rows of this part are independent of
+    each other, so a row that is copied need not be encoded again.
     """
     rows, (info, source) = _rows(step), stored
 
@@ -209,7 +210,10 @@ def _moved(box: Box, dim: int, by: int) -> Box:
 
 
 def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield (part of ``box``, region of the source) for each part whose values come from the source."""
+    """Yield (part of ``box``, the same values in the source) for each part of ``box`` whose values the source has.
+
+    Both are ranges of indices: the first in the output, the second in the source tensor ``info``.
+    """
     parts, dim = parts_of(step.policy)
     sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
     for part in range(parts):
@@ -223,18 +227,18 @@ def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor, and the counts of values that casts lost.
 
-    Values that the source tensor ``origin`` has come from ``origin``. All other values come from ``initial``, the
-    tensor of the destination's checkpoint.
+    Values come from the source tensor ``origin`` if it has them, else from ``initial``, the tensor of the destination's
+    checkpoint.
     """
     kept, keeper = initial
     return laid_over(step, origin, np.array(read_part(keeper, kept, box)), kept.dtype, box)
 
 
 def laid_over(step: Step, origin: Part | None, initial: Array, dtype: str, box: Box) -> tuple[Array, CastLosses]:
-    """Return the part ``box`` of a tensor: ``initial`` values of ``dtype``, overwritten with the values of ``origin``.
+    """Return the part ``box`` of a tensor, and the counts of values that casts lost.
 
-    Also returns the counts of values that casts lost. The values are written into ``initial`` if its dtype is that of
-    the step.
+    The part has the values ``initial``, of the dtype ``dtype``, overwritten by the values that ``origin`` has. If the
+    step has the dtype ``dtype``, this happens in place.
     """
     values, lost = cast(initial, dtype, step.dtype)
     if origin is None:
@@ -255,7 +259,7 @@ def laid_over(step: Step, origin: Part | None, initial: Array, dtype: str, box: 
 
 
 def _given(step: Step, box: Box) -> tuple[slice | list[int], ...]:
-    """Return an index that selects, in an array of the part ``box``, the rows that come from the source."""
+    """Return an index that selects the rows that come from the source, in an array with the values of ``box``."""
     assert step.rows is not None  # ensured by check_step
     begin, end = box[step.axis]
     rows = [place for place, row in enumerate(step.rows.rows[begin:end]) if row is not None]

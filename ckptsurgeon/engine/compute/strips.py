@@ -1,8 +1,8 @@
 """Computes parts of quantised tensors that are stored transposed, such as the codes of GPTQ.
 
-Each row of such a part needs all rows of the weight, but only a few rows of the weight are computed at a time. So a
-matrix of codes is computed in strips of a few columns, and is in memory until it is written. Codes of 4 bits have an
-eighth of the bytes of the weight.
+Each row of such a part needs all rows of the weight, but only a few rows of the weight are computed at a time. So the
+part is computed in strips of a few columns, and stays in memory until it is written. This is little: codes of 4 bits
+have an eighth of the bytes of the weight.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def held_bytes(info: TensorInfo) -> int:
-    """Return the bytes of a matrix that is in memory until all its strips of columns are computed.
+    """Return the bytes of one matrix of ``info``, which stays in memory until all its strips are computed.
 
-    ``info`` is the part of a quantised tensor that has the matrix. Returns 0 if the matrix is not computed in strips.
+    ``info`` is a part of a quantised tensor. Returns 0 if it is not stored transposed, and so not computed in strips.
     """
     return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_transposed(info) else 0
 
@@ -57,8 +57,9 @@ def held_bytes(info: TensorInfo) -> int:
 def in_strips(info: TensorInfo, read: Read, roundings: Roundings, spread: ParallelMap) -> Blockwise | None:
     """Return a function that returns a block of ``info``, a part of a quantised tensor such as its codes.
 
-    Returns None if this part is not computed in strips of columns. ``read`` returns a region of the weight. If the
-    part is a single matrix, the whole matrix is computed here, with ``spread``, a function like ``map``.
+    Returns None if ``info`` is not computed in strips. ``read`` returns a region of the weight. If ``info`` is a single
+    matrix, all of it is computed before this function returns; ``spread`` is a function like ``map`` that may use
+    threads.
     """
     if not _is_transposed(info):
         return None
@@ -94,12 +95,12 @@ def _is_transposed(info: TensorInfo) -> bool:
 
 
 def _is_several(info: TensorInfo) -> bool:
-    """Return whether the tensor has more than one matrix."""
+    """Return whether a tensor contains several matrices: it has more than two dimensions that are larger than 1."""
     return prod(info.shape[:-2]) > 1
 
 
 def _strips(info: TensorInfo, place: OutputBlock) -> list[OutputBlock]:
-    """Return the strips of columns of the matrix ``place``; all strips of all matrices have different indices."""
+    """Return the strips of columns of the matrix at ``place``; no two strips of the tensor have the same index."""
     columns = info.shape[-1]
     count = -(-prod(_made(info).of[0].shape[-2:]) // ELEMENTS)
     width = columns if count == 1 else -(-columns // (count * ALIGNED)) * ALIGNED

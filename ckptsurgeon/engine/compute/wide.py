@@ -31,6 +31,6 @@ def whole(part: Part, dtype: str = "float64") -> Array:
 
 
 def matrix_of(part: Part, dtype: str = "float64") -> Array:
-    """Return a factor as a matrix; the kernel dimensions of a convolution become columns."""
+    """Return a low-rank factor as a matrix; the kernel dimensions of a convolution become columns."""
     wide = whole(part, dtype)
     return wide.reshape(len(wide), prod(wide.shape[1:]))

@@ -29,7 +29,7 @@ def solver() -> Callable[[Array], tuple[Array, Array]]:
 
 
 def assignment(values: Array) -> Array:
-    """Return for each row the column that it is paired with, so that the sum of ``values`` of the pairs is largest.
+    """Return, for each row, the column that it is paired with; the pairs have the largest possible sum of ``values``.
 
     ``values`` is a square matrix in double precision. It is negated for scipy and restored, because scipy copies the
     matrix if it is to find the largest sum. Raises PlanError for values that are not finite.
@@ -47,5 +47,5 @@ def assignment(values: Array) -> Array:
 
 
 def value_of(values: Array, order: Array) -> float:
-    """Return the sum over all rows of the element of ``values`` in the column that ``order`` pairs with the row."""
+    """Return the sum of ``values`` over the pairs (row, column) in ``order``, which has a column for each row."""
     return float(values[np.arange(len(values)), order].sum())

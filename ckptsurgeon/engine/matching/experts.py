@@ -1,4 +1,4 @@
-"""Matches the channels of two experts of one layer, whose weights are in the same tensors, by their weights.
+"""Matches the channels of one expert to those of another of the same layer, by comparing their weights.
 
 The order is the one with the largest sum of inner products, as in Git Re-Basin (https://arxiv.org/abs/2209.04836). One
 assignment finds it, because an expert has no other axes that may be reordered.
@@ -26,9 +26,10 @@ __all__ = ["MatchedExpert", "match_expert"]
 
 @dataclass(frozen=True)
 class MatchedExpert:
-    """The order of an expert's channels in which it is most similar to another expert; the cosine before and after.
+    """The order of an expert's channels in which it is most similar to another expert.
 
-    ``order`` has, for each new position, the old index of the channel that moves there.
+    ``order`` has, for each new position, the old index of the channel that moves there. ``before`` and ``after`` are
+    the cosines between the weights of both experts, before and after this reordering.
     """
 
     order: Order
@@ -46,8 +47,8 @@ def match_expert(
 ) -> MatchedExpert:
     """Return the order of the channels of the expert ``second`` in which it is most similar to the expert ``first``.
 
-    ``parts`` are the parts of axes with the ``channels``, in tensors whose dimension 0 counts the experts. Raises
-    PlanError for NaN and infinite values, and if ``memory``, in bytes, is too small for the similarities; ConfigError
+    ``parts`` describe the axes of tensors that count the ``channels``; dimension 0 of these tensors counts the experts.
+    Raises PlanError for NaN and infinite values, and if the similarities do not fit into ``memory`` bytes; ConfigError
     if scipy is not installed.
     """
     _check_memory(parts[0].keys[0], channels, memory)
@@ -67,7 +68,7 @@ def match_expert(
 
 
 def _check_memory(key: str, channels: int, memory: int) -> None:
-    """Raise PlanError if the matrix of similarities takes more than ``memory``; the assignment makes no copy of it."""
+    """Raise PlanError if the matrix of similarities, of which no copy is made, takes more than ``memory`` bytes."""
     needed = 8 * channels**2
     if needed > memory:
         raise PlanError(

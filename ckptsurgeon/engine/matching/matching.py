@@ -97,7 +97,7 @@ def _matrix_bytes(group: Group) -> int:
 
 
 class _Descent:
-    """The coordinate descent that aligns a model with the reference; it keeps the current order of each group."""
+    """Aligns a model with the reference by coordinate descent; keeps the current order of the units of each group."""
 
     def __init__(self, reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> None:
         self._reference, self._model, self._groups, self._memory = reference, model, groups, memory
@@ -139,9 +139,9 @@ class _Descent:
                     due |= near[number] & (visited | due)
 
     def _linear(self, number: int) -> list[Part]:
-        """Return the parts of a group that can be compared between the models.
+        """Return the parts of the group ``number`` that can be compared between the models.
 
-        A part can be compared if both models have its tensors, and no tensor has the group along two axes.
+        A part can be compared if both models have its tensors, and the group is along only one axis of each.
         """
         return [
             part
@@ -157,9 +157,10 @@ class _Descent:
         return key in self._reference and self._reference[key].shape == self._model[key].shape
 
     def _others(self, number: int, part: Part, *, with_itself: bool = False) -> set[int]:
-        """Return the indices of the groups with units along the tensors of a part, but not along the axis of this part.
+        """Return the indices of the groups along the other axes of the tensors in ``part``.
 
-        The group ``number`` itself is left out, unless ``with_itself`` is true.
+        ``part`` is an axis of tensors along which the units of the group ``number`` lie. The group ``number`` itself is
+        left out, unless ``with_itself`` is true.
         """
         dims = [
             (dim, one.group)
@@ -207,9 +208,9 @@ class _Descent:
         return units, queries
 
     def _pair(self, number: int, part: Part) -> TensorPair:
-        """Return the two tensors that are compared for a part: one of the reference, and one of the model.
+        """Return the pair of tensors whose inner products give the order of a group: the reference's and the model's.
 
-        In the model's tensor, the units of all other groups than the group ``number`` are in their current order.
+        In the model's tensor, all other groups than the group ``number`` are in their current order.
         """
         if len(part.keys) == 1:
             key = part.keys[0]
@@ -221,7 +222,10 @@ class _Descent:
         return TensorPair(self._reference, first, self._model, second, key)
 
     def _counterpart(self, key: str) -> str:
-        """Return the reference's key of the tensor with which the model's tensor ``key`` is compared."""
+        """Return the key of the reference's tensor that the model's tensor ``key`` is compared with.
+
+        It is the same key, except for tensors of experts: the order of the experts may have changed.
+        """
         if key not in self._expert_of:
             return key
         number, unit = self._expert_of[key]
@@ -230,7 +234,7 @@ class _Descent:
         return keys[place]
 
     def _ordered(self, key: str, but: int = -1) -> TensorInfo:
-        """Return a tensor of the model in the current order of all groups except groups along the dimension ``but``."""
+        """Return the model's tensor ``key`` in the current order of all groups, except along the dimension ``but``."""
         info = self._model[key]
         orders: Mapping[int, Any] = self._orders
         for dim, placed in sorted(self._places.get(key, {}).items()):
@@ -278,7 +282,7 @@ def _best(units: Array, queries: Array | None, sharing: int) -> tuple[Array, Arr
     """Return the best order of the units of a group, and the best order of the query heads that share the units.
 
     ``units`` and ``queries`` are the matrices of inner products of all pairs of units, and of all pairs of query heads.
-    ``queries`` is None if no query heads share the units. ``sharing`` is how many query heads share one unit.
+    ``sharing`` query heads share one unit; if none do, ``queries`` is None.
     """
     if queries is None:
         return assignment(units), np.arange(0)

@@ -17,7 +17,7 @@ __all__ = ["optimizer_state"]
 
 
 def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
-    """Return what an output with an optimizer's state contains: ``param_groups``, and the place of each tensor.
+    """Return what an optimizer's state contains besides the tensors: ``param_groups``, and where each tensor belongs.
 
     The settings of each parameter group, such as the learning rate, come from the source. Raises PlanError if the
     parameter groups of the source have changed since the plan was made.
@@ -40,6 +40,9 @@ def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
 
 
 def _place(key: str, parameters: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Return the keys that lead to a tensor in nested dicts: ``state``, a parameter (0 or its name), ``exp_avg``."""
+    """Return the keys that lead to a tensor in nested dicts: "state.0.exp_avg" -> ("state", 0, "exp_avg").
+
+    ``parameters`` is {parameter, as it is in the key: its index or name in the optimizer's state}.
+    """
     parameter, _, name = key.removeprefix(f"{STATE}.").rpartition(".")
     return STATE, parameters.get(parameter, parameter), name

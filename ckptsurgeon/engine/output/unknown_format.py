@@ -1,4 +1,4 @@
-"""Errors for outputs of a format that ckpt does not write: the meaning of the name, and formats to write instead."""
+"""Errors for outputs of a format that ckpt does not write; they say what the name means, and what to write instead."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def unknown_to(to: str, known: Writers) -> ConfigError:
 
 
 def _instead(word: str) -> str:
-    """Return advice if ``word`` is a layout, or a format that ckpt only reads; '' otherwise."""
+    """Return advice if ``word`` names a layout, or a format that ckpt can only read; '' otherwise.
+
+    For a layout, the advice is to give ``--layout``.
+    """
     from ...planning.layouts.recognise import layout_names
 
     if word in _ONLY_READ:

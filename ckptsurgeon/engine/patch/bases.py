@@ -39,11 +39,14 @@ class Base(Protocol):
         ...
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
+        """Fill ``view`` with the bytes of the tensor ``key`` from byte ``begin`` on.
+
+        Beyond the end of the tensor, ``view`` is filled with zeros.
+        """
         ...
 
     def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of the first ``nbytes`` bytes of a tensor if it is known without a read; else None."""
+        """Return the CRC-32 of a tensor's first ``nbytes`` bytes if it is known without reading them; else None."""
         ...
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
@@ -52,7 +55,10 @@ class Base(Protocol):
 
 
 def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) -> None:
-    """Fill ``view`` with the bytes of a plain tensor that start at ``begin``, and with zeros after the tensor's end."""
+    """Fill ``view`` with the bytes of the plain tensor ``key`` from byte ``begin`` on.
+
+    Beyond the end of the tensor, ``view`` is filled with zeros.
+    """
     info = checkpoint[key]
     assert info.storage is not None  # the caller has checked that the tensor is plain
     there = max(0, min(len(view), info.nbytes - begin))
@@ -61,7 +67,7 @@ def read_tensor(checkpoint: Checkpoint, key: str, begin: int, view: memoryview) 
 
 
 class OldCheckpoint:
-    """A checkpoint to which a patch is applied, and the path or address that it was opened with."""
+    """A checkpoint to which a patch is applied; also keeps the path or address with which it was opened."""
 
     def __init__(self, checkpoint: Checkpoint, path: str) -> None:
         self._checkpoint, self._path, self.name = checkpoint, path, escape(checkpoint.path)
@@ -72,11 +78,14 @@ class OldCheckpoint:
         return info.nbytes if info is not None and info.is_plain else None
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
+        """Fill ``view`` with the bytes of the tensor ``key`` from byte ``begin`` on.
+
+        Beyond the end of the tensor, ``view`` is filled with zeros.
+        """
         read_tensor(self._checkpoint, key, begin, view)
 
     def crc(self, key: str, nbytes: int) -> int | None:
-        """Return None: the bytes have to be read."""
+        """Return None: no CRC-32 is known before the bytes are read."""
         return None
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
@@ -118,7 +127,10 @@ class PatchedCheckpoint:
         return tensor.crc if tensor.nbytes == nbytes else None
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes of a tensor that start at ``begin``, and with zeros after the tensor's end."""
+        """Fill ``view`` with the bytes of the tensor ``key`` from byte ``begin`` on.
+
+        Beyond the end of the tensor, ``view`` is filled with zeros.
+        """
         tensor = self._tensors[key]
         there = max(0, min(len(view), tensor.nbytes - begin))
         starts, at, done = self._starts[tensor.file], tensor.offset + begin, 0
@@ -162,7 +174,7 @@ def made_block(
 ) -> Bytes:
     """Return the bytes of the block ``number`` of a segment whose kind is not "file".
 
-    ``places`` are the offsets of the segment's encoded blocks in the patch; ``local`` caches a decoder for each thread.
+    ``places`` are the offsets of the segment's encoded blocks in the patch; ``local`` keeps a decoder for each thread.
     """
     begin = number * BLOCK
     out = np.zeros(min(BLOCK, segment.nbytes - begin), np.uint8)
@@ -216,7 +228,10 @@ def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iter
 
 
 def not_the_base(base: Base, patch: PatchFile, names: Sequence[str]) -> PlanError:
-    """Return the error for a base that does not fit a patch: tensors or files (``names``) are missing or different."""
+    """Return the error for a base that is not the checkpoint from which the patch was made.
+
+    ``names`` are the tensors and files that are missing or different in the base.
+    """
     differ = "is missing or different" if len(names) == 1 else "are missing or different"
     return PlanError(
         f"{base.name} is not the checkpoint that {escape(patch.file.uri)} was made from ({escape(patch.index.old)}): "

@@ -1,13 +1,14 @@
 """Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
-Either the elements of both blocks are combined by XOR, bit for bit, or the changes are approximated: by the sign of
-each element's change and one scale for all changes (BitDelta, https://arxiv.org/abs/2402.10193), or by the product of
-two low-rank factors. The block then has rows of the left factor; the right factor is a separate block.
+There are two ways. The elements of both blocks are combined by XOR, bit for bit; or the changes are approximated: by
+the sign of each element's change and one scale for all changes (BitDelta, https://arxiv.org/abs/2402.10193), or by the
+product of two low-rank factors. For a product, the encoded block has rows of the left factor; the right factor is a
+block of its own.
 
 With XOR, if few elements differ, only these are stored, with a bitmap of their positions. The stored elements are split
 into planes: the first bytes of all elements, then all second bytes, and so on. Planes compress better, since signs and
-exponents change less than mantissas. The bitmap and each plane are streams. A stream is compressed with Zstandard
-(RFC 8878), unless this does not make it smaller.
+exponents change less than mantissas. The bitmap and each plane are streams. A stream is compressed with Zstandard (RFC
+8878), unless this does not make it smaller.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ class Encoder:
         return self._streams(SIGNS, FLOATS.index(dtype), [scale.view(np.uint8), np.packbits(changes > 0)])
 
     def encode_factor(self, left: Array, dtype: str) -> bytes:
-        """Return an encoded block of elements of ``dtype``: the rows of the left factor of their changes, in float32.
+        """Return an encoded block: the rows of the left factor, as float32, that the block's elements need.
 
-        All rows of which the block has an element are needed, so two blocks may have a row in common.
+        ``dtype`` is the dtype of the elements. A row of the matrix may lie in two blocks: both get this row.
         """
         return self._streams(LOW_RANK, FLOATS.index(dtype), [*_planes(np.ascontiguousarray(left).reshape(-1), 4)])
 
@@ -123,9 +124,9 @@ class Decoder:
     def decode(self, data: bytes | memoryview, out: Bytes, right: RightFactor | None = None, begin: int = 0) -> None:
         """Decode the difference ``data``, and apply it in place: this turns ``out`` from the old into the new block.
 
-        If there is no old block, ``out`` must contain zeros. ``right`` is the right factor of the change of the matrix,
-        None if there is none; ``begin`` is the number of bytes of the matrix before the block. Raises FormatError if
-        ``data`` is damaged.
+        If there is no old block, ``out`` must contain zeros. If ``data`` has rows of a left factor, ``right`` is the
+        right factor, and ``begin`` the number of bytes of the matrix before the block. Raises FormatError if ``data``
+        is damaged.
         """
         if not len(data):
             return
@@ -150,7 +151,7 @@ class Decoder:
             raise _damaged()
 
     def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
-        """Add the scale to values whose change is positive, subtract it from all other values; round to ``dtype``."""
+        """Add one scale to the values that grew, and subtract it from all others; round the results to ``dtype``."""
         scale = self._stream(streams, 4).view("<f4")[0]
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):
@@ -159,7 +160,7 @@ class Decoder:
     def _add_product(
         self, streams: Iterator[tuple[memoryview, bool]], out: Bytes, right: RightFactor, begin: int
     ) -> None:
-        """Add the product of the stored rows and ``right`` to values; round the sums to their dtype."""
+        """Add the product of the left rows in ``streams`` and ``right`` to the values in ``out``; round the sums."""
         dtype, (rank, columns) = raw_dtype(right.dtype), right.values.shape
         if out.size % dtype.itemsize:
             raise _damaged()

@@ -1,4 +1,4 @@
-"""Decides which matrices get low-rank factors of their changes in a patch, and reads these changes."""
+"""Decides which matrices' changes a patch stores as low-rank factors, and reads these changes."""
 
 from __future__ import annotations
 

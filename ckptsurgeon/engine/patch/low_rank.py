@@ -1,8 +1,9 @@
 """Approximates the change of a matrix by the product of two low-rank factors, with the same bits on every machine.
 
-A BLAS adds the terms of a product in an order that depends on the processor, and the SHA-256 of the new file must not.
-So both factors are rounded to multiples of a power of two, with so few bits that float64 represents every sum of
-products exactly: then the order has no effect. There are 24 bits, as in a float32, up to rank 32, and 22 at rank 512.
+A BLAS adds the terms of a product in an order that depends on the processor, but the SHA-256 of the new file must not
+depend on it. So both factors are rounded to multiples of a power of two, with so few bits that float64 represents every
+sum of products exactly: then the order has no effect. There are 24 bits, as in a float32, up to rank 32, and 22 at rank
+512.
 """
 
 from __future__ import annotations
@@ -55,16 +56,14 @@ class RightFactor(NamedTuple):
 
 
 def fits_in_memory(shape: tuple[int, int], rank: int) -> bool:
-    """Return whether the decomposition of a matrix takes at most ``MOST_BYTES``."""
+    """Return whether the decomposition of a matrix of this ``shape`` takes at most ``MOST_BYTES`` bytes of memory."""
     return 8 * elements_held(shape, rank) <= MOST_BYTES
 
 
 def factors_of(changes: Rows, shape: tuple[int, int], rank: int) -> Factors | str:
     """Return the rounded factors of the change of a matrix, or a string that says why there are none.
 
-    The string is "" if the change is zero.
-
-    ``changes`` yields the rows of the change.
+    ``changes`` yields the rows of the change. If the change is zero, the string is "".
     """
     with alone(), np.errstate(all="ignore"):  # so that the sums do not depend on the number of threads
         square = sum(float(np.vdot(block, block)) for block in changes())
@@ -79,7 +78,10 @@ def factors_of(changes: Rows, shape: tuple[int, int], rank: int) -> Factors | st
 
 
 def bits_of(rank: int) -> int:
-    """Return how many bits elements of both factors may have: then a sum of ``rank`` products has at most 53 bits."""
+    """Return how many bits the elements of two factors of the rank ``rank`` may have.
+
+    With so few bits, a sum of ``rank`` products has at most 53 bits, which float64 represents exactly.
+    """
     return min(24, (53 - (rank - 1).bit_length()) // 2)
 
 
@@ -90,15 +92,15 @@ def rounded_factor(factor: Array, bits: int) -> Array:
 
 
 def rows_of(begin: int, number: int, columns: int) -> slice:
-    """Return the rows of a matrix that contain ``number`` elements from the element ``begin`` on."""
+    """Return the rows of a matrix in which its elements ``begin`` to ``begin + number`` lie, counted row by row."""
     return slice(begin // columns, -(-(begin + number) // columns))
 
 
 def add_product(values: Array, dtype: str, left: Array, right: Array, begin: int) -> None:
-    """Add a part of the product of two factors to ``values``, in place; each sum is rounded once to ``dtype``.
+    """Add the product of ``left`` and ``right`` to ``values``, in place; each sum is rounded once to ``dtype``.
 
-    ``values`` are elements of a matrix, row by row, and have the type of ``raw_dtype``. ``left`` has only the rows of
-    these elements. ``begin`` is the column of the first element.
+    ``values`` are successive elements of a matrix, row by row, and have the type of ``raw_dtype``. ``left`` has only
+    the rows of these elements. ``begin`` is the column of the first element.
     """
     columns, at = right.shape[1], 0
     while at < values.size:

@@ -56,11 +56,11 @@ def make_patch(
     Return the patch's index, and {key: why} for matrices in ``low_rank`` that are stored exactly.
 
     ``given_old`` and ``given_new`` are pairs (open checkpoint, path or address with which it was opened). ``level`` is
-    the compression level of Zstandard. ``signs`` are keys of new tensors: of their changes, only the signs are stored,
-    if they are matrices of floats with the shape and dtype of the old tensors. The patch then makes files that differ
-    from the new files. ``low_rank`` are the keys of such matrices whose changes are stored as products of rank
-    ``rank``. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile, OutputError if the
-    patch cannot be written.
+    the compression level of Zstandard. ``signs`` and ``low_rank`` are keys of new tensors whose changes are
+    approximated: by their signs and a scale, or by a product of rank ``rank``. This is done only for matrices of floats
+    with the shape and dtype of the old tensors. The patch then makes files that differ from the new files. Raises
+    SourceError if a file cannot be read, PlanError if a file changes meanwhile, OutputError if the patch cannot be
+    written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
     with closing(NewFiles(new, new_path)) as found:
@@ -165,10 +165,7 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
 
 
 def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
-    """Return the range ``one``, with the rank of low-rank factors if its changes will be stored as such factors.
-
-    The result then also has the number of columns of the matrix.
-    """
+    """Return the range ``one``; if its change is to be stored as low-rank factors, with a rank and the columns."""
     if not one.dtype or one.key not in low_rank:
         return one
     return replace(one, rank=rank, columns=matrix_shape(new[one.key])[1])
@@ -177,9 +174,10 @@ def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int
 def _ranges(
     new: Checkpoint, bases: dict[str, str], near: Mapping[str, str], name: str, size: int
 ) -> Iterator[FileRange]:
-    """Yield the ranges of a file in order: the ranges of its tensors, and the ranges between them.
+    """Yield the ranges of the file ``name`` in order: the ranges of its tensors, and the ranges between them.
 
-    ``near`` is {key: dtype} of the tensors that are approximated.
+    ``bases`` is {key of a new tensor: key of the old tensor}. ``near`` is {key: dtype} of the tensors whose changes are
+    approximated.
     """
     held: list[FileRange] = []
     for key, info in new.items():
@@ -239,7 +237,7 @@ def _encoded(
 
 
 def _approximated(piece: FilePiece, begin: int, new: Bytes, old: Bytes, encoder: Encoder) -> bytes:
-    """Return a block with approximated changes, encoded; b"" if they cannot be approximated."""
+    """Return an encoded block with the approximated changes from ``old`` to ``new``; b"" if this is impossible."""
     one = piece.range
     if not one.rank:
         return encoder.encode_signs(new, old, one.dtype)

@@ -20,7 +20,10 @@ __all__ = ["NewFiles", "equal_files", "folders_in"]
 
 
 def folders_in(given: str) -> list[str]:
-    """Return the names of the subfolders of a checkpoint's folder, which are not part of a patch."""
+    """Return the names of the subfolders in the folder ``given``; a patch does not contain them.
+
+    Hidden subfolders are left out. Returns [] if ``given`` is a file.
+    """
     source = open_source(given)
     if isinstance(source, Folder):
         return [name for name in source.folders() if not name.startswith(".")]

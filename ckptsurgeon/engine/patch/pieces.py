@@ -1,4 +1,4 @@
-"""The pieces of a new file that a patch encodes one after the other, and the records of their blocks."""
+"""The ranges of a new file that a patch encodes one after the other, and the records of their blocks."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class FilePiece:
     low_rank: LowRank | None = None
 
     def find_factors(self, file: File, old: Checkpoint, level: int) -> None:
-        """Compute the low-rank factors of the range's changes; set ``factors`` and ``right``, or ``why``.
+        """Compute the low-rank factors of the range's change; set ``factors`` and ``right``.
 
-        ``why`` is set to the reason if there are no factors.
+        If the change has no factors, ``why`` is set instead: "" if the change is zero, else the reason.
         """
         one = self.range
         shape = one.nbytes // one.itemsize // one.columns, one.columns

@@ -33,7 +33,7 @@ class Errors(NamedTuple):
             return Errors(_squares(found - after), _squares(after - before), _squares(after))
 
     def plus(self, other: Errors | None) -> Errors:
-        """Return the sums over the elements of this object and of ``other``."""
+        """Return the sum of this object and ``other``: the sums over the elements of both; None counts as zero."""
         return self if other is None else Errors(*(one + two for one, two in zip(self, other, strict=True)))
 
 

@@ -115,13 +115,19 @@ Maps = Mapping[int, InterpolationWeights]
 
 
 def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> Box:
-    """Return the part of the source that is needed for the part ``box`` of the resized tensor."""
+    """Return the part of the source from which the part ``box`` of the resized tensor is computed.
+
+    ``policy`` says how the tensor is resized; ``source`` and ``destination`` are its shapes before and after.
+    """
     maps = _maps(policy, tuple(source), tuple(destination))
     return tuple(reach_of(maps[axis], *ends) if axis in maps else ends for axis, ends in enumerate(box))
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return the part ``box`` of a resized tensor; ``values`` is the part ``part`` of the source tensor, as float64."""
+    """Return the part ``box`` of a resized tensor; ``values`` is the part ``part`` of the source tensor, as float64.
+
+    ``adaptation_box`` returns ``part``. ``source`` and ``destination`` are the shapes before and after.
+    """
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
@@ -129,7 +135,10 @@ def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, d
 
 @lru_cache(maxsize=8)
 def _maps(policy: str, have: tuple[int, ...], want: tuple[int, ...]) -> Maps:
-    """Return {axis: interpolation weights} for the axes that a policy resizes; the shapes must fit the policy."""
+    """Return {axis: interpolation weights} for the axes that a policy resizes, from the shape ``have`` to ``want``.
+
+    The shapes must fit the policy.
+    """
     asked = parse_policy(policy)
     makers = {"patch": _patch, "channels": _channels}
     return MappingProxyType(makers.get(asked.name, _positions)(asked, have, want))

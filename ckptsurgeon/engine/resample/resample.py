@@ -69,7 +69,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return weights that copy the first ``prefix`` rows unchanged, and resample the other rows by ``taps``."""
+    """Return weights that copy the first ``prefix`` rows unchanged, and resample all later rows with ``taps``."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
@@ -88,9 +88,9 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 
 
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
-    """Return the output rows with the indices ``rows`` (begin, end) along an axis: weighted sums of rows of ``values``.
+    """Return the output rows ``rows`` (begin, end) along an axis: weighted sums of the input rows in ``values``.
 
-    The first row of ``values`` is the input row with the index ``first``.
+    ``first`` is the index of the input row with which ``values`` begins.
 
     Input rows are added in order. So the bits of an output row do not depend on which other rows are computed at the
     same time.
@@ -120,10 +120,10 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Interpol
 
 
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
-    """Return the indices of the two or four inputs nearest to the output at the index ``place``, and their weights.
+    """Return the indices of the inputs nearest to the output ``place``, and their weights.
 
-    Beyond the ends of the axis, the first or the last input is used. ``have`` is the number of inputs, ``scale`` the
-    number of inputs for each output.
+    There are two inputs for "bilinear", four for "bicubic". Beyond the ends of the axis, the first or the last input is
+    used. ``have`` is the number of inputs, ``scale`` the number of inputs for each output.
     """
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
@@ -174,7 +174,7 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return the position in the source for each output from ``begin`` to ``end``, as for ``align_corners=False``.
+    """Return, for each output from ``begin`` to ``end``, its position among the inputs (``align_corners=False``).
 
     ``source`` and ``destination`` are the lengths of the axis. The positions are float64. In float32, which torch uses
     for float32 values, the weights of the 500th row would have an error of 1e-4.
@@ -202,9 +202,9 @@ def interpolate(
 ) -> Array:
     """Return the part ``box`` of a tensor that is interpolated linearly from the shape ``source`` to ``destination``.
 
-    ``array`` is only the part ``part`` of the source, with values of ``dtype``. The result is computed in float32, or
-    in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with ``align_corners=False``: the last
-    dimension first.
+    ``array`` has the values of the region ``part`` of the source, of the dtype ``dtype``. The result is computed in
+    float32, or in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with ``align_corners=False``:
+    the last dimension first.
     """
     values, _ = cast(array, dtype, "float64" if dtype == "float64" else "float32")
     for axis in reversed(range(len(source))):
