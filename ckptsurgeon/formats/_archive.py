@@ -40,7 +40,7 @@ _NEMO_CONFIG, _NEMO_WEIGHTS = NEMO[0], NEMO[2]
 
 
 class _Place(NamedTuple):
-    """The offset in the archive at which a member's bytes begin, and the number of its bytes."""
+    """Where the bytes of a member are in the archive: they begin at ``offset``, and there are ``size`` of them."""
 
     offset: int
     size: int
@@ -62,7 +62,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return the archive ``file`` as a folder; None if ``file`` is not an archive, or is an archive that torch wrote.
+    """Return the whole archive ``file`` as a folder; None if ``file`` is no archive, or is an archive that torch wrote.
 
     Also returns None if a zip archive contains a compressed checkpoint. ``head`` has the first bytes of the file.
     """
@@ -92,7 +92,8 @@ def _is_nemo(name: str, head: bytes) -> bool:
 def open_member(path: str) -> Member | None:
     """Return the member at a path that leads into an archive, such as ``models.zip/a.pth``; None if there is none.
 
-    Raises FormatError or UnsafeError if the archive is damaged.
+    Raises FormatError if the member is compressed, or if the archive is one checkpoint of torch; FormatError or
+    UnsafeError if the archive is damaged.
     """
     archive = os.path.dirname(path)
     while archive and not os.path.lexists(archive) and os.path.dirname(archive) != archive:
@@ -116,7 +117,7 @@ def open_member(path: str) -> Member | None:
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
-    """Return ``header`` with the archive's fingerprint in ``files``, and with a note on the archive.
+    """Return ``header`` with the archive's fingerprint added to ``files``, and with a note that it is in an archive.
 
     ``header`` is the header of a checkpoint in ``folder``, a folder of the archive.
     """
@@ -169,10 +170,10 @@ class ArchiveFolder(Folder):
 
     @property
     def way_in(self) -> str:
-        """The subfolder in which to search for a checkpoint; '' if there is none.
+        """The name of the subfolder in which to search for a checkpoint; '' if there is none.
 
-        In a NeMo model, this is ``model_weights``; in other archives, the only subfolder of this folder, if this folder
-        has no files.
+        In a NeMo model, this is ``model_weights``. In other archives, it is the only subfolder, if there are no files
+        beside it.
         """
         names, folders = self.names(), self.folders()
         if _NEMO_CONFIG in names:

@@ -159,8 +159,8 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
 def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[StateFile]) -> StateFile | None:
     """Return the model states, and append the open file to ``opened``; None unless one file has all of them.
 
-    ``names`` has the names of the files with model states. If they are not ``mp_rank_00_model_states.pt`` alone, each
-    has only a part of the model. Raises FormatError if this file is not valid.
+    ``names`` are the names of the files with model states. Only a file ``mp_rank_00_model_states.pt`` that is alone has
+    all of them. Raises FormatError if this file is not valid.
     """
     if names != [_FIRST]:
         return None
@@ -214,7 +214,7 @@ def _check_complete(folder: Folder, weights: Mapping[str, TensorInfo], shapes: I
 
 
 def _closed_tree(folder: Folder, name: str) -> Any:
-    """Return the content of the file ``name``, which is closed again."""
+    """Return the content of the file ``name``; the file is closed before the return."""
     opened: list[StateFile] = []
     try:
         return _state(folder, name, opened)

@@ -165,7 +165,7 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
 
 
 def _with_stage(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Return an optimizer state whose stage is a number: DeepSpeed stores a member of its own enum of stages."""
+    """Return an optimizer state in which the stage of ZeRO is an integer, not a member of DeepSpeed's enum."""
     stage = state.get("zero_stage")
     if not isinstance(stage, OpaqueResult) or not isinstance(stage.args, tuple) or len(stage.args) != 1:
         return state
@@ -180,10 +180,10 @@ def _model_rank(one: StateFile) -> int:
 
 
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile], ties: Mapping[str, str]) -> _Found:
-    """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes.
+    """Return the float32 weights from the model and optimizer states of all ranks, with the stage of ZeRO and notes.
 
-    ``ties`` are the further names of tied parameters, which are left out. Raises FormatError if the states do not fit
-    together.
+    ``ties`` is {further name of a tied parameter: its name}; the further names are left out. Raises FormatError if the
+    states do not fit together.
     """
     from .clusters import zero_ranks
     from .clusters.zero_steps import optimizer_step_notes

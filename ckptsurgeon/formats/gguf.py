@@ -68,7 +68,7 @@ def _header(found: GgufHeader, name: str) -> Header:
 
 
 def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
-    """Return the metadata entries, except the recipe and the entries that say how a model is split."""
+    """Return the metadata entries without ckpt's recipe and without the entries that say how a model is split."""
     return {key: one for key, one in entries.items() if key not in RESERVED}
 
 
@@ -103,7 +103,7 @@ def _parts(found: GgufHeader) -> int:
 def _names(found: GgufHeader, parts: int) -> list[str]:
     """Return the names of the ``parts`` files of a split model.
 
-    Raises FormatError unless ``found`` is the header of the first of these files.
+    ``found`` is the header of the file that was opened. Raises FormatError if this is not the first of these files.
     """
     ending = f"-00001-of-{parts:05d}.gguf"
     number = found.metadata.get(SPLIT_NUMBER)
@@ -168,10 +168,10 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
 
 
 def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
-    """Return the header of file ``number`` (from 0) of a split model, which is in the folder of the file ``first``.
+    """Return the header of the file with the index ``number`` of a split model, in the folder of its ``first`` file.
 
-    The function that closes the file is added to ``stack``. Raises FormatError if the file cannot be read, or is
-    another file.
+    The function that closes the file is added to ``stack``. Raises FormatError if the file cannot be read, or does not
+    have this index.
     """
     try:
         file = first.folder().file(name)

@@ -105,7 +105,10 @@ def with_flat_model(header: Header) -> Header:
 
 
 def _latest(folder: Folder) -> str:
-    """Return the subfolder of the iteration that ``latest_checkpointed_iteration.txt`` names; '' if there is none."""
+    """Return the subfolder of the last iteration, such as "iter_0000010"; '' if there is none.
+
+    The file ``latest_checkpointed_iteration.txt`` has the number of this iteration.
+    """
     try:
         file = folder.file(_LATEST)
         said = file.read(0, min(file.size, 64)).decode("ascii", "replace").strip()
@@ -171,7 +174,7 @@ def _is_chunk(key: Any) -> bool:
 
 
 def _chunks(one: StateFile) -> list[str]:
-    """Return the entries with the parts of the model in a rank's file: a part for each virtual pipeline stage."""
+    """Return the keys of a rank's file that have parts of the model: one for each virtual pipeline stage."""
     return sorted((key for key in one.tree if _is_chunk(key)), key=natural_key)
 
 
@@ -348,7 +351,10 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _differ(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File]) -> bool:
-    """Return whether two tensors have different values on any rank, or different shapes."""
+    """Return whether two tensors differ in their values, or in the number of their parts and their shapes.
+
+    The parts of ranks are compared one by one. Parts that cannot be compared count as equal.
+    """
     ours, theirs = _parts(one), _parts(other)
     if len(ours) != len(theirs):
         return one.shape != other.shape

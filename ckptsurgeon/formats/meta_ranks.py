@@ -85,7 +85,7 @@ def _names(folder: Folder) -> list[str]:
 def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Note]]:
     """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not.
 
-    Raises FormatError if the files do not fit together.
+    ``files`` has the file of each rank. Raises FormatError if the files do not fit together.
     """
     first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
     weights: dict[str, TensorInfo] = {}
@@ -132,7 +132,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Not
 
 
 def _check_number(first: StateFile, width: int, ranks: int) -> None:
-    """Raise FormatError if the attention weights of the first rank show that the model has more than ``ranks`` ranks.
+    """Raise FormatError if the first rank's attention weights show that there are more ranks than ``ranks``.
 
     In each of Meta's models, the heads of all ranks together are as wide as the model (``width``). So the width of one
     rank's heads gives the number of ranks.
@@ -153,7 +153,7 @@ def _check_number(first: StateFile, width: int, ranks: int) -> None:
 
 
 def _width(first: StateFile) -> int:
-    """Return the width of the model, the size of its last norm; 0 if the file of the first rank has no such norm."""
+    """Return the width of the model: the size of its last norm, ``norm.weight``; 0 if the first file lacks it."""
     norm = first.header.tree.get("norm.weight")
     return norm.shape[0] if isinstance(norm, TensorInfo) and len(norm.shape) == 1 else 0
 

@@ -74,7 +74,7 @@ def _frame(archive: Archive, tree: Mapping[str, object], recipe: str) -> str:
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
-    """Return, by key, a TensorInfo for each record of the archive, or an OpaqueResult if the record cannot be read.
+    """Return {key: TensorInfo} of the archive's records; the value is an OpaqueResult if a record cannot be read.
 
     Raises FormatError if two records have the same key, such as ``a`` and ``a.npy``.
     """

@@ -113,12 +113,12 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
 
 
 def _has_all_strings(entries: Any, raw: bytes) -> bool:
-    """Return whether the header certainly has no duplicate keys, by counting the strings that were parsed.
+    """Return whether the header certainly has no duplicate keys; ``entries`` is its parsed JSON, ``raw`` its text.
 
-    ``json`` keeps only the last of duplicate keys, so fewer strings are parsed than the text contains. An entry of a
-    tensor has four strings besides its key (three keys and a dtype); metadata are pairs of strings. Counting the quotes
-    in the text is faster than looking at the keys of each tensor. If the text has escapes, or values of other types,
-    the result is False.
+    ``json`` keeps only the last of duplicate keys, so fewer strings are parsed than the text contains. This is found by
+    counting the quotes in the text, which is faster than looking at the keys of each tensor. An entry of a tensor has
+    four strings besides its key (three keys and a dtype); metadata are pairs of strings. If the text has escapes, or
+    values of other types, the result is False.
     """
     if not isinstance(entries, dict) or b"\\" in raw or set(map(type, entries.values())) != {dict}:
         return False

@@ -84,7 +84,7 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
 
 
 def _told(meta: _Meta, *, last: bool) -> str:
-    """Return a description of a checkpoint for a message: its metrics; ``last`` is true for the newest checkpoint."""
+    """Return a text on a checkpoint for a message: its metrics; ``last`` is true for the newest checkpoint."""
     unread = meta.notes and not meta.entries
     return f"its {_META} cannot be read" if unread else _worth(meta.entries, last=last)
 
@@ -105,7 +105,7 @@ def _number(value: object) -> float:
 
 @dataclass(frozen=True)
 class _Meta:
-    """The content of ``CKPT.yaml``, the file's fingerprint, and a note with the reason if it could not be read."""
+    """The content of ``CKPT.yaml``, and the file's fingerprint; if it could not be read, a note says why."""
 
     entries: Mapping[str, Any]
     file: FilePrint

@@ -48,7 +48,7 @@ class _Files:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format."""
+        """Return those of ``present``, the names of a folder's files, that belong to a checkpoint of this format."""
         found = {name for name in present if _FILE.fullmatch(name)}
         return found | ({INDEX} & set(present)) if found else set()
 

@@ -79,16 +79,16 @@ class _TensorFlow:
 
 
 def _file_header(file: File) -> FilePrint:
-    """Return the fingerprint of an open file; an index gets the SHA-256 of all its bytes.
+    """Return the fingerprint of an open file; for an index, it has the SHA-256 of all bytes.
 
-    A data file has no header, so it gets the SHA-256 of the empty byte string.
+    A data file has no header, so its fingerprint has the SHA-256 of the empty byte string.
     """
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
     return FilePrint.of(file, digest.hexdigest(), file.name)
 
 
 def _frame(folder: Folder, files: Mapping[str, File], tree: Mapping[str, Any]) -> str:
-    """Return the digest of all bytes outside the model's tensors: index, training state, recipe."""
+    """Return one digest of all bytes outside the model's tensors: of the index, the training state and the recipe."""
     payload: dict[str, list[tuple[int, int]]] = {name: [] for name in files}
     for info in tree.get("model", {}).values():
         for leaf in leaves(info):
@@ -145,10 +145,10 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return the state dicts of the variables, as ``folder.tree_of`` does, and a stand-in for each other variable.
+    """Return the variables as a dict of state dicts, as ``tree_of`` does.
 
-    The stand-ins (for variables of strings, for example) are next to the state dicts, under the keys of the variables.
-    Raises FormatError if a name is not valid or a slice is missing.
+    Variables that are not tensors of numbers (of strings, for example) are next to the state dicts, each as a stand-in
+    under its own key. Raises FormatError if a name is not valid or a slice is missing.
     """
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}

@@ -101,10 +101,9 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
 def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, others: list[str]) -> dict[Any, Any]:
     """Return the state dict; it is nested as it was saved if the metadata contains the paths of its keys.
 
-    ``top`` is the content of ``.metadata``. ``kind_of`` is a function that returns '' for the key of a weight, and the
-    kind of state for another key, such as "of the optimizer". Entries that are not weights are left out, and their
-    kinds are appended to ``others``. If ``kind_of`` is None, all entries are returned. Raises FormatError if the
-    metadata is not valid.
+    ``top`` is the content of ``.metadata``. ``kind_of`` maps the key of a weight to '', and any other key to the kind
+    of its state, such as "of the optimizer". Entries that are not weights are left out, and their kinds are appended to
+    ``others``. If ``kind_of`` is None, all entries are returned. Raises FormatError if the metadata is not valid.
     """
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
@@ -126,7 +125,7 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
 
 
 def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
-    """Put ``value`` into the tree at ``path``, or under ``key`` if the path is invalid or blocked by another value.
+    """Put ``value`` into nested dicts at ``path``; if the path is invalid or blocked by another value, under ``key``.
 
     Raises FormatError if ``key`` has a value already.
     """
@@ -227,7 +226,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
 
 
 def _dtype(properties: Any) -> str:
-    """Return the dtype in a tensor's properties, which are a tuple, or a dict if an old version of torch saved them."""
+    """Return the dtype in the properties of a tensor: a tuple, or in files of an old torch a dict."""
     attributes = _attributes(properties, "TensorProperties")
     state = properties.state
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))

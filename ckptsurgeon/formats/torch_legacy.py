@@ -131,7 +131,7 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
 def _locate(
     file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
 ) -> dict[str, Storage]:
-    """Return the storages by key; in the file they follow the pickles, each with its number of elements in front.
+    """Return {key: storage} for the storages, which follow the pickles; each begins with its number of elements.
 
     ``declared`` has (dtype, number of elements) of each key from the pickles. ``keys`` are the keys in the order of the
     file, ``at`` is the offset of the first storage. If ``big`` is true, the numbers are big-endian. Raises FormatError
@@ -167,7 +167,7 @@ def _locate(
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte range (begin, end) of the number of elements (an int64) in front of each storage.
+    """Yield the byte range (begin, end) in which the number of elements of each storage is stored, as an int64.
 
     The ranges are computed from the numbers in ``declared``; the arguments are the same as for ``_locate``.
     """
@@ -180,10 +180,11 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
-    """Return the storage that a persistent id refers to.
+    """Return the storage to which a persistent id refers.
 
-    If the persistent id contains a view (key, offset, size), the returned storage begins at this offset. For a module,
-    its class is returned; None if the id lacks it. Raises FormatError if another id is not valid.
+    If the persistent id contains a view (key, offset, size), the returned storage begins at this offset. For the
+    persistent id of a module, its class is returned; None if the id lacks it. Raises FormatError if the id is not
+    valid.
     """
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None

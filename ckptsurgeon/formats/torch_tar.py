@@ -81,7 +81,7 @@ def _check_order(raw: bytes) -> None:
 
 
 class _MemberReader:
-    """Reads a member from its beginning to its end: pickles, and the numbers between the pickles."""
+    """Reads a member of the archive from front to back: pickles, and the numbers between them."""
 
     def __init__(self, file: File, member: TarMember) -> None:
         self.file, self.at, self.end = file, member.begin, member.end
@@ -122,7 +122,7 @@ class _MemberReader:
         return struct.unpack(layout, self.file.read(begin, self.at - begin))
 
     def skip(self, nbytes: int) -> int:
-        """Move on by ``nbytes``, and return the offset at which these bytes begin.
+        """Skip ``nbytes`` bytes, and return the offset at which they begin.
 
         Raises FormatError if the member is too short.
         """
@@ -132,7 +132,7 @@ class _MemberReader:
         return self.at - nbytes
 
     def count(self) -> int:
-        """Return the next pickle, which is the number of items that follow.
+        """Read the next pickle, a number, and return it: so many items follow.
 
         Raises UnsafeError if there are too many items.
         """
@@ -145,7 +145,7 @@ class _MemberReader:
         return number
 
     def check_end(self) -> None:
-        """Raise FormatError if the member has more bytes."""
+        """Raise FormatError if bytes are left in the member."""
         if self.at != self.end:
             raise FormatError("a member of the tar archive has bytes after its last item.", rule="tar size")
 
@@ -173,7 +173,7 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
 def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
     """Return the view that ``row`` describes: (key, key of the viewed storage, offset and size in elements).
 
-    Raises FormatError if it is not valid.
+    ``storages`` has the storages by key. Raises FormatError if the view is not valid.
     """
     target, root, offset, numel = row
     whole = storages.get(_key(root))
@@ -213,10 +213,9 @@ def _fields(value: Any, number: int) -> tuple[Any, ...]:
 
 
 def _key(value: Any) -> str:
-    """Return a key, which is an integer or a string of its digits, as a string.
+    """Return a key, which is an integer or a string of digits, as a string; raises FormatError if it is neither.
 
     As dict keys, integers could be chosen so that their hashes collide; the hashes of strings cannot be predicted.
-    Raises FormatError if it is neither.
     """
     if type(value) is int and 0 <= value < 1 << 64:
         return str(value)
@@ -233,9 +232,9 @@ def _no_object(pid: Any) -> object:
 
 
 def _object(objects: dict[str, Any], pid: Any) -> object:
-    """Return the object with the persistent id ``pid``: a tensor, a storage, or a class (whose source is ignored).
+    """Return the object with the persistent id ``pid``: a tensor, a storage, or a class.
 
-    Raises FormatError if there is none.
+    The source code that is stored with a class is ignored. Raises FormatError if there is no such object.
     """
     if type(pid) is tuple and pid:
         return pid[0]

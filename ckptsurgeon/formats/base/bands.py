@@ -1,6 +1,6 @@
-"""Gives the values of arrays that are stored in chunks as contiguous bytes, band by band, when they are needed.
+"""Reads arrays that are stored in chunks as if their bytes were contiguous, band by band.
 
-A band is some rows of whole chunks; its values are contiguous in the array.
+A band is some rows of whole chunks: its values are contiguous in the array.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class BandCache:
 
 @dataclass(kw_only=True)
 class BandedValues(ABC):
-    """The values of one array in chunks, which are read as if their bytes were contiguous.
+    """An array in chunks, which is read as if its bytes were contiguous.
 
     An element has ``element`` bytes. In a chunk that is not stored each element is ``fill``, or zero if ``fill`` is
     empty. ``name`` is the name of the array, for messages.
@@ -87,11 +87,14 @@ class BandedValues(ABC):
 
     @abstractmethod
     def stored(self, places: Collection[_Place]) -> Collection[_Place]:
-        """Return the ``places`` in the grid of chunks at which a chunk may be stored; ``values`` then reads them."""
+        """Return those of ``places`` at which a chunk may be stored; only these chunks are then read, by ``values``.
+
+        A place has the indices of a chunk in the grid of chunks.
+        """
 
     @abstractmethod
     def values(self, place: _Place) -> Any:
-        """Return the values of a chunk: an array of elements (``V4``) with the shape of a chunk.
+        """Return the values of the chunk at ``place``: an array of elements (``V4``) with the shape of a chunk.
 
         Returns None if the chunk is not stored. Raises FormatError if it is damaged.
         """
@@ -143,7 +146,7 @@ class BandedValues(ABC):
         return memoryview(np.ascontiguousarray(band).reshape(-1).view("u1").data)
 
     def _joined(self, places: Sequence[_Place], begins: Sequence[int], sizes: Sequence[int]) -> Any:
-        """Return the elements of a band, whose chunks are at ``places``, as an array.
+        """Return the elements of a band as an array; its chunks are at ``places`` in the grid of chunks.
 
         ``begins`` has the first index of the band in each of its dimensions, ``sizes`` its shape.
         """

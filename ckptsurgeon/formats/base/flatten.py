@@ -15,7 +15,7 @@ __all__ = ["flattened", "holds_tensors", "named_once"]
 
 
 class _Allowed:
-    """Limits the number of values that are visited: by sharing containers, a small pickle can describe a huge tree."""
+    """Limits how many values are visited: a small pickle that repeats a container can describe a huge tree."""
 
     def __init__(self) -> None:
         self._left = limits.TREE_NODES
@@ -46,7 +46,7 @@ def holds_tensors(tree: Any) -> bool:
 
 
 def flattened(tree: Any) -> dict[str, Any]:
-    """Return the values of nested dicts and lists under their dotted keys; containers without tensors stay whole.
+    """Return {dotted key: value} for nested dicts and lists; containers without tensors are kept whole, as values.
 
     Raises FormatError for a key that occurs twice, UnsafeError if there are too many values or too long keys.
     """
@@ -54,7 +54,7 @@ def flattened(tree: Any) -> dict[str, Any]:
 
 
 def named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return (key, value) pairs as a dict, after a check that each key is short enough and occurs once.
+    """Return (key, value) pairs as a dict; checks that each key is short enough and occurs once.
 
     Raises FormatError for a key that occurs twice, UnsafeError if the keys are too long.
     """
@@ -75,8 +75,8 @@ def _leaves(
 ) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of each value in ``tree``; containers without tensors are yielded whole.
 
-    ``prefix`` is put in front of each key. ``depth`` is how deeply ``tree`` itself is nested. ``holding`` maps the
-    ``id`` of each container seen so far to whether it contains tensors.
+    ``prefix`` is put in front of each key. ``depth`` is the number of containers around ``tree``. ``holding`` is
+    {``id`` of a container: whether it contains tensors} for the containers seen so far.
     """
     for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         allowed.take(depth)

@@ -1,4 +1,4 @@
-"""Reads a file with one protocol buffer, field by field: a file of any size takes little memory.
+"""Reads a file that is one protocol buffer, field by field: a file of any size takes little memory.
 
 https://protobuf.dev/programming-guides/encoding.
 """
@@ -32,7 +32,7 @@ class Field(NamedTuple):
 
 
 class Messages:
-    """Yields the fields of messages in a file, reading a window of the file at a time.
+    """Reads protocol-buffer messages in a file, a window of the file at a time; ``fields`` yields their fields.
 
     ``what`` is the kind of file, such as "ONNX model", for the texts of errors. Raises UnsafeError if more fields than
     ``limits.MESSAGE_FIELDS`` are read.
@@ -78,7 +78,7 @@ class Messages:
             at += used + length
 
     def numbers(self, one: Field, most: int) -> array[int]:
-        """Return the integers in a field: one, or several if the field is packed.
+        """Return the integers in a field: one or, in a packed field, several.
 
         Raises FormatError if the field has more than ``most`` integers. Raises UnsafeError if all packed fields that
         were read so far have more than ``limits.MESSAGE_NUMBERS`` integers.
@@ -103,13 +103,13 @@ class Messages:
         return found
 
     def raw(self, one: Field, most: int) -> bytes:
-        """Return the bytes of a field; raises FormatError if there are more than ``most``."""
+        """Return the bytes of a field; raises FormatError if the field has more than ``most`` bytes."""
         if one.end - one.begin > most:
             raise FormatError(f"a name or text has more than {most:,} bytes.", rule="message text")
         return self._window.read(one.begin, one.end - one.begin)
 
     def text(self, one: Field, most: int = limits.KEY_CHARACTERS) -> str:
-        """Return a field as text; raises FormatError if it is too long or not UTF-8."""
+        """Return a field as text; raises FormatError if it has more than ``most`` bytes or is not UTF-8."""
         try:
             return self.raw(one, most).decode()
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Nests tensors whose keys are paths, for formats that store groups within groups."""
+"""Builds nested groups from tensors whose keys are paths, such as "a/b", for formats that nest groups."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Nested: TypeAlias = "dict[str, Nested | OutTensor]"
 
 
 def nested(tensors: Sequence[OutTensor], separator: str, writer: str) -> Nested:
-    """Return the outermost group, with each tensor in the groups that its key names.
+    """Return the outermost group, with each tensor inside the groups that its key names: "a/b" is in the group "a".
 
-    ``separator`` separates the names in a key. ``writer`` is the name of the format, for messages. Raises
-    OutputError if the key of a tensor is also the path of a group, or has too many names.
+    ``separator`` separates the names in a key. ``writer`` is the name of the format, for messages. Raises OutputError
+    if the key of a tensor is also the path of a group, or has too many names.
     """
     tree: Nested = {}
     for tensor in tensors:

@@ -35,7 +35,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def signed(value: int) -> int:
-    """Return an unsigned number of 64 bits as a signed one."""
+    """Return an unsigned 64-bit number as a signed number: 2**64 - 1 becomes -1."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

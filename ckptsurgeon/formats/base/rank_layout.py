@@ -19,7 +19,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "p
 
 
 def is_buffer(key: str) -> bool:
-    """Return whether a tensor has the name of a common buffer."""
+    """Return whether ``key`` is a common name of a buffer, such as ``running_mean``."""
     return key.rpartition(".")[2] in _BUFFERS
 
 
@@ -53,13 +53,13 @@ class RankWriter(Writer, Protocol):
 
 
 def chunks(size: int, ranks: int) -> list[int]:
-    """Return the size of each rank's part as ``torch.chunk`` splits ``size``; 0 for ranks that get nothing."""
+    """Return how many elements each rank gets if ``torch.chunk`` splits ``size`` elements; 0 if it gets none."""
     chunk = -(-size // ranks)
     return [max(0, min(chunk, size - rank * chunk)) for rank in range(ranks)]
 
 
 def part_of(tensor: OutTensor, shares: RankShares, rank: int) -> OutTensor:
-    """Return the part of a tensor that the rank ``rank`` stores, as an OutTensor."""
+    """Return an OutTensor for the part of ``tensor`` that the rank ``rank`` stores."""
     axis = shares.axes.get(tensor.key)
     if axis is None:
         return tensor._replace(alias_of="")
@@ -115,11 +115,11 @@ class SpreadLayout:
         return _Cut(tensor.key, sum(sizes), tuple(accumulate(sizes, initial=0))[:-1], tuple(sizes))
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield nothing: the layout of each file in ``files`` has the bytes outside the tensors."""
+        """Yield nothing: the bytes outside the tensors come from the layouts of the single files, in ``files``."""
         return iter(())
 
     def targets(self, offset: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield (file name, offset in this file, bytes) to write for ``data``, which is at ``offset`` in ``slots``."""
+        """Yield (file name, offset in this file, bytes) to write for ``data``; it begins at ``offset`` in ``slots``."""
         number = bisect_right(self._begins, offset) - 1
         while data:
             tensor, cut, at = self.tensors[number], self._cuts[number], offset - self._begins[number]
@@ -128,7 +128,7 @@ class SpreadLayout:
             offset, data, number = offset + len(part), data[len(part) :], number + 1
 
     def _parts(self, cut: _Cut, at: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield (file name, offset, bytes) to write for ``data``, the bytes of one tensor from its byte ``at`` on.
+        """Yield (file name, offset in this file, bytes) to write for ``data``: bytes of one tensor from byte ``at`` on.
 
         Each rank gets a single run of bytes in its file.
         """

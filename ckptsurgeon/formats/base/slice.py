@@ -21,7 +21,10 @@ _KEPT = 64 << 10
 
 
 class FileSlice(File):
-    """A part of a file: ``size`` bytes from ``start``; raises FormatError if the file is shorter."""
+    """A part of a file, read like a file of its own: ``size`` bytes from the byte ``start`` on.
+
+    Raises FormatError if the file is shorter.
+    """
 
     mtime_ns: int | None = None
     validator = ""
@@ -78,11 +81,11 @@ class FileSlice(File):
         return nullcontext()
 
     def folder(self) -> Folder:
-        """Return the folder of the file."""
+        """Return the folder of the file to which this part belongs."""
         return self._file.folder()
 
     def close(self) -> None:
-        """Do nothing: the owner of the file closes it."""
+        """Do nothing: the owner of the whole file closes it."""
 
 
 # Joins a tensor that sharded training saved as a grid of pieces.
@@ -120,7 +123,10 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
 
 
 def _grid(pieces: Sequence[TensorPiece], dim: int, shape: tuple[int, ...]) -> TensorInfo | None:
-    """Return the pieces joined along ``dim`` and all later dimensions; None if they do not fill ``shape`` exactly."""
+    """Return ``pieces`` joined along ``dim`` and all later dimensions; None if they do not form a complete grid.
+
+    ``shape`` is the shape of the whole tensor.
+    """
     if dim == len(shape):
         return pieces[0].info if len(pieces) == 1 else None
     if len(pieces) > limits.TENSORS:

@@ -22,9 +22,9 @@ _PIECE = 1 << 20
 
 
 def first_bytes(head: bytes, nbytes: int) -> bytes:
-    """Return the first ``nbytes`` bytes of the content of a gzip file that begins with ``head``; b"" if it is damaged.
+    """Return at most ``nbytes`` bytes from the beginning of a gzip file's content; b"" if the file is damaged.
 
-    The result is shorter if ``head`` is too short.
+    ``head`` has the first bytes of the gzip file; if it is short, the result may be shorter.
     """
     try:
         return zlib.decompressobj(_WITH_HEADER).decompress(head, nbytes)
@@ -58,13 +58,13 @@ class UnpackedFile(File):
             raise
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError beyond the end."""
+        """Return exactly ``nbytes`` bytes from ``offset`` on; raises SourceError if there are fewer."""
         buffer = bytearray(nbytes)
         self.readinto(offset, memoryview(buffer))
         return bytes(buffer)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError beyond the end."""
+        """Fill ``view`` with the bytes from ``offset`` on; raises SourceError if there are fewer."""
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + len(view) > self.size:
@@ -85,11 +85,11 @@ class UnpackedFile(File):
 
     @property
     def original(self) -> File:
-        """The gzip file whose content this is."""
+        """The gzip file that was unpacked."""
         return self._packed
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return a context manager that yields None: no local file with a name has these bytes."""
+        """Return a context whose value is None and not a file descriptor: no named local file has these bytes."""
         return nullcontext()
 
     def folder(self) -> Folder:

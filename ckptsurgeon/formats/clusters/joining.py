@@ -30,9 +30,9 @@ COMPARED = 256 << 10
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
     """Return whether two tensors have the same dtype, shape and bytes; None if the bytes cannot be compared.
 
-    The CRC-32 checksums in the directory of an archive are compared. If there are none, the bytes are read from
-    ``handles``, the open files by ``Storage.file``, and compared: of a large tensor only the first and the last
-    ``COMPARED`` bytes.
+    If the archives store CRC-32 checksums of both tensors, these are compared. Otherwise, bytes are read from
+    ``handles``, the open files by ``Storage.file``: of a large tensor, only the first and the last ``COMPARED`` bytes
+    are compared.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
@@ -65,10 +65,10 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
 class RankJoiner:
     """Joins the state dicts of the ranks; ``files`` has one file per rank, in the order of the ranks.
 
-    The method ``tree`` sets four attributes. ``differing`` has the keys of whole tensors that should be equal on all
-    ranks but are not; ``unlike_replicas`` has the keys of distributed tensors if several ranks have the same part, but
-    with different values. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
-    distributed tensors.
+    The method ``tree`` sets four attributes. ``differing`` has the keys of tensors that are not split and should be
+    equal on all ranks, but are not. ``unlike_replicas`` has the keys of distributed tensors of which several ranks have
+    the same part, but with different values. ``unknown`` has the keys of tensors that could not be compared. ``joined``
+    is the number of distributed tensors.
     """
 
     files: Sequence[StateFile]
@@ -91,8 +91,9 @@ class RankJoiner:
     def notes(self) -> tuple[str, ...]:
         """Notes on the tensors that differ between the ranks, or that could not be compared.
 
-        Buffers may differ in a sound checkpoint: each rank has its own statistics. If tensors are distributed, those
-        that are not are taken for buffers. Parameters that differ are of several steps, or of several runs.
+        Buffers may differ in a valid checkpoint: each rank has its own statistics. If some tensors are distributed, the
+        others are taken for buffers. If parameters differ, the ranks were saved at different steps, or by different
+        runs.
         """
         found = []
         if self.unlike_replicas:
@@ -125,9 +126,9 @@ class RankJoiner:
         return {key: self._entry(values, f"{path}{key}", depth) for key, values in found.items()}
 
     def _entry(self, values: Mapping[int, Any], key: str, depth: int) -> Any:
-        """Return the entry ``key`` of the joined state dict; ``values`` has its value on each rank that has this entry.
+        """Return the entry ``key`` of the joined state dict; ``values`` is {rank: its value} for ranks that have it.
 
-        ``depth`` is the number of dicts around the dict with this entry.
+        ``depth`` is the number of dicts around this entry.
         """
         first = next(iter(values.values()))
         if isinstance(first, Mapping):
@@ -143,9 +144,9 @@ class RankJoiner:
         return self._once(key, infos)
 
     def _once(self, key: str, infos: Mapping[int, TensorInfo]) -> TensorInfo:
-        """Return the first rank's tensor ``key``; add ``key`` to ``differing`` if a rank has other values.
+        """Return the first rank's tensor ``key``, which is not split; add ``key`` to ``differing`` if ranks differ.
 
-        ``infos`` has the tensor on each rank. If values cannot be compared, ``key`` is added to ``unknown`` instead.
+        ``infos`` is {rank: its tensor}. If values cannot be compared, ``key`` is added to ``unknown`` instead.
         """
         rank, first = next(iter(infos.items()))
         self._check_ranks(key, infos, self._reach[rank])
@@ -161,8 +162,8 @@ class RankJoiner:
     ) -> TensorInfo:
         """Return the tensor ``key``, joined from the parts of all ranks.
 
-        ``infos`` has the header of the tensor on each rank. ``parts`` has the part of each rank; it is None if the
-        tensor is not distributed on that rank. Raises FormatError if the parts do not fit together.
+        ``infos`` is {rank: header of its tensor}. ``parts`` is {rank: its part}; the part is None if the tensor is not
+        distributed on that rank. Raises FormatError if the parts do not fit together.
         """
         first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
         pieces: dict[tuple[int, ...], TensorPiece] = {}
@@ -198,7 +199,7 @@ class RankJoiner:
         return info
 
     def _check_alike(self, key: str, infos: Mapping[int, TensorInfo]) -> None:
-        """Raise FormatError if a rank has a part that cannot be read, or another dtype or shape than the first rank."""
+        """Raise FormatError if a rank's ``key`` cannot be read, or its dtype or shape is not that of the first rank."""
         first = next(iter(infos.values()))
         for rank, info in infos.items():
             if info.opaque.startswith(UNREAD):
@@ -212,7 +213,7 @@ class RankJoiner:
                 )
 
     def _check_ranks(self, key: str, infos: Mapping[int, TensorInfo], wanted: frozenset[int]) -> None:
-        """Raise FormatError if a rank of ``wanted`` lacks the tensor ``key``; ``infos`` has its header on each rank."""
+        """Raise FormatError if a rank in ``wanted`` lacks the tensor ``key``; ``infos`` has the ranks that have it."""
         if wanted <= infos.keys():
             return
         lacking = min(wanted - infos.keys())
@@ -228,7 +229,7 @@ class RankJoiner:
 
 
 def _are_aliases(parts: Sequence[TensorPiece], others: Sequence[TensorPiece]) -> bool:
-    """Return whether two tensors have the same parts at the same places: FSDP saves tied tensors so."""
+    """Return whether two tensors consist of the same stored parts at the same indices, as FSDP saves tied tensors."""
     places = [[(part.offsets, part.info.place) for part in some] for some in (parts, others)]
     return places[0] == places[1] and all(place is not None for _, place in places[0])
 
@@ -239,7 +240,7 @@ def _part_of(info: TensorInfo) -> DistributedPart | None:
 
 
 def _reach(tree: Mapping[Any, Any], ranks: int) -> frozenset[int]:
-    """Return the ranks that have the same tensors as the rank with the state dict ``tree``.
+    """Return the ranks that store the same tensors as the rank whose state dict is ``tree``.
 
     These are the ranks of the largest mesh in ``tree``, or all ``ranks`` if there is no mesh. With pipeline
     parallelism, ranks outside this mesh have other tensors.

@@ -43,12 +43,15 @@ def is_megatron(folder: Folder) -> bool:
 
 
 def left_out(key: str) -> str:
-    """Return the kind of state of an entry that is not a weight, such as "of the optimizer"; '' for a weight."""
+    """Return what an entry belongs to, such as "of the optimizer", for a message; '' if it is a weight."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(key)), "")
 
 
 def note_on(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Return a note on the entries that were left out; ``kinds`` has the kind of each. () if there are none."""
+    """Return a tuple with a note on the entries that were left out; () if there are none.
+
+    ``kinds`` has the result of ``left_out`` for each of these entries.
+    """
     numbers = Counter(kinds)
     if not numbers:
         return ()

@@ -1,4 +1,4 @@
-"""Joins the parts into which tensor parallelism splits Megatron's layers across ranks.
+"""Joins the parts of Megatron's layers that tensor parallelism split across ranks.
 
 The result is the same as if Megatron had run, and saved, on one rank. Follows
 ``megatron/core/tensor_parallel/layers.py``, ``megatron/core/transformer/{attention,mlp}.py`` and ``tools/checkpoint``
@@ -96,8 +96,8 @@ Rule = Callable[[Sequence[TensorInfo]], TensorInfo]
 def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -> Rule | None:
     """Return the function that joins the parts of the tensor ``key``; None if each rank has the whole tensor.
 
-    ``first`` is the part of the first of the ``ranks`` ranks. Raises FormatError if it is not known how the parts are
-    joined.
+    ``first`` is the part of the first rank; ``ranks`` is the number of ranks. Raises FormatError if it is not known how
+    the parts are joined.
     """
     if _QKV.fullmatch(key) and first.shape:
         _check_attention(key, settings, ranks)
@@ -118,7 +118,7 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 
 
 def _down(key: str, first: TensorInfo, rows: int, ranks: int) -> Rule | None:
-    """Return the function that joins a first matrix of multi-latent attention; None if each rank has the whole matrix.
+    """Return the function that joins the parts of a down-projection of multi-latent attention; None if it is not split.
 
     ``rows`` is the number of rows of the whole matrix, 0 if it is not known. ``first`` is the first rank's part. Raises
     FormatError if it is not known how the matrix is split.
@@ -164,9 +164,10 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
 
 
 def _is_thirds(key: str, settings: MegatronSettings) -> bool:
-    """Return whether the rows in the parts are in the order of version 0, which Megatron-core never wrote.
+    """Return whether each rank's part has its queries, keys and values in the order of version 0: in three thirds.
 
-    Megatron-LM takes a checkpoint that states no version for one of version 0. If its keys have later names, it is not.
+    Megatron-LM assumes version 0 if a checkpoint states no version. But Megatron-core never wrote this order, so it is
+    not assumed if the keys have names that only Megatron-core uses.
     """
     return "query_key_value" in key and settings.version == 0 and (settings.has_version or ".transformer." in f".{key}")
 
@@ -181,9 +182,10 @@ def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
 
 
 def _thirds(parts: Sequence[TensorInfo]) -> TensorInfo:
-    """Return all queries, then all keys, then all values; ``parts`` has the part of each rank, in the same order.
+    """Return a QKV matrix of version 0: all queries, then all keys, then all values.
 
-    Raises FormatError if 3 does not divide the number of rows.
+    ``parts`` has the part of each rank, which has its own queries, keys and values in the same order. Raises
+    FormatError if 3 does not divide the number of rows.
     """
     size, rest = divmod(parts[0].shape[0], 3)
     if rest:

@@ -1,4 +1,4 @@
-"""The settings of a run of Megatron, from the arguments that its checkpoints contain.
+"""Reads the settings of a run of Megatron from the arguments that its checkpoints contain.
 
 Follows ``megatron/training/arguments.py`` of Megatron-LM (core 0.4 to 0.16).
 """
@@ -66,9 +66,9 @@ def settings_of(args: Mapping[Any, Any], version: Any) -> MegatronSettings:
 
 
 def _latent(args: Mapping[Any, Any]) -> dict[str, int]:
-    """Return the number of rows of each first matrix of multi-latent attention, "q" and "kv", if the arguments have it.
+    """Return the number of rows of the down-projections "q" and "kv" of multi-latent attention, if they are known.
 
-    The rows of "kv" make the latent vector, and the part of the keys that all heads share.
+    The rows of "kv" are the latent vector, and the part of the keys that all heads share.
     """
     queries, both, rotated = (_whole(args.get(name)) for name in ("q_lora_rank", "kv_lora_rank", "qk_pos_emb_head_dim"))
     found = {"q": queries, "kv": both + rotated if both and rotated else 0}

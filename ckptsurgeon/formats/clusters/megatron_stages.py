@@ -1,4 +1,4 @@
-"""Notes on pipeline stages of Megatron that do not fit together: copies, other dtypes, layers that are missing."""
+"""Makes notes on pipeline stages of Megatron that do not fit together: copies, different dtypes, missing layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STACKS = ("decoder.layers.", "language_model.encoder.layers.", "language_model.
 
 @dataclass
 class StageNotes:
-    """Compares pipeline stages, which are given one after the other; makes notes on those that do not fit together."""
+    """Compares pipeline stages, which are given one after the other; makes notes on stages that do not fit together."""
 
     _stages: dict[tuple[object, ...], str] = field(default_factory=dict)
     _dtypes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class StageNotes:
     _others: dict[str, str] = field(default_factory=dict)
 
     def look(self, name: str, stage: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> None:
-        """Compare the tensors of a stage with the earlier stages; ``name`` is the first file of the stage."""
+        """Compare the tensors of a stage with those of earlier stages; ``name`` is the stage's first file."""
         large = {key: info for key, info in stage.items() if _LAYER.fullmatch(key) and len(info.shape) > 1}
         for key, info in large.items():
             found = _LAYER.fullmatch(key)
@@ -45,10 +45,10 @@ class StageNotes:
             self._copies.append(f"{name} has the same layers as {other}")
 
     def notes(self, layers: Mapping[str, int], number: int) -> Iterator[str]:
-        """Yield notes on copied stages, on other dtypes, and on a number of layers that is not the stated one.
+        """Yield notes on copied stages, on stages with other dtypes, and on missing or superfluous layers.
 
-        ``layers`` has the number of layers that were found in each stack, ``number`` the number in the arguments of the
-        run (0 if it is not known).
+        ``layers`` is {stack of layers: how many layers were found}; ``number`` is the number that the arguments of the
+        run give, 0 if it is not known.
         """
         if self._copies:
             text = f"{listing(self._copies, 3, where='')}: if it is a copy, the layers of its own stage are missing"

@@ -93,7 +93,7 @@ def rank_files(folder: Folder) -> RankFiles:
 
 
 def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
-    """Return the files with weights, grouped by run: {(prefix of the names, number of ranks): {rank: name}}.
+    """Return the files with weights, grouped by run: {(prefix of the file names, number of ranks): {rank: file name}}.
 
     The number of ranks is 0 if the names do not contain it.
     """
@@ -125,7 +125,7 @@ def _others(names: Sequence[str], own: set[str]) -> list[str]:
 
 
 def _said(folder: Folder) -> int:
-    """Return the number of ranks in the folder's ``fsdp_config.json``; 0 if there is none."""
+    """Return the number of ranks that the folder's ``fsdp_config.json`` gives; 0 if there is no such file or number."""
     with suppress(CheckpointError, ValueError):
         file = folder.file(_CONFIG)
         try:

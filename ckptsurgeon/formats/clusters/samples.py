@@ -16,7 +16,10 @@ SAMPLED, BYTES = 16, 512
 
 
 def sample_of(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> tuple[object, ...]:
-    """Return bytes from the middle of some tensors, with the keys; () if each tensor's bytes repeat one value."""
+    """Return some bytes of some tensors with their keys, to compare files; () if each tensor repeats one value.
+
+    The bytes are from the middle of each tensor.
+    """
     found = []
     varied = False
     for key in list(tensors)[:: len(tensors) // SAMPLED + 1]:

@@ -43,7 +43,7 @@ def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: I
 
 
 def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Sequence[StateFile]) -> Iterator[str]:
-    """Yield a note if weights, when rounded, differ from the weights in the model states ``model``.
+    """Yield a note if the weights, rounded, differ from the weights in the model states ``model``.
 
     ``weights`` are the weights in the files ``fp32.pt``; ``opened`` are all open files.
     """
@@ -62,7 +62,10 @@ def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Se
 
 
 def listed(trees: Sequence[Any], names: Sequence[str] = LISTS) -> Iterator[str]:
-    """Yield the keys in the entries ``names`` of the model states ``trees``: dicts of keys, keys, or lists of these."""
+    """Yield the parameter names that the model states ``trees`` list in their entries ``names``.
+
+    Such an entry may be a dict by name, a name, or a list of these.
+    """
     for tree in trees:
         for name in names if isinstance(tree, Mapping) else ():
             found = tree.get(name)

@@ -19,7 +19,7 @@ from ..torch.zero import StateFile
 __all__ = ["optimizer_step_notes", "parameter_step_notes"]
 
 COMPARED = 1024
-"""Of at most how many parameters of a universal checkpoint the steps are compared."""
+"""The steps of at most this many parameters of a universal checkpoint are compared."""
 _STATES = ("optimizer_state_dict", "base_optimizer_state")
 _CODES = {"float32": "<f", "float64": "<d", "int64": "<q", "int32": "<i"}
 
@@ -27,7 +27,7 @@ _CODES = {"float32": "<f", "float64": "<d", "int64": "<q", "int32": "<i"}
 def optimizer_step_notes(
     optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if the optimizer states of the ranks, ``states``, are of different steps."""
+    """Yield a note if the optimizer states of the ranks, ``states``, were saved at different steps."""
     found: dict[float, str] = {}
     for one, state in zip(optimizers, states, strict=True):
         step = next(_steps(state, handles), None)
@@ -43,7 +43,7 @@ def parameter_step_notes(folder: Folder, zero: str, parameters: Sequence[str], d
     """Yield a note if the files ``step.pt`` of a universal checkpoint contradict each other, or the model states.
 
     ``zero`` is the path of the folder with a subfolder for each of ``parameters``; ``done`` is the number of steps in
-    the model states. An optimizer may have taken fewer steps, if a run began with a new one, but not more.
+    the model states. The optimizer may have taken fewer steps than the model, if it was created later, but not more.
     """
     found: dict[float, str] = {}
     for key in parameters[:: len(parameters) // COMPARED + 1]:

@@ -110,9 +110,10 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether the pattern ``text`` is simple: the time to match it is proportional to the length of the name.
+    """Return whether the regular expression ``text`` is so simple that matching it cannot take long.
 
-    At most one part of a simple pattern may match text of any length.
+    In a simple expression, at most one part may match text of any length. So the time is proportional to the length of
+    the name.
     """
     return text.count("+") + text.count("*") <= 1 and _PLAIN.fullmatch(text) is not None
 

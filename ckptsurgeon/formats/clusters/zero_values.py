@@ -70,7 +70,7 @@ def _compared(
     module: Mapping[Any, Any],
     handles: Mapping[str, File],
 ) -> Iterator[tuple[int, str]]:
-    """Yield (rank, key) for each compared place of a rank's vector that has other values than the module.
+    """Yield (rank, key) for each compared sample whose values in the rank's vector differ from those in ``module``.
 
     ``flats`` are the vectors of the ranks, one after the other; ``begins`` is where each parameter that can be compared
     begins in them.
@@ -108,7 +108,10 @@ def _numel(info: Any) -> int:
 
 
 def _raw(info: TensorInfo, at: int, number: int, handles: Mapping[str, File]) -> bytes:
-    """Return the bytes of ``number`` values from the value ``at`` on; b"" if they cannot be read, or not quickly."""
+    """Return the bytes of ``number`` values of a tensor from the index ``at`` on.
+
+    Returns b"" if they cannot be read, or cannot be read quickly.
+    """
     file = handles.get(info.storage.file) if info.storage is not None and info.is_plain else None
     if file is None or info.storage is None or not is_local(file):
         return b""
@@ -116,7 +119,7 @@ def _raw(info: TensorInfo, at: int, number: int, handles: Mapping[str, File]) ->
 
 
 def _is_rounded(values: bytes, rounded: bytes, dtype: str) -> bool:
-    """Return whether float32 values, rounded to ``dtype``, have the bytes ``rounded``; NaN is like any other NaN."""
+    """Return whether ``values`` (float32), rounded to ``dtype``, have the bytes ``rounded``; all NaN count as equal."""
     number = len(values) // 4
     if dtype == "bfloat16":
         bits, wanted = struct.unpack(f"<{number}I", values), struct.unpack(f"<{number}H", rounded)

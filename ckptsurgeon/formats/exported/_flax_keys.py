@@ -1,4 +1,4 @@
-"""Names the arrays of the nested dicts that JAX's frameworks save: the keys of an array, joined by dots."""
+"""Names the arrays in the nested dicts that JAX's frameworks save: the keys that lead to an array, joined by dots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _PARAMETERS = ("params", "target")
 
 
 def dotted_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {part of a training state: its values by dotted keys}; for parameters alone, {dotted key: value}."""
+    """Return {part of a training state: {dotted key: value}}; for parameters alone, {dotted key: value}.
+
+    Parts are, for example, the parameters and the state of the optimizer.
+    """
     if not any(isinstance(tree.get(name), dict) for name in _PARAMETERS):
         return dotted(tree)
     return {key: dotted(one) if isinstance(one, dict) else one for key, one in tree.items()}

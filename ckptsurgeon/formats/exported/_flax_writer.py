@@ -1,8 +1,8 @@
 """Lays out Flax's msgpack files: nested dicts, with an extension of type 1 for each array.
 
-Follows ``flax/serialization.py`` (``msgpack_serialize``) and https://github.com/msgpack/msgpack/blob/master/spec.md:
-the bytes after the recipe are those that Flax writes for the same arrays. Flax splits arrays over 1 GB into chunks when
-it writes, but also reads larger ones.
+Follows ``flax/serialization.py`` (``msgpack_serialize``) and https://github.com/msgpack/msgpack/blob/master/spec.md.
+Flax would write the same bytes for the same arrays, except for ckpt's recipe at the beginning. Flax splits arrays over
+1 GB into chunks when it writes, but also reads larger ones.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class FlaxWriter:
 
 
 class _FlaxLayout:
-    """The layout of a file: the recipe is its first entry, then follow the arrays."""
+    """The layout of a file: its first entry is the recipe; the arrays follow."""
 
     def __init__(self, tree: Nested, recipe: Sequence[str]) -> None:
         self._entries = len(tree)
@@ -113,7 +113,7 @@ def _values(tree: Nested) -> int:
 
 
 def _append(tree: Nested, pieces: list[bytearray]) -> None:
-    """Append the bytes of the entries of a dict; after each array, a new piece begins."""
+    """Append the bytes of a dict's entries to ``pieces``; the bytes after each array are a new piece."""
     for name, one in tree.items():
         pieces[-1] += _text(name)
         if isinstance(one, dict):

@@ -22,7 +22,7 @@ _LARGE = 1 << 10
 
 @dataclass
 class OnnxTensor:
-    """A ``TensorProto`` as it is read; ``places`` maps the number of a field to the ranges of its bytes in the file."""
+    """A ``TensorProto`` as it is read; ``places`` is {number of a field: ranges of its bytes in the file}."""
 
     name: str = ""
     dtype: int = 0
@@ -77,7 +77,7 @@ def onnx_model(messages: Messages) -> OnnxModel:
 
 
 def _pair(messages: Messages, of: Field) -> tuple[str, str]:
-    """Return fields 1 and 2 of the message ``of``, such as key and value, as texts; an integer is written in digits."""
+    """Return the fields 1 and 2 of the message ``of`` (such as key and value) as texts; the integer 5 becomes "5"."""
     found = {1: "", 2: ""}
     for one in messages.fields(of.begin, of.end):
         if one.number in found:

@@ -19,7 +19,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class _ComponentLayout:
-    """The layout of one file of a component. Keys in the file lack the component's name; keys in ``slots`` have it."""
+    """The layout of one file of a component.
+
+    Keys in the file lack the component's name: ``conv_in.weight``. Keys in ``slots`` have it: ``unet.conv_in.weight``.
+    """
 
     def __init__(self, layout: OutputLayout, component: str) -> None:
         self._layout = layout

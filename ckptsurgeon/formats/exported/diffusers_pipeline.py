@@ -108,7 +108,10 @@ def component_folder(folder: Folder, component: str) -> Folder | None:
 
 
 def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:
-    """Return one digest for all components; if ckptsurgeon wrote the folder, the digest that its recipe contains."""
+    """Return one digest for the bytes outside the tensors of all components.
+
+    If ckptsurgeon wrote the folder, the digest in its recipe is returned.
+    """
     if folder_recipe(folder) is None:
         return folder_digest({component: header.frame() for component, header in parts.items()})
     return folder_frame(
@@ -117,7 +120,7 @@ def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:
 
 
 def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
-    """Return {component: the file to read} of all components with weights, and the other subfolders with weights.
+    """Return {component: the file to read} for all components with weights, and other subfolders that have weights.
 
     The index of the pipeline does not list these other subfolders. Raises FormatError if it is not clear which file of
     a component to read, or if there are too many subfolders.
@@ -139,7 +142,7 @@ def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
 
 
 def _lost(folder: Folder, found: Collection[str]) -> Iterator[Note]:
-    """Yield a note on each component of the index that has no weights in the folder, although it should have some.
+    """Yield a note on each component of the index that should have weights, but has none in the folder.
 
     ``found`` are the components with weights. An entry of null is a component that the pipeline does without.
     """
@@ -157,7 +160,7 @@ def _lost(folder: Folder, found: Collection[str]) -> Iterator[Note]:
 
 
 def _is_component(entry: object) -> bool:
-    """Return whether an entry of the index is a library and a class; other lists are settings of the pipeline."""
+    """Return whether an entry of the index is a component, [library, class]; other lists are settings."""
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(one, str) for one in entry):
         return False
     return bool(entry[1].isidentifier() and entry[1][0].isupper())
@@ -168,7 +171,7 @@ def _has_weights(names: Sequence[str]) -> bool:
 
 
 def _lacks_weights(names: Collection[str]) -> bool:
-    """Return whether a network's folder with the files ``names`` has no weights, not even for Flax or ONNX."""
+    """Return whether the folder of a network has no weights, not even for Flax or ONNX; ``names`` are its files."""
     return CONFIG in names and not any(map(is_exported, names))
 
 
@@ -200,7 +203,7 @@ def _handles(parts: Mapping[str, Header]) -> dict[str, File]:
 
 
 def _metadata(parts: Mapping[str, Header]) -> dict[str, str]:
-    """Return the metadata of all components ``parts``, without entries that differ between two of them."""
+    """Return the metadata of all components; an entry is left out if two components have different values for it."""
     entries = [entry for header in parts.values() for entry in header.metadata.items()]
     return {key: value for key, value in entries if all(key != other or value == one for other, one in entries)}
 

@@ -1,9 +1,9 @@
-"""Reads and writes the msgpack files of Flax (``flax_model.msgpack``): nested dicts with arrays, each in one piece.
+"""Reads and writes the msgpack files of Flax (``flax_model.msgpack``): nested dicts with arrays.
 
 Follows ``flax/serialization.py`` (``msgpack_serialize``) and https://github.com/msgpack/msgpack/blob/master/spec.md. An
 array is an extension of type 1: its shape, the name of its dtype and its bytes, as msgpack. An array over 1 GB is a
-dict of chunks. The names in nested dicts are joined by dots, as in ``encoder.layer.0.kernel``. No object is made:
-extensions of other types are only named.
+dict of chunks, but files are written without chunks. The names in nested dicts are joined by dots, as in
+``encoder.layer.0.kernel``. No object of Python is built from an extension of another type: only its type is reported.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class _Reader:
             raise FormatError("a string is not UTF-8.", rule="msgpack text") from None
 
     def _item(self, at: int, end: int) -> _Item:
-        """Return the description of the value at an offset; its content ends at ``end`` at the latest.
+        """Return the kind and the size of the value at the offset ``at``; its content ends at ``end`` at the latest.
 
         Raises FormatError if it is truncated, UnsafeError if the file has too many values.
         """
@@ -241,7 +241,7 @@ class _Reader:
 
 
 def _described(head: bytes, at: int) -> _Item:
-    """Return the description of the value that begins with ``head`` at the offset ``at``.
+    """Return the kind and the size of the value at the offset ``at``, whose first bytes are ``head``.
 
     Raises FormatError if it is not valid.
     """
@@ -275,7 +275,7 @@ def _described(head: bytes, at: int) -> _Item:
 
 
 def _joined(found: Mapping[str, Any]) -> TensorInfo:
-    """Return the array that the map ``found`` describes by its ``shape`` and, in ``chunks``, its elements in order.
+    """Return the array that the map ``found`` describes: its shape is in ``shape``, its elements are in ``chunks``.
 
     Raises FormatError if the chunks do not make up an array of this shape.
     """

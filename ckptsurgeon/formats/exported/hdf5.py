@@ -1,8 +1,8 @@
-"""Reads HDF5 files: the weights of Keras (``.h5``, ``.weights.h5``), and any datasets of numbers; writes datasets.
+"""Reads HDF5 files: the weights of Keras (``.h5``, ``.weights.h5``), and any datasets of numbers; also writes HDF5.
 
 HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. A key is the
-path of a dataset, such as ``layers/dense/vars/0``. Values that are contiguous in the file are read there; those in
-chunks are put together when needed. Links to other files are refused.
+path of a dataset, such as ``layers/dense/vars/0``. If the values of a dataset are contiguous in the file, they are read
+there. If they are in chunks, the chunks are joined when the values are needed. Links to other files are refused.
 """
 
 from __future__ import annotations

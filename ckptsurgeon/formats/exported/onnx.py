@@ -43,7 +43,7 @@ class _Onnx:
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header of the model; raises FormatError or UnsafeError if the model breaks a rule of the format.
 
-        Tensors whose values are in other files must be in the folder of the model, or below it.
+        Other files with values must be in the folder of the model or its subfolders.
         """
         assert isinstance(source, File)
         with naming(source), ExitStack() as stack:

@@ -28,7 +28,7 @@ class _Orbax:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether this is a folder with the files of Orbax, or a folder with one such folder for each step."""
+        """Return whether a folder has the files of Orbax, or has subfolders for steps that have these files."""
         if not isinstance(source, Folder):
             return False
         from ..orbax.items import is_checkpoint  # eight modules, which other formats do not need

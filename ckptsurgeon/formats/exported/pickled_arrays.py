@@ -104,7 +104,7 @@ def _rest(file: File, end: int) -> list[str]:
 
 
 def _joined(tree: Any, name: str) -> Any:
-    """Return the tree with the keys of nested dicts and lists joined; a single array becomes ``{name: array}``."""
+    """Return ``tree`` with the keys of nested dicts and lists joined; a single array becomes {``name``: array}."""
     if isinstance(tree, TensorInfo):
         return {name: tree}
     if not isinstance(tree, (dict, list, tuple)):
@@ -126,7 +126,7 @@ def _has_texts(tree: Any) -> bool:
 
 
 class _Arrays:
-    """Makes a ``TensorInfo`` of each array in the pickle ``file``; ``made`` is their number so far.
+    """Makes a ``TensorInfo`` of each array in the pickle ``file``; ``made`` is the number of arrays so far.
 
     ``within`` is the value of ``Storage.file`` for this file. ``paddle`` is true if the file is known to be of
     PaddlePaddle.
@@ -143,9 +143,9 @@ class _Arrays:
         self._last = _Decoded()
 
     def handles(self) -> dict[str, File]:
-        """Return the files that hold the bytes of arrays, by the name that ``Storage.file`` has for each.
+        """Return {name in ``Storage.file``: file} for the files that hold the bytes of arrays.
 
-        These are the file itself and, in memory, the values that the pickle stores as text.
+        These are the pickle itself and, in memory, the arrays that the pickle stores as text.
         """
         found: dict[str, File] = {self._within: self._file}
         if self._segments:
@@ -164,7 +164,7 @@ class _Arrays:
         return [*notes, PADDLE_NOTE] if self.paddle else notes
 
     def converted(self, tree: Any) -> Any:
-        """Return the tree with a TensorInfo for each array; dicts and lists are changed in place.
+        """Return ``tree`` with a TensorInfo in place of each array; dicts and lists are changed in place.
 
         An array that occurs several times becomes the same TensorInfo each time. Long strings become stand-ins.
         """
@@ -251,7 +251,10 @@ class _Bytes:
 
 
 class _Decoded:
-    """The array whose text was decoded last, and its bytes: readers ask for one array in several pieces."""
+    """A cache of one array: the text that was decoded last, and its bytes.
+
+    Readers ask for one array in several pieces, so its text would otherwise be decoded several times.
+    """
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -260,7 +263,7 @@ class _Decoded:
 
 
 class _Text:
-    """The bytes of an array that are stored as text. They are decoded when they are read, and kept in ``last``."""
+    """The bytes of an array that the pickle stores as text; decoded when they are read, and cached in ``last``."""
 
     def __init__(self, file: File, placed: PlacedBytes, nbytes: int, last: _Decoded) -> None:
         self.nbytes = nbytes

@@ -55,7 +55,10 @@ _HEADER = 1 << 10
 
 
 class _Start(NamedTuple):
-    """The content of a file before its tensors: the metadata, the version of the quantised types, the first offset."""
+    """The content of a file before its tensors: ``metadata``, and ``version``, the version of the quantised types.
+
+    ``tokens`` is the number of tokens, and ``end`` the offset at which the tensors begin.
+    """
 
     metadata: dict[str, str]
     version: int
@@ -126,7 +129,7 @@ _ROWS = {
 
 
 def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield notes on hyper-parameters that the tensors contradict, as in a file that was cut between two tensors."""
+    """Yield notes on hyper-parameters that contradict the tensors, as in a file that was cut between two tensors."""
     layers = [int(metadata[f"n_{side}_layer"]) for side in ("audio", "text")]
     wanted = _TENSORS + _IN_ENCODER_LAYER * layers[0] + _IN_DECODER_LAYER * layers[1]
     if len(tree) != wanted:
@@ -144,7 +147,7 @@ def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> 
 
 
 def _start(file: File) -> _Start:
-    """Return the content before the tensors; raises FormatError or UnsafeError if it breaks a rule."""
+    """Return the content of a file before its tensors; raises FormatError or UnsafeError if it breaks a rule."""
     if file.size < _FIXED:
         raise cut_short("its hyper-parameters")
     head = file.read(0, _FIXED)
@@ -168,7 +171,7 @@ def _start(file: File) -> _Start:
 
 
 def _past_tokens(file: File, begin: int) -> tuple[int, int]:
-    """Return the number of tokens, and the offset after the last token; ``begin`` is the offset of that number.
+    """Return the number of tokens, and the offset after the last token; the number is stored at ``begin``.
 
     Raises FormatError if the file is truncated, UnsafeError if the tokens are too many or too long.
     """

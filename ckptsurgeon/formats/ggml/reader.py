@@ -27,7 +27,10 @@ _ENTRY_BYTES = 13
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The header of a file: tensors, position of each metadata entry, short entries as text, SHA-256 of the header."""
+    """The header of a file: ``tensors``, where each metadata entry is ``stored``, and the ``metadata`` as text.
+
+    Only short entries are in ``metadata``. ``sha256`` is the SHA-256 of the header's bytes.
+    """
 
     file: File
     tensors: Mapping[str, TensorInfo]
@@ -82,7 +85,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
 
 
 def _name(cursor: Cursor, what: str) -> str:
-    """Read and return the next string, the name of ``what`` (a phrase for messages).
+    """Read the next string, which is the name of ``what`` (such as "a tensor", for messages), and return it.
 
     Raises FormatError if it is too long or not UTF-8.
     """
@@ -98,10 +101,10 @@ def _name(cursor: Cursor, what: str) -> str:
 
 
 def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
-    """Return two mappings by key: the position of each of ``number`` metadata entries, and the short values as text.
+    """Return {key: its position} for the next ``number`` metadata entries, and {key: text} for those with short values.
 
-    Numbers are always among the short values: ``general.alignment`` and ``split.count`` say how to read the file.
-    Raises FormatError if an entry is not valid.
+    All numbers are in the second dict: ``general.alignment`` and ``split.count`` say how to read the file. Raises
+    FormatError if an entry is not valid.
     """
     stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
     for place in range(number):
@@ -153,7 +156,7 @@ def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, .
 def _placed(
     infos: list[tuple[str, str, tuple[int, ...], int]], storage: Storage, alignment: int
 ) -> dict[str, TensorInfo]:
-    """Return the tensors; raises FormatError if a tensor is not aligned, overlaps another, or exceeds the file."""
+    """Return {key: tensor}; raises FormatError if a tensor is not aligned, overlaps another, or exceeds the file."""
     found: dict[str, TensorInfo] = {}
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     for key, dtype, shape, offset in infos:

@@ -1,4 +1,4 @@
-"""The types of tensors in files of ggml (GGUF, whisper.cpp), by the number that stands for the type in a file."""
+"""Maps the numbers that files of ggml (GGUF, whisper.cpp) store for the types of tensors to dtypes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ assert set(BLOCKS) <= set(NUMBERS)
 
 
 def tensor_dtype(key: str, number: int) -> str:
-    """Return the dtype of the tensor ``key``, whose type a file stores as ``number``; raises FormatError if unknown."""
+    """Return the dtype of the tensor ``key``, for which a file stores ``number``; raises FormatError if unknown."""
     if number in TYPES:
         return TYPES[number]
     known = (
@@ -41,7 +41,10 @@ def tensor_dtype(key: str, number: int) -> str:
 
 
 def stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return ``shape``, or for a quantised dtype the shape in bytes; raises FormatError if the shape is invalid."""
+    """Return the shape in which a tensor is described: for a quantised ``dtype``, its last dimension counts bytes.
+
+    For other dtypes, it is ``shape``. Raises FormatError if the shape is invalid.
+    """
     if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
         raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
     block = DTYPES[dtype].block

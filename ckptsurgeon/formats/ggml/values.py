@@ -111,7 +111,7 @@ def _array(cursor: Cursor) -> tuple[int, str, str | None]:
 
 
 def text(kind: int, value: Any) -> str:
-    """Return a value of the type ``kind`` as text.
+    """Return a value as text; ``kind`` is the number of its type.
 
     A 32-bit float gets only as many digits as are needed to read the same float back.
     """
@@ -131,7 +131,10 @@ def _single(said: str) -> float:
 
 
 def packed(kind: int, value: Any) -> bytes:
-    """Return the bytes of a value, not an array, of the type ``kind``; raises ``struct.error`` if it does not fit."""
+    """Return the bytes of a value that is not an array; ``kind`` is the number of its type.
+
+    Raises ``struct.error`` if the value does not fit the type.
+    """
     if kind == TEXT:
         data = value if isinstance(value, bytes) else value.encode()
         return struct.pack("<Q", len(data)) + data
@@ -139,7 +142,7 @@ def packed(kind: int, value: Any) -> bytes:
 
 
 def array(kind: int, values: Sequence[Any]) -> bytes:
-    """Return the bytes of an array whose items have the type ``kind``."""
+    """Return the bytes of an array; ``kind`` is the number of its items' type."""
     head = struct.pack("<IQ", kind, len(values))
     if kind == TEXT:
         return head + b"".join(packed(TEXT, value) for value in values)
@@ -149,7 +152,7 @@ def array(kind: int, values: Sequence[Any]) -> bytes:
 def texts_in(raw: bytes) -> list[str]:
     """Return the strings of an array of strings; [] for an array of other values.
 
-    ``raw`` has the bytes of the array, as the function ``array`` returns them.
+    ``raw`` has the stored bytes of the array, as the function ``array`` returns them.
     """
     kind, number = struct.unpack_from("<IQ", raw)
     found, place = list[str](), 12
@@ -161,7 +164,10 @@ def texts_in(raw: bytes) -> list[str]:
 
 
 def parsed(key: str, said: str, kind: int) -> bytes:
-    """Return the bytes of a value that a user wrote as ``said``; raises ConfigError if it is not of type ``kind``."""
+    """Return the bytes of the value ``said``, a text that a user wrote for ``key``; ``kind`` is the number of its type.
+
+    Raises ConfigError if the text is not a value of this type.
+    """
     try:
         if kind == TEXT:
             return packed(TEXT, said)
@@ -184,7 +190,7 @@ _OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w
 
 
 def kind_of(key: str, said: str) -> int:
-    """Return the type of a new metadata entry whose value a user wrote as ``said``.
+    """Return the number of the type of a new metadata entry, for the value ``said``, which a user wrote.
 
     For example, ``5`` is a number, unless ``key`` is one whose values are always strings, such as ``general.version``.
     """

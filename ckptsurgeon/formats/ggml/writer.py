@@ -80,7 +80,7 @@ class _GgufLayout:
         yield self._infos
 
     def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) of everything but the tensors: the header, and the padding after each tensor."""
+        """Yield (offset, bytes) of all bytes outside the tensors: the header, and the padding after each tensor."""
         at = 0
         for part in chain(self._head(recipe), [self._padding]):
             yield at, part

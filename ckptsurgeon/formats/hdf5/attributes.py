@@ -19,7 +19,10 @@ _STRING, _VARIABLE = 3, 9
 def texts_of(
     blocks: BlockReader, heap: GlobalHeap, messages: Sequence[HeaderMessage], long: list[str]
 ) -> dict[str, str]:
-    """Return the attributes of an object that are single short texts; the names of long texts are added to ``long``."""
+    """Return {name: text} for the attributes of an object that are single short texts.
+
+    The names of attributes that are too long are added to ``long``.
+    """
     found: dict[str, str] = {}
     for message in messages:
         if message.kind == ATTRIBUTE and not message.shared:
@@ -32,7 +35,10 @@ def texts_of(
 
 
 def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -> bool:
-    """Return whether an object has attributes in a heap (if they are many or long); these attributes are not read."""
+    """Return whether an object stores its attributes in a heap, as it does if they are many or long.
+
+    Such attributes are not read.
+    """
     info = one_of(messages, ATTRIBUTES)
     if info is None:
         return False
@@ -43,7 +49,7 @@ def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -
 
 
 def _text(blocks: BlockReader, heap: GlobalHeap, fields: Fields) -> Iterator[tuple[str, str | None]]:
-    """Yield (name, text) for an attribute that is a single text, (name, None) if it is too long; nothing for others.
+    """Yield (name, text) if an attribute is a single text, or (name, None) if the text is too long; else nothing.
 
     Raises FormatError if the attribute is not valid.
     """

@@ -1,4 +1,4 @@
-"""Reads blocks of an HDF5 file's metadata; refuses blocks beyond its end, blocks read before, and too many bytes.
+"""Reads blocks of metadata in an HDF5 file; refuses a block beyond its end or read before, and too many bytes.
 
 HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. Addresses count
 from the superblock, which may follow a user block.
@@ -19,17 +19,20 @@ _PAGES = 64
 
 
 def cut_short(what: str) -> FormatError:
-    """Return the error for ``what``, a part of the file that reaches beyond the end of the file."""
+    """Return the error for a part of the file, ``what``, that reaches beyond the end of the file."""
     return FormatError(f"the file is truncated or damaged: {what} reaches beyond its end.", rule="cut short")
 
 
 def malformed(what: str, why: str) -> FormatError:
-    """Return the error for ``what``, a part of the file that breaks a rule of the format; ``why`` is the reason."""
+    """Return the error for a part of the file, ``what``, that breaks a rule of the format; ``why`` is the reason."""
     return FormatError(f"the HDF5 file is damaged: {what} {why}.", rule="hdf5")
 
 
 class Fields:
-    """The bytes of one block, read from front to back; ``what`` is its name in messages, ``at`` the position."""
+    """The bytes of one block, read from front to back; ``what`` is the block's name in messages.
+
+    ``at`` is the number of bytes that were read.
+    """
 
     __slots__ = ("at", "data", "what")
 
@@ -38,7 +41,7 @@ class Fields:
 
     @property
     def left(self) -> int:
-        """The number of bytes after the position."""
+        """The number of bytes that are left to read."""
         return len(self.data) - self.at
 
     def take(self, nbytes: int) -> bytes:
@@ -73,7 +76,7 @@ class BlockReader:
 
     @property
     def undefined(self) -> int:
-        """The value that means "no address"."""
+        """The number that a file stores in place of an address if there is none: all bits are set."""
         return (1 << 8 * self.offset_size) - 1
 
     def peek(self, address: int, nbytes: int, what: str) -> bytes:
@@ -106,9 +109,9 @@ class BlockReader:
         return page
 
     def block(self, address: int, nbytes: int, what: str, magic: bytes = b"") -> Fields:
-        """Return the content of a block after its ``magic`` bytes; raises FormatError if the block was read before.
+        """Return the bytes of a block after its ``magic`` bytes; raises FormatError if the block was read before.
 
-        So blocks that refer to each other in a circle are an error.
+        So it is an error if blocks refer to each other in a circle.
         """
         if address in self._begun:
             raise malformed(what, "is at the address of another part, or refers to itself")
@@ -141,7 +144,7 @@ class BlockReader:
             raise FormatError(f"the HDF5 file is damaged: {what} does not match its checksum.", rule="hdf5 checksum")
 
     def spend_chunks(self, number: int) -> None:
-        """Count chunks that are looked up; raises UnsafeError if there are too many in all datasets together."""
+        """Count ``number`` more chunks of a dataset; raises UnsafeError if all datasets together have too many."""
         self._chunks -= number
         if self._chunks < 0:
             raise UnsafeError(f"the datasets have more than {limits.HDF5_CHUNKS:,} chunks.", rule="hdf5 chunks")

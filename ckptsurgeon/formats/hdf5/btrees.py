@@ -1,4 +1,4 @@
-"""Reads the two kinds of B-trees (specification, III.A): the leaves of version 1, and the records of version 2."""
+"""Reads the two kinds of B-trees (specification, III.A): the entries of version 1, and the records of version 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP, CHUNKS = 0, 1
 
 
 class Leaf(NamedTuple):
-    """An entry of a tree of version 1: the key before a child, the child's address, and the key after it."""
+    """An entry of a B-tree of version 1: ``key`` is before the child, ``child`` its address, ``after`` the next key."""
 
     key: bytes
     child: int
@@ -55,7 +55,7 @@ class Records(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """The limits of one level of a tree of version 2.
+    """The limits of the nodes on one level of a tree of version 2.
 
     ``most`` is the largest number of records in a node. ``below`` is the largest number of records in a node and all
     nodes below it. For each child, a parent node stores the number of records in the child and all nodes below it; this
@@ -70,7 +70,8 @@ class _Level(NamedTuple):
 def records_of(blocks: BlockReader, address: int, wanted: int) -> tuple[Records, Iterator[bytes]]:
     """Return the layout of records in a tree of version 2, and an iterator over its records, in no particular order.
 
-    Raises FormatError if its kind is neither ``wanted`` nor ``wanted + 1``: trees of chunks have two kinds.
+    ``wanted`` is the kind of a tree. Trees of chunks have two kinds: raises FormatError if the kind of the tree is
+    neither ``wanted`` nor ``wanted + 1``.
     """
     what = "the header of a B-tree"
     fields = blocks.checked(address, 22 + blocks.offset_size + blocks.length_size, what, b"BTHD")

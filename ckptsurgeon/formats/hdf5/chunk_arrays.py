@@ -68,7 +68,7 @@ class _Bits(NamedTuple):
 
 
 class _Wanted:
-    """The chunks to look up, as (index in the array, place in the grid) in ascending order.
+    """The chunks that are looked up, as (index in the array, place in the grid) in ascending order.
 
     Each call of ``below`` returns the next chunks, up to a given index.
     """
@@ -92,7 +92,7 @@ class _Wanted:
 def _picked(
     blocks: BlockReader, elements: _Elements, data: bytes, first: int, wanted: Iterable[tuple[int, Place]]
 ) -> Found:
-    """Yield the chunks of ``wanted`` that are stored; ``data`` has a run of elements with all these chunks.
+    """Yield those chunks of ``wanted`` that are stored; all of them have an element in ``data``, a run of elements.
 
     ``first`` is the index in the array of the first element in ``data``.
     """
@@ -129,7 +129,7 @@ def _in_pages(
 
 
 def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
-    """Yield the chunks in a fixed array.
+    """Yield the chunks in a fixed array that are stored, each with its place in the grid.
 
     ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
     bytes of a chunk without filters. Raises FormatError if the array is not valid.
@@ -177,8 +177,9 @@ class _Extensible(NamedTuple):
 
 
 def in_extensible_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
-    """Yield the chunks in an extensible array, which has an index block, blocks, and super blocks of blocks.
+    """Yield the chunks in an extensible array that are stored, each with its place in the grid.
 
+    An extensible array has an index block, blocks of elements, and super blocks, which have the addresses of blocks.
     ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
     bytes of a chunk without filters. Raises FormatError if the array is not valid.
     """

@@ -81,7 +81,7 @@ def _listed(
 
 
 def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Sequence[int]], int]:
-    """Return a function that returns the index of a chunk in an array, given its place in the grid of chunks.
+    """Return a function that maps a chunk's place in the grid of chunks to its index in an array.
 
     ``sides`` has the largest number of chunks in each dimension. The unlimited dimension varies slowest.
     """
@@ -98,7 +98,7 @@ def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Se
 
 
 def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
-    """Yield the chunks in a B-tree of version 1; a key has the index of the chunk's first element in each dimension.
+    """Yield the chunks in a B-tree of version 1, which stores the index of a chunk's first element in each dimension.
 
     Raises FormatError if the tree is not valid.
     """
@@ -113,7 +113,7 @@ def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
 
 
 def _of_records(blocks: BlockReader, address: int, rank: int, whole: int) -> Found:
-    """Yield the chunks in a B-tree of version 2; a record has the indices of the chunk in the grid of chunks.
+    """Yield the chunks in a B-tree of version 2, which stores the place of a chunk in the grid of chunks.
 
     ``rank`` is the number of dimensions, ``whole`` the size in bytes of a chunk without filters. Raises FormatError if
     the tree is not valid.

@@ -34,10 +34,10 @@ def read_content(file: File, within: str) -> HdfContent:
 
 
 class HdfContent:
-    """Walks through the groups of a file.
+    """Reads the content of an HDF5 file: walks through its groups.
 
-    ``tree`` has the datasets by their paths; an object with several hard links has several paths. ``metadata`` has the
-    texts in the attributes of the root group. ``recipe`` is the range (begin, end) of the recipe, or None.
+    ``tree`` is {path: dataset}; an object with several hard links has several paths. ``metadata`` has the texts in the
+    attributes of the root group. ``recipe`` is the range (begin, end) of the recipe in the file, or None.
     """
 
     def __init__(self, blocks: BlockReader, within: str) -> None:
@@ -66,7 +66,7 @@ class HdfContent:
 
     @property
     def payload(self) -> list[tuple[int, int]]:
-        """The ranges of bytes (begin, end) that contain values, sorted."""
+        """The ranges of bytes (begin, end) of the file that contain values of tensors, sorted."""
         return sorted(self.datasets.values)
 
     def _object(self, address: int) -> list[HeaderMessage]:

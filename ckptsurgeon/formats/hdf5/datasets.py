@@ -44,7 +44,7 @@ class _Dataset:
 
 
 class DatasetReader:
-    """Makes the headers of tensors from the headers of datasets.
+    """Converts the headers of datasets to headers of tensors.
 
     ``within`` is the name of the file in ``Storage.file``. ``values`` has the ranges of the file that contain values.
     """
@@ -57,9 +57,9 @@ class DatasetReader:
         self._bands = BandCache()
 
     def handles(self) -> Mapping[str, File]:
-        """Return the open files, by the name that ``Storage.file`` has for each.
+        """Return {name in ``Storage.file``: open file}.
 
-        These are the HDF5 file and, for values that are not contiguous in it, a file in memory.
+        These are the HDF5 file and a file in memory, with the values that are not contiguous in the HDF5 file.
         """
         found: dict[str, File] = {self._within: self._blocks.file}
         if self._segments:
@@ -71,9 +71,9 @@ class DatasetReader:
         return f"{self._within} (chunks)"
 
     def read(self, name: str, messages: Sequence[HeaderMessage], texts: Mapping[str, str]) -> TensorInfo | OpaqueResult:
-        """Return the header of a dataset; a stand-in if it is empty, has strings, or its type is stored elsewhere.
+        """Return the header of a dataset; a stand-in if it is empty or has strings, or if its type is stored elsewhere.
 
-        ``texts`` has its attributes. Raises FormatError or UnsafeError if the dataset is not valid.
+        ``texts`` has the attributes of the dataset. Raises FormatError or UnsafeError if the dataset is not valid.
         """
         kind, space, layout = (one_of(messages, one) for one in (TYPE, SPACE, CONTIGUITY))
         if kind is None or space is None or layout is None:
@@ -94,10 +94,9 @@ class DatasetReader:
         return TensorInfo(found.dtype, dataset.shape, storage, opaque=unread)
 
     def text_range(self, name: str, messages: Sequence[HeaderMessage]) -> tuple[int, int]:
-        """Return the byte range (begin, end) in the file of the recipe that a dataset contains.
+        """Return the byte range (begin, end) in the file of the text that a dataset contains, such as a recipe.
 
-        A recipe is a text of fixed length, whose bytes are contiguous in the file. Raises FormatError for any other
-        dataset.
+        The text must have a fixed length, and its bytes must be contiguous in the file: raises FormatError otherwise.
         """
         kind, layout = (one_of(messages, one) for one in (TYPE, CONTIGUITY))
         if kind is not None and layout is not None and not kind.shared:
@@ -111,7 +110,7 @@ class DatasetReader:
         )
 
     def _storage(self, one: _Dataset) -> tuple[Storage | None, str]:
-        """Return (storage of a dataset, ''); (None, the reason) if its values cannot be read.
+        """Return (storage of a dataset, ''), or (None, the reason) if its values cannot be read.
 
         Raises FormatError if the dataset is not valid, or if its values are in other files.
         """
@@ -142,7 +141,7 @@ class DatasetReader:
     def _plain(self, one: _Dataset, address: int, *, is_header: bool = False) -> Storage:
         """Return the storage of values that are contiguous in the file, and add their byte range to ``values``.
 
-        If ``is_header`` is true, they are inside an object header, which is metadata: no range is added. Raises
+        If ``is_header`` is true, the values are inside an object header, which is metadata: no range is added. Raises
         FormatError if the values reach beyond the end of the file.
         """
         begin = self._blocks.base + address
@@ -181,9 +180,9 @@ class DatasetReader:
         chunks: Mapping[tuple[int, ...], StoredChunk],
         filters: Sequence[Filter] = (),
     ) -> Storage:
-        """Return a storage whose values are joined from the chunks each time they are read.
+        """Return a storage whose values are joined from chunks each time they are read.
 
-        ``chunk`` is the shape of a chunk, ``chunks`` has the stored chunks by their places in the grid.
+        ``chunk`` is the shape of a chunk; ``chunks`` is {place in the grid: stored chunk}.
         """
         _check_expansion(one.name, one.nbytes, sum(stored.size for stored in chunks.values()))
         fill = _fill(one)
@@ -199,7 +198,7 @@ class DatasetReader:
 
 
 def _fill(one: _Dataset) -> bytes:
-    """Return the bytes of an element that was never written; b'' if they are zeros.
+    """Return the fill value of a dataset, which elements that were never written have, as bytes; b'' if it is zero.
 
     Raises FormatError if the stored bytes have another size than an element.
     """

@@ -23,7 +23,7 @@ _LINK_NAMES = 5
 
 
 class GroupLink(NamedTuple):
-    """The name of an object in a group, and its address; a soft link, which is only a path, has a ``target``."""
+    """A link in a group: the ``name`` of an object, and its ``address``; for a soft link, its ``target``, a path."""
 
     name: str
     address: int

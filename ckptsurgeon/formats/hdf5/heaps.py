@@ -30,7 +30,7 @@ def local_heap(blocks: BlockReader, address: int) -> bytes:
 
 
 def text_in(heap: bytes, at: int) -> bytes:
-    """Return the text at the offset ``at`` of a local heap, up to the next zero byte.
+    """Return the text at the offset ``at`` of a local heap, without the zero byte at its end.
 
     Raises FormatError if the offset is outside the heap, or no zero byte follows.
     """
@@ -115,7 +115,7 @@ class FractalHeap:
         return self._start << max(0, row - 1)
 
     def _found(self, root: int, rows: int) -> Iterator[_Block]:
-        """Yield the direct blocks, which contain the objects; ``root`` is the address of the root block.
+        """Yield the direct blocks of the heap, which contain its objects; ``root`` is the address of the root block.
 
         ``rows`` is the number of rows of the root block, 0 if it is a direct block itself. Raises FormatError if a
         block is not valid.
@@ -147,7 +147,7 @@ class FractalHeap:
         return (size // (self._start * self._columns)).bit_length()
 
     def object(self, place: bytes) -> bytes:
-        """Return an object by its ID; raises FormatError if it is not in the direct blocks of the heap."""
+        """Return the object with the ID ``place``; raises FormatError if it is not in a direct block of the heap."""
         fields = Fields(place, "the place of an object in a heap")
         if kind := fields.number(1) & 0xF0:
             raise FormatError(f"a link is stored in a way that is not supported (heap ID {kind:#x}).", rule="hdf5 heap")
@@ -167,7 +167,10 @@ class FractalHeap:
         return self._read[block.address]
 
     def _check(self, fields: Fields) -> None:
-        """Raise FormatError if the checksum in a direct block is wrong; it is computed as if the checksum were zero."""
+        """Raise FormatError if the checksum of a direct block is wrong.
+
+        The checksum is a field of the block; it is computed as if this field were zero.
+        """
         at = 5 + self._blocks.offset_size + self._wide
         data = fields.data
         self._blocks.check(data[:at] + b"\0\0\0\0" + data[at + 4 :] + data[at : at + 4], self._what)

@@ -37,10 +37,10 @@ _WHAT = "a layout"
 class StoredLayout(NamedTuple):
     """How the values of a dataset are stored: ``kind`` is compact, contiguous, chunked or virtual.
 
-    ``address`` is None if nothing is stored. For chunked values, ``chunk`` is the shape of a chunk, and ``found_by``
-    the kind of index that finds the chunks. ``size`` is the size in bytes of contiguous values, or of the only chunk;
-    ``mask`` has a bit for each filter that was not applied to this chunk. If ``whole_edges`` is true, filters are not
-    applied to chunks that reach beyond the dataset.
+    ``address`` is None if nothing is stored. For chunked values, ``chunk`` is the shape of a chunk, ``element`` the
+    size of an element in bytes, and ``found_by`` the kind of index that finds the chunks. ``size`` is the size in bytes
+    of contiguous values, or of the only chunk; ``mask`` has a bit for each filter that was not applied to this chunk.
+    If ``whole_edges`` is true, filters are not applied to chunks that reach beyond the dataset.
     """
 
     kind: str
@@ -114,7 +114,7 @@ def _check_rank(rank: int) -> None:
 
 
 def filters_in(message: HeaderMessage) -> tuple[list[Filter], str]:
-    """Return the filters in the order in which they were applied, and the name of an unsupported one, or ''.
+    """Return the filters in the order in which they were applied, and the name of a filter that is not supported or ''.
 
     Raises FormatError if the message is not valid.
     """
@@ -143,7 +143,7 @@ def _filter(fields: Fields, version: int) -> Filter:
 
 
 def fill_in(message: HeaderMessage) -> bytes:
-    """Return the bytes of an element that was never written, from a fill value message; b'' if they are zeros.
+    """Return the fill value, which the elements of chunks that are not stored have, as bytes; b'' if it is zero.
 
     Raises FormatError if the message is not valid.
     """

@@ -33,7 +33,7 @@ class HeaderMessage(NamedTuple):
 
     @property
     def fields(self) -> Fields:
-        """The content, to be read from front to back."""
+        """The content of the message, as ``Fields`` that are read from front to back."""
         return Fields(self.data, f"a message of type {self.kind}")
 
 
@@ -65,8 +65,9 @@ def messages_at(blocks: BlockReader, address: int) -> list[HeaderMessage]:
 
 
 def _earlier(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) -> Iterator[HeaderMessage]:
-    """Yield the messages of a header of version 1; ``waiting`` has the (address, length) of its further blocks.
+    """Yield the messages of a header of version 1, whose first block is at ``address``.
 
+    ``waiting`` has (address, length) of further blocks; the caller adds a block when it gets a message that names it.
     Raises FormatError if the header is not valid.
     """
     head = blocks.block(address, 16, _WHAT)
@@ -90,8 +91,9 @@ def _earlier(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) 
 
 
 def _later(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) -> Iterator[HeaderMessage]:
-    """Yield the messages of a header of version 2; ``waiting`` has the (address, length) of its further blocks.
+    """Yield the messages of a header of version 2, whose first block is at ``address``.
 
+    ``waiting`` has (address, length) of further blocks; the caller adds a block when it gets a message that names it.
     Raises FormatError if the header is not valid.
     """
     head = Fields(blocks.peek(address, 6, _WHAT), _WHAT, 4)

@@ -18,14 +18,14 @@ _WHAT = "its superblock"
 
 
 class Superblock(NamedTuple):
-    """The address of the root group's object header, and whether the file was being written to when it was copied."""
+    """The address of the root group's object header, and whether the file was open for writing when it was copied."""
 
     root: int
     is_open: bool
 
 
 def superblock_at(file: File, head: bytes) -> int:
-    """Return the offset of the superblock, -1 if there is none; ``head`` has the first bytes of the file.
+    """Return the offset of the superblock; -1 if the file has none. ``head`` has the first bytes of the file.
 
     A user block is accepted only if its first bytes are zeros: otherwise the file may have another format.
     """
@@ -40,7 +40,10 @@ def superblock_at(file: File, head: bytes) -> int:
 
 
 def read_superblock(blocks: BlockReader) -> Superblock:
-    """Return the superblock, and set the sizes of addresses and lengths; raises FormatError if it is not valid."""
+    """Return the superblock, and set the sizes of addresses and lengths in ``blocks``.
+
+    Raises FormatError if it is not valid.
+    """
     head = Fields(blocks.peek(0, 16, _WHAT), _WHAT, len(SIGNATURE))
     version = head.number(1)
     if version > 3:
@@ -64,7 +67,7 @@ def _earlier(blocks: BlockReader, version: int) -> Superblock:
     first = fields.number(blocks.offset_size)
     fields.take(blocks.offset_size)
     end = blocks.needed(fields, "its end")
-    if blocks.address(fields) is not None:  # told first, because the content of several files ends in another one
+    if blocks.address(fields) is not None:  # checked before the size, which is that of all files
         raise FormatError(
             "the HDF5 file was written by a driver that divides a file into several.",
             hint="Join the parts PART0.h5, PART1.h5 and so on into one file: h5repack PART%d.h5 FILE.h5.",
@@ -86,6 +89,6 @@ def _later(blocks: BlockReader) -> Superblock:
 
 
 def _check_end(blocks: BlockReader, nbytes: int) -> None:
-    """Raise FormatError if the file is shorter than its content, which has ``nbytes`` bytes."""
+    """Raise FormatError if the file is shorter than ``nbytes``, the size that the superblock states."""
     if nbytes > blocks.size:
         raise cut_short(f"its content of {nbytes:,} bytes")

@@ -29,7 +29,7 @@ _BOOL = {b"FALSE": 0, b"TRUE": 1}
 
 
 class ElementType(NamedTuple):
-    """The type of a dataset's elements; if it is not read, ``unread`` is the name of the type, and ``dtype`` is ''.
+    """The type of a dataset's elements. If the type cannot be read, ``unread`` is its name, and ``dtype`` is ''.
 
     ``size`` is the bytes of an element. ``is_text`` is true for strings, ``is_opaque`` for bytes without a meaning.
     """
@@ -81,7 +81,7 @@ def _float(fields: Fields, bits: int, size: int) -> ElementType:
 
 
 def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> ElementType:
-    """Return bool for the enumeration that h5py writes for booleans; for any other, a type that is not read.
+    """Return bool for the enumeration that h5py writes for booleans; for any other, a type that cannot be read.
 
     ``members`` is the number of names, ``size`` the size of an element in bytes. If ``padded`` is true, each name is
     padded to a multiple of 8 bytes. Raises FormatError if the message is too short.
@@ -101,7 +101,7 @@ def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> El
 
 
 def shape_in(blocks: BlockReader, fields: Fields) -> tuple[tuple[int, ...], tuple[int | None, ...]] | None:
-    """Return (shape, largest shape) from a dataspace message; None if its dataset has no elements and no shape.
+    """Return (shape, largest shape) from a dataspace message; None for a dataset that has no elements and no shape.
 
     In the largest shape, an unlimited dimension is None. Raises FormatError if the message is not valid.
     """

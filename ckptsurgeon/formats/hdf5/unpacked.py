@@ -1,4 +1,4 @@
-"""Gives the values of chunked datasets as contiguous bytes: chunks are read, and their filters undone, when needed."""
+"""Reads chunked datasets as if their bytes were contiguous; chunks are read and unpacked when they are needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["ChunkedValues"]
 
 @dataclass(kw_only=True)
 class ChunkedValues(BandedValues):
-    """The values of one chunked dataset, which are read as if their bytes were contiguous.
+    """A chunked dataset, which is read as if its bytes were contiguous.
 
-    Addresses in the file count from ``begin``. ``chunks`` has the stored chunks by their places in the grid.
+    Addresses in the file count from ``begin``. ``chunks`` is {place in the grid of chunks: stored chunk}.
     """
 
     file: File
@@ -32,7 +32,7 @@ class ChunkedValues(BandedValues):
     filters: Sequence[Filter]
 
     def stored(self, places: Collection[tuple[int, ...]]) -> Collection[tuple[int, ...]]:
-        """Return the places at which a chunk is stored, and announce that their bytes are needed."""
+        """Return those of ``places`` at which a chunk is stored, and announce that these chunks will be read."""
         found = {place: chunk for place in places if (chunk := self.chunks.get(place)) is not None}
         self.file.need([(at := self.begin + chunk.address, at + chunk.size) for chunk in found.values()])
         return list(found)
@@ -71,7 +71,7 @@ class ChunkedValues(BandedValues):
 
 
 class _DamagedError(Exception):
-    """Raised for a damaged chunk; the message is the reason, and is shown after the name of the chunk."""
+    """Raised for a damaged chunk; the message is a text that follows "the chunk is damaged: "."""
 
 
 def _without_checksum(data: bytes) -> bytes:
@@ -82,7 +82,7 @@ def _without_checksum(data: bytes) -> bytes:
 
 
 def _inflated(data: bytes, most: int) -> bytes:
-    """Return the bytes that ``data`` unpacks to; raises _DamagedError if these are more than ``most``."""
+    """Return the bytes to which ``data`` unpacks; raises _DamagedError if there are more than ``most``."""
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, most + 1)
@@ -94,7 +94,7 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 
 def _unshuffled(data: bytes, width: int) -> bytes:
-    """Return the bytes of elements of ``width`` bytes, one element after another.
+    """Undo the shuffle filter: return elements of ``width`` bytes, one after another.
 
     ``data`` has the first bytes of all elements, then all second bytes, and so on.
     """

@@ -37,7 +37,7 @@ _DEFAULT_FILL = struct.pack("<4BI", 2, 2, 2, 1, 0)
 
 
 class Hdf5Writer:
-    """Writes HDF5 files; the parts of a key between slashes are groups."""
+    """Writes HDF5 files; a key such as "layers/dense/bias" is the dataset "bias" in the group "layers/dense"."""
 
     name = "hdf5"
     sharding = OneFile("hdf5", "h5")
@@ -78,7 +78,7 @@ def _check_path(key: str) -> None:
 
 
 class _Hdf5Layout:
-    """The layout of a file: ``_metadata`` are all bytes before the recipe."""
+    """The layout of a file; ``_metadata`` are the bytes of all groups and headers, which are before the recipe."""
 
     def __init__(self, tree: Nested, recipe: Sequence[str]) -> None:
         self._nbytes = sum(len(piece.encode()) for piece in recipe)
@@ -112,7 +112,7 @@ class _Hdf5Layout:
 
 
 class _Blocks:
-    """The blocks of metadata, ``data``, after a superblock of 96 bytes.
+    """Builds the metadata of a file in ``data``: a superblock of 96 bytes, then blocks.
 
     ``datasets`` has a pair for each dataset: the offset in ``data`` at which its address and size are stored, and its
     tensor (None for the recipe).
@@ -175,11 +175,11 @@ class _Blocks:
         return self._add(struct.pack("<BxH2I4x", 1, len(messages), 1, len(body)) + body)
 
     def _tree(self, symbols: Sequence[bytes], places: Sequence[int]) -> int:
-        """Append nodes of symbols and the B-tree above them; return the address of its top.
+        """Append nodes of symbols and the B-tree above them; return the address of the tree's top.
 
-        ``symbols`` has the symbol of each link, ``places`` the offset of its name in the heap. The keys of the B-tree
-        are such offsets: the key before a child is the offset of the last name in the previous child, and the key after
-        it is the offset of the last name in the child.
+        ``symbols`` has the symbol of each link, and ``places`` the offset of each link's name in the heap. The keys of
+        the B-tree are such offsets: the key before a child is the offset of the last name in the previous child, and
+        the key after it is the offset of the last name in the child.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):

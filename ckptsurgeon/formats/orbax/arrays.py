@@ -31,7 +31,7 @@ _LARGE = 64 << 20
 
 
 class ArrayReader:
-    """Reads the headers of the arrays of all items; ``number`` counts them, ``metadata`` has entries to show.
+    """Makes the headers of the arrays of all items; ``number`` counts the arrays, ``metadata`` has entries to show.
 
     ``path`` is the path of the checkpoint, for messages; ``stored`` is the size of all its files in bytes.
     """
@@ -45,11 +45,14 @@ class ArrayReader:
         self._missing = dict[str, int]()
 
     def handles(self) -> dict[str, File]:
-        """Return {name: file} of one file in memory, which has the values of all arrays."""
+        """Return {name in ``Storage.file``: file}; the only file is in memory, and has the values of all arrays."""
         return {_VALUES: MemoryFile(f"{self._path} (arrays)", self._segments)}
 
     def tree(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> dict[str, Any]:
-        """Return the values of an item as nested dicts; raises FormatError or UnsafeError if it is not valid."""
+        """Return the values of the item in ``folder`` as nested dicts; raises FormatError or UnsafeError.
+
+        Raises FormatError if the item is not valid, UnsafeError if its arrays are far larger than its files.
+        """
         item, tree = read_item(folder, files), dict[str, Any]()
         self.metadata |= item.metadata
         self._check_folders(item, files)
@@ -59,7 +62,7 @@ class ArrayReader:
         return tree
 
     def notes(self) -> list[str]:
-        """Return a note on arrays whose chunks are large, since reading them takes memory."""
+        """Return notes on chunks that are not stored, and on arrays with large chunks, which take memory to read."""
         return [*self._notes_on_missing(), *self._notes_on_large()]
 
     def _notes_on_missing(self) -> Iterator[str]:
@@ -137,7 +140,10 @@ class ArrayReader:
             ) from None
 
     def _check(self, leaf: Leaf, array: ZarrArray) -> None:
-        """Raise FormatError if ``_METADATA`` contradicts the array's shape, UnsafeError if too few bytes are stored."""
+        """Raise FormatError if ``_METADATA`` contradicts the array's shape.
+
+        Raises UnsafeError if the arrays have far more bytes than the files of the checkpoint.
+        """
         part = array.shape if leaf.part is None else leaf.part
         if len(part) != len(array.shape) or any(one > size for one, size in zip(part, array.shape, strict=True)):
             raise FormatError(
@@ -154,7 +160,7 @@ class ArrayReader:
             )
 
     def _too_large(self, leaf: Leaf, array: ZarrArray) -> str:
-        """Return the reason if an array's chunks are too large to be read, else ''; note large chunks in ``_large``."""
+        """Return the reason if an array's chunks are too large to be read, else ''; record large chunks for a note."""
         if 0 in array.shape:
             return ""
         most = max(array.chunk_bytes, band_bytes(array.shape, array.chunk, array.element))

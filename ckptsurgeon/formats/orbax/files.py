@@ -95,7 +95,7 @@ def _checked(folder: LocalFolder, name: str) -> StoredFile:
 
 
 def prints_of(folder: LocalFolder, files: Mapping[str, StoredFile]) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of the files; for files with values, a fingerprint has only the size and the time."""
+    """Return the fingerprints of the files; for a file with values, only its size and time are compared."""
     return tuple(FilePrint(name, one.size, _digest(folder, name, one), one.mtime_ns, "") for name, one in files.items())
 
 

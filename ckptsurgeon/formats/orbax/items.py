@@ -36,7 +36,10 @@ _LOOKED_INTO = 64
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of a checkpoint, and the names of its items; '' is the folder itself. ``notes`` are for the user."""
+    """The folder of a checkpoint, and the names of the subfolders that are its items; '' is the folder itself.
+
+    ``notes`` are notes for the user.
+    """
 
     folder: LocalFolder
     items: Sequence[str]
@@ -84,7 +87,7 @@ def find_items(folder: LocalFolder) -> Place:
 
 
 def _place(folder: LocalFolder) -> Place:
-    """Return the items of a folder, which may be none, and notes on its parts that are not read.
+    """Return the items of a folder (possibly none), and notes on subfolders and files that are not read.
 
     Raises FormatError if it has too many subfolders to search them.
     """
@@ -118,7 +121,10 @@ def _check_number(folder: LocalFolder) -> None:
 
 
 def _items(folder: LocalFolder) -> list[str]:
-    """Return the names of the items among the first subfolders; '' is the folder itself."""
+    """Return the names of the subfolders that are items; [''] if the folder itself is an item.
+
+    Only the first subfolders are searched.
+    """
     names, inside = set(folder.names()), _searched(folder)
     is_step = _STEP_METADATA in names
     if names & {METADATA, MANIFEST} or (not is_step and any(map(_is_array, inside.values()))):

@@ -1,4 +1,4 @@
-"""Finds lost chunks and arrays of an item of an Orbax checkpoint; no file of the checkpoint lists all its files."""
+"""Finds chunks and arrays that an item of an Orbax checkpoint lacks; no file of the checkpoint lists all its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = re.compile(r"(?:c/)?[0-9]+(?:[./][0-9]+)*")
 def missing_chunks(array: ZarrArray, store: ChunkStore, prefix: str) -> int:
     """Return the number of chunks of an array that ``store`` lacks; their keys begin with ``prefix``.
 
-    At most ``limits.ORBAX_FILES`` chunks are looked for.
+    Returns 0, without a search, if the array has more than ``limits.ORBAX_FILES`` chunks.
     """
     counts = [-(-size // step) for size, step in zip(array.shape, array.chunk, strict=True)]
     if prod(counts) > limits.ORBAX_FILES:
@@ -29,7 +29,7 @@ def missing_chunks(array: ZarrArray, store: ChunkStore, prefix: str) -> int:
 
 
 def arrays_without_metadata(files: Iterable[str], arrays: Collection[str]) -> list[str]:
-    """Return the names of folders that have chunks, but are not in ``arrays``; ``files`` are the paths of all files."""
+    """Return the folders that contain chunks, but are not in ``arrays``; ``files`` are the paths of all files."""
     found = {}
     for path in files:
         name, _, rest = path.partition("/")

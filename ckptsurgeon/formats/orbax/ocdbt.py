@@ -28,7 +28,7 @@ _EMPTY = (1 << 64) - 1
 
 
 class _Range(NamedTuple):
-    """A range of bytes of a file. If it is a node, all paths in the node begin with ``base``."""
+    """A range of bytes of a file; if a node is stored there, ``base`` is the beginning of all paths in the node."""
 
     file: str
     offset: int
@@ -87,9 +87,10 @@ class Database:
         return places[-1], heights[-1]
 
     def _manifest(self, name: str) -> tuple[Fields, bool]:
-        """Return the fields of a manifest after its configuration, and whether a numbered manifest has the versions.
+        """Return the fields after the configuration in the manifest ``name``, and whether it lists no versions.
 
-        Raises ValueError if it cannot be read.
+        If it lists none, other manifests list them, whose names contain a number. Raises ValueError if the manifest
+        cannot be read.
         """
         if name not in self._files:
             raise ValueError("the database has no manifest that lists versions")
@@ -159,9 +160,10 @@ class Database:
 
 
 def _children(fields: Fields, files: Sequence[DataFile], count: int, prefix: bytes) -> Iterator[tuple[_Range, bytes]]:
-    """Yield (range, prefix) of each child of a node; all keys below the child begin with the prefix.
+    """Yield (range, prefix) of each of the ``count`` children of a node; all keys below a child begin with its prefix.
 
-    Raises ValueError if the node is not valid.
+    ``files`` are the files that the node lists; ``prefix`` is the prefix of the node itself. Raises ValueError if the
+    node is not valid.
     """
     shared, lengths, common = fields.numbers(count - 1), fields.numbers(count), fields.numbers(count)
     keys = fields.texts(shared, lengths, prefix)

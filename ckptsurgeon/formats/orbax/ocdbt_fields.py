@@ -38,7 +38,7 @@ class Budget:
         self._numbers, self._unpacked, self._kept = limits.OCDBT_NUMBERS, limits.OCDBT_UNPACKED, limits.OCDBT_KEPT
 
     def read(self, numbers: int) -> None:
-        """Count numbers that are read one by one, to limit the time; raises UnsafeError above the limit."""
+        """Count ``numbers`` that are read one by one, to limit the time; raises UnsafeError above the limit."""
         self._numbers -= numbers
         if self._numbers < 0:
             raise self._too_large(f"has nodes with over {limits.OCDBT_NUMBERS:,} numbers")
@@ -60,7 +60,10 @@ class Budget:
 
 
 class DataFile(NamedTuple):
-    """The path of a file, relative to the database; ``base`` is a prefix of this path and of the paths in its nodes."""
+    """The path of a file, relative to the database.
+
+    ``base`` is a prefix of this path; the paths in the nodes of this file begin with it, too.
+    """
 
     path: str
     base: bytes
@@ -141,7 +144,7 @@ class Fields:
         """Return texts; each is stored without the prefix that it shares with the text before it.
 
         ``shared`` has the length of the shared prefix of each text but the first. ``lengths`` has the number of stored
-        bytes of each text. ``prefix`` is put in front of each text. Raises ValueError if a text is not valid.
+        bytes of each text. ``prefix`` is put in front of all texts. Raises ValueError if a text is not valid.
         """
         found, last = list[bytes](), b""
         for common, length in zip((0, *shared), lengths, strict=True):
@@ -156,7 +159,7 @@ class Fields:
         return found
 
     def files(self, base: bytes) -> list[DataFile]:
-        """Return the table of files in a node; ``base`` is the base of the file that contains this node.
+        """Return the files that a node lists; ``base`` is the base of the file that contains this node.
 
         Raises ValueError if a path is not valid.
         """

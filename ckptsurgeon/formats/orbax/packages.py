@@ -15,9 +15,9 @@ _BLOSC_HEADER = 16
 
 
 def unzstd(data: bytes | memoryview, most: int) -> bytes:
-    """Return the bytes that a frame of zstd unpacks to; raises ValueError if there are more than ``most``.
+    """Return the bytes to which a zstd frame unpacks; raises ValueError if there are more than ``most``.
 
-    Also raises ValueError for bytes that are not one whole frame. If a frame states the size of its content, zstandard
+    Also raises ValueError if ``data`` is not exactly one frame. If a frame states the size of its content, zstandard
     allocates this size, otherwise ``most`` bytes.
     """
     library = _package("zstandard", "zstd")
@@ -31,7 +31,7 @@ def unzstd(data: bytes | memoryview, most: int) -> bytes:
 
 
 def unblosc(data: bytes, nbytes: int) -> bytes:
-    """Return the ``nbytes`` bytes that a chunk of Blosc unpacks to; raises ValueError if its header gives another size.
+    """Return the ``nbytes`` bytes to which a Blosc chunk unpacks; raises ValueError if its header gives another size.
 
     https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: the header has the size of the unpacked data
     (blosc allocates this size), of a block, and of the chunk.

@@ -16,25 +16,25 @@ __all__ = ["ChunkStore", "FolderStore", "open_store"]
 
 
 class ChunkStore(Protocol):
-    """A store of bytes by key, such as ``dense.kernel/.zarray`` and ``dense.kernel/0.0``."""
+    """Bytes by key, such as ``dense.kernel/.zarray`` and ``dense.kernel/0.0``; the interface of all stores."""
 
     def read(self, key: str) -> bytes | None:
-        """Return the bytes of a key; None if there are none."""
+        """Return the bytes that are stored for ``key``; None if there are none."""
         ...
 
     def has(self, key: str) -> bool:
-        """Return whether there are bytes of this key."""
+        """Return whether bytes are stored for ``key``."""
         ...
 
 
 class FolderStore:
-    """The files in the folder of an item; ``files`` has their sizes."""
+    """The files in the folder of an item, by their paths; ``files`` has their sizes."""
 
     def __init__(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> None:
         self._folder, self._files = folder, files
 
     def read(self, key: str) -> bytes | None:
-        """Return the bytes of a file; None if there is none."""
+        """Return the bytes of the file ``key``; None if there is none."""
         if key not in self._files:
             return None
         with closing(self._folder.file(key)) as file:

@@ -51,7 +51,7 @@ class Leaf:
 
     @property
     def empty(self) -> Any:
-        """The value if nothing is stored: an empty dict, or None."""
+        """The value that stands for a leaf that is not stored: an empty dict for some kinds, otherwise None."""
         return {} if self.kind in _EMPTY else None
 
 
@@ -66,7 +66,7 @@ class Item:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the key under which the metadata of an array are stored."""
+        """The ending of the key of an array's metadata: ``/.zarray`` or ``/zarr.json``."""
         return f"/{_FILES[self.version]}"
 
 

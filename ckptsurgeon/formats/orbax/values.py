@@ -1,4 +1,4 @@
-"""Gives the values of a zarr array as contiguous bytes: its chunks are read and unpacked when they are needed."""
+"""Reads zarr arrays as if their bytes were contiguous; chunks are read and unpacked when they are needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Place = tuple[int, ...]
 
 @dataclass(kw_only=True)
 class ZarrValues(BandedValues):
-    """The values of one array, whose chunks are in ``store``; their keys begin with ``prefix``.
+    """A zarr array, whose chunks are in ``store`` under keys that begin with ``prefix``.
 
     ``path`` is the path of the checkpoint, for messages. If ``is_complete`` is true, every chunk has to be stored, even
     a chunk of zeros.
@@ -37,7 +37,7 @@ class ZarrValues(BandedValues):
     is_complete: bool
 
     def stored(self, places: Collection[_Place]) -> Collection[_Place]:
-        """Return all ``places``: only reading a chunk shows whether it is stored."""
+        """Return all ``places``: whether a chunk is stored is known only when it is read."""
         return places
 
     def values(self, place: _Place) -> Any:
@@ -95,7 +95,7 @@ def _order(name: str) -> Any:
 
 
 def _index(data: bytes, number: int, shards: Shards) -> list[tuple[int, int]]:
-    """Return (offset, size) of each inner chunk from the index; raises FormatError if it is cut off or damaged."""
+    """Return (offset, size) of each inner chunk, from the index in ``data``; raises FormatError if it is damaged."""
     length = 16 * number + 4 * shards.has_sum
     if len(data) < length:
         raise FormatError("the chunk is shorter than the index of its parts.", rule="zarr chunk")

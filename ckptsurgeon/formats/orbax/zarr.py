@@ -72,7 +72,10 @@ class ZarrArray:
         return prod(self.chunk) * self.element
 
     def key_of(self, place: Sequence[int]) -> str:
-        """Return the key of the chunk at a place in the grid; in version 2, the chunk of a scalar has the key 0."""
+        """Return the key of the chunk at ``place`` in the grid, such as "0.1".
+
+        In version 2, an array without dimensions has one chunk, whose key is "0".
+        """
         numbers = self.separator.join(map(str, place))
         return f"{self.key}{self.separator}{numbers}" if self.key and numbers else self.key or numbers or "0"
 
@@ -92,7 +95,7 @@ def zarr_array(raw: bytes, version: int) -> ZarrArray:
 
 
 def malformed(what: str) -> FormatError:
-    """Return the error for metadata that break a rule of zarr; ``what`` says how."""
+    """Return the error for metadata that break a rule of zarr; ``what`` is a text that follows "its metadata"."""
     return FormatError(f"its zarr metadata {what}.", rule="zarr")
 
 
@@ -164,7 +167,7 @@ def _separator(said: Any) -> str:
 
 
 def _type_2(said: Any) -> tuple[str, bool, str]:
-    """Return (dtype, whether it is big-endian, the reason if it is not read or '').
+    """Return (dtype, whether it is big-endian, reason) of a type of zarr 2; the reason is '' if it can be read.
 
     Raises FormatError if it is not a type.
     """
@@ -187,7 +190,7 @@ def _type_3(said: Any) -> tuple[str, str]:
 
 
 def _named(said: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return (name, configuration) of a part of the metadata of zarr 3, which is an object or only a name.
+    """Return (name, configuration) of ``said``, a part of zarr 3's metadata: an object, or only a name.
 
     Raises FormatError for anything else.
     """
@@ -201,9 +204,10 @@ def _named(said: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _codecs(said: Any, *, inner: bool = False) -> tuple[tuple[str, ...], str, bool, Shards | None]:
-    """Return (codecs from bytes to bytes, reason if not supported or '', whether big-endian, shards or None).
+    """Return (codecs, reason, whether the values are big-endian, shards or None) from the list of codecs of zarr 3.
 
-    Raises FormatError if they are not valid.
+    The codecs are those that map bytes to bytes. The reason says which codecs are not supported, '' if all are.
+    ``inner`` is true for the codecs of an inner chunk. Raises FormatError if the list is not valid.
     """
     if not isinstance(said, list) or not said:
         raise malformed("have no codecs")

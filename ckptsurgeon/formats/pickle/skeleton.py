@@ -1,9 +1,9 @@
 """Reads a pickle without its large byte strings: each is replaced by its offset and length in the file.
 
 A pickle contains the bytes of each array as a string, so a pickle of a model has as many bytes as the model.
-``load_placed`` goes through the instructions in a window, skips each long string, and puts an instruction in its place
-that makes a ``PlacedBytes``. What remains is small, and is interpreted by ``PickleMachine``. Frames are checked and
-left out.
+``load_placed`` goes through the instructions in a window. It skips each long string, and puts in its place an
+instruction that makes a ``PlacedBytes``. The shortened pickle is small, and is interpreted by ``PickleMachine``. Frames
+are checked and left out.
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ def load_placed(file: File) -> PlacedPickle:
 
 
 def _functions() -> dict[tuple[str, str], Callable[..., object]]:
-    """Return {(module, name) of a function in a pickle: ckptsurgeon's function}, for plain data and arrays.
+    """Return {(module, name) of a function in a pickle: ckptsurgeon's function that is called in its place}.
 
-    A long string is a ``PlacedBytes``, which has only its position in the file. If a pickle encodes such a string as
-    Latin-1, the result is a ``PlacedBytes`` again, so the string is not read.
+    These functions make plain data and arrays. A long string is a ``PlacedBytes``, which has only its position in the
+    file. If a pickle encodes such a string as Latin-1, the result is a ``PlacedBytes`` again, so the string is not
+    read.
     """
     table: dict[tuple[str, str], Callable[..., object]] = {**NUMPY, **plain_functions(CopyBudget())}
     plain = table["_codecs", "encode"]

@@ -38,10 +38,10 @@ Slice = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """One tensor: ``dtype`` is TensorFlow's number for its dtype; its bytes are in data file ``shard``.
+    """A tensor in the index: its bytes are the ``size`` bytes of data file number ``shard`` from ``offset`` on.
 
-    In this file, the bytes begin at ``offset``, and ``size`` is their number. ``slices`` are the parts of a partitioned
-    variable; each part is stored under its own key.
+    ``dtype`` is TensorFlow's number for the dtype. ``slices`` are the parts of a partitioned variable; each part is
+    stored under its own key.
     """
 
     dtype: int
@@ -55,7 +55,7 @@ class BundleEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of an index: ``entries`` of tensors and slices by key; ``shards`` is the number of data files."""
+    """The content of an index: ``entries`` has its tensors and slices by key; ``shards`` counts the data files."""
 
     shards: int
     big_endian: bool
@@ -188,7 +188,7 @@ def _unsigned(value: int) -> bytes:
 
 
 def _signed(value: int) -> bytes:
-    """Return a signed 64-bit number in as few bytes as possible; the first bits encode the number of bytes."""
+    """Return a signed 64-bit number in as few bytes as possible; the first bits give the number of bytes."""
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     head = ((1 << size) - 1) << 7 * size
     plain = value & (1 << 8 * size) - 1

@@ -34,9 +34,9 @@ def is_network(keys: Collection[str]) -> bool:
 
 
 def fresh_state(tensors: Sequence[OutTensor]) -> Iterator[tuple[OutTensor, bytes]]:
-    """Yield (tensor, bytes) of the state of an unused Adam optimizer, if ``tensors`` include all of Coqui's network.
+    """Yield (tensor, bytes) of the state of an Adam optimizer before its first step; the bytes of zeros are b"".
 
-    The bytes are b"" for a tensor of zeros.
+    Yields nothing if ``tensors`` lack a variable of Coqui's network.
     """
     if not is_network({tensor.key for tensor in tensors}):
         return

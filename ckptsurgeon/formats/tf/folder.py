@@ -77,7 +77,7 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
 
 
 def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple[str, ...]:
-    """Return the path of a variable in the dict that ``tree_of`` returns, such as ("model", "layer_1.bias").
+    """Return the keys that lead to a variable in the result of ``tree_of``, such as ("model", "layer_1.bias").
 
     ``names`` has the names of all variables.
     """
@@ -115,13 +115,13 @@ def is_folder(folder: Folder) -> bool:
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
-    """Return the names of the checkpoints in a folder that have both an index and data files, without ``.index``."""
+    """Return the names, without ``.index``, of the checkpoints in a folder: they have both an index and data files."""
     data = {_DATA.sub("", name) for name in names if _DATA.search(name)}
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 
 
 class Chosen(NamedTuple):
-    """The checkpoint to read: its name without suffix, a note, and the fingerprint of the file that refers to it."""
+    """The checkpoint to read: its name without suffix, a note, and the fingerprint of the file that names it."""
 
     prefix: str
     note: str
@@ -129,10 +129,10 @@ class Chosen(NamedTuple):
 
 
 def chosen(folder: Folder) -> Chosen:
-    """Return the best checkpoint of a folder (see ``best_dev_checkpoint``), or else the last (see ``checkpoint``).
+    """Return the checkpoint that ``best_dev_checkpoint`` names; without this file, the one that ``checkpoint`` names.
 
     These files contain a path on the machine that trained, so only the last part of the path is used. Raises
-    FormatError if neither file refers to a checkpoint, or if the checkpoint is missing.
+    FormatError if neither file names a checkpoint, or if the checkpoint is missing.
     """
     names = folder.names()
     prefixes = _prefixes(names)
@@ -167,12 +167,12 @@ def _which(folder: Folder, prefixes: Sequence[str]) -> str:
 
 
 def _named(folder: Folder, state: str) -> str | None:
-    """Return the name of the checkpoint that the file ``state`` refers to, without folders; None if there is none."""
+    """Return the name, without folders, of the checkpoint that the file ``state`` names; None if it names none."""
     return named_in(small_file(folder, state) or b"")
 
 
 def named_in(text: bytes) -> str | None:
-    """Return the name of the checkpoint in the content of a file ``checkpoint``, without folders; None if none."""
+    """Return the name, without folders, of the checkpoint in the text of a file ``checkpoint``; None if it has none."""
     found = _NAMED.search(text)
     if found is None:
         return None

@@ -123,7 +123,7 @@ class _Handle:
 
 
 class _TableLimits:
-    """The remaining limits of one table: bytes that compressed blocks may unpack to, and bytes of keys."""
+    """How many bytes one table may still use: for unpacked blocks, and for keys."""
 
     def __init__(self) -> None:
         self.inflated = limits.TABLE_INFLATED
@@ -167,7 +167,7 @@ def _fault(why: str) -> FormatError:
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
-    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it.
+    """Return where the metaindex block is, which TensorFlow leaves empty, and where the index block is.
 
     Raises FormatError if the footer is not valid.
     """
@@ -210,7 +210,7 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
 
 
 def _restarts(block: bytes) -> tuple[int, int]:
-    """Return the offset of a block's restart points, and the number of restart points.
+    """Return the offset of a block's restart points, and how many there are.
 
     Each restart point has 32 bits; the last 32 bits of the block are the number of restart points. Raises FormatError
     if the block is too short.

@@ -29,7 +29,11 @@ OTHERS = 1024
 
 @dataclass
 class PieceFiles:
-    """The files that hold the pieces of tensors, opened when they are needed, with the storages found in each."""
+    """The files that hold the pieces of tensors; each is opened when it is needed.
+
+    ``handles``, ``storages`` and ``digests`` are by file name. ``storages`` has the storages that were found in the
+    file.
+    """
 
     folder: Folder
     handles: dict[str, File] = field(default_factory=dict)
@@ -43,7 +47,7 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Return whether ``length`` more bytes of pieces that are not tensors may be read, and count these bytes.
+        """Count ``length`` bytes of a piece that is not a tensor; return whether they may be read.
 
         The limit for all such pieces together is ``limits.PIECE_DATA`` bytes.
         """

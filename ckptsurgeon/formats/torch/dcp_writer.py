@@ -66,7 +66,7 @@ class _Distributed:
         return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format."""
+        """Return those of ``present``, the names of a folder's files, that belong to a checkpoint of this format."""
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 
@@ -144,7 +144,7 @@ class _MetadataWriter(PickleWriter):
         self.end()
 
     def properties(self, dtype: str) -> None:
-        """Append the ``TensorProperties`` of a tensor with this dtype."""
+        """Append the ``TensorProperties`` of a tensor with the dtype ``dtype``."""
         what = ("properties", dtype)
         if not self.fetched(what):
             self.name(_MODULE, "TensorProperties")

@@ -20,9 +20,9 @@ PARAMETERS = (".scales", ".zero_points")
 
 
 def parameters_of(tensor: OutTensor) -> Iterator[tuple[str, ChannelNumbers]]:
-    """Yield (ending of the record's name, numbers in the record) for each parameter of a quantised tensor.
+    """Yield (ending of a record's name, numbers in the record) for the scales and zero points of a quantised tensor.
 
-    The parameters are the scales and zero points of its channels; each has a record of its own.
+    Only a tensor that is quantised by channel has them; the scales and the zero points have a record each.
     """
     if tensor.quantiser is not None:
         for ending, numbers in zip(PARAMETERS, (tensor.quantiser.scale, tensor.quantiser.zero), strict=True):
@@ -43,15 +43,15 @@ class PickleWriter:
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
     def shared(self, code: bytes) -> None:
-        """Append the instructions ``code`` the first time; later, append one that loads their result from the memo."""
+        """Append the instructions ``code``; after the first time, append one that loads their result from the memo."""
         if not self.fetched(code):
             self.out += code
             self.kept(code)
 
     def fetched(self, what: object) -> bool:
-        """Append the instruction that loads a value from the memo; ``what`` is its name in the call of ``kept``.
+        """Append the instruction that loads from the memo the value that was stored by ``kept(what)``.
 
-        Return whether the memo has the value: if ``kept`` was not called with ``what`` before, nothing is appended.
+        Return whether there is such a value; if not, nothing is appended.
         """
         index = self._memo.get(what)
         if index is None:
@@ -60,7 +60,7 @@ class PickleWriter:
         return True
 
     def kept(self, what: object) -> None:
-        """Append the instruction that stores the last value in the memo, and remember its index under ``what``."""
+        """Append the instruction that stores the last value in the memo, so that ``fetched(what)`` can load it."""
         index = self._memo[what] = len(self._memo)
         self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
 
@@ -161,7 +161,7 @@ class PickleWriter:
 
 
 def _write_tensors(writer: PickleWriter, places: Mapping[str | int, Any], records: Mapping[str, str]) -> None:
-    """Append each key and its value, which is a tensor, or a dict of keys and values."""
+    """Append the keys and values of a dict; ``places`` is this dict, and a value is a tensor or another such dict."""
     for key, value in places.items():
         writer.plain(key)
         if isinstance(value, OutTensor):

@@ -39,7 +39,10 @@ class RankMesh:
 
 
 def attributes_of(value: Any, kind: str) -> Mapping[Any, Any]:
-    """Return the attributes of an object of the class ``kind``; raises UnknownDistributedError for another class."""
+    """Return the attributes of ``value``, an object of the class ``kind``.
+
+    Raises UnknownDistributedError if it is an object of another class.
+    """
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
         raise UnknownDistributedError(f"there is {brief(value)} instead of a {kind}")
@@ -74,9 +77,9 @@ def _places(ranks: tuple[int, ...]) -> Mapping[int, int]:
 def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, ...], list[int]]:
     """Return the sizes and ranks of a mesh that is stored as sizes and strides (``torch/distributed/_mesh_layout.py``).
 
-    Sizes and strides give positions in the list of all ranks. If the mesh is one of several equal parts of a larger
-    mesh, it is the part that contains the rank of the process. Raises UnknownDistributedError if the sizes and strides
-    are not valid.
+    Sizes and strides give positions in the list of all ranks. A mesh may be one of several equal parts of a larger
+    mesh: then the part with the rank that saved the file is returned. Raises UnknownDistributedError if the sizes and
+    strides are not valid.
     """
     axes, every = _axes(attributes_of(state.get("_layout"), "_MeshLayout")), state.get("_flatten_rank_map")
     sizes = tuple(size for size, _ in axes)

@@ -168,7 +168,7 @@ class _RankFiles:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format."""
+        """Return those of ``present``, the names of a folder's files, that belong to a checkpoint of this format."""
         return {name for name in present if _FILE.fullmatch(name)}
 
 
@@ -222,7 +222,10 @@ class FsdpWriter:
 
 
 def _aliases(tensors: Sequence[OutTensor], shares: RankShares) -> dict[str, str]:
-    """Return {key: key of the tensor to which it is tied} for tensors whose parts are those of the other tensor."""
+    """Return {key of a tied tensor: key of the tensor whose parts it shares}.
+
+    A tied tensor is left out if it is split in another way.
+    """
     tied = {tensor.key: tensor.alias_of for tensor in tensors if tensor.alias_of}
     return {key: own for key, own in tied.items() if shares.axes.get(key) == shares.axes.get(own)}
 

@@ -125,8 +125,8 @@ def plain_members(file: File) -> Iterator[TarMember]:
 def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
     """Return the fields, such as ``path``, that an extended header (pax or GNU) sets for the next member.
 
-    The header's content is the file's bytes from ``begin`` to ``end``; ``kind`` is its type. A GNU long-name header
-    sets only ``path``. Raises FormatError if the header is not valid.
+    The content of the header is the bytes ``begin`` to ``end`` of the file; ``kind`` is its type. A GNU long-name
+    header sets only ``path``. Raises FormatError if the header is not valid.
     """
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
@@ -140,7 +140,7 @@ def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, st
 
 
 def _name(header: bytes) -> str:
-    """Return the member's name in a header; POSIX stores the leading folders of a long name in the field ``prefix``."""
+    """Return the name of a member from its header; the leading folders of a long name are in the field ``prefix``."""
     name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
     is_posix = header[257:263] == b"ustar\0"
     return (prefix + b"/" + name if prefix and is_posix else name).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Reads the model and optimizer states that DeepSpeed ZeRO saves, and cuts parameters out of the flat vectors."""
+"""Reads the model and optimizer states that DeepSpeed ZeRO saves; cuts the parameters out of flat vectors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
 
 
 def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
-    """Raise UnsafeError if there would be too many pieces: each parameter may have a piece on every rank."""
+    """Raise UnsafeError if the parameters may have too many pieces: each may have a piece on every rank."""
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(
@@ -136,7 +136,7 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 
 
 def _check_used(used: int, there: int, align: int) -> None:
-    """Raise FormatError if ``used`` and ``there`` differ by more than padding to a multiple of ``align``.
+    """Raise FormatError unless the parameters fill the vectors, except for padding to a multiple of ``align`` values.
 
     ``used`` is the number of values in the parameters, ``there`` the number of stored values.
     """
@@ -239,7 +239,7 @@ def _is_flat(info: Any) -> bool:
 
 
 def frozen_parts(model: StateFile) -> dict[str, TensorInfo]:
-    """Return the parts that a rank of stage 3 has of the parameters that were not trained."""
+    """Return one rank's parts of the parameters that were not trained, by name; stage 3 stores them as parts."""
     found = model.tree.get("frozen_param_fragments")
     parts = found if isinstance(found, Mapping) else {}
     return {key: info for key, info in parts.items() if isinstance(key, str) and isinstance(info, TensorInfo)}

@@ -74,7 +74,7 @@ def _inflated(head: bytes) -> bytes:
 
 
 def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return a description of the tar archive ``name``, by its member names ``names``; None if it is unknown."""
+    """Return a description of the tar archive ``name``, found by its member names ``names``; None if it is unknown."""
     bare = {one.rstrip("/").rpartition("/")[2]: one for one in names}
     if _NEMO[0] in bare:
         member = next((bare[one] for one in _NEMO[1:] if one in bare), "")
@@ -88,7 +88,7 @@ def in_tar(names: Sequence[str], name: str) -> UnreadableFile | None:
 
 
 def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
-    """Return a description of the zip archive ``name``, by its record names ``names``.
+    """Return a description of the zip archive ``name``, found by its record names ``names``.
 
     Returns None if the archive is unknown, or if torch wrote it.
     """

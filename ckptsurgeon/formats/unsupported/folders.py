@@ -86,7 +86,10 @@ def object_in(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
-    """Yield the names in ``inside`` of subfolders that have weights; only the first ``_LOOKED_INTO`` are searched."""
+    """Yield the names of subfolders that have weights; ``inside`` are the names of all subfolders.
+
+    Only the first ``_LOOKED_INTO`` subfolders are searched.
+    """
     for name in inside[:_LOOKED_INTO]:
         with suppress(CheckpointError):
             names = folder.inside(name).names()

@@ -68,7 +68,7 @@ def text_kind(head: bytes, size: int) -> UnreadableFile | None:
 
 
 def _element_text(head: bytes, *tags: bytes) -> str:
-    """Return the texts of the first HTML or XML element of each of ``tags``, in parentheses; '' if there are none."""
+    """Return the texts of the first HTML or XML element with each of ``tags``, in parentheses; '' if there are none."""
     from html import unescape
 
     found = [re.search(rb"<%b>([^<]{1,500})<" % tag, head, re.IGNORECASE) for tag in tags]

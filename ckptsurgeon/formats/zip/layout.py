@@ -38,7 +38,7 @@ class ZipRecord:
 
     @property
     def wide(self) -> bool:
-        """Whether the size needs 64 bits."""
+        """Whether the size is too large for a 32-bit field, so that the record needs zip64."""
         return self.size >= _FULL
 
     def place(self, at: int) -> int:
@@ -64,7 +64,10 @@ class ZipRecord:
         return fixed + self.name + extra
 
     def checksum(self, of_tensor: int) -> int:
-        """Return the CRC-32 of a tensor's record; ``of_tensor`` is the CRC-32 of the tensor's bytes alone."""
+        """Return the CRC-32 of a tensor's record, which has ``lead`` before the tensor's bytes.
+
+        ``of_tensor`` is the CRC-32 of the tensor's bytes alone.
+        """
         if not self.lead:
             return of_tensor
         from isal import isal_zlib

@@ -27,7 +27,7 @@ _ALIGNED = 64
 
 
 def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[File, dict[str, ZipEntry]]:
-    """Return the file to read the records from, and the records by name.
+    """Return the file from which to read the records, and the records by name.
 
     The returned file checks each record against the directory when the record is read. If the directory does not
     determine the offset of a record's data, all local headers are read and checked now, and ``file`` is returned.
@@ -47,7 +47,7 @@ def locate_remote(file: File, listed: list[Listed], directory: int) -> tuple[Fil
 
 
 def _spot(row: Listed, end: int) -> RecordOffsets | None:
-    """Return the offsets of a record that ends, with its descriptor, at ``end``; None if they cannot be computed."""
+    """Return the offsets of a record; None if they cannot be computed. The record and its descriptor end at ``end``."""
     name, header, stored, _, _, _, flags, _ = row
     first = header + _LOCAL_BYTES + len(name.encode())
     lengths = _DESCRIPTORS if flags & _DESCRIPTOR else (0,)
@@ -82,7 +82,10 @@ class RecordsFile(File):
         self._lock = threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes; raises UnsafeError if a record in them contradicts the directory."""
+        """Return exactly ``nbytes`` bytes from ``offset``; raises UnsafeError if a record contradicts the directory.
+
+        Only records that overlap these bytes are checked.
+        """
         data = self._file.read(offset, nbytes)
         self._check_records([(offset, offset + nbytes)])
         return data
@@ -112,10 +115,10 @@ class RecordsFile(File):
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context manager that yields a file descriptor that the kernel can copy from.
+        """Return a context whose value is a file descriptor, from which the kernel can copy.
 
-        It yields None if some record was not yet checked against the directory: the kernel would copy the record
-        without this check.
+        The value is None if some record was not yet checked against the directory: the kernel would copy it without
+        this check.
         """
         return nullcontext() if self._unseen else self._file.descriptor()
 
