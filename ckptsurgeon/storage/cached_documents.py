@@ -33,9 +33,10 @@ def cache_folder() -> str:
 
 
 def document_key(said: Any) -> str:
-    """Return the cache key of a document: the SHA-256 of ``said``, the data from which the document is made.
+    """Return the cache key of a document; ``said`` is the data from which the document is computed.
 
-    Returns "" if the cache is switched off, or if ``said`` is not plain JSON data.
+    The key is the SHA-256 of this data as JSON. Returns "" if the cache is switched off, or if ``said`` is not plain
+    JSON data.
     """
     if os.environ.get(OFF) or not _is_plain(said):
         return ""
@@ -43,7 +44,7 @@ def document_key(said: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value stays the same if it is stored as JSON; for example, int keys would become strings."""
+    """Return whether a value stays the same if it is stored as JSON and read again; a dict with int keys does not."""
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(one) for key, one in value.items())
     if type(value) is list:
@@ -78,7 +79,7 @@ def _digest(document: Any) -> str:
 
 
 def _own_bytes(path: str) -> bytes:
-    """Return the bytes of a regular file of this user; raises OSError for other files, links, and large files."""
+    """Return the bytes of a regular file that belongs to this user; raises OSError for a link or a large file, too."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         found = os.fstat(fd)

@@ -1,8 +1,8 @@
 """Computes CRC-32C (Castagnoli, RFC 3720 B.4), the checksum of LevelDB's tables and TensorFlow's tensors.
 
-Neither the standard library nor isal has this polynomial. The checksum is linear: the checksum of a message is the
-checksum of its left half, shifted by the length of the right half, plus the checksum of its right half. So numpy folds
-a block in half until one word remains, at a gigabyte per second. For short data numpy is not imported.
+Neither the standard library nor isal can compute it. The checksum is linear: the checksum of a message is the checksum
+of its left half, shifted by the length of the right half, plus the checksum of its right half. So numpy folds a block
+in half until one word remains, at a gigabyte per second. For short data, numpy is not imported.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _long(data: memoryview, crc: int) -> int:
 
 
 def _moved(words: Words, nbytes: int) -> Words:
-    """Return, for each 32-bit word, the CRC of the word followed by ``nbytes`` zero bytes."""
+    """Return a CRC for each 32-bit word in ``words``: that of the word, followed by ``nbytes`` zero bytes."""
     low, high = _moves(nbytes)
     moved: Words = low[words & 0xFFFF] ^ high[words >> 16]
     return moved
@@ -104,9 +104,9 @@ def _moved(words: Words, nbytes: int) -> Words:
 
 @cache
 def _moves(nbytes: int) -> tuple[Words, Words]:
-    """Return two lookup tables for ``_moved``: one for the lower 16 bits of a word, one for the upper 16 bits.
+    """Return two lookup tables for ``_moved``: for the lower 16 bits of a word, and for the upper 16 bits.
 
-    For each value of these bits, with zeros as the other bits of the word, a table has the CRC of the word followed by
+    A table has an entry for each value of its bits: the CRC of the word in which all other bits are zero, followed by
     ``nbytes`` zero bytes. ``nbytes`` is a power of two and at least 4.
     """
     import numpy as np

@@ -13,7 +13,10 @@ SUFFIX = "ckpt-headers"
 
 
 def journals_of(path: str) -> tuple[str, list[str]]:
-    """Return the folder ``path``, or the folder of the file ``path``, and the paths of this user's journals in it."""
+    """Return the folder ``path``, or the folder of the file ``path``, and the paths of this user's journals in it.
+
+    A journal is left if a change of a safetensors header was interrupted.
+    """
     folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     return folder, _journals(folder)
 

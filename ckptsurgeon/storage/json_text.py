@@ -51,11 +51,11 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _RepeatedKeyError(ValueError):
-    """The error for a key that occurs twice in a JSON object."""
+    """Raised for a key that occurs twice in a JSON object."""
 
 
 def _line_of_double(text: str) -> int:
-    """Return the number of the line in which a key of an object occurs for the second time.
+    """Return the number of the first line in which a key of an object is repeated.
 
     Up to this line, the text must be valid JSON.
     """

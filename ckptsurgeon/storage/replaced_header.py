@@ -1,4 +1,4 @@
-"""Defines the mark of a safetensors file whose header is being replaced in place: an impossible header length."""
+"""Marks a safetensors file whose header is being replaced in place: with an impossible length of the header."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def load_signer(path: str) -> Signer:
 
 
 def load_verifier(path: str) -> Verifier:
-    """Return a verifier with the key in a file; if it is a private key, its public half is used."""
+    """Return a verifier with the key in a file; of a private key, the public half is used."""
     key = _loaded(path)
     from cryptography.exceptions import InvalidSignature  # the package is installed, since the key could be read
 
@@ -115,8 +115,8 @@ def _loaded(path: str) -> Any:
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
     """Return the arguments of ``sign`` and ``verify`` that follow the data; they depend on the kind of the key.
 
-    For Ed25519, there are none; for an elliptic curve, there is ECDSA with a hash. Raises ConfigError if the kind of
-    the key is not supported.
+    For Ed25519, there are none; for an elliptic curve, there is one: ECDSA with a hash. Raises ConfigError if the kind
+    of the key is not supported.
     """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -231,7 +231,7 @@ def _root(digests: Any) -> str:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding of payload and type."""
+    """Return the bytes that are signed for ``payload``: DSSE's pre-authentication encoding of payload and type."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 

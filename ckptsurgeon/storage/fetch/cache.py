@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class CachedFile:
-    """One file that was read completely; ``checked`` is the kind of digest that it matched ("sha256", "git") or "".
+    """A file that was read completely; ``checked`` is the kind of digest that it matched: "sha256", "git" or "" (none).
 
     ``again`` is True if the file in the cache first had wrong bytes and was fetched a second time.
     """
@@ -108,9 +108,9 @@ def check_cache(repository: str, cache: str | None) -> None:
 
 
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
-    """Raise SourceError if huggingface_hub has not stored ``file`` in the right place of its cache.
+    """Raise SourceError if ``path``, where huggingface_hub stored ``file``, is not the right place in its cache.
 
-    ``path`` is the path of the stored file. The right place follows from the repository, the commit and the name.
+    The right place follows from the repository, the commit and the name of the file.
     """
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
@@ -121,7 +121,7 @@ def check_kept(path: str, repository: str, commit: str, file: str, cache: str | 
 
 
 def blob_of(path: str) -> str:
-    """Return the path of the blob that a file of a snapshot links to; '' if it is not a link to a blob.
+    """Return the path of the blob to which ``path``, a file of a snapshot, links; '' if it does not link to a blob.
 
     Only one link is followed: a blob may itself link to a folder that the caches of all repositories share.
     """
@@ -153,7 +153,7 @@ def _never(path: str) -> bool:
 
 
 def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
-    """Raise OutputError if anything in a folder is not a regular file, a folder or an allowed link.
+    """Raise OutputError if a folder contains anything but regular files, folders and allowed links.
 
     ``allowed`` is called with the path of each link, and returns a true value if the link is allowed.
     """

@@ -1,4 +1,8 @@
-"""Collects fetched files in a folder; replaces files that were not fetched, or were changed, only if the user asks."""
+"""Collects fetched files in a folder.
+
+A file that is already there is replaced if it was fetched before and has not changed since; otherwise, only if the user
+asks for it.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ def copy_bytes(source: File, output: StagedFile) -> None:
 class FileCollector:
     """Collects files into a folder; they are put in place together, after all of them have been fetched.
 
-    If ``asks_again`` is True and a file was collected before, the server is asked whether the file has changed since.
+    If ``asks_again`` is True and a file was collected before, the server is asked whether its file has changed since.
     ``sha256`` is the expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error that is
     raised if a different file already exists at the path. ``pins`` is {(repository, revision): commit}.
     """
@@ -85,7 +89,7 @@ class FileCollector:
         return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: FetchRecord) -> None:
-        """Write ``record``, which describes the fetched file ``path``, next to it when all files are put in place."""
+        """Store ``record`` next to the file ``path``, which it describes, when all files are put in place."""
         self.placing.text(record_path(path), as_text(record))
 
     def forget(self, path: str) -> None:
@@ -112,23 +116,23 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
 
 
 def prepare(path: str) -> None:
-    """Remove the temp files that killed runs left for the file ``path`` and for the record of its origin."""
+    """Remove temp files of the file ``path`` and of its record that killed runs left."""
     remove_leftovers(path)
     remove_leftovers(record_path(path))
 
 
 def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
-    """Return the record of a file that was collected from this origin and is unchanged; None for any other file."""
+    """Return the record of the file ``path`` if it was collected from ``origin`` and is unchanged; None otherwise."""
     record = read_record(path)
     same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
     return record if same else None
 
 
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
-    """Raise OutputError if the file ``path`` must not be replaced, because it was not fetched, or has changed since.
+    """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or has changed since.
 
-    A link may be replaced. A file may also be replaced if its SHA-256 is ``digest()``, the SHA-256 of the new file. If
-    the setting ``overwrite`` of ``how.config`` is True, every file may be replaced.
+    Links may be replaced, and so may a file whose SHA-256 is ``digest()``, the SHA-256 of the new file. If the setting
+    ``overwrite`` of ``how.config`` is True, every file may be replaced.
     """
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return
@@ -152,7 +156,7 @@ def link_file(source: str, path: str, how: FileCollector) -> None:
 
 
 def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrigin) -> str:
-    """Copy ``blob``, a file that was read and checked before, to ``path``; returns ``path``."""
+    """Copy ``blob``, a file that was read and checked before, to ``path``; return ``path``."""
     commit, record = commit_of(blob.path), unchanged_record(origin, path)
     same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
     if same or is_same_file(blob.path, path):
@@ -171,7 +175,7 @@ def copy_blob(blob: CachedFile, path: str, how: FileCollector, origin: FetchOrig
 def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *, fingerprint: str) -> FetchRecord:
     """Copy the file ``source`` to ``path``, and return the record of the copy.
 
-    The record contains ``fingerprint``, a string with the size and time of ``source``.
+    ``fingerprint`` is a text with the size and time of ``source``; the record contains it.
     """
     check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
@@ -187,7 +191,7 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 
 
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
-    """Link, copy or download the file ``origin`` to ``path``; return the path of the result.
+    """Link, copy or download the file ``origin`` to ``path``; return the path at which it is then.
 
     If ``path`` is None, or the strategy of ``how`` is "no_link", a local file stays where it is, and a file of the hub
     stays in the cache.
@@ -220,7 +224,7 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
 
 
 def _check_file(origin: FetchOrigin) -> None:
-    """Raise SourceError if a local folder does not have the file of ``origin``; the hint contains a similar name."""
+    """Raise SourceError if ``origin`` is a file that its local folder lacks; the hint contains a similar name."""
     if os.path.isfile(origin.path):
         return
     if os.path.islink(origin.path) and not os.path.exists(origin.path):

@@ -63,7 +63,7 @@ def download(
 
 
 class _Body:
-    """The part of a file that was received so far."""
+    """Collects the bytes of a file that were received so far, over one or more requests."""
 
     def __init__(self, address: Address, path: str, placing: FileTransaction, progress: Progress | None) -> None:
         self.done = 0
@@ -75,7 +75,7 @@ class _Body:
         self._room = FreeSpace(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
 
     def wanted(self, etag: str) -> dict[str, str]:
-        """Return the headers of the next request.
+        """Return the headers of the next request: those that ask only for what is missing.
 
         If a part of the file was received with an ETag, the headers ask only for the rest of the same file. If nothing
         was received yet, they ask for the file only if its ETag differs from ``etag``.
@@ -85,9 +85,9 @@ class _Body:
         return {"If-None-Match": etag} if etag and self._staged is None else {}
 
     def take(self, response: httpx2.Response) -> str:
-        """Write the body of an answer to the file; returns '' if the file is complete, else the reason why it is not.
+        """Write the body of a response to the file; return '' if the file is complete, else the reason why it is not.
 
-        Raises SourceError if the answer does not match the request.
+        Raises SourceError if the response does not match the request.
         """
         if response.status_code not in (200, 206):
             raise status_error(self._address, response)
@@ -148,7 +148,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Discard the bytes that were received before, and start the file again from byte 0, as the answer does."""
+        """Discard the bytes that were received before, and start at byte 0, since the response has the whole file."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag
@@ -159,7 +159,7 @@ class _Body:
             self._staged.clear()
 
     def _check_goes_on(self, response: httpx2.Response) -> None:
-        """Raise SourceError if a partial answer is from another file, or begins at a wrong byte (RFC 9110, 15.3.7)."""
+        """Raise SourceError if a partial response is of another file, or begins at a wrong byte (RFC 9110, 15.3.7)."""
         said = response.headers.get("Content-Range") or ""
         found = _RANGE.fullmatch(said)
         begin, end, size = (int(part) for part in found.groups()) if found else (-1, -1, -1)

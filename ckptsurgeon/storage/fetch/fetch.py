@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class _FetchRequest:
-    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay in place, and other files go to a cache."""
+    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay where they are, and others go to a cache."""
 
     origin: FetchOrigin
     sha256: str
@@ -106,7 +106,7 @@ def _address(order: _FetchRequest) -> Fetched:
 
 
 def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
-    """Return the result for files on this machine; if the request has a folder, first copy them into this folder.
+    """Return the result for files on this machine; if the request has a folder, first copy the files into it.
 
     ``at`` is the origin of the files, ``path`` the path of the file or folder on this machine, and ``blobs`` is {name:
     file}.
@@ -139,7 +139,7 @@ def _copy_into_folder(
 
 
 def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
-    """Return the path for a file in a folder, and make the folders above it.
+    """Return the path of the file ``name`` in a folder, and create the folders above the file.
 
     Temp files that killed runs left for this path are removed. Raises FormatError if the name points out of the folder,
     OutputError if one of the folders above the file is a link.
@@ -154,7 +154,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError if a file has the name that the record of another file gets: ``.NAME.collected.json``."""
+    """Raise FormatError if the path of a file is also the path of another file's record: ``.NAME.collected.json``."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
@@ -205,5 +205,5 @@ def _names_in(folder: str) -> list[str]:
 
 
 def _kept_in(origin: FetchOrigin) -> str:
-    """Return the folder in the user's cache in which files from this address are kept."""
+    """Return the folder in the user's cache in which the file of an origin is kept."""
     return os.path.join(cache_folder(), "fetched", origin.sha256[:32])

@@ -26,7 +26,7 @@ __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 
 
 def counter(progress: Progress | None) -> type[Any]:
-    """Return a class to use as ``tqdm`` in huggingface_hub; it draws nothing and reports bytes to ``progress``.
+    """Return a class that huggingface_hub can use as ``tqdm``: it draws nothing and reports bytes to ``progress``.
 
     For a repository, huggingface_hub has two bars that count the same bytes: one counts received bytes, the other
     counts bytes of assembled files. The larger count is reported. Bars that count files are ignored.
@@ -132,13 +132,13 @@ def repository_from_hub(
 
 
 def commit_of(path: str) -> str:
-    """Return the commit in a path of the cache; '' if the path has none."""
+    """Return the commit that is a part of ``path``, a path in the cache; '' if it has none."""
     found = _COMMIT.search(path)
     return found.group(1) if found else ""
 
 
 def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
-    """Return the names of a commit's files: from the listing in the cache or, if there is none, from its folder."""
+    """Return the names of a commit's files: from the hub's listing in the cache or, without one, from its folder."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -169,7 +169,7 @@ def _query(origin: FetchOrigin, config: FetchConfig) -> HubQuery:
 
 @contextmanager
 def _errors_translated(origin: FetchOrigin, config: FetchConfig) -> Iterator[None]:
-    """Turn errors of the local file system into OutputError, and errors of the hub into SourceError or ConfigError."""
+    """Convert errors of the local file system to OutputError, and errors of the hub to SourceError or ConfigError."""
     with hub_errors(_query(origin, config)):
         try:
             yield

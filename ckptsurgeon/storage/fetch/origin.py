@@ -91,10 +91,10 @@ _WEB = ("http:", "https:")
 
 @dataclass(frozen=True)
 class FetchOrigin:
-    """One file of one source, or the whole source if ``file`` is empty.
+    """The source of a file, and the file's name in it; if ``file`` is empty, all files of the source.
 
-    ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for an
-    address that fsspec reads. ``revision`` is the revision of the repository.
+    ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for an address
+    that fsspec reads. ``revision`` is the revision of the repository.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class FetchOrigin:
 
     @property
     def path(self) -> str:
-        """The source and the file as one path or address; an address includes its credentials."""
+        """The path or address of the file: ``source`` and ``file`` together. An address includes its credentials."""
         return f"{self.source.rstrip('/')}/{self.file}"
 
     @property
@@ -114,7 +114,7 @@ class FetchOrigin:
 
     @property
     def sha256(self) -> str:
-        """A SHA-256 of everything except the credentials: it identifies the origin and reveals no secret."""
+        """The SHA-256 of the origin without its credentials: it identifies the origin and reveals no secret."""
         address = without_credentials(self.path) if self._is_address else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
 
@@ -195,7 +195,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a string must be a local path: its form shows it, or its first part exists on this machine."""
+    """Return whether a string can only be a local path: it looks like one, or its first part exists on this machine."""
     head = text.partition("/")[0]
     return (
         text.startswith(("/", ".", "~"))
@@ -208,7 +208,7 @@ def _is_path(text: str) -> bool:
 
 
 def _no_folder(text: str) -> SourceError:
-    """Return the error for a folder that does not exist; its hint is the existing folder with the most similar name."""
+    """Return the error for a folder that does not exist; its hint names the existing folder with the nearest name."""
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):
@@ -265,9 +265,9 @@ def _local(path: str) -> FetchOrigin:
 
 
 def file_name(origin: FetchOrigin) -> str:
-    """Return the local name of an origin's single file: the last part of its path, without the query of an address.
+    """Return the name that an origin's single file gets on this machine: the last part of its path.
 
-    Raises ConfigError if there is no such name.
+    The query of an address is left out. Raises ConfigError if there is no such name.
     """
     path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
     name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]

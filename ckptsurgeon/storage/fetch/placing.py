@@ -1,4 +1,4 @@
-"""Puts several files in place, all or none; if one fails, the folders that were made for them are removed."""
+"""Puts several files in place, or none: if one fails, the folders that were created for them are removed, too."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MOST_LINKS = 40
 def is_same_file(source: str, path: str) -> bool:
     """Return whether ``source`` is the file at ``path``, or a symbolic link that leads to ``path``.
 
-    In both cases, a link at ``path`` to ``source`` would lead to itself. Hard links to the same file are the same file.
-    Two symbolic links to the same target are different files.
+    In both cases, a link at ``path`` to ``source`` would lead to itself. Hard links to the same file count as the same
+    file; two symbolic links to the same target do not.
     """
     if not os.path.lexists(path):
         return False
@@ -33,7 +33,7 @@ def is_same_file(source: str, path: str) -> bool:
 
 
 def entries(path: str) -> Iterator[str]:
-    """Yield every path that is visited when ``path`` is opened: ``path`` itself, then the target of each link."""
+    """Yield every path that opening ``path`` leads through: ``path`` itself, then the target of each link."""
     for _ in range(_MOST_LINKS):
         yield entry_of(path)
         if not os.path.islink(path):
@@ -52,9 +52,9 @@ def entry_of(path: str) -> str:
 
 @contextmanager
 def making_folders() -> Iterator[Callable[[str], None]]:
-    """Yield a function that makes a folder with its parents; if the block fails, the new folders are removed.
+    """Yield a function that creates a folder and its parents; if the block fails, the new folders are removed.
 
-    The function raises OutputError if a folder cannot be made.
+    The function raises OutputError if a folder cannot be created.
     """
     made: list[str] = []
 
@@ -96,7 +96,7 @@ class _Move:
 
 
 class FileTransaction:
-    """New files, new links and removals; ``put`` carries out all of them, in the order in which they were added.
+    """A list of changes: new files, new links and removals. ``put`` carries them out in the order of the list.
 
     If a run is killed during ``put``, perhaps only the first changes were made. So add a fetched file before the record
     of its origin: a file without a record, or with an older record, counts as a file of unknown origin.
@@ -130,9 +130,9 @@ class FileTransaction:
             self._moves.append(_Move(path))
 
     def put(self) -> None:
-        """Carry out all changes; if one fails, undo the others and raise OutputError.
+        """Carry out all changes; if one fails, undo the earlier changes and raise OutputError.
 
-        On file systems without hard links, changes before the failure are not undone.
+        On file systems without hard links, the earlier changes are not undone.
         """
         self._check_links()
         with _undone_on_failure(self._moves) as ready:
@@ -179,7 +179,7 @@ def _link(source: str, path: str) -> None:
 
 @contextmanager
 def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
-    """Yield an iterator over the moves; if the block fails, the files that were replaced are put back.
+    """Yield an iterator over the moves; if the block fails, the files that they replaced are put back.
 
     Before the iterator yields a move, it makes a hard link to the file that the move will replace.
     """

@@ -93,7 +93,7 @@ class Fetched(Brief):
 def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
     """Return the fetched files with their sizes and digests.
 
-    ``blobs`` has each file as it was read, and ``paths`` its path on this machine, both by the name of the file.
+    ``blobs`` is {name: file, as it was read}, and ``paths`` is {name: path of the file on this machine}.
     """
     return tuple(
         FetchedFile(name, paths[name], blob.size, blob.sha256, blob.checked) for name, blob in blobs.items()
@@ -142,9 +142,10 @@ class FetchRecord:
 def record_of(
     origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> FetchRecord:
-    """Return the record of a fetched file.
+    """Return the record of a file that was fetched from ``origin``.
 
-    ``at`` is the path at which the bytes of the file are now: a temp file, or the target of a link.
+    ``at`` is the path at which the bytes of the file are now: a temp file, or the target of a link. For the other
+    arguments, see ``FetchRecord``.
     """
     found = os.stat(at)
     return FetchRecord(
@@ -153,7 +154,7 @@ def record_of(
 
 
 def record_path(path: str) -> str:
-    """Return the path of a collected file's record, next to the file."""
+    """Return the path of the record of the collected file ``path``; it is in the same folder."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.collected.json")
 
@@ -182,7 +183,7 @@ def sha256_of(path: str) -> str:
 
 
 def is_unchanged(path: str, record: FetchRecord) -> bool:
-    """Return whether a file agrees with its record: size and time are equal, or size and digest are equal."""
+    """Return whether a file agrees with its record: it has the recorded size, and the recorded time or digest."""
     if record.link or os.path.islink(path):
         return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)
     try:

@@ -26,7 +26,10 @@ class MemorySegment(Protocol):
 
 
 class MemoryFile(File):
-    """A ``File`` made of memory segments, which are copied only when they are read; it has no descriptor or folder."""
+    """A file that consists of segments of memory; they are copied only when they are read.
+
+    It has no descriptor and no folder.
+    """
 
     mtime_ns: int | None = None
     remote = False
@@ -39,13 +42,13 @@ class MemoryFile(File):
         self.size = self._begins.pop()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError beyond the end."""
+        """Return exactly ``nbytes`` bytes from ``offset`` on; raises SourceError if there are fewer."""
         buffer = bytearray(nbytes)
         self.readinto(offset, memoryview(buffer))
         return bytes(buffer)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError beyond the end."""
+        """Fill ``view`` with the bytes from ``offset`` on; raises SourceError if there are fewer."""
         if self._pieces is None:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + len(view) > self.size:
@@ -71,7 +74,7 @@ class MemoryFile(File):
         return self._pieces is None
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return a context manager that yields None: there is no descriptor from which the kernel could copy."""
+        """Return a context whose value is None: there is no descriptor from which the kernel could copy."""
         return nullcontext()
 
     def folder(self) -> Folder:
@@ -83,11 +86,11 @@ class MemoryFile(File):
         self._pieces = None
 
     def __copy__(self) -> MemoryFile:
-        """Return the file itself: a copy would have to be closed separately."""
+        """Return this object itself: a copy would have to be closed separately."""
         return self
 
     def __deepcopy__(self, memo: object) -> MemoryFile:
-        """Return the file itself, so that the bytes are in memory only once."""
+        """Return this object itself, so that the bytes are in memory only once."""
         return self
 
     def __reduce__(self) -> NoReturn:

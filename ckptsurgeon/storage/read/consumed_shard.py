@@ -1,9 +1,9 @@
 """Describes the file that replaces a shard deleted by ``--consume``: it keeps the shard's header and small tensors.
 
-If the run is interrupted, the same command makes the same plan again from this file. Its name is the name of the shard
-with the suffix ``.consumed``, so that other programs find that the shard is missing. The kept bytes are at the same
-offsets as in the shard, with holes between them. Then follow a JSON document, its length (8 bytes, little endian), and
-``ckptcons``.
+If the run is interrupted, this file is enough for the same command to make the same plan again. Its name is the name of
+the shard with the suffix ``.consumed``, so that other programs find that the shard is missing. The kept bytes are at
+the same offsets as in the shard, with holes between them. Then follow a JSON document, its length (8 bytes, little
+endian), and ``ckptcons``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20
 
 
 class ConsumedShard(NamedTuple):
-    """A shard that was deleted: its size in bytes, and its times and inode. They identify the shard in a later run.
+    """A shard that was deleted; its size in bytes, its times and its inode identify it in a later run.
 
     ``kept`` are the (begin, end) byte ranges that are kept, sorted; the first range contains the header. ``output`` is
     the path of the output that now has the values.
@@ -46,8 +46,8 @@ class ConsumedShard(NamedTuple):
 def consumed_shard(size: int, read: Callable[[int, int], bytes]) -> ConsumedShard:
     """Return the shard that a ``.consumed`` file of ``size`` bytes describes.
 
-    ``read`` is a function of an offset and a number of bytes that returns these bytes. Raises LookupError, TypeError or
-    ValueError if the file does not describe a shard.
+    ``read(offset, nbytes)`` returns bytes of the file. Raises LookupError, TypeError or ValueError if the file does not
+    describe a shard.
     """
     tail = read(size - 16, 16) if size >= 16 else b""
     length = int.from_bytes(tail[:8], "little")

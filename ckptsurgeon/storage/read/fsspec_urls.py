@@ -20,7 +20,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system", "said_by"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """A remote file in a file system of fsspec; fsspec also decides whether a failed request is sent again."""
+    """A remote file that fsspec reads; fsspec also decides whether a failed request is sent again."""
 
     fs: Any
     path: str
@@ -35,11 +35,11 @@ class _Ranges:
         return self.path.rpartition("/")[2]
 
     def folder(self) -> Folder:
-        """Return the folder the file is in."""
+        """Return the folder that contains the file."""
         return FsspecFolder(self.fs, self.path.rpartition("/")[0], self.uri.rpartition("/")[0])
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes from ``offset`` in one piece; raises SourceError if more or fewer are received."""
+        """Yield ``nbytes`` bytes from ``offset`` on, as one piece; raises SourceError if more or fewer are received."""
         with driver_errors(self.uri):
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
@@ -96,7 +96,7 @@ _INSTALL = re.compile(r"(?:Please install|Install) ([\w-]+) (?:to|for) access .+
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """Return the file system for an address, and the path in it; raises ConfigError if fsspec has none.
+    """Return the fsspec file system for an address, and the path in it; raises ConfigError if fsspec has none.
 
     Raises SourceError if the address cannot be used for another reason.
     """
@@ -132,7 +132,7 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec, or of a package that it uses, in the block into a SourceError about ``uri``."""
+    """Convert any error of fsspec in the block, or of a package that fsspec uses, to a SourceError about ``uri``."""
     try:
         yield
     except CheckpointError:
@@ -148,7 +148,7 @@ _CREDENTIALS = re.compile(r"[^\s/@:\"']+:[^\s/@\"']*@(?=[\w\[])")
 
 
 def said_by(error: Exception) -> str:
-    """Return the message of an error of fsspec, or of a package that it uses, without secrets."""
+    """Return the message of an error of fsspec, or of a package that fsspec uses, without secrets."""
     return escape(_CREDENTIALS.sub("", without_secrets(str(error))).rstrip(": ."), 300)
 
 

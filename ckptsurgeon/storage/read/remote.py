@@ -62,12 +62,12 @@ class Ranges(Protocol):
         ...
 
     def folder(self) -> Folder:
-        """Return the folder the file is in."""
+        """Return the folder that contains the file."""
         ...
 
 
 class RemoteFile(File):
-    """A ``File`` on another machine; ``notes`` tell the user if it was fetched in an unusual way."""
+    """A file on another machine; ``notes`` are notes for the user if it was fetched in an unusual way."""
 
     remote = True
     mtime_ns: int | None = None
@@ -84,19 +84,19 @@ class RemoteFile(File):
         self._check_whole()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError if the file ends before."""
+        """Return exactly ``nbytes`` bytes from ``offset`` on; raises SourceError if the file ends before."""
         self._ensure(offset, nbytes)
         buffer = bytearray(nbytes)
         self._spool.readinto(offset, memoryview(buffer))
         return bytes(buffer)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset``; raises SourceError if the file ends before."""
+        """Fill ``view`` with the bytes from ``offset`` on; raises SourceError if the file ends before."""
         self._ensure(offset, len(view))
         self._spool.readinto(offset, view)
 
     def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
-        """Fetch (begin, end) ranges in few requests, several at a time.
+        """Fetch the (begin, end) ranges together: in few requests, several at a time.
 
         ``advance`` is called with the number of bytes received.
         """
@@ -121,14 +121,14 @@ class RemoteFile(File):
         return self._spool.fileno() < 0
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context manager that yields the descriptor of the local copy.
+        """Return a context whose value is the descriptor of the local copy.
 
-        While bytes are missing in the local copy, it yields None, since missing bytes would be read as zeros.
+        While the local copy is incomplete, the value is None, since missing bytes would be read as zeros.
         """
         return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:
-        """Return the folder the file is in."""
+        """Return the folder that contains the file."""
         return self._wire.folder()
 
     def close(self) -> None:
@@ -137,11 +137,11 @@ class RemoteFile(File):
             self._spool.close()
 
     def __copy__(self) -> RemoteFile:
-        """Return the file itself: a copy would share its descriptor, and could close it for both objects."""
+        """Return this object itself: a copy would share its descriptor, and could close it for both objects."""
         return self
 
     def __deepcopy__(self, memo: object) -> RemoteFile:
-        """Return the file itself."""
+        """Return this object itself, as ``__copy__`` does."""
         return self
 
     def __reduce__(self) -> NoReturn:
@@ -175,7 +175,7 @@ class RemoteFile(File):
 
     @contextmanager
     def _wanted(self) -> Iterator[None]:
-        """Keep the received bytes for the next run if the block fails."""
+        """If the block fails, keep the received bytes for the next run."""
         before, self._spool.is_wanted = self._spool.is_wanted, True
         yield
         self._spool.is_wanted = before
@@ -202,5 +202,5 @@ class RemoteFile(File):
 
 
 def notes_of(source: Source) -> tuple[str, ...]:
-    """Return the notes about how a source was fetched."""
+    """Return the notes on how a source was fetched."""
     return source.notes if isinstance(source, RemoteFile) else ()

@@ -16,9 +16,9 @@ __all__ = ["Destination", "check_writable", "open_destination"]
 
 
 class Destination(Protocol):
-    """A folder at an address, and the files of one output that are being uploaded to it.
+    """A folder at an address, to which the files of one output are uploaded.
 
-    Until ``publish``, no file in the folder is changed. Every method may raise OutputError or ConfigError.
+    Until ``publish`` is called, no file in the folder is changed. Every method may raise OutputError or ConfigError.
     """
 
     def names(self) -> list[str]:
@@ -53,7 +53,7 @@ class Destination(Protocol):
 
 
 def check_writable(uri: str) -> None:
-    """Raise OutputError if an address is of a kind that can only be read; no request is made."""
+    """Raise OutputError if an address is of a kind that can be read but not written; no request is made."""
     scheme, why, hint = scheme_of(uri), "", ""
     if scheme in ("http", "https"):
         why, hint = "ckpt only reads from web servers", "Use an object store (s3://, gs://), or hf://org/repo."
@@ -68,9 +68,9 @@ def check_writable(uri: str) -> None:
 
 
 def open_destination(uri: str, *, file: str = "") -> Destination:
-    """Return the folder at an address; it need not exist yet. ``file`` is the output's name if it is a single file.
+    """Return the folder at an address; it need not exist yet.
 
-    Raises OutputError or ConfigError.
+    ``file`` is the name of the output if the output is a single file. Raises OutputError or ConfigError.
     """
     check_writable(uri)
     if scheme_of(uri) == "hf":

@@ -106,7 +106,7 @@ class FsspecDestination:
         self._end()
 
     def discard(self) -> None:
-        """Abandon the uploads that are not published; if the server refuses, the next run removes them."""
+        """Abandon the uploads that are not published; if the server refuses this, the next run removes them."""
         with suppress(Exception):
             self._pending.discard()
             if self._begun:  # else the mark is from a killed run
@@ -129,9 +129,9 @@ class FsspecDestination:
 
 @contextmanager
 def _errors(uri: str) -> Iterator[None]:
-    """Turn any error of fsspec, or of a package that it uses, in the block into an OutputError about ``uri``.
+    """Convert any error of fsspec in the block, or of a package that fsspec uses, to an OutputError about ``uri``.
 
-    A ConfigError stays as it is.
+    A ConfigError is not converted.
     """
     try:
         yield

@@ -54,7 +54,7 @@ class HubDestination:
 
     @cached_property
     def _parent(self) -> str:
-        """The newest commit of the branch before the upload; the hub rejects the upload if the branch has changed."""
+        """The newest commit of the branch before the upload; if there is a newer one, the hub rejects the upload."""
         return commit_of_revision(self._query)
 
     def _head(self) -> str:
@@ -70,7 +70,7 @@ class HubDestination:
         return [path.removeprefix(self._folder) for path in paths if path.startswith(self._folder)]
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file, which may be in a subfolder."""
+        """Return whether the folder or one of its subfolders has the file ``name``, a path relative to the folder."""
         return name in self._paths()
 
     def begin(self, names: Sequence[str]) -> None:
@@ -82,9 +82,10 @@ class HubDestination:
             self._api.auth_check(self._query.repository, write=True)
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a file if the hub stores it in LFS; otherwise read it, since ``publish`` sends it with the commit.
+        """Upload a file if the hub stores it in LFS; otherwise only read it, and let ``publish`` send it.
 
-        Raises OutputError if the upload fails, or if the .gitignore of the repository excludes the file.
+        Files outside LFS are sent with the commit. Raises OutputError if the upload fails, or if the .gitignore of the
+        repository excludes the file.
         """
         from huggingface_hub import CommitOperationAdd
 
@@ -135,7 +136,7 @@ class HubDestination:
         self._check()
 
     def _check(self) -> None:
-        """Raise OutputError if the branch does not have the files that were uploaded."""
+        """Raise OutputError if the branch lacks a file that was uploaded."""
         from huggingface_hub import RepoFile
 
         with self._errors():
@@ -155,7 +156,7 @@ class HubDestination:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn every error of huggingface_hub in the block into OutputError, or ``_BusyError`` if a retry may help."""
+        """Convert every error of huggingface_hub in the block to OutputError, or ``_BusyError`` if a retry may help."""
         try:
             with time_limits(ANSWER_S), _no_bars():
                 yield

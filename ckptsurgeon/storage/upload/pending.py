@@ -1,4 +1,4 @@
-"""Uploads files without making them visible: as unfinished uploads of the server, or in a hidden folder."""
+"""Uploads files but makes them visible only later: as unfinished uploads of the server, or in a hidden folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK = 4 << 20
 
 
 class PendingUploads(Protocol):
-    """The uploads of one output in a file system of fsspec; ``path`` is the final path of an upload.
+    """The uploads of one output to a file system of fsspec; in all methods, ``path`` is the final path of an upload.
 
     The methods may raise any exception. Each implementation writes a mark, a file or folder that tells the next run
     about the uploads of a killed run.
     """
 
     def clean(self) -> None:
-        """Remove the uploads of a killed run."""
+        """Remove the uploads that a killed run left."""
         ...
 
     def begin(self, paths: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class PendingUploads(Protocol):
         ...
 
     def put(self, path: str, source: str, advance: Advance) -> int:
-        """Upload the local file ``source``; return its size in bytes."""
+        """Upload the local file ``source``, but do not make it visible; return its size in bytes."""
         ...
 
     def lost(self, path: str) -> bool:
@@ -61,7 +61,7 @@ def _send(file: Any, source: str, advance: Advance) -> int:
 
 
 class DeferredUploads:
-    """Uploads that appear only when they are completed: multipart uploads of S3, resumable uploads of GCS.
+    """Uploads files as multipart uploads of S3 or resumable uploads of GCS; a completed upload becomes a file.
 
     The mark is a file with the paths of the uploads. If the run is killed, the next run reads the mark, asks S3 for
     unfinished uploads to these paths, and aborts them. GCS cannot list unfinished uploads, but removes them after a
@@ -73,7 +73,7 @@ class DeferredUploads:
         self._open: dict[str, Any] = {}
 
     def clean(self) -> None:
-        """Abort the uploads that are listed in the mark of a killed run."""
+        """Abort the unfinished uploads of a killed run, whose paths are in its mark."""
         if not self._fs.exists(self._mark):
             return
         with suppress(PermissionError):  # listing unfinished uploads needs a separate permission, and is optional
@@ -94,7 +94,7 @@ class DeferredUploads:
         self._fs.pipe_file(self._mark, "".join(f"{path}\n" for path in paths).encode())
 
     def put(self, path: str, source: str, advance: Advance) -> int:
-        """Upload a file, but do not send the request that completes the upload."""
+        """Upload a file, but do not send the request that completes the upload; return the file's size in bytes."""
         file = self._open[path] = self._fs.open(path, "wb", autocommit=False)
         size = _send(file, source, advance)
         file.close()
@@ -141,7 +141,7 @@ class MovedUploads:
         return f"{self._mark}/{path.removeprefix(self._mark.rpartition('/')[0]).lstrip('/')}"
 
     def _make_folder(self, path: str) -> None:
-        """Make the folder of a file that is in a subfolder of the output, both hidden and at its address."""
+        """Create the folder of a file that is in a subfolder of the output, in the hidden folder and at the address."""
         folder = path.rpartition("/")[0]
         if folder != self._mark.rpartition("/")[0]:
             self._fs.makedirs(self._temp(folder), exist_ok=True)
@@ -153,13 +153,13 @@ class MovedUploads:
             self._fs.rm(self._mark, recursive=True)
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Make the hidden folder, and test whether the file system can move files."""
+        """Create the hidden folder, and test whether the file system can move files."""
         self._fs.makedirs(self._mark, exist_ok=True)
         self._fs.pipe_file(f"{self._mark}/.try", b"ckpt")
         self._fs.mv(f"{self._mark}/.try", f"{self._mark}/.moved")
 
     def put(self, path: str, source: str, advance: Advance) -> int:
-        """Upload a file into the hidden folder."""
+        """Upload a file into the hidden folder; return its size in bytes."""
         self._make_folder(path)
         with self._fs.open(self._temp(path), "wb") as file:
             return _send(file, source, advance)

@@ -1,4 +1,4 @@
-"""Writes an output whose destination is an address: first into a local folder, from which each file is uploaded."""
+"""Writes an output whose destination is an address: into a local folder first, from which each file is uploaded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return a path in the folder for temporary files: always the same for ``uri``, and different for any other URI.
+    """Return a local path for the output at ``uri``: each URI has its own path, which is the same in every run.
 
-    The names of all temp files and folders for this address are made from this path.
+    It is in the folder for temporary files. The names of all temp files and folders for this output are made from it.
     """
     digest = hashlib.sha256(shown(uri).rstrip("/").encode("utf-8", "surrogatepass")).hexdigest()
     return os.path.join(tempfile.gettempdir(), f"ckpt-upload-{digest[:16]}")
@@ -31,8 +31,8 @@ def scratch_path(uri: str) -> str:
 class UploadedFolder(StagedFolder):
     """A local folder, from which each file is uploaded and removed as soon as it is finished.
 
-    If ``late`` is true, all files stay until ``publish``, because an index is made by reading them. ``advance`` is
-    called with the number of bytes that were sent.
+    If ``late`` is true, all files stay until ``publish``, because an index is computed from them. ``advance`` is called
+    with the number of bytes that were sent.
     """
 
     reserves = False  # all files are open at once, but are uploaded and removed one by one
@@ -74,10 +74,10 @@ class UploadedFolder(StagedFolder):
 
 @contextmanager
 def uploaded_folder(uri: str, destination: Destination, size: int, *, late: bool = False) -> Iterator[UploadedFolder]:
-    """Yield a local folder whose files are uploaded; the block must call ``publish``. The folder is removed afterwards.
+    """Yield a local folder whose files are uploaded to ``destination``; the block must call its ``publish``.
 
-    If the block fails, the uploads are discarded. ``size`` is the largest number of bytes in the folder at one time.
-    Raises OutputError.
+    The folder is removed after the block. If the block fails, the uploads are discarded. ``size`` is the largest number
+    of bytes in the folder at one time. Raises OutputError.
     """
     path = scratch_path(uri)
     remove_leftovers(path)

@@ -25,7 +25,7 @@ MOST_KEPT, FEWEST = 16 << 20, 8
 
 
 def check_deletable(path: str, shown: str) -> None:
-    """Raise OutputError if a file must not be deleted: it is a link, has hard links, or its folder is read-only."""
+    """Raise OutputError if a file must not be deleted: it is a link or has hard links, or its folder is read-only."""
     found = os.lstat(path)
     if os.path.islink(path) or found.st_nlink > 1:
         what = "is a link" if os.path.islink(path) else "has another name (a hard link)"

@@ -50,12 +50,15 @@ def place_folder(temp: str, path: str, stale: set[str]) -> None:
 
 
 def names_inside(folder: str, names: Iterable[str]) -> set[str]:
-    """Return the paths in ``names`` that are inside the subfolder ``folder``, without the name of the subfolder."""
+    """Return those of ``names``, which are paths, that are inside the subfolder ``folder``; without its name.
+
+    For the folder "a", the path "a/b" becomes "b".
+    """
     return {name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")}
 
 
 def _keep_others(old: str, new: str, stale: set[str]) -> None:
-    """Hard-link the files in ``old`` into ``new``, except files in ``stale`` and files that ``new`` already has."""
+    """Hard-link the files in the folder ``old`` into ``new``, except files in ``stale`` and files that ``new`` has."""
     for entry in os.scandir(old):
         target = os.path.join(new, entry.name)
         if entry.name in stale:

@@ -37,7 +37,7 @@ class FileStream:
 
 
 class StagedFolder:
-    """A temp folder, and the files being written in it.
+    """A temp folder, and the files that are written into it.
 
     If ``kept_on_failure`` is true, the folder is not removed after a failure, so that a later run can continue. If
     ``is_only_copy`` is true, sources were deleted, and their values are only in this folder: no failure removes it. If
@@ -70,7 +70,7 @@ class StagedFolder:
         return staged
 
     def finished(self, name: str) -> None:
-        """Do nothing; called when a file is complete, so that a subclass can upload it."""
+        """Do nothing; callers call this method when a file is complete, so that a subclass can upload it."""
 
     def open_existing(self, name: str, size: int) -> StagedFile | None:
         """Open a file that another process has written.
@@ -90,7 +90,10 @@ class StagedFolder:
         return None
 
     def mark_only_copy(self) -> None:
-        """Record in the folder that no failure must remove it, since sources will be deleted; raises OutputError."""
+        """Mark the folder as the only copy of values, since sources will be deleted: then no failure removes it.
+
+        Raises OutputError.
+        """
         self.is_only_copy = True
         try:
             fd = os.open(os.path.join(self.path, ONLY_COPY), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -140,7 +143,7 @@ class StagedFolder:
         return sum(size for _, size in self._open)
 
     def flush(self) -> None:
-        """Wait until all files are on disk, and close them; raises OutputError if one was replaced meanwhile.
+        """Wait until all files are on disk, and close them; raises OutputError if a file was replaced meanwhile.
 
         A process of an earlier run may still write its files, for example if its machine was wrongly taken for dead.
         """
@@ -163,7 +166,7 @@ class StagedFolder:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return the device and inode of a file; None if there is none: another process may have just removed it."""
+    """Return (device, inode) of a file; None if it does not exist: another process may have just removed it."""
     with suppress(OSError):
         found = os.lstat(path)
         return found.st_dev, found.st_ino
@@ -191,7 +194,7 @@ def staged_folder(
     unfinished: UnfinishedOutput | None = None,
     restart: bool = False,
 ) -> Iterator[StagedFolder]:
-    """Yield a temp folder to write into; if the block succeeds, it atomically replaces ``path``.
+    """Yield a temp folder to write into; if the block succeeds, the temp folder atomically replaces ``path``.
 
     Files of ``path`` that the temp folder lacks are kept, except the files ``stale``. ``size`` is the number of bytes
     that will be written. ``unfinished`` is the unfinished output of an earlier run that this run continues. With
@@ -202,7 +205,7 @@ def staged_folder(
         check_no_unfinished(path, path, restart=restart)
     begun = unfinished.folder if unfinished is not None else ""
     _check_removable(path, but=begun)
-    remove_leftovers(path, but=begun)  # first: what follows may make one temp folder
+    remove_leftovers(path, but=begun)  # before check_exchange, which makes a temp folder
     if os.path.isdir(path):
         check_exchange(path)
     _check_not_within(path)
@@ -271,7 +274,7 @@ def _check_removable(path: str, *, but: str) -> None:
 
 
 def _flush(staged: StagedFolder) -> None:
-    """Wait until all files are on disk.
+    """Wait until all files of ``staged`` are on disk.
 
     If this fails, the folder is not kept for a later run, because the system may have dropped bytes that it could not
     write to disk.
@@ -295,9 +298,10 @@ def _check_not_within(path: str) -> None:
 
 
 def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
-    """Make a temp folder for the output ``path`` and lock it; returns its path and its open descriptor. Raises OSError.
+    """Create a temp folder for the output ``path`` and lock it; return its path and its open descriptor.
 
-    Another run may remove the folder as a left-over before it is locked; then a new one is made.
+    Another run may remove the folder before it is locked, because it takes it for one of a killed run; then a new
+    folder is created. Raises OSError.
     """
     while True:
         temp = temp_name(path)
@@ -317,7 +321,7 @@ def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
 
 
 def _taken_over(begun: str, path: str) -> tuple[str, int]:
-    """Rename ``begun``, the temp folder of an earlier run, and lock it; returns the new path and the open descriptor.
+    """Rename ``begun``, the temp folder of an earlier run, and lock it; return the new path and the open descriptor.
 
     On a file system without locks, the earlier run may still be writing. Then that run fails, since it no longer finds
     its folder.

@@ -113,7 +113,7 @@ def replace_headers(
     with output_lock(path, wait), ExitStack() as stack:
         files = [stack.enter_context(_alone(one)) for one in headers]
         try:
-            with suppress(FileNotFoundError):  # of a run that was interrupted before or after its change
+            with suppress(FileNotFoundError):  # left by a run that was interrupted before or after its change
                 os.unlink(journal.path)
             journal.write()
             _write_new(os.path.join(folder, record[0]), record[1])
@@ -171,7 +171,7 @@ def settle_interrupted(path: str) -> list[str]:
 
 @contextmanager
 def _alone(one: NewHeader) -> Iterator[int]:
-    """Open a file for writing, and keep other processes out of it during the block.
+    """Open a file for writing, and keep other processes out of it until the block ends.
 
     Raises OutputError if that is impossible, or if the header is no longer ``one.old``.
     """
@@ -199,7 +199,7 @@ def _open_alone(path: str) -> Iterator[int]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """Open a regular file for writing during the block; raises OutputError if the file has hard links, or OSError."""
+    """Open a regular file for writing until the block ends; raises OutputError for hard links, or OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -242,7 +242,7 @@ def _shared(path: str) -> OutputError:
 
 
 def _write_each(files: Sequence[tuple[int, bytes]], offset: int) -> None:
-    """Write bytes at an offset of each file, then wait until all are on disk; raises OSError.
+    """Write bytes at ``offset`` of each file, then wait until all are on disk; raises OSError.
 
     ``files`` has (descriptor, bytes to write) of each file.
     """
@@ -276,7 +276,7 @@ def _put(path: str, data: bytes) -> None:
 
 
 def _settle_after(error: BaseException, journal: _Journal, files: dict[str, int]) -> bool:
-    """Undo a change that failed with ``error``, or finish it if the new index is in place.
+    """Settle a change that failed with ``error``: finish it if the new index is in place, else undo it.
 
     ``files`` has a descriptor of each file by name. Returns True if the change was finished. Raises OutputError if
     undoing or finishing fails, too.
@@ -298,7 +298,7 @@ def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
 
 
 def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
-    """Finish or undo a change, and remove the journal; returns True if the change was finished. Raises OSError.
+    """Finish or undo a change, and remove the journal; return True if the change was finished. Raises OSError.
 
     A change with an index is finished if the new index is in place; otherwise it is undone. A change without an index
     is finished if the file already has the new header with its length and ``undo`` is false; otherwise it is undone.
@@ -328,7 +328,7 @@ def _digest(path: str) -> str:
 
 
 def _read(path: str) -> _Journal | None:
-    """Return a journal; None if it is not complete."""
+    """Return the journal in the file ``path``; None if it is not complete."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         digest, _, data = read_file(path, MOST_BYTES).partition(b"\n")
         if hashlib.sha256(data).hexdigest().encode() == digest:
@@ -342,7 +342,7 @@ def _journal(folder: str, data: bytes) -> _Journal | None:
     names = [head["name"], head["record"], *head["sizes"]]
     if (head["kind"], head["version"]) != (KIND, VERSION) or any(os.path.basename(one) != one for one in names):
         return None
-    if not head["record"].startswith(f"{head['name']}{RECORD}"):  # it may be removed
+    if not head["record"].startswith(f"{head['name']}{RECORD}"):  # else any file could be removed
         return None
     old, at = {}, 0
     for name, size in head["sizes"].items():

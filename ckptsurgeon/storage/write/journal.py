@@ -1,7 +1,8 @@
-"""Writes and reads the journal of an output of several files (parts): a description, and a line for each finished part.
+"""Writes and reads the journal of an output of several files (parts).
 
-The journal is in the temp folder of the output, so that a later run can continue a killed run. Each line contains the
-CRC-32 of its text, since the last line of a killed run may be truncated.
+The first line describes the output; each later line is for a finished part. The journal is in the temp folder of the
+output, so that a later run can continue a killed run. Each line contains the CRC-32 of its text, since the last line of
+a killed run may be truncated.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Journal:
     def cut(self, nbytes: int) -> None:
         """Truncate the journal to ``nbytes``, the size of its complete lines.
 
-        Lines after an incomplete line would never be read.
+        A run that was killed may have left an incomplete last line; lines that were added after it would never be read.
         """
         try:
             os.truncate(self._path, nbytes)
@@ -75,7 +76,7 @@ class Journal:
 
 
 class UnfinishedOutput(NamedTuple):
-    """An output that a run began and did not finish: its temp folder, and its journal.
+    """An output that a run began and did not finish: its temp folder, and the content of its journal.
 
     ``head`` is the first line of the journal, ``rows`` are the lines of the finished files (parts), and ``nbytes`` is
     the size of all complete lines.
@@ -98,7 +99,7 @@ class UnfinishedOutput(NamedTuple):
 
 
 def unfinished_output(path: str) -> UnfinishedOutput | None:
-    """Return the unfinished output that an earlier run left for ``path``; None if there is none with a finished part.
+    """Return the unfinished output that an earlier run left for ``path``; None if no run left a finished part.
 
     On file systems without locks there may be several; then the one with the most finished parts is returned.
     """

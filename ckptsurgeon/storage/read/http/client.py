@@ -64,7 +64,7 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return the Address for a URL; credentials in the URL become a header that is sent only to its host.
+    """Return the Address for a URL; credentials in the URL become a header that is sent only to the URL's host.
 
     Raises ConfigError for an invalid address.
     """
@@ -99,7 +99,7 @@ class RetryLimits:
         return TimeLimit(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
-        """Wait before the next attempt; raises SourceError with the reason ``what`` if a limit is reached.
+        """Wait before the next attempt; raises SourceError with the reason ``what`` if no attempt is left.
 
         ``what`` is the reason why the last attempt failed, ``came`` is how many bytes it received, and ``wait_s`` is
         how many seconds the server asks to wait.
@@ -127,9 +127,9 @@ class RetryLimits:
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
     """Yield the response to a GET request before its body is read, after following redirects.
 
-    The request is sent again if the server is busy, or if a connection stalls or breaks; ``patience`` limits these
-    retries. It is not sent again if the server refuses the connection or does not exist. Raises SourceError if there is
-    no usable response.
+    If the server is busy, or if a connection stalls or breaks, the request is sent again; ``patience`` limits these
+    retries. If the server refuses the connection or does not exist, it is not sent again. Raises SourceError if there
+    is no usable response.
     """
     import httpx2
 
@@ -154,18 +154,18 @@ def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[htt
 
 
 def content_length(response: httpx2.Response) -> int | None:
-    """Return the Content-Length of an answer; None if it is missing or invalid."""
+    """Return the Content-Length of a response; None if it is missing or invalid."""
     said = response.headers.get("Content-Length", "")
     return offset(said) if said.isascii() and said.isdigit() else None
 
 
 def offset(said: str) -> int | None:
-    """Return a string of decimal digits as a number of bytes; None if the number is larger than any file."""
+    """Return a number of bytes, given as decimal digits; None if it is larger than the size of any file."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
 def status_error(address: Address, response: httpx2.Response) -> SourceError:
-    """Return the error for an answer with a failure status."""
+    """Return the error for a response whose status is a failure."""
     code = response.status_code
     hint = ""
     if code in (401, 403):
@@ -206,7 +206,7 @@ def _created_client() -> httpx2.Client:
 
 
 def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> httpx2.Response:
-    """Return the first answer that is not a redirect; its ``history`` has the redirects.
+    """Return the first response that is not a redirect; its ``history`` has the redirects.
 
     Secret headers are sent only to the origin (scheme, host, port) of ``address``. ``pace`` limits the total time of
     all redirects and of the body. Raises SourceError for too many redirects, or for a redirect to an invalid address.
@@ -239,7 +239,7 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
 
 
 def _redirected(address: Address, url: str, location: str) -> str:
-    """Return the target of a redirect; raises SourceError if it is not http(s), or leads from https to http."""
+    """Return the URL to which a redirect leads; raises SourceError unless it is http(s), or if https leads to http."""
     try:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme.lower()

@@ -1,7 +1,7 @@
 """Keeps the fetched bytes of a remote file whose content cannot change, until a run that needs them succeeds.
 
-A sparse file with the bytes and a journal of their ranges are stored in the user's cache folder. If a run is killed or
-loses its connection, both stay, and the next run fetches only the rest.
+The user's cache folder gets a sparse file with the bytes and a journal of their ranges. If a run is killed or loses its
+connection, both stay, and the next run fetches only the rest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class KeptSpool(Spool):
         self._go_on()
 
     def hold(self, begin: int, end: int) -> None:
-        """Mark a range as received; when the new ranges have ``FLUSH`` bytes, write them to the journal."""
+        """Mark a range as received; if ``FLUSH`` bytes were received since the last time, write them to the journal."""
         super().hold(begin, end)
         with self._lock:
             self._fresh.add(begin, end)
@@ -65,7 +65,7 @@ class KeptSpool(Spool):
             super().close()
 
     def _go_on(self) -> None:
-        """Continue with the ranges in the journal; if the journal is empty or damaged, begin with an empty file."""
+        """Take over the ranges in the journal as received; if it is empty or damaged, begin with an empty file."""
         found = self._journal.ranges(os.fstat(self._fd).st_size)
         for begin, end in found:
             super().hold(begin, end)
@@ -83,17 +83,17 @@ class KeptSpool(Spool):
         self._fresh, self._fresh_bytes = Intervals(), 0
 
     def _remove(self) -> None:
-        """Remove the journal and then the file with the bytes, which is never used without a journal."""
+        """Remove the journal and then the file with the bytes: without a journal, this file is never used."""
         os.unlink(self._path + _JOURNAL)
         os.unlink(self._path + _BYTES)
 
 
 def kept_spool(uri: str, content: str) -> Spool:
-    """Return a ``Spool`` for the bytes of a remote file; if the run fails, the next run can use them.
+    """Return a ``Spool`` for the bytes of a remote file; if the run fails, the next run can use these bytes.
 
-    ``content`` is a string that identifies the content of the remote file. The digest of this string is the name of the
-    local file. If another process has locked the local file, or if the file cannot be made, the bytes are not kept for
-    the next run.
+    ``content`` is a string that identifies the content of the remote file; its digest is the name of the local file. If
+    another process has locked the local file, or if the file cannot be created, the bytes are not kept for the next
+    run.
     """
     folder = os.path.join(cache_folder(), "parts")
     path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])
@@ -111,7 +111,7 @@ def kept_spool(uri: str, content: str) -> Spool:
 
 
 def _locked(path: str) -> int:
-    """Open a file, which is made if it does not exist, and lock it; raises OSError if another process has locked it."""
+    """Open a file, created if it does not exist, and lock it; raises OSError if another process has locked it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Reads a file on a web server in ranges; every answer is checked against the request."""
+"""Reads a file on a web server in ranges; every response is checked against the request."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class HttpRanges:
         return self.address.commit or (self.etag if _is_strong(self.etag) else "")
 
     def folder(self) -> Folder:
-        """Return the folder the file is in."""
+        """Return the folder that contains the file."""
         return self.around()
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes from ``offset`` on; if a connection is lost, a new connection fetches the rest.
+        """Yield ``nbytes`` bytes from ``offset`` on; if the connection is lost, the rest is requested over a new one.
 
-        Raises SourceError if the server sends other bytes than it was asked for.
+        Raises SourceError if the server sends other bytes than were requested.
         """
         patience, done = RetryLimits(self.uri), 0
         while done < nbytes:
@@ -82,7 +82,7 @@ class HttpRanges:
                 patience.again(f"cannot be fetched: {why}", came=offset + done - begin)
 
     def _check(self, response: httpx2.Response, begin: int, end: int) -> None:
-        """Raise SourceError if an answer is not the requested range, or the content has changed."""
+        """Raise SourceError if a response is not the requested range, or the content has changed."""
         if response.status_code not in (200, 206):
             raise status_error(self.address, response)
         _check_plain(self.address, response)
@@ -141,7 +141,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the remote file ``wire`` with its first block, from ``response``; other blocks are fetched when needed."""
+    """Return the remote file ``wire``; its first block is from ``response``, other blocks are fetched when needed."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
@@ -155,7 +155,7 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
 def _spool(wire: HttpRanges) -> Spool:
     """Return an empty local copy for the bytes of a remote file.
 
-    If ``wire`` has a validator (a commit or a strong ETag), the next run can use the copy if this run fails.
+    If ``wire`` has a validator (a commit or a strong ETag) and this run fails, the next run can use the copy.
     """
     if not wire.validator:
         return Spool(wire.uri)
@@ -163,7 +163,7 @@ def _spool(wire: HttpRanges) -> Spool:
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
-    """Write the whole body of an answer into ``spool``; returns its size.
+    """Write the whole body of a response into ``spool``; return its size.
 
     Raises SourceError if the Content-Length differs from this size.
     """
@@ -199,7 +199,7 @@ def _size(address: Address, response: httpx2.Response) -> int:
 
 
 def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
-    """Return (begin, end, size of the whole file) from the Content-Range of a 206 answer; None if it is missing."""
+    """Return (begin, end, size of the whole file) from the Content-Range of a 206 response; None if it is missing."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or found is None:
         return None

@@ -25,9 +25,9 @@ EVERY = 16 << 20
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes can be written to a file system, minus the bytes that must stay free; None if unknown.
+    """Return how many bytes may still be written to a file system; None if unknown.
 
-    ``found`` is the result of ``os.statvfs``.
+    ``found`` is the result of ``os.statvfs``. Some bytes must stay free, and do not count.
     """
     if not found.f_blocks:
         return None
@@ -44,14 +44,14 @@ def nearest_existing(path: str) -> str:
 
 
 class FreeSpace:
-    """Checks from time to time that a file system has room; ``look`` is a function that calls ``os.statvfs`` on it."""
+    """Checks from time to time if a file system has room; ``look`` is a function that calls ``os.statvfs`` on it."""
 
     def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
         self._look = look
         self._known = 0
 
     def take(self, nbytes: int) -> bool:
-        """Return whether there is room for ``nbytes`` more bytes, which then count as used."""
+        """Return whether there is room for ``nbytes`` more bytes; if so, they count as used from now on."""
         if self._known < nbytes:
             found = free_bytes(self._look())
             if found is not None and found < nbytes:
@@ -69,9 +69,10 @@ _MOST = 64 << 20
 
 
 class Journal:
-    """A file that lists which byte ranges of a remote file are on disk; ``content`` identifies the remote content.
+    """A file that lists the byte ranges of a remote file that are on disk.
 
-    A line that was written for a different ``content`` counts as damaged.
+    ``content`` identifies the content of the remote file. A line that was written for another content counts as
+    damaged.
     """
 
     def __init__(self, path: str, content: str) -> None:
@@ -120,9 +121,9 @@ CHUNK = 1 << 20
 class Spool:
     """A local file that is filled with the bytes of a remote file piece by piece. Threads may share it.
 
-    ``uri`` is the remote file's name in messages. ``fd`` is a descriptor of the local file. If none is given, the local
-    file has no name and disappears with the process. ``is_wanted`` is True until the run that needs the bytes has
-    succeeded.
+    ``uri`` is the remote file's name in messages. ``fd`` is a descriptor of the local file. If no descriptor is given,
+    the local file has no name and disappears with the process. ``is_wanted`` is True until the run that needs the bytes
+    has succeeded.
     """
 
     folder = "folder for temporary files"
@@ -208,7 +209,7 @@ class Spool:
 
 
 def digest_of(spool: Spool, size: int, like: str) -> str:
-    """Return the digest of a complete file: its SHA-256 if ``like`` is a SHA-256, else its SHA-1 as in git."""
+    """Return the digest of a complete file: its SHA-256 if ``like`` is a SHA-256, else the SHA-1 that git uses."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     found = sha256 if len(like) == 64 else git

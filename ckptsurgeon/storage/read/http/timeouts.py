@@ -1,8 +1,8 @@
-"""Limits how long a server may take to begin its answer, and how slowly it may send the rest.
+"""Limits how long a server may take to begin its response, and how slowly it may send the rest.
 
 If a server sends ``100 Continue`` for ever, or one byte each second, the socket never times out. So the bytes of every
-read are counted. To do this, the method ``read`` of each connection is replaced; httpx reports each connection that it
-makes (https://www.python-httpx.org/advanced/extensions/, "trace").
+read are counted: the method ``read`` of each connection is replaced by one that counts. httpx reports each connection
+that it makes (https://www.python-httpx.org/advanced/extensions/, "trace").
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return a string as a number of seconds. Raises ConfigError for any other string.
+    """Return the text ``said`` as a number of seconds; raises ConfigError if it is not such a number.
 
-    ``name`` is the option or variable.
+    ``name`` is the option or variable from which the text comes.
     """
     try:
         found = float(said)
@@ -67,7 +67,7 @@ def checked_seconds(said: str, name: str) -> float:
 
 @contextmanager
 def server_timeout(seconds: str) -> Iterator[None]:
-    """Set the seconds that servers may take without progress, in every thread, until the block ends."""
+    """Until the block ends, set the seconds that servers may take without progress, for all threads."""
     _asked.append(checked_seconds(seconds, "--timeout"))
     try:
         yield
@@ -76,7 +76,7 @@ def server_timeout(seconds: str) -> Iterator[None]:
 
 
 class TimeLimit:
-    """The time limit of one request and its answer; ``error`` is a function that makes the exception for a timeout."""
+    """The time limit of one request and its response; ``error`` is a function that returns the error for a timeout."""
 
     def __init__(self, limit_s: float, error: Callable[[str], Exception]) -> None:
         self._limit, self._error = limit_s, error
@@ -85,11 +85,11 @@ class TimeLimit:
         self._came = 0
 
     def asked(self) -> None:
-        """Start the time limit for the head (the headers) of the answer to a request; ``answered`` ends it."""
+        """Start the time limit for the head (the headers) of the response to a request; ``answered`` ends it."""
         self._head_until = time.monotonic() + self._limit
 
     def answered(self) -> None:
-        """Record that the head of the answer was received: from now on, the time limit for the body applies."""
+        """Record that the head of the response was received: from now on, the time limit for the body applies."""
         self._head_until = None
         if self._until is None:
             self._until = time.monotonic() + self._limit
@@ -133,10 +133,10 @@ class ThreadTimeLimits:
         self._kept.pace.asked()
 
     def answered(self, *, again: bool) -> None:
-        """Start the time limit of the body, after the head was received.
+        """Start the time limit of the body, after the head of a response was received.
 
-        If the thread then repeats the request, the repetition shares this time limit if ``again`` is True; otherwise it
-        gets a new one.
+        If ``again`` is True, a repetition of the request by this thread shares this time limit; otherwise it gets a new
+        one.
         """
         pace = getattr(self._kept, "pace", None)
         if pace is not None:

@@ -35,17 +35,17 @@ _COMMIT_HEADER, _ETAG_HEADER = "X-Repo-Commit", "X-Linked-Etag"
 
 
 def is_commit(revision: str) -> bool:
-    """Return whether a revision is a commit (40 hexadecimal digits), whose content never changes."""
+    """Return whether a revision is a commit (40 hexadecimal digits): the content of a commit never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def is_digest(name: str) -> bool:
-    """Return whether a name is a SHA-1 or SHA-256 in hexadecimal digits, as the files in the hub's cache are named."""
+    """Return whether a name is a SHA-1 or SHA-256 in hexadecimal digits: the hub's cache names its files so."""
     return _DIGEST.fullmatch(name) is not None
 
 
 def is_plain_path(path: object) -> bool:
-    """Return whether a path from a hub stays in its folder on every operating system."""
+    """Return whether ``path``, which a hub sent, stays inside its folder on every operating system."""
     if not isinstance(path, str) or not path or "\0" in path or "\\" in path or len(path) > 4096:
         return False
     parts = path.split("/")
@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks to wait for over ``LONGEST_WAIT_S`` seconds, since huggingface_hub would wait."""
+    """Raise SourceError if a hub asks for a wait of over ``LONGEST_WAIT_S`` seconds: huggingface_hub would wait."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -125,7 +125,7 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """Replace an ETag that is not a digest, as from some mirrors of the hub, by the digest in the hub's listing.
+    """Replace an ETag that is not a digest by the digest in the hub's listing; some mirrors send such ETags.
 
     Raises SourceError if the listing has no digest.
     """
@@ -146,7 +146,7 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
 
 
 def _check_listing(response: httpx2.Response) -> None:
-    """Raise SourceError if an answer of the hub's API is too long, or has an invalid commit, digest or path."""
+    """Raise SourceError if a response of the hub's API is too long, or has an invalid commit, digest or path."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise SourceError("the hub compressed its listing without being asked to, so its size cannot be limited.")
     try:
@@ -174,7 +174,7 @@ def _check_row(row: dict[str, Any]) -> None:
 
 
 def _limited(stream: Any, most: int | None = None) -> Any:
-    """Return the body ``stream`` with a limit: reading it raises SourceError after ``most`` bytes.
+    """Return the body ``stream`` of a response with a limit: reading raises SourceError after ``most`` bytes.
 
     If ``most`` is None, reading raises OSError when the disk of the cache is nearly full.
     """

@@ -41,7 +41,10 @@ _SPELT = "hf://org/repo, hf://org/repo@revision, hf://org/repo@revision/file"
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository, its ``revision`` (branch, tag or commit, '' if not given) and a ``path`` ('' for all of it)."""
+    """An ``hf://`` address: a repository, its ``revision`` (branch, tag or commit, '' if none is given) and a ``path``.
+
+    The path is '' if the address is that of the whole repository.
+    """
 
     repository: str
     revision: str = ""
@@ -51,7 +54,7 @@ class HubAddress:
 def hub_address(uri: str, revision: str | None = None) -> HubAddress:
     """Return the parts of an ``hf://`` address; no request is made.
 
-    ``revision`` may also follow the @. Raises ConfigError for an invalid address.
+    The revision may be given after the @ or as ``revision``. Raises ConfigError for an invalid address.
     """
     text = uri.partition("://")[2].rstrip("/")
     if text.startswith(_OTHER_KINDS):
@@ -70,14 +73,14 @@ def hub_address(uri: str, revision: str | None = None) -> HubAddress:
 
 
 def _checked_revision(text: str) -> str:
-    """Return a revision after checking it, since it becomes a part of paths and addresses; raises ConfigError."""
+    """Return the revision ``text`` if it is safe as a part of paths and addresses; raises ConfigError if it is not."""
     if text and (text.startswith(("/", "-")) or not {"", ".", ".."}.isdisjoint(text.split("/"))):
         raise ConfigError(f"{escape(text)} is not a valid revision.", hint="Give a branch, a tag or a commit.")
     return text
 
 
 def _checked_path(text: str, uri: str) -> str:
-    """Return a relative path that stays inside its repository; raises ConfigError."""
+    """Return the relative path ``text`` if it stays inside its repository; raises ConfigError if it does not."""
     if text and (not {"", ".", ".."}.isdisjoint(text.split("/")) or "\0" in text or "\\" in text):
         raise ConfigError(f"{escape(uri)} refers to a file outside the repository: {escape(text)}.")
     return text
@@ -163,7 +166,7 @@ def _checked(commit: str | None) -> str:
 
 @contextmanager
 def hub_errors(query: HubQuery) -> Iterator[None]:
-    """Turn every exception of huggingface_hub in the ``with`` block into SourceError or ConfigError.
+    """Convert every exception of huggingface_hub in the ``with`` block to SourceError or ConfigError.
 
     huggingface_hub has about thirty kinds of exceptions, and the libraries that it uses have more.
     """
@@ -179,10 +182,10 @@ def hub_errors(query: HubQuery) -> Iterator[None]:
 
 @contextmanager
 def time_limits(seconds: float = 0.0) -> Iterator[None]:
-    """Set time limits for requests of huggingface_hub that have none, since a hub may stop in the middle of a listing.
+    """Give requests of huggingface_hub a time limit if they have none: without it, huggingface_hub would wait for ever.
 
-    Without a time limit, huggingface_hub would wait for ever. If ``seconds`` is 0, the limit is the time limit that
-    huggingface_hub has for downloads.
+    A hub may stop in the middle of a listing. If ``seconds`` is 0, the limit is the one that huggingface_hub has for
+    downloads.
     """
     from huggingface_hub import constants, get_session
 
@@ -201,7 +204,7 @@ def time_limits(seconds: float = 0.0) -> Iterator[None]:
 
 
 def hub_error(query: HubQuery, error: Exception, done: str = "fetched") -> CheckpointError:
-    """Return the error for a failed request; for known exceptions of huggingface_hub, it has a specific message.
+    """Return the error for a failed request; its message is specific for known exceptions of huggingface_hub.
 
     ``done`` is the participle in the message "X cannot be fetched".
     """

@@ -106,7 +106,7 @@ def _cached_tree(repository: Repository) -> list[str] | None:
 
 
 def _level(paths: Iterable[str], folder: str) -> FolderListing:
-    """Return the files that are directly in a folder, and its subfolders, given the paths of all files."""
+    """Return the files that are directly in a folder, and its subfolders; ``paths`` are the paths of all files."""
     begin = f"{folder}/" if folder else ""
     inside = [path.removeprefix(begin).partition("/") for path in paths if path.startswith(begin)]
     return FolderListing(
@@ -115,7 +115,7 @@ def _level(paths: Iterable[str], folder: str) -> FolderListing:
 
 
 def _on_disk(repository: Repository, path: str) -> FolderListing:
-    """Return the files and folders of a folder that are in the cache; raises SourceError if the folder is not there."""
+    """Return those files and subfolders of a folder that are in the cache; raises SourceError if none are."""
     try:
         with os.scandir(os.path.join(repository.snapshot, path)) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries]
