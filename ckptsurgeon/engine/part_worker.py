@@ -68,7 +68,7 @@ def run_worker(
 
 
 class PartWorker:
-    """Writes some files of an output into a temporary folder that another process made; the inputs must be open."""
+    """Writes some files of an output into a temporary folder that another process created; the inputs must be open."""
 
     def __init__(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
         for step in plan.steps:
@@ -100,7 +100,7 @@ class PartWorker:
         sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
         if len(sizes) < len(names):
             raise OutputError(
-                "the first process assigned parts that the output of this process does not have.",
+                "the first process assigned files to this process that its output does not have.",
                 hint="Give all processes the same command.",
             )
         _wait_until_seen(folder, self.options.path, check)
@@ -162,7 +162,7 @@ class _Flusher:
             flush.result()
 
     def close(self) -> None:
-        """Stop the thread; flushes that have not begun are left out."""
+        """Stop the thread; files whose flush has not begun are not flushed."""
         self._pool.shutdown(cancel_futures=True)
 
 

@@ -109,7 +109,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
 def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Header:
     """Return the header of ``shard``; ``names`` are all shards of the index.
 
-    Raises FormatError if it cannot be read, or is not a shard.
+    Raises FormatError if it cannot be read, is a JSON file, or has entries that are not tensors.
     """
     try:
         file = folder.file(shard)
@@ -120,7 +120,7 @@ def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Hea
             hint=_advice(error, folder, names),
         ) from error
     if shard.endswith(".json"):
-        raise FormatError(f"{escape(index.uri)} lists {escape(shard)}, which is not a shard.", rule="index")
+        raise FormatError(f"{escape(index.uri)} lists {escape(shard)} as a shard, but it is a JSON file.", rule="index")
     header = read_header(file, shard)
     if not isinstance(header.tree, Mapping) or not _are_all(header.tree, str, TensorInfo):
         raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
@@ -128,14 +128,17 @@ def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Hea
 
 
 def _are_all(tree: Mapping[Any, Any], key: type, value: type) -> bool:
-    """Return whether all keys and values have the given types; quick, since it checks each distinct type once."""
+    """Return whether all keys of ``tree`` are of the type ``key``, and all values of the type ``value``.
+
+    Each type that occurs is checked only once, so this is quick.
+    """
     return all(issubclass(one, key) for one in set(map(type, tree))) and all(
         issubclass(one, value) for one in set(map(type, tree.values()))
     )
 
 
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
-    """Return the reason in an error about a shard: the message without the path of the file in front."""
+    """Return the reason in ``error``, which is about a shard: its message without the path of the file in front."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
@@ -169,10 +172,10 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 
 
 def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Raise FormatError if the shard names imply more shards than the index lists: then some shards are missing.
+    """Raise FormatError if the names of the shards show that the index lists only some of them ("1 of 3").
 
-    If ``total``, the ``total_size`` of the index, is the size of the tensors that were found, the missing shards may
-    have been left out on purpose. Then only a note is yielded.
+    If ``total``, the ``total_size`` of the index, is the size of the listed shards' tensors, the other shards may have
+    been left out on purpose. Then a note is yielded, and no error raised.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:
@@ -195,7 +198,7 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
 def _places(shards: Collection[str], folder: Folder, many: int) -> str:
     """Return a clause that says how many of the ``many`` missing shards are in the folder of the index.
 
-    Only the first ``_COUNTED_SHARDS`` missing shards are looked for; if there are more, the clause only counts these.
+    Only the first ``_COUNTED_SHARDS`` missing shards are looked for; if more are missing, the clause says "at least".
     """
     there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))
     which = "which are" if many > 1 else "which is"

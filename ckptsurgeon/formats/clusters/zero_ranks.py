@@ -45,21 +45,21 @@ def check_names(folder: str, names: Sequence[str]) -> None:
 
 
 def check_ranks(optimizers: Sequence[StateFile], ranks: int) -> None:
-    """Raise FormatError unless the names of the optimizer states have the numbers of ``ranks`` ranks, each once."""
+    """Raise FormatError unless the names of the optimizer states number the ranks from 0 to ``ranks`` - 1."""
     there = _numbers(optimizers)
     lacking = [str(rank) for rank in range(ranks) if rank not in there]
     if None not in there and lacking:
         names = listing([escape(one.file.name) for one in optimizers], 3, where="")
         raise FormatError(
-            f"the optimizer states of {named_ranks(lacking)} are missing, and others are there twice, or are of "
-            f"another run ({ranks} ranks: {names}).",
+            f"the optimizer states of {named_ranks(lacking)} are missing, and those of other ranks are there "
+            f"twice, or are of another run ({ranks} ranks: {names}).",
             hint="Fetch the whole folder again.",
             rule="zero ranks",
         )
 
 
 def check_settings(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]]) -> None:
-    """Raise FormatError if the optimizer states of two ranks are of different stages of ZeRO, or numbers of ranks."""
+    """Raise FormatError if the optimizer states disagree on the stage of ZeRO or on the number of ranks."""
     for name, what in (("zero_stage", "stages of ZeRO"), ("partition_count", "numbers of ranks")):
         for one, state in zip(optimizers, states, strict=True):
             if state.get(name) != states[0].get(name):
@@ -72,9 +72,10 @@ def check_settings(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any
 
 
 def rank_notes(models: Sequence[StateFile], ranks: int, *, frozen: bool) -> Iterator[str]:
-    """Yield a note if model states of ranks of stage 3 are missing; raises FormatError if weights are missing, too.
+    """Yield a note if model states of ranks are missing in stage 3; raises FormatError if weights are missing, too.
 
-    In stage 3, each rank has a part of the parameters that are not trained (``frozen``).
+    In stage 3, the model states of each rank have its part of the parameters that are not trained. ``frozen`` is true
+    if there are such parameters.
     """
     there = _numbers(models)
     lacking = [str(rank) for rank in range(ranks) if rank not in there]
@@ -104,7 +105,7 @@ def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
 def copy_notes(
     parts: Sequence[Mapping[str, TensorInfo]], files: Sequence[StateFile], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if two ranks have the same values, of which each should have another part.
+    """Yield a note if two ranks have equal values although each should have a different part.
 
     ``parts`` has the parts of each rank, ``files`` the file of each rank.
     """
@@ -121,7 +122,7 @@ def copy_notes(
 
 
 def lost_notes(model: StateFile, weights: Collection[str]) -> Iterator[str]:
-    """Yield a note on tensors that only the model states have, but that no list in the model states names."""
+    """Yield a note on tensors of the model states that are neither in ``weights`` nor in a list of the model states."""
     module = model.tree.get("module")
     tensors = module.items() if isinstance(module, Mapping) else ()
     lost = [key for key, info in tensors if isinstance(info, TensorInfo) and info.numel and key not in weights]
@@ -134,7 +135,7 @@ def lost_notes(model: StateFile, weights: Collection[str]) -> Iterator[str]:
 
 
 def _numbers(files: Sequence[StateFile]) -> list[int | None]:
-    """Return the rank in the name of each file; None for another name."""
+    """Return the rank in the name of each file; None if the name contains no rank."""
     found = [_NUMBER.fullmatch(one.file.name.rpartition("/")[2]) for one in files]
     return [int(one[1]) if one is not None else None for one in found]
 

@@ -38,7 +38,7 @@ _FITTING = {
 
 
 class _Numbers:
-    """The values of tensors that the file stores as varints: they are decoded, and their bytes are kept in memory."""
+    """The values of tensors that the file stores as varints; they are decoded and kept in memory."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -68,9 +68,9 @@ class OnnxFiles:
         self._numbers = _Numbers()
 
     def handles(self) -> Mapping[str, File]:
-        """Return the open files, by the name that ``Storage.file`` has for each.
+        """Return {name in ``Storage.file``: open file}.
 
-        The values that were decoded from varints are one of these files, a file in memory.
+        One of them is a file in memory: it has the values that were decoded from varints.
         """
         found = {self.own: self.model, **self.others}
         if self._numbers.data:
@@ -141,15 +141,16 @@ class OnnxFiles:
         offset, length = (number_in(one.external.get(key, said)) for key, said in (("offset", "0"), ("length", "")))
         if "length" in one.external and length != nbytes:
             raise FormatError(
-                f"the tensor {escape(one.name)} is {nbytes} bytes, but the file says that it has "
-                f"{escape(one.external['length'], 20)} in {escape(location)}.",
+                f"the tensor {escape(one.name)} is {nbytes} bytes, but the model says that it has "
+                f"{escape(one.external['length'], 20)} bytes in {escape(location)}.",
                 rule="tensor size",
             )
         file = self._file(location, one.name)
         if offset is None or offset + nbytes > file.size:
             raise FormatError(
-                f"the tensor {escape(one.name)} is {nbytes} bytes at {escape(one.external.get('offset', '0'), 20)} of "
-                f"{escape(location)}, which has {file.size} bytes.",
+                f"the tensor {escape(one.name)} needs {nbytes} bytes from byte "
+                f"{escape(one.external.get('offset', '0'), 20)} of {escape(location)} on, but this file has "
+                f"{file.size} bytes.",
                 rule="cut short",
             )
         return Storage(location, offset, nbytes, None, one.name)
@@ -181,6 +182,6 @@ class OnnxFiles:
         return self.others[location]
 
     def _leads_out(self, location: str) -> bool:
-        """Return whether a file, or a folder in which it is, is a link out of the model's folder."""
+        """Return whether the file at ``location`` is a link out of the model's folder, or is inside such a link."""
         parts, folder = location.split("/"), self.model.folder().uri
         return any(leads_out(os.path.join(folder, *parts[: end + 1]), folder) for end in range(len(parts)))

@@ -63,7 +63,7 @@ class _DataFile:
 
 
 class _Bundle:
-    """Names the files of a TensorFlow bundle, and makes its index, with the checksums of the written tensors."""
+    """Names the files of a TensorFlow bundle, and builds its index, which has checksums of the written tensors."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` data files."""
@@ -87,11 +87,11 @@ class _Bundle:
         return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format.
+        """Return those of ``present``, the names of a folder's files, that belong to a checkpoint of this format.
 
-        A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
-        refers to another checkpoint: otherwise, that checkpoint would be read instead of the new one. ``read`` is a
-        function that returns the bytes of a file.
+        A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it names
+        another checkpoint: otherwise, that checkpoint would be read instead of the new one. ``read`` is a function that
+        returns the bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:
@@ -107,9 +107,9 @@ def _placed(layout: OutputLayout) -> _DataFile:
 
 
 def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> None:
-    """Raise OutputError if a key, written as the name of a variable, would be read back as another key.
+    """Raise OutputError if two keys, or a key and Coqui STT's training state, would get the same name of a variable.
 
-    ``added`` is Coqui STT's training state; tensors must not have the same names.
+    Also raised for a key that would be read back as another key. ``added`` is this training state.
     """
     taken = {tensor.key for tensor in added}
     names = {tensor.key: _variable(tensor.key) for tensor in tensors}
@@ -133,7 +133,7 @@ def _check_readable(tensors: Sequence[OutTensor]) -> None:
     if names > limits.PATH_CHARACTERS or entries > limits.TABLE_MESSAGES or names + 2 * entries > limits.TABLE_BYTES:
         raise OutputError(
             f"{count(len(tensors), 'tensor')} with names of {keys} bytes are too many for tensorflow: "
-            "the index could not be read again.",
+            "the index would be too large for ckpt to read.",
             hint="Write safetensors: -o FILE.safetensors.",
         )
 

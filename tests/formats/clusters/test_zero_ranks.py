@@ -87,7 +87,9 @@ def test_values_that_are_not_those_of_the_model_states_are_named(rank: int, ckpt
 def test_ranks_that_are_missing_by_their_names_are_an_error(stage: int) -> None:
     zero_folder("d", stage, 3)
     os.rename(optimizer(2), optimizer(5))
-    with pytest.raises(FormatError, match="the optimizer states of rank 2 are missing, and others are there twice"):
+    with pytest.raises(
+        FormatError, match="the optimizer states of rank 2 are missing, and those of other ranks are there twice"
+    ):
         cs.open_checkpoint("d")
 
 
