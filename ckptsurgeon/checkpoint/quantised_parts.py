@@ -60,9 +60,9 @@ def notes_on_parts(
 ) -> Iterator[str]:
     """Yield notes on parts (such as scales) that all or most tensors lack, or that are superfluous or unusual.
 
-    A part is superfluous if its weight is not quantised. It is unusual if most other tensors have another name or dtype
-    for it. ``elsewhere`` has the keys of the other shards. ``is_whole`` is False if there are other shards, but no
-    index of them.
+    A part is superfluous if its weight is not quantised. It is unusual if the same part of most other tensors has
+    another name or dtype. ``elsewhere`` has the keys of the other shards. ``is_whole`` is False if there are other
+    shards, but no index that lists their keys.
     """
     lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere)) if is_whole else []
     yield from lacking or _scaleless(path, codes, settings, elsewhere)
@@ -119,7 +119,7 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors whose scales have an unusual name, or whose codes or scales have an unusual dtype.
 
-    There is also a note if loaders look for another name of scales, because of these quantisation settings.
+    There is also a note if loaders, because of ``settings``, look for scales under another name.
     """
     wanted, names = of_another_scale(codes, settings)
     if names:
@@ -222,7 +222,10 @@ def _is_of_powers(ending: str, info: TensorInfo) -> bool:
 
 
 def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
-    """Return the name of a scale that is stored in integers of more than 8 bits; "" if there is none."""
+    """Return the name and dtype of a scale that is stored as integers of more than 8 bits; "" if there is none.
+
+    An example is "weight_scale (int32)".
+    """
     parts = ((end, tensors[key].dtype) for end, key in one.parts.items() if end != PACKED)
     ends = (end for end, dtype in parts if "scale" in end and dtype in INTEGERS)
     return next((f"{end.rpartition('.')[2].strip('_')} ({tensors[one.parts[end]].dtype})" for end in ends), "")
@@ -231,7 +234,7 @@ def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
 def incomplete(path: str, found: Sequence[IncompleteTensors]) -> Iterator[Note]:
     """Yield notes on parts, such as scales, that some quantised tensors lack, although similar tensors have them.
 
-    Several parts that the same tensors lack are in one note.
+    If the same tensors lack several parts, there is one note on all these parts.
     """
     parts: dict[tuple[tuple[str, ...], int, int], list[str]] = {}
     for one in found:

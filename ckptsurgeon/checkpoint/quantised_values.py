@@ -78,7 +78,7 @@ def read_small_tensor(handles: Mapping[str, File], info: TensorInfo) -> bytes:
 
 
 def quant_states(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> States:
-    """Return {name of a weight: its ``quant_state``}, which contains its shape, block size and so on.
+    """Return {name of a weight: its ``quant_state``, which contains the shape, the block size and so on}.
 
     ``read`` returns the bytes of a small tensor, b"" if they cannot be read. A ``quant_state`` that cannot be read is
     left out.

@@ -88,9 +88,9 @@ def missing_settings(
 ) -> Iterator[str]:
     """Yield a note if config.json has no settings for quantised tensors, or has settings but nothing is quantised.
 
-    ``settings`` are the quantisation settings, wherever they were found. Settings that are only in ``metadata``, the
-    metadata of the file, are not found by transformers. ``elsewhere`` is a function that returns the keys of the other
-    shards, whose tensors may be quantised.
+    ``settings`` are the quantisation settings, which may come from config.json, another file or ``metadata``, the
+    metadata of the weights. transformers does not find settings that are only in ``metadata``. ``elsewhere`` is a
+    function that returns the keys of the other shards, whose tensors may be quantised.
     """
     if folder is None:
         return

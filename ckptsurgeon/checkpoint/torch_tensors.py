@@ -77,7 +77,7 @@ LAZY = "its shape is only known after a forward pass"
 
 
 class OpaqueTensor:
-    """Wraps a tensor whose values are not plain bytes, so that ``==`` compares the wrappers, not the elements."""
+    """Wraps a tensor whose values are not plain bytes: ``==`` compares the wrappers, while tensors compare elements."""
 
     __slots__ = ("tensor",)
 

@@ -60,12 +60,12 @@ def unknown_layouts(
 def _other_dtypes(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Iterator[Note]:
-    """Yield a note for each part (such as a scale) with a dtype in which its ``format`` never stores this part.
+    """Yield a note for each part (such as a scale) that has a dtype in which the settings' ``format`` never stores it.
 
-    ``format`` is the format of compressed-tensors in the settings. If it stores scales as exponents, there is a note
-    on every scale of another dtype: compressed-tensors computes 2**(number - 127) from such a scale, whatever its
-    dtype. For other parts, such as scales of nvfp4 in bfloat16, there is a note only if ckpt cannot decode the tensor:
-    loaders may convert their values.
+    The ``format`` is one of compressed-tensors. If it stores scales as exponents, there is a note on every scale of
+    another dtype: compressed-tensors computes 2**(number - 127) from such a scale, whatever its dtype. For other parts,
+    such as scales of nvfp4 in bfloat16, there is a note only if ckpt cannot decode the tensor: loaders may convert
+    their values.
     """
     stated = stated_by(settings)
     formats = list(dict.fromkeys(scheme.format for scheme in stated.schemes))

@@ -51,7 +51,7 @@ def _code_of(function: Any) -> str:
 
 
 def identity_digest(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> str:
-    """Return a digest that is equal for runs that write the same output."""
+    """Return a digest of everything that determines the output: runs with equal digests write the same output."""
     text = json.dumps(identity_of(plan, inputs, options, shape), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

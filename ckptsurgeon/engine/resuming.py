@@ -138,8 +138,8 @@ class PartsJournal:
     def keeping_parts(self) -> Iterator[None]:
         """Keep the finished files if the block fails, and add to the hint of the error that they are kept.
 
-        If the same command would fail again, the files are removed. But if sources were deleted (``--consume``), the
-        files are kept, because they are the only copy of some values.
+        If the same command would fail again, the finished files are removed. But if sources were deleted
+        (``--consume``), the finished files are kept, because they are the only copy of some values.
         """
         try:
             yield

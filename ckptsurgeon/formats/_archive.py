@@ -1,4 +1,4 @@
-"""Presents a zip or tar archive that contains a checkpoint as a folder, without extracting its members.
+"""Reads a zip or tar archive with a checkpoint as if it were a folder, without extracting its members.
 
 ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). NeMo's tar may be compressed as a
 whole; if so, it is unpacked to a temporary file. In all other archives, only members that are stored without

@@ -80,7 +80,7 @@ def _header(head: bytes) -> tuple[str, int]:
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the bytes before the values of an array, as ``numpy.save`` writes them; their number is a multiple of 64.
+    """Return the header that ``numpy.save`` writes before the values of an array; its size is a multiple of 64 bytes.
 
     ``dtype`` is one of ``DTYPES_OF_NPY``. The values follow in C order, little-endian.
     """

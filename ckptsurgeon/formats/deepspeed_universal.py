@@ -51,7 +51,7 @@ class _DeepSpeedUniversal:
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all parameters.
 
-        Raises FormatError if a file is not valid, UnsafeError if there are too many.
+        Raises FormatError if a file is not valid, UnsafeError if there are too many parameters.
         """
         from .clusters import universal
         from .clusters.zero_steps import parameter_step_notes
@@ -173,11 +173,11 @@ def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[St
 
 
 def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]) -> dict[str, Any]:
-    """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
+    """Add to ``weights`` the tensors that only the model states contain: buffers and frozen parameters.
 
-    Added are buffers and frozen parameters. Weights that are stored as vectors get
-    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps. Raises FormatError if
-    shapes contradict each other, or if a weight is missing.
+    Weights that are stored as vectors get their shapes. Returns the entries of the model states that are in
+    ``_BESIDE``, such as the number of steps. Raises FormatError if shapes contradict each other, or if a weight is
+    missing.
     """
     tree = model.tree
     if "param_shapes" in tree:
@@ -201,7 +201,7 @@ def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]
 
 
 def _check_complete(folder: Folder, weights: Mapping[str, TensorInfo], shapes: Iterable[str]) -> None:
-    """Raise FormatError if a parameter of ``shapes``, which the model states list, has no folder with its weight."""
+    """Raise FormatError if a parameter in ``shapes``, the parameters that the model states list, has no folder."""
     lacking = [key for key in dict.fromkeys(shapes) if key not in weights]
     if lacking:
         raise FormatError(
@@ -224,7 +224,7 @@ def _closed_tree(folder: Folder, name: str) -> Any:
 
 
 def _parts_unread(states: Sequence[str]) -> list[str]:
-    """Return [note] if there are model states of several ranks, which are not read; else [].
+    """Return a list with a note if there are model states of several ranks, which are not read; else [].
 
     ``states`` has the names of the files with model states.
     """

@@ -87,7 +87,7 @@ def _recipe(file: File, entry: StoredEntry) -> str:
 
 
 def _parts(found: GgufHeader) -> int:
-    """Return the number of files into which a model is split; ``found`` is the header of one of them.
+    """Return the number of files of a split model; ``found`` is the header of one of them.
 
     Raises FormatError if there are too many.
     """

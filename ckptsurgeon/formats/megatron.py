@@ -82,9 +82,10 @@ class _Megatron:
 
 
 def with_flat_model(header: Header) -> Header:
-    """Return the header of one file of Megatron-LM with the nested model as one dict; other headers stay as they are.
+    """Return the header of one file of Megatron-LM with the keys of the nested model joined by dots.
 
-    Raises FormatError if the file has only the parts of one of several ranks.
+    Headers of other files are returned unchanged. Raises FormatError if the file has only the parts of one of several
+    ranks.
     """
     model = header.tree.get("model") if isinstance(header.tree, Mapping) else None
     parts = model.get("language_model") if isinstance(model, Mapping) else None
@@ -120,7 +121,7 @@ def _latest(folder: Folder) -> str:
 
 
 def _stages(folder: Folder) -> list[list[str]]:
-    """Return the subfolders of the ranks: for each pipeline stage, one for each rank of tensor parallelism.
+    """Return the subfolders of the ranks: a list for each pipeline stage, with its ranks of tensor parallelism.
 
     Raises FormatError if a rank is missing, or if experts are split across ranks; UnsafeError if there are too many
     ranks.
@@ -232,7 +233,7 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
 
 
 def _check_one_run(files: Sequence[StateFile]) -> None:
-    """Raise FormatError if a file states another iteration, or other numbers of ranks, than the first one."""
+    """Raise FormatError if a file states another iteration, or other numbers of ranks, than the first file."""
 
     def said(one: StateFile) -> dict[str, Any]:
         stated = _stated(one)

@@ -159,10 +159,10 @@ def _width(first: StateFile) -> int:
 
 
 def _dimension(key: str, info: TensorInfo, width: int, ranks: int) -> int | None:
-    """Return the dimension along which a tensor is split, None if every rank has the whole tensor.
+    """Return the dimension along which a tensor is split; None if every rank has the whole tensor.
 
-    Llama 1 and 2 split the columns of the embedding, Llama 3 its rows. Biases of layers whose columns are split are
-    whole.
+    Llama 1 and 2 split the columns of the embedding, Llama 3 its rows. If a layer's matrix is split by columns, its
+    bias is whole.
     """
     found = _SPLIT.search(key) if isinstance(key, str) else None
     if found is None or not info.shape:

@@ -59,7 +59,7 @@ class _SpeechBrain:
 
 
 def _saved(folder: Folder) -> list[str]:
-    """Return the subfolders of a folder such as ``save`` that are checkpoints."""
+    """Return the names of the subfolders that are checkpoints, in a folder such as ``save``."""
     found = []
     for name in folder.folders():
         if name.startswith(_FOLDER):

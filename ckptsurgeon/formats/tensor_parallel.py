@@ -44,7 +44,7 @@ class _Files:
         return [_name(rank) for rank in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return {}: the index is made by ``_Writer.index_of``, from the axes."""
+        """Return {}: ``_Writer.index_of`` makes the index, since it needs the axes."""
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:

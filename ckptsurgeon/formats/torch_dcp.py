@@ -46,7 +46,7 @@ class _TorchDistributed:
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the metadata and all pieces.
+        """Return the header, made from the metadata and all pieces.
 
         Raises FormatError if they are not valid or contradict each other, UnsafeError if there are too many pieces.
         """
@@ -160,8 +160,8 @@ _DATA = "no tensor"
 def _places(storage_data: Any) -> dict[str, _Places]:
     """Return where each piece is stored: {key: {offsets of the piece in the tensor, as a string: place in a file}}.
 
-    An entry that is not a tensor has a single piece, whose offsets are ``_DATA``. Raises FormatError if the metadata is
-    not valid, UnsafeError if there are too many pieces.
+    An entry that is not a tensor is stored as one piece, whose offsets are ``_DATA``. Raises FormatError if the
+    metadata is not valid, UnsafeError if there are too many pieces.
     """
     if not isinstance(storage_data, dict):
         raise FormatError("the metadata does not say which file stores each tensor.", rule="dcp metadata")

@@ -68,7 +68,7 @@ class _TorchLegacy:
 
 
 class _Pickles:
-    """Reads the pickles at the start of a file, whose lengths are not stored."""
+    """Reads the pickles at the start of a file one after the other; the file does not store their lengths."""
 
     def __init__(self, file: File) -> None:
         self.file = file

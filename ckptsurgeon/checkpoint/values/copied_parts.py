@@ -1,7 +1,7 @@
 """Finds quantised tensors with the same scales, or codes, as another tensor, although their other parts differ.
 
-Then one part was probably written in place of the other. A few bytes at three places of each tensor are read: if these
-have many different values, two tensors are not equal by chance.
+In such a tensor, one part was probably overwritten by the part of the other tensor. A few bytes at three places of each
+tensor are read: if these have many different values, two tensors are not equal by chance.
 """
 
 from __future__ import annotations

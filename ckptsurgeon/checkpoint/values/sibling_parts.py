@@ -1,7 +1,7 @@
-"""Finds parts of quantised tensors that differ although the weights (such as q, k and v) have the same inputs.
+"""Finds parts of quantised weights that differ although the weights have the same inputs, as q, k and v do.
 
 GPTQ sorts the columns of a weight by the inputs of its layer, so q_proj, k_proj and v_proj of a layer get the same
-order (``g_idx``). Programs that write nvfp4 give them one global scale, because runtimes compute with one for all
+order (``g_idx``). Programs that write nvfp4 give the three weights one global scale, because runtimes use one for all
 three.
 """
 

@@ -1,8 +1,8 @@
 """Finds zero points of GPTQ and AWQ that contradict the settings or other tensors, or that were rounded by a cast.
 
 Symmetric quantisation has one zero point for all codes, the middle of their range, so all zero points of a model are
-equal. GPTQ's first format stores them minus one. A float has too few bits for a word of packed zero points, and so
-rounds it.
+equal. GPTQ's first format stores each zero point minus one. Several zero points are packed into one word of 32 bits: a
+cast to a float rounds such words, because a float has fewer bits.
 """
 
 from __future__ import annotations

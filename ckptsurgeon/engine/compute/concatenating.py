@@ -1,4 +1,4 @@
-"""Computes blocks of a tensor whose inputs are put one after the other, each times its weight."""
+"""Computes blocks of a tensor that is a concatenation of other tensors, each multiplied by a weight."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["concatenated"]
 
 
 def concatenated(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, CastLosses]:
-    """Return the part ``box`` of a tensor that is made by ``concat``, and the counts of values that were lost.
+    """Return the part ``box`` of a concatenated tensor, and the counts of values that were lost in casts.
 
-    A value with a weight is multiplied in double precision and rounded once. Elements that no input fills are zero.
+    If an input has a weight, its values are multiplied in double precision and rounded once. Elements that no input
+    fills are zero.
     """
     turned, axis = step.policy == "transpose", step.axis
     made, lost = np.zeros(box_shape(box), raw_dtype(step.dtype)), CastLosses()

@@ -27,7 +27,7 @@ __all__ = ["draw_steps"]
 
 
 class _Drawn(NamedTuple):
-    """A step whose values are drawn; ``written`` are this step and the steps tied to it, which get the same values."""
+    """A step whose values are drawn; ``written`` has this step and all steps tied to it, which get the same values."""
 
     run: PartRun
     step: Step

@@ -149,7 +149,7 @@ def rank_with_energy(parts: Sequence[Part], energy: float, kind: str = "", keys:
 
 
 def factoring_places(step: Step) -> list[OutputBlock]:
-    """Return a list with one block: the whole low-rank factor that a step makes, since such factors are small."""
+    """Return a list with a single block, the whole factor that a step computes: low-rank factors are small."""
     return [OutputBlock(0, 0, tuple((0, size) for size in step.shape))]
 
 

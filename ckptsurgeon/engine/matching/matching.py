@@ -1,11 +1,12 @@
 """Weight matching of Git Re-Basin (https://arxiv.org/abs/2209.04836, algorithm 1): coordinate descent over groups.
 
-The groups are visited one after the other, in a fixed order. At each visit, the units of the group are put into the
-order with the largest sum of inner products with the reference's tensors, while all other groups keep their order. The
-matching ends when no visit raises the sum; nothing is drawn at random. The first visit of a group uses only tensors
-whose other axes were visited before, because units along other axes still have an arbitrary order. If this makes the
-models less similar, the matching is repeated with all tensors from the first visit on: then the sum cannot fall. A
-tensor with one group along two axes is not used, because its similarity is not linear.
+A group is a set of units (channels, heads or experts) that may be reordered. The groups are visited one after the
+other, in a fixed order. At each visit, the units of the group are put into the order with the largest sum of inner
+products with the reference's tensors, while all other groups keep their order. The matching ends when no visit raises
+the sum; nothing is drawn at random. The first visit of a group uses only tensors whose other axes were visited before,
+because units along other axes still have an arbitrary order. If this makes the models less similar, the matching is
+repeated with all tensors from the first visit on: then the sum cannot fall. A tensor with one group along two axes is
+not used, because its similarity is not linear.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class _Descent:
         """The increase of the sum of all inner products by the matching; ``results`` sets it."""
 
     def run(self, *, anchored: bool) -> None:
-        """Visit all groups until no visit raises the sum.
+        """Visit all groups, again and again, until no visit raises the sum of inner products.
 
         If ``anchored``, the first visit of a group uses only tensors whose other axes were visited before.
         """

@@ -65,7 +65,7 @@ def band_bytes() -> int:
 
 
 def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:
-    """Add to ``to`` the inner product of each unit of the first tensor (rows) with each of the second (columns).
+    """Add to ``to`` the inner products of each unit of the first tensor (rows) with each unit of the second (columns).
 
     The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. The tensors are divided
     along other dimensions into bands, which are read one after the other, in about ``memory`` bytes each. Products that

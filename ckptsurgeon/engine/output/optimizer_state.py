@@ -1,4 +1,4 @@
-"""Makes the state of an optimizer of torch from tensors with flat keys, as ``Optimizer.load_state_dict`` takes it."""
+"""Makes a state for ``Optimizer.load_state_dict`` of torch from tensors with flat keys, such as "state.0.exp_avg"."""
 
 from __future__ import annotations
 

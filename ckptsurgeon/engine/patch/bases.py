@@ -150,7 +150,7 @@ class PatchedCheckpoint:
         return None
 
     def _block(self, file: int, number: int, block: int) -> Bytes:
-        """Return the block ``block`` of the segment ``number`` of the file ``file``; these three arguments are indices.
+        """Return the bytes of a block; ``file``, ``number`` (of the segment) and ``block`` are indices.
 
         The blocks that were computed last are cached: a second patch, which is applied to this result, may need the
         same block for two of its own blocks.

@@ -114,7 +114,7 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes blocks, which are not trusted: a damaged block raises FormatError. Each thread needs its own decoder."""
+    """Decodes blocks; a damaged block, as may be in any file, raises FormatError. Each thread needs its own decoder."""
 
     def __init__(self) -> None:
         library = zstandard()

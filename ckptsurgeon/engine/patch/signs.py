@@ -23,7 +23,7 @@ class Errors(NamedTuple):
 
     @staticmethod
     def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
-        """Return the sums for one block of elements of ``dtype``; they are not finite if an element is not finite.
+        """Return the sums of squares for one block of elements of ``dtype``; not finite if an element is not finite.
 
         ``old`` and ``new`` are the exact bytes of the block in both checkpoints. ``made`` are the bytes that the patch
         makes: they approximate ``new``.

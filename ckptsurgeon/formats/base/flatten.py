@@ -31,7 +31,7 @@ class _Allowed:
 
 
 def holds_tensors(tree: Any) -> bool:
-    """Return whether a tensor is in nested dicts and lists; raises UnsafeError if there are too many values."""
+    """Return whether nested dicts and lists contain a tensor; raises UnsafeError if there are too many values."""
     allowed, seen = _Allowed(), set[int]()
     waiting = [(tree, 0)]
     while waiting:

@@ -66,7 +66,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def varint_bytes(value: int) -> bytes:
-    """Return an integer that is not negative, encoded as a varint."""
+    """Return the bytes of an integer of 0 or more, encoded as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -25,7 +25,7 @@ def is_buffer(key: str) -> bool:
 
 @dataclass(frozen=True)
 class RankShares:
-    """How tensors are split: the number of ``ranks``, and ``axes``, which maps the keys of split tensors to axes.
+    """How tensors are split across ``ranks`` ranks: ``axes`` is {key of a split tensor: axis}.
 
     A tensor that is not in ``axes`` is whole on every rank. ``mesh`` has the device type of the ranks and the name of
     the dimension of their mesh.

@@ -75,7 +75,7 @@ class UnpackedFile(File):
         """Do nothing: all bytes are on this machine."""
 
     def keep(self, wanted: bool) -> None:
-        """Set whether the fetched bytes of the gzip file are kept for the next run."""
+        """Set whether the fetched bytes of the gzip file, if it is remote, are kept for the next run."""
         self._packed.keep(wanted)
 
     @property
@@ -107,7 +107,7 @@ class UnpackedFile(File):
 
 
 def _content(packed: File) -> Iterator[bytes]:
-    """Yield the content of a gzip file, which may have several members one after the other, piece by piece.
+    """Yield the content of a gzip file piece by piece; the file may have several members one after the other.
 
     Raises FormatError if the gzip file is damaged, UnsafeError if its content is too large.
     """

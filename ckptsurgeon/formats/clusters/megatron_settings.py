@@ -20,11 +20,11 @@ class MegatronSettings:
     """The settings of a run, from its arguments: kinds of layers, and how the model is split across ranks.
 
     ``gated`` is true if layers have gates (swiglu), None if there are no arguments. ``groups`` is the number of query
-    groups (0: no grouped queries), ``version`` the version of the checkpoint (0 if it states none).
-    ``unknown`` is the name of an argument that makes joining impossible, or ''. ``tied`` is true if the output layer is
-    the word embedding. ``tensor``, ``pipeline`` and ``experts`` are the sizes of the three kinds of parallelism (0, 0
-    and 1 if unknown). ``layers`` is the number of layers (0 if unknown). ``latent`` has the rows of the first matrices
-    of multi-latent attention, "q" and "kv", as far as they are known.
+    groups (0: no grouped queries), ``version`` the version of the checkpoint (0 if it states none). ``unknown`` is the
+    name of an argument that makes joining impossible, or ''. ``tied`` is true if the output layer is the word
+    embedding. ``tensor``, ``pipeline`` and ``experts`` are the numbers of ranks of the three kinds of parallelism (0, 0
+    and 1 if unknown). ``layers`` is the number of layers (0 if unknown). ``latent`` is {"q" or "kv": number of rows of
+    this down-projection of multi-latent attention}, as far as it is known.
     """
 
     gated: bool | None = None

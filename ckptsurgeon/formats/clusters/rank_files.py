@@ -40,7 +40,7 @@ def has_rank_files(names: Sequence[str]) -> bool:
 
 
 def rank_files(folder: Folder) -> RankFiles:
-    """Return the files of the ranks in a folder that has at least one such file.
+    """Return the files of the ranks in a folder, which must have at least one such file.
 
     Raises FormatError if the file of a rank is missing, or if the folder has the files of two runs and it is unclear
     which run to read.

@@ -1,4 +1,4 @@
-"""Notes on a file of one rank that is opened alone: it has only a part of the model.
+"""Makes a note on a file of one rank that is opened alone: it has only a part of the model.
 
 DeepSpeed's model states say in ``mp_world_size`` over how many ranks the model is split; in stage 3 of ZeRO the
 parameters in ``module`` are empty (``deepspeed/runtime/engine.py``, 0.19). Megatron's files have the arguments of the

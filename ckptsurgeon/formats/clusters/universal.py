@@ -23,7 +23,8 @@ LISTS = ("param_shapes", "frozen_param_shapes", "buffer_names", "shared_params")
 def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: Iterable[str]) -> Iterator[str]:
     """Yield notes on weights that are not float32 or that no model states list, and on missing model states.
 
-    ``states`` has the names of the files with model states, ``known`` the parameters that they list, if they do.
+    ``states`` has the names of the files with model states, and ``known`` the parameters that these files list; it is
+    empty if they list none.
     """
     others = [f"{escape(key)} ({info.dtype})" for key, info in weights.items() if info.dtype != "float32"]
     if others:

@@ -92,7 +92,7 @@ def rank_notes(models: Sequence[StateFile], ranks: int, *, frozen: bool) -> Iter
 
 
 def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
-    """Yield a note if the model states of the ranks are of different steps."""
+    """Yield a note if the model states of the ranks were saved at different steps."""
     for name in _STEPS:
         found = {value: one.file.name for one in models if type(value := one.tree.get(name)) is int}
         if len(found) > 1:

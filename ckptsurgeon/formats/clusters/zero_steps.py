@@ -60,7 +60,7 @@ def parameter_step_notes(folder: Folder, zero: str, parameters: Sequence[str], d
 
 
 def _step_in(folder: Folder, name: str) -> float | None:
-    """Return the number in a file; None if there is no such file, or no number in it."""
+    """Return the number in the file ``name``; None if there is no such file, or no number in it."""
     try:
         file = folder.file(name)
     except SourceError:
@@ -73,7 +73,7 @@ def _step_in(folder: Folder, name: str) -> float | None:
 
 
 def _steps(state: Mapping[Any, Any], handles: Mapping[str, File]) -> Iterator[float]:
-    """Yield the steps in the state of an optimizer, from the state of a parameter or from a group of parameters."""
+    """Yield the numbers of steps in an optimizer's state: those of parameters, then those of parameter groups."""
     for name in _STATES:
         inner = state.get(name)
         holders: list[Any] = list(inner) if isinstance(inner, (list, tuple)) else []

@@ -72,9 +72,10 @@ def join_tensor_parallel(
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
-    """Return {way to split parameters: its patterns}, and the vocabulary size without padding (0 if unknown).
+    """Return {way to split parameters: patterns}, and the size of the vocabulary without padding (0 if unknown).
 
-    Raises FormatError if the model states do not say how parameters are split, or if it is not known how to join them.
+    The patterns match the names of the parameters that are split in this way. Raises FormatError if the model states do
+    not say how parameters are split, or if it is not known how to join them.
     """
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
@@ -144,7 +145,7 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
 
 
 def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    """Yield the pairs of stored tensors whose values have to be equal: the first of ``parts``, and each other part.
+    """Yield (first tensor, other tensor) for the first of ``parts`` and each other part: their values must be equal.
 
     A pair is left out if one of its two parts is not a single stored tensor.
     """

@@ -104,7 +104,7 @@ class Reader:
             )
 
     def _count(self, what: str, nbytes: int) -> int:
-        """Return the number of variables or aliases; each of them has at least ``nbytes`` bytes.
+        """Read and return the number of variables or aliases (``what``); each of them has at least ``nbytes`` bytes.
 
         Raises UnsafeError if there are too many.
         """

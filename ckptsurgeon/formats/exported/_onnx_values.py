@@ -56,7 +56,7 @@ class _Numbers:
 
 
 class OnnxFiles:
-    """The files that contain values of tensors: the model, and other files, which are opened when they are needed.
+    """The files that contain values of tensors: the model itself, and other files, which are opened when needed.
 
     ``own`` is the name of the model in ``Storage.file``.
     """

@@ -31,7 +31,7 @@ def is_of_paddle(tree: Any) -> bool:
 
 
 def named_array(value: OpaqueResult) -> Array | None:
-    """Return the array in the call ``value`` if PaddlePaddle pickles a tensor in this way; None for any other call.
+    """Return the array in the call ``value`` if PaddlePaddle pickles tensors as such calls; None for any other call.
 
     The calls are ``tuple((name, array))`` and, for tensors of a static graph, ``eval('data', {'data': array})``. They
     are never executed.

@@ -48,7 +48,7 @@ class PipelineWriter:
     carries = False
 
     def components(self, tensors: Sequence[OutTensor], known: Sequence[str]) -> dict[str, list[OutTensor]]:
-        """Return the tensors of each component; raises OutputError for a tensor of a component that is not ``known``.
+        """Return {component: its tensors}; raises OutputError for a tensor of a component that is not ``known``.
 
         If a tensor is tied to a tensor of another component, both components store the values.
         """

@@ -205,7 +205,7 @@ class _Arrays:
         return value
 
     def _array(self, array: Array) -> Any:
-        """Return the header of an array, or a stand-in if torch has no such dtype."""
+        """Return the header of an array; a stand-in if torch has no dtype for its values."""
         known = self._known.get(id(array))
         if known is None:
             known = self._known[id(array)] = array, self._header(array)
@@ -239,7 +239,7 @@ class _Arrays:
 
 
 class _Bytes:
-    """The bytes of a small array, which were read with the pickle."""
+    """The bytes of a small array, which were read together with the pickle."""
 
     def __init__(self, data: bytes) -> None:
         self.nbytes = len(data)

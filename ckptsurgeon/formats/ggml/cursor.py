@@ -57,7 +57,7 @@ class Cursor:
             )
 
     def take(self, nbytes: int) -> bytes:
-        """Return the next ``nbytes`` bytes, and move past them."""
+        """Return the next ``nbytes`` bytes, and move the position past them."""
         self.check(nbytes)
         if self._at + nbytes > len(self._buffer):
             self._fill(nbytes)

@@ -83,7 +83,7 @@ def _number(cursor: Cursor, kind: int) -> Any:
 
 
 def _array(cursor: Cursor) -> tuple[int, str, str | None]:
-    """Read an array; return its length, a description of it, and its values as JSON (None if they are too many).
+    """Read an array; return its length, a description, and its values as JSON (None if there are too many to show).
 
     Raises FormatError if it cannot be read, UnsafeError if it has too many strings.
     """

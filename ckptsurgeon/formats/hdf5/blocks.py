@@ -57,7 +57,7 @@ class Fields:
 
 
 class BlockReader:
-    """Reads blocks of ``file``, whose superblock is at ``base``.
+    """Reads blocks of ``file``; addresses count from ``base``, the offset of the superblock.
 
     ``offset_size`` and ``length_size`` are the sizes of an address and of a length in bytes. ``blocks`` has the (begin,
     end) in the file of all blocks that were read. In the methods, ``what`` is the name of a block for messages.

@@ -130,7 +130,7 @@ class DatasetReader:
         return self._plain(one, one.layout.address, is_header=one.layout.kind == "compact"), ""
 
     def _check_here(self, one: _Dataset) -> None:
-        """Raise FormatError if the values of a dataset are in other files."""
+        """Raise FormatError if the values of a dataset are in other files than the HDF5 file."""
         if one_of(one.messages, EXTERNAL) is not None:
             raise FormatError(
                 f"the values of {escape(one.name)} are in other files, which is not supported.",

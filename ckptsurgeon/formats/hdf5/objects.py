@@ -116,8 +116,8 @@ def _later(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) ->
 def _of_block(fields: Fields, address: int, order: int) -> Iterator[HeaderMessage]:
     """Yield the messages of a block, which is at ``address``.
 
-    ``order`` is the size in bytes of the creation order, which follows the flags of each message; 0 if it is not
-    stored.
+    In files that store the creation order of messages, a field of ``order`` bytes follows the flags of each message;
+    else ``order`` is 0.
     """
     while fields.left >= 4 + order:
         kind, nbytes, flags = fields.number(1), fields.number(2), fields.number(1)

@@ -20,9 +20,10 @@ _SUM = 4
 
 
 def without_codecs(data: Any, codecs: Sequence[str], nbytes: int) -> Any:
-    """Return the ``nbytes`` bytes of a chunk; raises FormatError if its bytes ``data`` are not valid.
+    """Return the ``nbytes`` bytes of a chunk without codecs; raises FormatError if ``data`` is damaged.
 
-    ``codecs`` has the names of the codecs in the order in which they were applied; at most one of them compresses.
+    ``data`` has the stored bytes. ``codecs`` has the names of the codecs in the order in which they were applied; at
+    most one of them compresses.
     """
     sizes = [nbytes + _SUM * codecs[:at].count(CHECKSUM) for at in range(len(codecs))]
     for name, size in reversed(list(zip(codecs, sizes, strict=True))):

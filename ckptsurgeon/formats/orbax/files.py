@@ -46,7 +46,7 @@ def local(folder: Folder) -> LocalFolder:
 
 
 def files_of(folder: LocalFolder) -> dict[str, StoredFile]:
-    """Return all files in a folder and its subfolders by their paths, sorted.
+    """Return {path: file} for all files in a folder and its subfolders, sorted.
 
     Raises UnsafeError for a link that leads out of the folder, for anything that is neither a file nor a folder, and if
     there are too many files. A database may refer to other files, but only the files that this function returns are

@@ -60,10 +60,10 @@ def is_checkpoint(folder: Folder) -> bool:
 
 
 def find_items(folder: LocalFolder) -> Place:
-    """Return the place of the arrays of a checkpoint.
+    """Return the folder that has the arrays of a checkpoint, with its items and notes.
 
-    Raises FormatError if there are none, if they are of several steps, if they were not saved to the end, or if the
-    folder has too many subfolders to search them.
+    Raises FormatError if there are no arrays, if they are of several steps, if they were not saved to the end, or if
+    the folder has too many subfolders to search them.
     """
     if _UNFINISHED in folder.name:
         raise FormatError(

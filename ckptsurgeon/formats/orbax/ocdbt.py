@@ -1,4 +1,4 @@
-"""Reads databases in the format OCDBT: a B-tree of keys, whose values are in its nodes, or ranges of other files.
+"""Reads databases in the format OCDBT: a B-tree of keys. Values are in the nodes, or are ranges of other files.
 
 https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format describes the format. The manifest refers
 directly to the newest version. So the nodes of the version tree, which lists older versions, are not read.
@@ -55,12 +55,12 @@ class Database:
             ) from None
 
     def read(self, key: str) -> bytes | None:
-        """Return the value of a key, None if there is none."""
+        """Return the value that is stored for ``key``; None if there is none."""
         found = self._values.get(key.encode(errors="surrogatepass"))
         return self._bytes(found) if isinstance(found, _Range) else found
 
     def has(self, key: str) -> bool:
-        """Return whether there is a value of this key."""
+        """Return whether a value is stored for ``key``."""
         return key.encode(errors="surrogatepass") in self._values
 
     def _bytes(self, place: _Range) -> bytes:
@@ -151,7 +151,7 @@ class Database:
         self._values[key] = value
 
     def _check(self, place: _Range) -> None:
-        """Raise ValueError for a range that is not in a file of the folder."""
+        """Raise ValueError if a range is not inside a file of the database's folder."""
         stored = self._files.get(place.file)
         if stored is None:
             raise ValueError(f"the database refers to {escape(place.file, 200)}, which is not a file in its folder")

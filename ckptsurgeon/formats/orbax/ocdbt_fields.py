@@ -29,8 +29,8 @@ _LONGEST = 0xFFFF
 class Budget:
     """Limits the time and memory that all nodes of a database take together; raises UnsafeError above a limit.
 
-    A node of a few bytes may unpack to a long one, and a B-tree may contain the same node many times. Keys share
-    prefixes, so a short node may have many long keys.
+    Such limits are needed, since a small file can cause much work: a node of a few bytes may unpack to a long one, a
+    B-tree may contain the same node many times, and keys share prefixes, so a short node may have many long keys.
     """
 
     def __init__(self, uri: str) -> None:

@@ -46,7 +46,7 @@ class Leaf:
 
     @property
     def is_text(self) -> bool:
-        """Whether this is a string, which is not stored as an array."""
+        """Whether the value is a string, which is not stored as an array."""
         return self.kind == "string"
 
     @property
@@ -132,8 +132,8 @@ def _leaf(said: Any) -> Leaf:
 def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
     """Return the values of an item without ``_METADATA``: each folder with zarr's metadata is an array.
 
-    Orbax before 0.5 and T5X wrote such items. The name of such a folder consists of the keys that lead to the value,
-    joined by dots. Raises FormatError if this is not possible.
+    Orbax before 0.5 and T5X wrote such items. The folder of an array has the keys that lead to it as its name, joined
+    by dots. Raises FormatError if the values cannot be found in this way.
     """
     found = [name for name in files if name.endswith(_ENDS)]
     if not found:

@@ -60,7 +60,7 @@ def key_of(name: str) -> str:
 def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """Return variables as a dict of state dicts: ``model``, ``model_ema``, and ``optimizer`` for the training state.
 
-    Raises FormatError if two names would become the same key.
+    Raises FormatError if two variables would get the same key.
     """
     tree: dict[str, Any] = {}
     for name, info in variables.items():

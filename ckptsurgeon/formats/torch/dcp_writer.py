@@ -58,7 +58,7 @@ class _Distributed:
     """Gives the names of the files, and makes ``.metadata``, which says where each tensor is stored."""
 
     def names(self, number: int) -> list[str]:
-        """Return the names of ``number`` data files, as rank 0 would write them."""
+        """Return the names of ``number`` data files, in the form that torch uses for the files of rank 0."""
         return [f"__0_{i}.distcp" for i in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:

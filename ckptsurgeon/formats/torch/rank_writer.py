@@ -34,7 +34,7 @@ Keys of the model must not begin with a zero byte.
 
 
 class _RankPickle(PickleWriter):
-    """Writes the state dict of one rank."""
+    """Builds the pickle of the state dict of one rank."""
 
     def __init__(self, shares: RankShares, rank: int, ranks_record: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Lays out zip archives whose records are not compressed: the tensors in them need not be in memory.
+"""Lays out zip archives whose records are not compressed; the tensors need not be in memory for this.
 
 An extra field aligns each record to 64 bytes, as in ``torch.save``.
 

@@ -133,10 +133,10 @@ def blob_of(path: str) -> str:
 
 
 def remove_kept(path: str) -> None:
-    """Remove a file of a snapshot in the cache, and the blob that the file links to.
+    """Remove ``path``, a file of a snapshot in the cache, and the blob to which it links.
 
-    The blob is removed so that no other commit in the cache uses the same bytes. Nothing is removed if a folder in
-    ``path`` is a link.
+    The blob is removed so that no other commit in the cache uses its bytes. Nothing is removed if a folder in ``path``
+    is a link.
     """
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():

@@ -101,7 +101,7 @@ class FileCollector:
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
     """Yield a FileCollector for ``folder``; when the block ends, the collected files are put in place.
 
-    The folder and its parents are made if they do not exist, and removed again if the block fails. If ``folder`` is
+    The folder and its parents are created if they do not exist, and removed again if the block fails. If ``folder`` is
     None, files stay where they are. ``strategy`` is one of ``STRATEGIES``, such as "symlink" or "copy".
     """
     try:

@@ -142,9 +142,10 @@ def split_path(path: Any) -> tuple[Any, str]:
 def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOrigin:
     """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
-    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other string that is
-    not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
-    source. Raises ConfigError if ``file`` is empty, or if a string is not the name of a repository.
+    ``source`` is the path of a folder, an address (``http(s):``) or a repository of the hub:
+    ``hf://org/repo[@revision]``, or any other string that is not clearly a path. An existing folder is preferred to a
+    repository of the same name. ``source`` may also be SpeechBrain's FetchSource, a pair of kind and source. Raises
+    ConfigError if ``file`` is empty, or if a string is not the name of a repository.
     """
     if not file:
         raise ConfigError(

@@ -53,7 +53,7 @@ class FetchedFile(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Fetched(Brief):
-    """The result of a fetch; functions such as ``open`` accept it as the path of the file or folder.
+    """The result of a fetch; functions such as ``open`` accept it in place of the path of the file or folder.
 
     ``uri`` has no credentials. For a hub repository, ``commit`` is the commit, whose content never changes, and ``uri``
     contains it. For any other source, ``commit`` is ''.

@@ -38,7 +38,7 @@ class ConsumedShard(NamedTuple):
     output: str
 
     def has(self, offset: int, nbytes: int) -> bool:
-        """Return whether a range of bytes is kept."""
+        """Return whether the ``nbytes`` bytes from ``offset`` on are among the kept bytes."""
         place = bisect_right(self.kept, offset, key=lambda one: one[0]) - 1
         return not nbytes or (place >= 0 and offset + nbytes <= self.kept[place][1])
 

@@ -26,7 +26,7 @@ CONNECTIONS = 4
 
 
 class Ranges(Protocol):
-    """The interface of a remote file, implemented by each kind of address.
+    """The interface of a remote file; each kind of address (web, hub, fsspec) has its own implementation.
 
     ``uri`` contains no credentials. ``validator`` is a string that identifies the content (a commit, a strong ETag), ''
     if there is none. ``digest`` is the hub's digest of the file: SHA-256, or git's SHA-1; '' if there is none.

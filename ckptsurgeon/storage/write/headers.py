@@ -63,9 +63,9 @@ class NewHeader(NamedTuple):
 class _Journal:
     """The journal of one change, from which the change can be finished or undone.
 
-    ``old`` has the old headers of the files in ``folder``, by name. ``name`` is the name of the file, or of the index,
-    that the user passed. ``index`` is the SHA-256 of the new index, '' if there is no index. ``record`` is the name of
-    the file that describes the change.
+    ``old`` is {name: old header} of the files in ``folder``. ``name`` is the name of the file, or of the index, that
+    the user passed. ``index`` is the SHA-256 of the new index, '' if there is no index. ``record`` is the name of the
+    file that describes the change.
     """
 
     folder: str

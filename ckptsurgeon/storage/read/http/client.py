@@ -81,8 +81,8 @@ def address_of(url: str) -> Address:
 class RetryLimits:
     """Limits the retries of one request: their number, and the time without progress.
 
-    Each wait between two attempts is longer than the wait before it. One attempt may take half of the allowed time, so
-    that there is time for a second attempt if a connection hangs.
+    Each wait between two attempts is longer than the one before. One attempt may take half of the allowed time, so that
+    there is time for a second attempt if a connection hangs.
     """
 
     def __init__(self, shown: str) -> None:

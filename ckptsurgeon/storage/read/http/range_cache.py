@@ -124,7 +124,7 @@ def _locked(path: str) -> int:
 
 
 def _sweep(folder: str) -> None:
-    """Remove old files and their journals, even if only one of the two exists."""
+    """Remove old files and their journals; also if only the file or only the journal is left."""
     for path in _old(folder):
         with suppress(OSError):
             fd = _locked(path + _BYTES)

@@ -95,7 +95,7 @@ class Journal:
         return found
 
     def add(self, ranges: Iterable[Range]) -> None:
-        """Append ranges, whose bytes must be on disk already; raises OSError."""
+        """Append ranges to the list; their bytes must be on disk already. Raises OSError."""
         texts = (f"{begin:x} {end:x}".encode() for begin, end in ranges)
         data = b"".join(b"%s %08x\n" % (text, self._crc(text)) for text in texts)
         if os.write(self._fd, data) != len(data):

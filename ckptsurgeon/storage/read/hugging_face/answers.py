@@ -65,8 +65,8 @@ def digest_in_headers(headers: httpx2.Headers) -> str:
 def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[None]:
     """Check every response in the block before huggingface_hub sees it; raises SourceError for an invalid response.
 
-    ``commit`` is the commit that was asked for, '' if the revision was a branch. ``digest_of`` returns the digest of a
-    file whose ETag is not a digest.
+    ``commit`` is the commit that was requested, '' if the request named a branch or tag. ``digest_of`` returns the
+    digest of a file whose ETag is not a digest.
     """
     from huggingface_hub import get_session
 
