@@ -98,7 +98,7 @@ class AdapterChanges:
     keys: dict[int, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Record the changes that the adapters make to the tensor of a step.
+        """Record the changes that the adapters make to the tensor of a step, and which of them are zero.
 
         A change is zero if one of its two factors is zero, because the change is their product.
         """

@@ -58,7 +58,10 @@ def zstandard() -> Any:
 
 
 class Encoder:
-    """Encodes blocks; each thread needs its own encoder. ``level`` is Zstandard's, 1 (fast) to 19 (small)."""
+    """Encodes blocks; each thread needs its own encoder.
+
+    ``level`` is the compression level of Zstandard, from 1 (fast) to 19 (small).
+    """
 
     def __init__(self, level: int = 1) -> None:
         self._compress = zstandard().ZstdCompressor(level=level).compress

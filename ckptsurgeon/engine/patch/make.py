@@ -165,7 +165,7 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
 
 
 def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
-    """Return the range ``one``; if its change is to be stored as low-rank factors, with a rank and the columns."""
+    """Return ``one``; if its change will be stored as low-rank factors, with ``rank`` and ``columns`` set."""
     if not one.dtype or one.key not in low_rank:
         return one
     return replace(one, rank=rank, columns=matrix_shape(new[one.key])[1])

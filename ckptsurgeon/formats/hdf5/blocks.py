@@ -1,4 +1,4 @@
-"""Reads blocks of metadata in an HDF5 file; refuses a block beyond its end or read before, and too many bytes.
+"""Reads blocks of metadata in an HDF5 file; refuses blocks beyond the file's end, repeated blocks, too many bytes.
 
 HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. Addresses count
 from the superblock, which may follow a user block.

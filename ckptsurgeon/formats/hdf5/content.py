@@ -70,7 +70,7 @@ class HdfContent:
         return sorted(self.datasets.values)
 
     def _object(self, address: int) -> list[HeaderMessage]:
-        """Return the messages of the object at an address, which are read from the file only once."""
+        """Return the messages of the object at an address; they are read from the file only once, then cached."""
         if address not in self._known:
             self._known[address] = messages_at(self.blocks, address)
         found: list[HeaderMessage] = self._known[address]

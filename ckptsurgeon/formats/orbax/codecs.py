@@ -1,4 +1,4 @@
-"""Undoes the codecs of a chunk. Its size is known beforehand; if it unpacks to another size, this is an error."""
+"""Undoes the codecs of chunks. The size of an unpacked chunk is known beforehand; any other size is an error."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _functions() -> dict[tuple[str, str], Callable[..., object]]:
 
 
 class _Machine(PickleMachine):
-    """Interprets a pickle without its long strings; ``where`` turns its offsets into offsets in the file."""
+    """Interprets a pickle without its long strings; ``where`` converts an offset in it to an offset in the file."""
 
     where: Callable[[int], int] = staticmethod(int)
 
