@@ -107,9 +107,9 @@ def _placed(layout: OutputLayout) -> _DataFile:
 
 
 def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> None:
-    """Raise OutputError if two keys, or a key and Coqui STT's training state, would get the same name of a variable.
+    """Raise OutputError if a key, written as the name of a variable, would be read back as another key.
 
-    Also raised for a key that would be read back as another key. ``added`` is this training state.
+    Also raised for the empty key, and for the key of a tensor in ``added``, Coqui STT's training state.
     """
     taken = {tensor.key for tensor in added}
     names = {tensor.key: _variable(tensor.key) for tensor in tensors}
