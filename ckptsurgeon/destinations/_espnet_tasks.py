@@ -47,10 +47,10 @@ class Task:
         return f"espnet2.tasks.{self.name}"
 
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
-        """Return the names in ``entries`` that the task does not declare.
+        """Return the parts of a configuration that the task does not have; [] if the configuration fits the task.
 
-        If the task declares all of them, return the classes and the model's options in the configuration ``values``
-        that the task does not have.
+        These are the names in ``entries`` that the task does not declare. If it declares all of them, they are the
+        classes and the options of the model in ``values``, the configuration, that the task does not have.
         """
         if others := sorted(entries - self.entries):
             return others
@@ -105,8 +105,9 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
 def _of_run(entries: frozenset[str]) -> list[Task]:
     """Return the tasks that fit ``entries``, the entries of a configuration that a training run wrote.
 
-    A run writes every entry of its task. So the result has the tasks that declare all ``entries`` and the fewest other
-    entries. The classes that the entries choose are not compared, because another version of ESPnet has other classes.
+    A run writes every entry of its task. So of the tasks that declare all ``entries``, only those with the fewest other
+    entries are returned. The classes that the entries choose are not compared, because another version of ESPnet has
+    other classes.
     """
     found = [task for task in tasks().values() if entries <= task.entries]
     least = min((len(task.entries - entries) for task in found), default=0)

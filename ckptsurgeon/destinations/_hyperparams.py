@@ -85,7 +85,7 @@ def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[t
 def tagged(tree: Any, *kinds: str) -> Iterator[str]:
     """Yield the name after each tag of the given kinds, in the order of the document.
 
-    For the kind ``!new`` and the tag ``!new:torch.nn.Linear`` this is ``torch.nn.Linear``.
+    For the kind ``!new`` and the tag ``!new:torch.nn.Linear``, the name is ``torch.nn.Linear``.
     """
     for _, node in nodes(tree):
         kind, colon, name = tag_of(node).partition(":")
@@ -103,8 +103,9 @@ _PLACEHOLDER = "!PLACEHOLDER"
 class Hyperparams:
     """The part of a ``hyperparams.yaml`` that the requested entries need.
 
-    ``text`` is the YAML of this part with references resolved. ``ran`` lists the code that was imported. ``files`` are
-    the user's own files with that code, and the included files. ``notes`` are messages for the user.
+    ``text`` is the YAML of this part with references resolved. ``ran`` are the names of the classes and functions that
+    were imported. ``files`` are the user's own files that contain them, and included files. ``notes`` are messages for
+    the user.
     """
 
     text: str

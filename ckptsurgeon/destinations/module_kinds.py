@@ -76,7 +76,7 @@ def _facts(target: TargetSpec) -> ModuleFacts:
 
 
 def _value(one: object) -> object:
-    """Return a plain value; for a string, return only its digest, since it may come from the user's file."""
+    """Return a plain value unchanged; for a string return its digest, since it may come from the user's file."""
     return hashlib.sha256(one.encode()).hexdigest()[:16] if isinstance(one, str) else one
 
 

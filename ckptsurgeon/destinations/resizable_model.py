@@ -90,9 +90,9 @@ class ResizableModel(Resizable):
         return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
     def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
-        """Return a list with a note: the changes that the user has to make in the configuration file.
+        """Return a list with one note: the changes that the user has to make in the configuration file.
 
-        The note is needed because the output does not contain the file. ``changed`` are the names of the changed
+        The note is needed because the output does not contain that file. ``changed`` are the names of the changed
         fields, ``overrides`` has their values.
         """
         name = os.path.basename(self.path)

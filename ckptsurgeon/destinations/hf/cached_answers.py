@@ -19,11 +19,11 @@ def cached_answer(
     plain: Callable[[Answer], Any],
     read: Callable[[Any], Answer],
 ) -> Answer:
-    """Return the answer to a question from the cache; if the cache lacks it, return and store the answer of ``find()``.
+    """Return a fact from the user's cache; if the cache lacks it, return the result of ``find()`` and store it.
 
-    ``asked`` has everything on which the answer depends; if it is empty, the cache is not used. ``plain`` converts an
-    answer to JSON data for the cache, or to None if the answer must not be stored. ``read`` converts JSON data to the
-    answer; for data of another form, it must raise LookupError, TypeError, ValueError or AttributeError.
+    ``asked`` is the key in the cache: all data on which the fact depends. If it is empty, the cache is not used.
+    ``plain`` converts the fact to JSON data for the cache, or to None if it must not be stored. ``read`` converts JSON
+    data back to the fact; for data of another form, it must raise LookupError, TypeError, ValueError or AttributeError.
     """
     key = document_key(dict(asked)) if asked else ""
     known = cached_document(key)

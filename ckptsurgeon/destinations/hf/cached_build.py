@@ -122,7 +122,9 @@ def kept_draws(spec: TargetSpec) -> dict[str, Any]:
 def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
     """Store a destination in the cache under ``key``, and return whether the cache now has it.
 
-    Nothing is stored if the entry would contain a string of the user's file that is not in ``known``.
+    ``known`` are the strings of the user's file that may be stored. Nothing is stored if the entry would contain
+    another string of that file, if the destination has no config.json, or if a tensor cannot be drawn for another
+    reason than ``ZERO_DEVIATION``.
     """
     config = next((one for one in spec.companions if one.name == CONFIG), None)
     if config is None or not set(spec.undrawable.values()) <= {ZERO_DEVIATION}:
@@ -170,7 +172,7 @@ def cached_initial(spec: TargetSpec, otherwise: Initial) -> tuple[Initial, Piece
 def _given(given: GivenFields) -> dict[str, Any]:
     """Return the user's fields with the overrides applied.
 
-    The cache stores the written config.json as its changes to these fields, which are few.
+    The cache stores only the differences between the written config.json and these fields.
     """
 
     def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,10 +146,10 @@ _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
 
 
 def _is_of_validator(error: Exception, why: str) -> bool:
-    """Return whether ``error`` comes from the check of fields in transformers 5, which other versions may lack.
+    """Return whether ``error`` comes from the check of fields in transformers 5, which other versions lack.
 
     transformers 5 checks the types and values of fields (``huggingface_hub.dataclasses.strict``); transformers 4 did
-    not. Returns False if ``why``, the message, shows a value with which no version can compute, such as a string for a
+    not. ``why`` is the message. Returns False if it shows a value that no version accepts, such as a string for a
     number.
     """
     from huggingface_hub.errors import StrictDataclassError

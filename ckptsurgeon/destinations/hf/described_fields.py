@@ -48,9 +48,9 @@ class TypeFields(NamedTuple):
 
 
 def asked_of(document: Document, **said: Any) -> dict[str, Any]:
-    """Return a dict of everything on which an answer about a configuration depends: ``said`` and package versions.
+    """Return all data on which a fact about a configuration depends: ``said`` and the versions of packages.
 
-    Returns {} if the answer also depends on other things: then it must not be cached.
+    Returns {} if the fact also depends on other data, so that it must not be cached.
     """
     if not document.versions or document.vocabulary is not None:
         return {}

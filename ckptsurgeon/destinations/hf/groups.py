@@ -81,17 +81,18 @@ class ConversionGroup:
     def literal(self) -> Naming:
         """Return key patterns that match only keys of this group, and a function that returns its argument unchanged.
 
-        The result has one key pattern for each source pattern of the conversion. All numbers of the keys stay in them;
-        if a source pattern matches several keys, the number that varies is replaced by the capture ``{e}``.
+        The result has one key pattern for each source pattern of the conversion. If a source pattern matches a single
+        key, the key pattern is this key. If it matches several, ``{e}`` replaces the number that varies: the keys
+        ``layers.0.experts.0.w1`` and ``layers.0.experts.1.w1`` give ``layers.0.experts.{e}.w1``.
         """
         return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
 
     def general(self) -> Naming:
-        """Return key patterns that match all layers, and a function that writes destination keys with their captures.
+        """Return key patterns that match keys of all layers, and a function that turns destination keys into patterns.
 
-        The result has one key pattern for each source pattern of the conversion. A letter in braces, such as ``{n}``,
-        replaces each number that source and destination keys share. If a source key and the
-        destination key have different numbers, returns ``literal()``.
+        The result has one key pattern for each source pattern of the conversion. Letters in braces replace the numbers
+        that source and destination keys share: ``layers.0.q.weight`` becomes ``layers.{n}.q.weight``. If the numbers of
+        a source key and the destination key differ, returns ``literal()``. ``{e}`` is used as in ``literal``.
         """
         numbers = NUMBER_IN_KEY.findall(self.target)
         kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
@@ -110,13 +111,13 @@ def opened(key: str) -> str:
 
 
 def _numbered(name: str) -> str:
-    """Return a destination key with ``{n}``, ``{m}`` and ``{k}``, in this order, in place of its numbers."""
+    """Return a destination key with ``{n}``, ``{m}`` and ``{k}`` in place of its first, second and third number."""
     captures = iter(_NAMES)
     return NUMBER_IN_KEY.sub(lambda found: f"{{{next(captures)}}}", name)
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
-    """Return those numbers in the first key that all other keys also have, at the same position in the key."""
+    """Return the numbers that all ``keys`` have in common at the same position, in order."""
     columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 
@@ -209,11 +210,10 @@ class OperationChain:
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Give the tensors in ``values``, which are the results of the conversion, their destination keys.
+        """Give the tensors in ``values``, the results of the conversion, the keys of the destination.
 
-        If an operation made a tensor under another name, an operation that renames the tensor is added to ``rows``.
-        Returns {source key: destination key} for a source tensor that no operation has changed, and {} if there is
-        none.
+        A tensor that an operation made under another name is renamed: an operation for this is added to ``rows``. A
+        source tensor that no operation changed is returned as {source key: destination key}; else {} is returned.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

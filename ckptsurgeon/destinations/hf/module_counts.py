@@ -29,8 +29,8 @@ _OTHER = re.compile(r"size|dim|width|channels|tokens")
 def too_many_modules(config: Mapping[str, Any]) -> str:
     """Return a phrase on a field that asks for too many modules, such as "num_layers is 9,000, over 2,000"; else ''.
 
-    Nested configurations and lists are searched, too. transformers makes lists of this length already for the
-    configuration, so that its fields are checked before its class is called.
+    Nested configurations and lists are searched, too. The fields are checked before the configuration's class is
+    called, because that class may already make lists of this length.
     """
     for path, name, number in _numbers(config):
         most = _most(name)

@@ -170,7 +170,10 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether ``groups`` have each key of ``tensors`` that differs from one of their keys only in numbers."""
+    """Return whether ``groups`` contain all keys of ``tensors`` that have the form of a key in ``groups``.
+
+    Two keys have the same form if they differ only in numbers, as ``layers.0.weight`` and ``layers.1.weight`` do.
+    """
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

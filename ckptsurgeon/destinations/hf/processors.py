@@ -87,7 +87,7 @@ def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: st
 
 
 def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:
-    """Make the blank of CTC the padding token of a configuration; return a note if it was another token."""
+    """Make the blank of CTC the padding token of a configuration; return a note if this changes the padding token."""
     blank = first_of(BLANKS, tokens)
     number = tokens.index(blank) if blank is not None else None
     if number is None or written.config.pad_token_id == number:
@@ -126,8 +126,8 @@ def _unfit(tokens: Sequence[str], config: Any) -> str:
 def _tokenizer(tokens: Sequence[str]) -> tuple[Companion, ...]:
     """Return the files of a Wav2Vec2CTCTokenizer.
 
-    That class has no blank, so the blank becomes its padding token. The blank also becomes the token for spaces and for
-    unknown letters, if the tokens have none for these.
+    That class has no separate blank: it uses its padding token as the blank. If ``tokens`` has no token for spaces or
+    no token for unknown letters, the blank is used for them, too.
     """
     blank = first_of(BLANKS, tokens)
     fields = {

@@ -1,7 +1,8 @@
-"""The files of a sentence-transformers folder that are not the network's: its modules, each in a folder of its own.
+"""Finds the files of the modules in a sentence-transformers folder, which are copied to the output.
 
-``modules.json`` lists them: the transformer in the folder itself, a pooling in ``1_Pooling``, often a dense layer with
-weights of its own in ``2_Dense``.
+``modules.json`` lists the modules. The first is the network itself, in the folder; the others are in subfolders, such
+as a pooling in ``1_Pooling`` and often a dense layer, with its own weights, in ``2_Dense``.
+
 https://github.com/huggingface/sentence-transformers/blob/master/sentence_transformers/SentenceTransformer.py
 """
 
@@ -33,7 +34,7 @@ def is_module_weights(name: str) -> bool:
 def module_files(folder: Folder) -> list[str]:
     """Return the names of the files of modules, such as ``1_Pooling/config.json``; [] without a valid modules.json.
 
-    Files and folders that are links out of ``folder`` are left out.
+    Links to files or folders outside ``folder`` are left out.
     """
     present = set(folder.names())
     modules = _modules(folder) if MODULES in present else None

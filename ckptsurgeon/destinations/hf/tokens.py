@@ -1,4 +1,4 @@
-"""A new vocabulary for a model of transformers: changes the token ids in its files, chooses the tokeniser to copy."""
+"""Adapts the small files of a transformers model to a new vocabulary: changes token ids, chooses a tokeniser."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ IN_FIELDS = "{part}set it: --set {field}=ID, or null"
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return a map from old token ids to ids of a new vocabulary; None if the configuration has no token ids.
+    """Return a map from old token ids to ids of a new vocabulary; None if it is unknown and not needed.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
-    fields already hold ids of the new vocabulary. Raises ConfigError if the token of an id in any other field is not
-    known.
+    fields already hold ids of the new vocabulary. Raises ConfigError if the map is unknown, but another field has a
+    token id.
     """
     try:
         return change.renumbering(own, rows)

@@ -19,9 +19,10 @@ _LISTED = 30
 
 
 def unknown_value_error(error: KeyError, fields: Mapping[str, Any], name: str) -> ConfigError | None:
-    """Return the error for a constructor's KeyError that has the value of a field, None if no field has it.
+    """Return the ConfigError for a KeyError of a model's constructor; None if no field has the missing key.
 
-    ``fields`` are those of the configuration. ``name`` is the class of the model.
+    For example, for the KeyError 'gleu', the message names the field ``hidden_act`` if its value is 'gleu'. ``fields``
+    are the fields of the configuration. ``name`` is the class of the model.
     """
     value = error.args[0] if error.args else None
     found = [path for path, one in _texts(fields, "") if one == value and path not in _IDENTIFIERS]
@@ -37,7 +38,7 @@ def unknown_value_error(error: KeyError, fields: Mapping[str, Any], name: str) -
 
 
 def _texts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    """Yield (path of a field, its value) for the fields that are texts."""
+    """Yield (path of a field, its value) for each field whose value is a string."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from _texts(value, f"{path}{name}.")
@@ -46,7 +47,10 @@ def _texts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _known(error: KeyError) -> list[str]:
-    """Return the keys of the table of transformers in which a value was not found; [] for any other table."""
+    """Return the valid keys of the table in transformers that raised ``error``: activations or kinds of RoPE.
+
+    Returns [] if another table raised it.
+    """
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

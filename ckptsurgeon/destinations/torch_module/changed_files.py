@@ -1,7 +1,7 @@
 """Finds which tensors of a module are read from files: if the values in the files change, these tensors change.
 
-The module is constructed a second time, with loading functions that return changed values. If a tensor has the
-same values as the first time, the constructor computes it, even if a file has these values, too (ones, position ids).
+The module is constructed a second time, with loading functions that return changed values. If a tensor has the same
+values as the first time, the constructor computes it, even if a file contains the same values (such as ones).
 """
 
 from __future__ import annotations

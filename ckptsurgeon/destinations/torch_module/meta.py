@@ -53,7 +53,10 @@ def _built(build: Callable[[], nn.Module]) -> nn.Module:
         original(module, name, parameter)
 
     def draw(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Draw values, but not on the meta device: it has no values, and torch takes 0.2 ms for each such call."""
+        """Draw values for a tensor that has memory; return a tensor on the meta device unchanged.
+
+        A tensor on the meta device has no values, but torch would take 0.2 ms to draw them.
+        """
         return tensor if tensor.is_meta else normal(tensor, *args, **options)
 
     nn.Module.register_parameter = register  # type: ignore[assignment,method-assign]

@@ -23,8 +23,9 @@ def drawn_pieces(
 ) -> Iterator[memoryview]:
     """Yield the initial values of a tensor in pieces of whole rows, in order, as bytes that the caller may change.
 
-    ``had`` is the shape of the source's tensor, if its values come first along each dimension. Its values are then 0 in
-    the result, unless the tensor is larger in more than one dimension besides the first.
+    ``had`` is the shape of the smaller tensor in the source, which gives the first values along each dimension. In the
+    result, these values are 0, and only the others are drawn. If, apart from the first dimension, the tensor is larger
+    in more than one dimension, or if ``had`` is None, all values are drawn.
     """
     if had is None or sum(a != b for a, b in zip(had[1:], info.shape[1:], strict=True)) > 1:
         return pieces_of(draw, info, key, seed)
@@ -41,9 +42,9 @@ def _missing(draw: Draw, info: TensorInfo, had: Sequence[int], key: str, seed: i
 def _rows(
     fill: Fill, info: TensorInfo, number: int, dim: int, begin: int, *, is_new: bool = False
 ) -> Iterator[memoryview]:
-    """Yield the next ``number`` rows in pieces; their values from index ``begin`` of dimension ``dim`` on are drawn.
+    """Yield the next ``number`` rows in pieces; from index ``begin`` of dimension ``dim`` on, values are drawn; else 0.
 
-    All values are drawn if the rows are new; none if they are not, and ``dim`` is 0.
+    If ``dim`` is 0, all values are drawn if ``is_new`` is true, and none if it is false.
     """
     inner = list(info.shape[1:])
     if dim:
@@ -61,7 +62,7 @@ def _rows(
 def _numbers(rows: int, drawn: int, size: int) -> Iterator[int]:
     """Yield the number of rows of each piece; a row has ``size`` elements, of which ``drawn`` are drawn.
 
-    A piece that is followed by others has a multiple of ``TOGETHER`` elements that are drawn.
+    In each piece but the last, the number of drawn elements is a multiple of ``TOGETHER``.
     """
     unit = TOGETHER // math.gcd(TOGETHER, drawn)
     step = rows if rows * drawn % TOGETHER else unit * max(1, PIECE // max(1, unit * size))
