@@ -106,11 +106,12 @@ def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
 
 
 def _linear(names: Mapping[str, TensorInfo], modules: Iterable[str]) -> Iterator[str]:
-    """Yield the modules of a base that are surely linear layers, so that "all-linear" selects them.
+    """Yield the names of modules of a base that are certainly linear layers, so that "all-linear" selects them.
 
-    ``names`` are the headers of the base, ``modules`` the adapter's modules. A module of the base is yielded on two
-    conditions. It must be in a list of layers that has one of ``modules``. And its name must be usual for a linear
-    layer, or one of ``modules`` must have the same name in another layer of the list.
+    ``names`` are the headers of the base, ``modules`` the names of the adapter's modules. Only modules in a list of
+    layers in which the adapter changes a module are yielded. Their name must be a usual name of a linear layer, or the
+    adapter must have a module of this name in some layer: ``layers.1.mix`` is yielded if the adapter has
+    ``layers.0.mix``.
     """
     alike = {_NUMBER.sub(".*.", f".{one}") for one in modules}
     stacks = {one.partition("*")[0] for one in alike if "*" in one}

@@ -42,7 +42,7 @@ class ComposedShape:
 def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
     """Return the shape of the change that is made of tensors with these shapes; None if they do not fit each other.
 
-    ``kind`` is one of ``SIDES``, or a plain product of two matrices.
+    ``kind`` is the kind of the change: one of ``SIDES``, or ``PRODUCT``, the product of two matrices.
     """
     if kind == PRODUCT:
         return _side(shapes) if len(shapes) == 2 else None

@@ -1,4 +1,4 @@
-"""The merges that KnOTS may use in the basis that all products share, by their names in ``ckpt merge``."""
+"""Names the merges that KnOTS can apply in the shared basis of all products, as ``ckpt merge`` names them."""
 
 from __future__ import annotations
 

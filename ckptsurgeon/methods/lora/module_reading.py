@@ -24,10 +24,10 @@ Scales = Callable[[str], float]
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """The headers of an adapter's file, its configurations, and ``number``, which reads its alphas.
+    """The headers of an adapter's file, its configurations, and ``number``, a function that reads an alpha.
 
-    The fields are the arguments of ``read_adapter``. If ``kernels`` is true, a LoHa or LoKr may change the kernels of a
-    convolution.
+    All fields except ``kernels`` are the arguments of ``read_adapter``. If ``kernels`` is true, a LoHa or LoKr may
+    change the kernels of a convolution.
     """
 
     tensors: Mapping[str, TensorInfo]

@@ -89,7 +89,7 @@ def unknown_keys_error(
     """Return the error for ``unknown`` keys, which no LoRA has; if there are none, the error for an empty adapter.
 
     ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
-    ``methods`` is a key of ``TAKEN``: the kinds of adapters, besides LoRA, that the verb takes.
+    ``methods`` is a key of ``TAKEN``: the kinds of adapters, besides LoRA, that the user's command accepts.
     """
     if not unknown:
         return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")
@@ -203,12 +203,12 @@ def _module(name: str) -> str:
 
 
 def composed_key_parts(key: str, methods: tuple[str, ...], *, configured: bool) -> KeyParts | None:
-    """Return the parts of a key as ``peft_key_parts`` or ``loose_key_parts`` does.
+    """Return the parts of a key of an adapter: LoRA, LoHa, LoKr or, if ``methods`` is ``MERGED``, also OFT or Tucker.
 
-    Keys of LoHa and LoKr have parts, too. ``peft_key_parts`` is used if ``configured``. The roles of the tensors of
-    LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``, two more kinds of keys have
-    parts. PEFT's keys of an OFT have the role ``oft_R``. Keys of Tucker decompositions have the roles ``hada_t1``,
-    ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``. Returns None for any other key.
+    The role of a tensor of a LoHa or LoKr is the ending of its key, such as ``hada_w1_a`` or ``lokr_w2``. The role is
+    ``oft_R`` for an OFT of PEFT, and ``hada_t1``, ``hada_t2``, ``lokr_t2`` or (in a LoCon) ``mid`` for the core of a
+    Tucker decomposition. For any other key, returns the result of ``peft_key_parts`` if ``configured``, else of
+    ``loose_key_parts``.
     """
     rotated = _ROTATED.fullmatch(key.removeprefix("base_model.model.")) if configured and methods == MERGED else None
     if rotated is not None:

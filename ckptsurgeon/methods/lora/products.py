@@ -58,7 +58,7 @@ class LowRankChange:
         return left.astype("<f8", copy=False), right.astype("<f8", copy=False)
 
     def stored_pair(self) -> tuple[Array, Array]:
-        """Return both factors in the precision that they have."""
+        """Return both factors, left and right, in the precision in which they are stored here."""
         assert self.left is not None
         assert self.right is not None
         return self.left, self.right

@@ -47,12 +47,12 @@ def read_adapter(
 ) -> Adapter:
     """Return the adapter in a file with these tensors; raises FormatError for unknown keys, or a factor A without B.
 
-    ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
-    store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
-    such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
-    configuration. ``name`` is the adapter's name in messages. ``methods`` says which other tensors are allowed, by the
-    beginnings of their roles: (), ``COMPOSED`` or ``MERGED``. Modules that are ``excluded`` are not checked, and may be
-    of any kind.
+    ``config`` is PEFT's configuration. If it is None, the adapter is in the format of kohya or diffusers. These formats
+    store the alpha of a module as a tensor with one element; ``number`` is a function that returns its value by key. If
+    a module has no such tensor, its scale is computed from ``metadata``, which maps the name of each model of a
+    pipeline to a configuration. ``name`` is the adapter's name in messages. ``methods`` is the kinds of adapters
+    besides LoRA that are accepted: (), ``COMPOSED`` or ``MERGED``. Modules that ``excluded`` selects are not checked,
+    and may be of any kind.
     """
     read = _key_reader(methods, configured=config is not None)
     left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}

@@ -48,11 +48,11 @@ class MergeInBasis:
 def knots_product(
     pairs: Sequence[tuple[Array, Array]], weights: Sequence[float], how: MergeInBasis, rank: int
 ) -> Decomposition:
-    """Return two factors of rank ``rank`` whose product is nearest to what KnOTS makes of several products.
+    """Return two factors of rank ``rank`` whose product is nearest to the KnOTS merge of several products.
 
     Each pair is a factor B (rows, r) and a factor A (r, columns), whose product is multiplied by its weight. ``how``
-    says how the products are merged in the shared basis. If the result has a smaller rank, the factors are filled with
-    zeros. Raises PlanError for values that are not finite.
+    determines how the products are merged in the shared basis. If the result has a smaller rank, the factors are filled
+    with zeros. Raises PlanError for values that are not finite.
     """
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):
         raise PlanError(

@@ -38,10 +38,9 @@ The order in which BLAS adds depends on the size of the blocks."""
 class SingleProducts:
     """Adds products of factors to rows of a base, and rounds them to ``dtype``, a float of 16 bits.
 
-    ``base_dtype`` is the dtype of the base, whose values have the type that ``raw_dtype`` returns.
-    BLAS multiplies blocks of whole rows. The blocks always begin at the same rows, so that a value does not depend on
-    which rows are asked for.
-    Rows with infinite values or NaN are computed in double precision, in order.
+    ``base_dtype`` is the dtype of the base, whose values have the type that ``raw_dtype`` returns. BLAS multiplies
+    blocks of whole rows. The blocks always begin at the same rows, so that the result for a row does not depend on
+    which other rows are requested. Rows with infinite values or NaN are computed in double precision, in order.
     """
 
     def __init__(self, changes: Sequence[LowRankChange], dtype: str, base_dtype: str = "float32") -> None:

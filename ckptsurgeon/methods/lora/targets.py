@@ -95,11 +95,11 @@ class PatternTable:
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return pairs (table, name to look up in this table) for a module whose name ends with ``tail``.
+        """Return pairs (table, name): a plain pattern matches a module's name if its table has the name.
 
-        There are two tables with the values of patterns that are plain names: one for patterns that match whole names,
-        and one for patterns that match ends of names. A name that ends with a newline is also looked up without it,
-        because ``$`` matches before a newline at the end.
+        ``tail`` is the name of the module, or the end of a very long name. Patterns that are plain names are in two
+        tables: one for patterns that must equal the whole name, one for patterns that must equal the end of a name. A
+        name that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
         """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:

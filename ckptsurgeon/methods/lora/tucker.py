@@ -1,9 +1,11 @@
 """Tucker decompositions of the changes of convolutions, in LoCon, LoHa and LoKr.
 
-A change has a core T (i, j, *kernel) and two matrices, A (i, out), which is (out, i) in a LoCon, and B (j, in). The
-core times B is one matrix, (i, in * kernel), and the change is the product of A, as (out, i), and this matrix. So each
-of these kinds has a plain kind with the same change. https://github.com/KohakuBlueleaf/LyCORIS (``rebuild_tucker``);
-peft 0.21 has the same.
+A Tucker decomposition has a core T (i, j, *kernel) and two matrices: A (i, out), which is (out, i) in a LoCon, and B
+(j, in). T is multiplied by B; with its kernel dimensions as columns, the result is a matrix (i, in * kernel). The
+product of A, as (out, i), and this matrix is the change of a LoCon, or W1 or W2 of a LoHa or LoKr. So two matrices give
+the same result as the three tensors, and each kind with a Tucker decomposition has an equal kind without it.
+
+https://github.com/KohakuBlueleaf/LyCORIS (``rebuild_tucker``); peft 0.21 computes the same.
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ Item = TypeVar("Item")
 
 
 def plain_kind(kind: str) -> str:
-    """Return the kind without a Tucker decomposition that makes the same change as ``kind``; it may be ``kind``."""
+    """Return the kind without a Tucker decomposition that makes the same change; ``kind`` itself if it has none."""
     return TUCKER[kind][0] if kind in TUCKER else kind
 
 
 def tucker_sides(kind: str, items: Sequence[Item]) -> Iterator[tuple[bool, Sequence[Item]]]:
-    """Yield (whether it is a Tucker decomposition, its tensors in ``items``) for the matrix W1, and then for W2."""
+    """Yield (whether it is a Tucker decomposition, its tensors in ``items``) for each matrix of a change.
+
+    ``items`` are the tensors of the change, or their keys or shapes, in order. The matrices of a LoHa or LoKr are W1
+    and W2; a LoCon has only one.
+    """
     at = 0
     for number in TUCKER[kind][1]:
         yield number == 3, items[at : at + number]
@@ -46,9 +52,10 @@ def tucker_sides(kind: str, items: Sequence[Item]) -> Iterator[tuple[bool, Seque
 
 
 def plain_shapes(kind: str, shapes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Return the shapes of the matrices whose product is the same change; [] if the tensors do not fit each other.
+    """Return the shapes of the matrices that make the same change without a Tucker decomposition.
 
-    Kernel dimensions have become columns. Nothing else changes for kinds without a Tucker decomposition.
+    ``shapes`` are the shapes of the stored tensors. Kernel dimensions are counted as columns. Returns [] if the tensors
+    of a Tucker decomposition do not fit each other.
     """
     if kind not in TUCKER:
         return [_flat(shape) for shape in shapes]
@@ -66,5 +73,5 @@ def plain_shapes(kind: str, shapes: Sequence[Sequence[int]]) -> list[Sequence[in
 
 
 def _flat(shape: Sequence[int]) -> Sequence[int]:
-    """Return the shape of a tensor whose dimensions after the first have become columns."""
+    """Return a shape in which all dimensions after the first are joined to one: (8, 4, 3, 3) becomes (8, 36)."""
     return (shape[0], prod(shape[1:])) if len(shape) > 2 else shape

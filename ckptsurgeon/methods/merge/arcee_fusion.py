@@ -67,7 +67,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
 
 def _kept(tensors: Tensors, columns: int) -> Divergences:
-    """Compute the divergences of all rows; return a function that returns the divergences of the rows of a slice."""
+    """Compute the divergences of all rows; return a function that returns the divergences of the rows in a slice."""
 
     def look(at: Slice) -> Array:
         return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])

@@ -149,8 +149,8 @@ def aim(
     The change of the weights of an input is multiplied by 1 - (1 - ``omega``) s. Here s is the mean magnitude of this
     input in the base, divided by the mean magnitude of the layer's largest input. So with ``omega`` 0 the weights of
     the largest input stay as in the base, and with 1 nothing is scaled. ``lambda`` multiplies the whole change. To
-    scale the result of another method, merge this result alone. Tensors that are not weights of linear layers are not
-    scaled. If ``missing`` is "unscaled", linear layers whose inputs were not collected are not scaled either.
+    scale the result of another merge, give this result as the only model. Tensors that are not weights of linear layers
+    are not scaled. If ``missing`` is "unscaled", linear layers whose inputs were not collected are not scaled either.
     """
     plain = mixed(tensors, everything, DeltaMixing(weight, False, False, lambda_))
     if len(tensors.shape) != 2:

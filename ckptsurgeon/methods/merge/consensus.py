@@ -1,6 +1,7 @@
 """Consensus merging and TALL masks: the elements of the sum of all changes that matter to enough models, or to one.
 
-An element matters to a model if the model's own change there is larger than what the others add to it, times a factor.
+An element matters to a model if the model's own change is larger there than the sum of all other models' changes, times
+a factor.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def consensus(
 ) -> Merging:
     """Return the base plus the sum of the changes, in the elements that matter to at least ``k`` models.
 
-    An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add.
-    With ``k`` = 1, elements that matter to no model are left out; with 2, also elements that matter to only one model.
-    With ``k`` = 0, this is task arithmetic. ``lambda`` multiplies the change.
+    An element matters to a model if its change there is larger than ``tall_lambda`` times the sum of the other models'
+    changes. With ``k`` = 1, elements that matter to no model are left out; with 2, also elements that matter to only
+    one model. With ``k`` = 0, this is task arithmetic. ``lambda`` multiplies the change.
     """
 
     def merged(at: Slice) -> Array:
@@ -81,7 +82,7 @@ def tall_mask(
     """Return the base plus the sum of all changes, in the elements that matter to model ``task``.
 
     The result approximates this model. Models are counted from 1, in the order given. An element matters to the model
-    if its change there is larger than ``tall_lambda`` times what the other models add.
+    if its change there is larger than ``tall_lambda`` times the sum of the other models' changes.
     """
     if task > tensors.count:
         raise ConfigError(

@@ -24,9 +24,9 @@ _NEAREST = 1e-6
     elementwise=True,
 )
 def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
-    """Return the model's value where it differs from the base by no more than ``t``, else a value nearer to the base.
+    """Return the model's value if it differs from the base by no more than ``t``, else a value nearer to the base.
 
-    If the difference is larger than ``t``, only ``t``, with the sign of the difference, is added to the base.
+    This value is the base plus ``t`` or minus ``t``, in the direction of the model's value.
     """
 
     def merged(at: Slice) -> Array:

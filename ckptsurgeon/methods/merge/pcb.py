@@ -1,7 +1,8 @@
-"""PCB-merging: weights each element of each change by its size in the model, and by its agreement with the others.
+"""PCB-merging: weights each element of each change by its size in the model, and by its agreement with others.
 
-The formulas come from the authors' code, https://github.com/duguodong7/pcb-merging. This code compares the elements of
-the whole model, which would have to be in memory for this; here each tensor is merged alone, as in ``ties``.
+The formulas come from the authors' code, https://github.com/duguodong7/pcb-merging. The authors' code ranks the
+elements of a whole model, which must then be in memory. Here the elements of each tensor are ranked alone, as in
+``ties``.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class _Span:
 
 
 def _magnitudes(tensors: Tensors) -> list[_Span]:
-    """Return the range of the magnitudes of each change, without the largest and the smallest magnitudes."""
+    """Return, for each change, the range of its magnitudes without the largest and the smallest 0.01 %."""
     number = int(math.prod(tensors.shape) * _OUTER) + 1
     ranks = [MagnitudeRank(model, number, largest) for model in range(tensors.count) for largest in (False, True)]
     found = [cut.value for cut in cuts(tensors, lambda at: at.deltas, ranks, settle=False)]

@@ -30,7 +30,7 @@ _TINY = 1e-6
     passes=6,
 )
 def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
-    """Return the base plus the weighted mean of the models' deltas, for the elements in which these differ most.
+    """Return the base plus the weighted mean of the models' deltas, for the elements in which the deltas differ most.
 
     A delta is the difference of a model to the base. Of the elements in which the deltas differ, the share
     ``select_topk`` with the largest variance is merged. The weight of a model is the mean square of its selected
@@ -97,7 +97,10 @@ def _selected(at: Slice, cut: MagnitudeCut | None) -> list[Array]:
 
 
 def _weights(tensors: Tensors, cut: MagnitudeCut | None) -> list[float]:
-    """Return each model's share of the squares of selected deltas; equal shares if all are nearly zero."""
+    """Return the weight of each model: its share of the sum of the squares of all selected deltas.
+
+    The shares are equal if nearly all selected deltas are zero.
+    """
 
     def squares(at: Slice) -> list[float]:
         sums = [0.0] * tensors.count

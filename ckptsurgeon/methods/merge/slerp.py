@@ -32,10 +32,10 @@ _ALIGNED = 2.0**-24
     "slerp", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="model", models=(2, 2), passes=2
 )
 def slerp(tensors: Tensors, *, t: float) -> Merging:
-    """Return the point ``t`` on the arc between two models: the first model, or the base, is at 0, the other is at 1.
+    """Return the point ``t`` on the arc between two models: 0 is the base (or the first model), 1 is the other.
 
-    Each tensor is one vector. If the two vectors point in the same or in opposite directions, the point is on
-    the straight line between them. If ``t`` is below 0 or above 1, the point is beyond the two, as in mergekit.
+    Each tensor is one vector. If the two vectors point in the same or in opposite directions, the point is on the
+    straight line between them. If ``t`` is below 0 or above 1, the point is beyond the two, as in mergekit.
     """
     products = gram(tensors)
     norms = [float(norm) if norm > _ZERO_LENGTH else 1.0 for norm in lengths(products)]
@@ -52,7 +52,7 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
 
 
 def _has_large_columns(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether columns are vectors, and so many that all tensors are read as a whole."""
+    """Return whether each column is a vector, and there are so many columns that tensors are read as a whole."""
     is_by_columns = parameters["nuslerp_row_wise"] and not parameters["nuslerp_flatten"]
     return len(shape) > 1 and bool(is_by_columns) and sums_are_large(shape)
 
@@ -84,10 +84,10 @@ def nuslerp(
 
 
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
-    """Return the factors of two vectors with which their sum is the point ``t`` on the arc between them.
+    """Return two factors: two vectors times these factors have, as their sum, the point ``t`` on the arc between them.
 
     ``first`` and ``second`` are the dot products of each vector with itself, ``both`` is the dot product of the two.
-    They are in float64, and may be arrays, for many pairs of vectors.
+    All are in float64. They may be arrays, for many pairs of vectors.
     """
     norms = [np.clip(np.sqrt(np.clip(product, 0, None)), _SHORT, None) for product in (first, second)]
     cosine = np.clip(both / (norms[0] * norms[1]), -1, 1)

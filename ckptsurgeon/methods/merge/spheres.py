@@ -66,7 +66,8 @@ def karcher(
     """Return the Riemannian centre of mass of the models' directions, with their mean length.
 
     The centre is found in at most ``max_iter`` steps; a step shorter than ``tol`` is the last one. All steps are
-    computed from the Gram matrix. Models shorter than ``tol`` are left out, because they have no direction.
+    computed from the Gram matrix. Vectors that are not longer than ``tol`` are left out, because they have no
+    direction.
     """
     if tensors.count == 1:
         return combination((1.0,))

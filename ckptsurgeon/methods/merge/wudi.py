@@ -1,13 +1,13 @@
-"""WUDI: merges changes so that the others' changes hardly affect a model's outputs for its own inputs.
+"""WUDI: merges changes so that, for the inputs of one model, the changes of the other models have little effect.
 
 The paper minimises L(W) = sum_i |(W - C_i) C_i^T|^2 / |C_i|^2 over the merged change W of a matrix, where C_i is the
-change of model i, and |.| is the Frobenius norm. The paper starts at S = sum_i C_i and takes 300 steps of Adam. L is
-a quadratic function, so one step of Newton's method leads from S to its minimum:
+change of model i, and |.| is the Frobenius norm. The paper starts at S = sum_i C_i and takes 300 steps of Adam. L is a
+quadratic function, so one step of Newton's method leads from S to its minimum:
 
     W = S + sum_i (C_i - S) G_i (sum_i G_i)^+,  G_i = C_i^T C_i / |C_i|^2
 
-With the pseudo-inverse, W is the minimum nearest to S, to which gradient descent from S converges. Adam with 300 small
-steps stops on the way there, at a place that depends on the size of the weights.
+With the pseudo-inverse, W is the minimum nearest to S. Gradient descent from S converges to the same minimum. Adam with
+300 small steps stops on the way there, at a place that depends on the size of the weights.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ def wudi(
 ) -> Merging | Array:
     """Return the base plus the change W whose difference to each change C_i is smallest for the inputs of model i.
 
-    The inputs of model i are taken to be the rows of C_i. W minimises the sum of |(W - C_i) C_i^T|^2 / |C_i|^2 exactly
-    (the paper: 300 steps of Adam). If several W do, it is the nearest to S, the sum of the changes, with which the
-    paper starts. ``ridge`` adds this number times |W - S|^2, in units of the mean eigenvalue, so that W stays nearer to
-    S. A model without change has no influence. Only tensors of two dimensions are matrices; other tensors get the mean
-    of the changes, and so do all tensors if ``matrices`` is off. ``lambda`` multiplies the change.
+    The inputs of model i are taken to be the rows of C_i. W minimises the sum of |(W - C_i) C_i^T|^2 / |C_i|^2 exactly;
+    the paper approaches the minimum with 300 steps of Adam. If there are several such W, the nearest to S is taken: S
+    is the sum of the changes, with which the paper starts. ``ridge`` adds this number times |W - S|^2, in units of the
+    mean eigenvalue, so that W stays nearer to S. A model without change has no influence. Only tensors of two
+    dimensions are matrices; other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off.
+    ``lambda`` multiplies the change.
     """
     if tensors.count == 1 or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)
@@ -119,8 +120,8 @@ def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: f
 def _inverse(xp: ModuleType, gram: Array, damping: float) -> Array | None:
     """Return the inverse of ``gram`` plus ``damping`` on its diagonal; None if an eigenvalue counts as zero.
 
-    With numpy, it takes a third of the time of the eigenvectors. The norm of the inverse is at least 1 / the smallest
-    eigenvalue, and that of ``gram`` at least the largest one.
+    Inverting takes a third of the time of computing eigenvectors. To bound the smallest eigenvalue: the norm of the
+    inverse is at least 1 / the smallest eigenvalue, and the norm of ``gram`` is at least the largest eigenvalue.
     """
     damped = gram + damping * xp.eye(len(gram), dtype=xp.float64)
     try:

@@ -139,7 +139,10 @@ def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None 
 
 
 def _count(at: Slice, masks: Masks, weighted: Sequence[Array]) -> list[KeptElements]:
-    """Return the remaining delta of each model in a piece; ``weighted`` are the deltas that elect the sign."""
+    """Return, for each model, how many elements of its delta in a piece are left after each stage of the merge.
+
+    ``weighted`` are the weighted deltas, whose sum determines the sign of the majority; () if no sign is elected.
+    """
     number = at.xp.count_nonzero
     agree = agreement(at, weighted) if weighted else ()
     found = []
@@ -186,9 +189,10 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return, for each model, the sum of the magnitudes of its delta, divided by the sum of the kept magnitudes.
+    """Return, for each model, the factor by which ``rescale`` multiplies the kept elements of its delta.
 
-    The result is 1 if one of these sums is nearly zero.
+    It is the sum of the magnitudes of all elements, divided by the sum of the kept magnitudes; 1 if one of these sums
+    is nearly zero.
     """
 
     def sums(at: Slice) -> list[tuple[int, float, float]]:

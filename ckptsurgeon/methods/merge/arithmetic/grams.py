@@ -46,10 +46,11 @@ def held_by_grams(shape: tuple[int, ...], inputs: int, itemsize: int, parameters
 
 
 def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge: float) -> Merging | Array:
-    """Return the function that merges slices by RegMean, or the merged tensor if the inputs belong to its rows.
+    """Return a function that merges slices by RegMean; for a weight stored as (in, out), return the merged tensor.
 
-    A tensor of three dimensions stacks the weights of experts, each with its own Gram matrix. All other tensors are
-    averaged. ``alpha`` and ``ridge`` are the parameters of ``regmean``.
+    A tensor of two dimensions is the weight of a linear layer. A tensor of three dimensions stacks the weights of
+    experts, each with its own Gram matrix. Other tensors are averaged. ``alpha`` and ``ridge`` are the parameters of
+    ``regmean``.
     """
     parts = positive_shares(weights)
     if len(tensors.shape) not in (2, 3) or 0 in tensors.shape:
@@ -78,11 +79,11 @@ def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge:
 
 
 class _Steps:
-    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert.
+    """For each expert, the matrices G_i (sum_j G_j)^-1 of all models except the first.
 
-    The matrices of few experts are cached. The merged tensor is the first model's tensor plus, for each other model,
-    the difference of this model from the first, times the matrix of this model. The matrices of all models sum to the
-    identity. So a direction in which all models are equal is unchanged.
+    The merged tensor is the first model's tensor plus, for each other model, its difference from the first model times
+    its matrix. The matrices of all models sum to the identity, so a direction in which all models are equal is
+    unchanged. Only the matrices of a few experts are kept in memory.
     """
 
     def __init__(self, tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> None:

@@ -39,9 +39,10 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
 def orthogonal_sum(changes: Changes, first: Components, second: Components) -> Array | None:
     """Return the sum of two matrices after their vectors were replaced by the nearest orthonormal vectors.
 
-    ``nearest_orthogonal`` of all vectors gives the same result, but takes longer: here the vectors of each matrix are
-    orthonormal already. Returns None if they may not be orthonormal, or if there are more vectors than rows or columns.
-    The vectors of the first matrix may stay turned, since their sum is the same in any basis.
+    ``nearest_orthogonal`` of all vectors gives the same result, but takes longer. This function is faster because the
+    vectors of each matrix are orthonormal already. Returns None if they may not be orthonormal, or if there are more
+    vectors than rows or columns. The new vectors of the first matrix are computed in a rotated basis; they are not
+    rotated back, because the sum is the same in any basis.
     """
     if not all(_is_orthonormal(changes, one) for one in (first, second)):
         return None
@@ -56,7 +57,10 @@ def orthogonal_sum(changes: Changes, first: Components, second: Components) -> A
 
 @dataclass(frozen=True)
 class _Pair:
-    """Orthonormal columns: ``turned`` for the first matrix, rotated by ``turns``, and ``other`` for the second."""
+    """The new orthonormal columns of two matrices: ``turned`` and ``other``.
+
+    The columns of the first matrix are ``turned``, in a basis that the rotation ``turns`` leads to.
+    """
 
     turned: Array
     turns: Array
