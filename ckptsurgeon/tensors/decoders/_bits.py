@@ -57,13 +57,13 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
 def group_numbers(
     made: Decoded, span: tuple[int, int], arrays: Mapping[str, Array], groups: int, *, may_be_unset: bool = False
 ) -> Array:
-    """Return, for each input in the range ``span``, the index of its group among the groups that were read.
+    """Return, for each input in the range ``span``, the index of its group in the arrays of scales that were read.
 
-    Groups have equal sizes (the fact ``group`` in ``made.facts``), and only groups that ``span`` overlaps were read:
-    their indices are counted from the first of them. If there is GPTQ's g_idx, ``arrays["order"]``, all ``groups``
-    groups were read, and the entries of g_idx are returned. Raises FormatError if an entry is negative or not below
-    ``groups``. If ``may_be_unset`` is true, an
-    ``order`` whose entries are all -1 is ignored, as in compressed-tensors (quantization/lifecycle/forward.py).
+    If ``arrays`` has no ``order``, all groups have the same size (``group`` in ``made.facts``), and only the scales of
+    groups that ``span`` overlaps were read. If it has ``order``, which is GPTQ's g_idx, the scales of all ``groups``
+    groups were read, and the entries of ``order`` are returned. Raises FormatError if an entry is negative or not below
+    ``groups``. If ``may_be_unset`` is true, an ``order`` whose entries are all -1 is ignored, as in compressed-tensors
+    (quantization/lifecycle/forward.py).
     """
     size = int(dict(made.facts)["group"])
     if "order" in arrays:

@@ -28,11 +28,12 @@ ERRORS = 2.5
 
 
 def spread_of_highest(made: Decoded, stored: Array) -> float | None:
-    """Return the difference in spread between the highest codes of words and the other codes, minus its possible error.
+    """Return how much the spread of the highest codes of words differs from that of the other codes, or 0 if by chance.
 
     The spread is the natural logarithm of the standard deviation. The result is negative if the highest codes have a
-    smaller spread, and 0 if the difference may be by chance. It is None for encodings without words, and for few words.
-    ``stored`` are the packed words, or the bytes of bitsandbytes.
+    smaller spread. Its magnitude is reduced by the error of the measurement, so that it is 0 for a difference that may
+    be by chance. Returns None for encodings without words, and for too few words. ``stored`` are the packed words, or
+    the bytes of bitsandbytes.
     """
     bits = int(dict(made.facts).get("bits", 4))
     words = _words(made, stored)
@@ -53,10 +54,10 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
 
 
 def _log_spreads(codes: Array) -> Array:
-    """Return the logarithms of the standard deviations over the rows of codes (places, rows, columns).
+    """Return the logarithm of the standard deviation of ``codes`` (positions, rows, columns) over the rows.
 
-    A code is at most 255, and there are fewer than 2 * ``ROWS`` rows: so sums of squares are below 2**24, and float32
-    holds them exactly.
+    The result has the shape (positions, columns). A code is at most 255, and there are fewer than 2 * ``ROWS`` rows: so
+    sums of squares are below 2**24, and float32 holds them exactly.
     """
     numbers = codes.astype("<f4")
     sums, squares = numbers.sum(1, dtype="<f8"), np.einsum("prc,prc->pc", numbers, numbers).astype("<f8")
@@ -67,10 +68,10 @@ def _log_spreads(codes: Array) -> Array:
 
 
 def _words(made: Decoded, stored: Array) -> Array | None:
-    """Return words as a matrix in which all codes of a column belong to the same inputs (AWQ: outputs), or None.
+    """Return words as a matrix (rows, columns), in which a column has the codes of the same inputs (for AWQ, outputs).
 
-    None is returned if there are no words, or if they do not form whole rows. bitsandbytes stores the rows of a weight
-    one after the other, so that a part of it may begin within a row.
+    The codes of bitsandbytes are returned as bytes. They may begin within a row of the weight, because all rows are
+    stored one after the other. Returns None for an encoding without words, and for codes that do not fill a row.
     """
     if made.encoding == BYTES:
         facts = dict(made.facts)

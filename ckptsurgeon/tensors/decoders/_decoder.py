@@ -71,7 +71,7 @@ class StatedSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """A quantised tensor, with all that a decoder needs to describe the decoded weight.
+    """A quantised tensor, and everything that a decoder needs to describe its decoded weight.
 
     ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` is a function
     that reads a small stored tensor: it takes the ending of a key and returns the bytes of the tensor. It returns b""
@@ -283,9 +283,9 @@ def decode_rounded(
 def _scaled_floats(
     read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
 ) -> tuple[Array, bool] | None:
-    """Return the part ``box`` of a weight, multiplied or looked up in a table of all products; None if not possible.
+    """Return the part ``box`` of a weight, multiplied or looked up in a table of products; None if neither works.
 
-    The second value is true if all weights are surely finite: if they were multiplied, not looked up.
+    The second value is whether all weights are surely finite: it is true if they were multiplied, not looked up.
     """
     made = info.made
     assert isinstance(made, Decoded)

@@ -80,11 +80,11 @@ Decode = Callable[[Mapping[str, Array], Box], Array]
 def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
     """Compare the codes of a part of a weight with its zero points; yield ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``.
 
-    ``UNFIT`` means that the zero points vary, and do not fit the codes. The other two are for weights with a single
-    zero point: they name the kind of quantiser that probably made the codes. The first rows and the last rows are
-    examined separately. Nothing is yielded for rows that are too few, for zero points that vary and fit the codes, and
-    for encodings that are not in ``OUTPUTS``. ``arrays`` are the stored tensors, by role, for the part ``box`` of the
-    weight; ``decode`` decodes such arrays.
+    ``UNFIT``: the zero points vary, but do not fit the codes. ``ASYMMETRIC`` or ``SYMMETRIC``: there is a single zero
+    point, and a quantiser of this kind probably made the codes. The first rows and the last rows are examined
+    separately, so up to two kinds are yielded. Nothing is yielded if there are too few rows, if zero points vary and
+    fit the codes, or if the encoding is not in ``OUTPUTS``. ``arrays`` are the stored tensors, by role, for the part
+    ``box`` of the weight; ``decode`` decodes such arrays.
     """
     *lead, (first, last), inputs = box
     if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):
@@ -143,7 +143,8 @@ def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
 def _are_unrelated(mean: Array, zero: Array, chance: float, top: int) -> bool:
     """Return whether the zero points of groups are unrelated to their mean codes; both are (outputs, groups).
 
-    ``chance`` is the variance of mean codes if groups have no means of their own; ``top`` is the highest code.
+    ``chance`` is the variance that the mean codes would have by chance, if all groups had the same distribution;
+    ``top`` is the highest code.
     """
     codes, zeros, both = _spread(mean), _spread(zero), _spread(mean - zero)
     correlation = (codes + zeros - both) / 2 / max(codes * zeros, np.finfo(float).tiny) ** 0.5
@@ -161,7 +162,8 @@ def _has_equal_scales(scales: Array) -> bool:
 def _spread(values: Array) -> float:
     """Return the variance of a matrix (outputs, groups) after the means of its rows and of its columns are subtracted.
 
-    Such means do not show that zero points are wrong: all codes of an output or of a group may be larger than others.
+    These means are subtracted because they prove nothing about zero points: all codes of an output, or all codes of a
+    group, may be larger than others.
     """
     rows, columns = values.shape
     rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
@@ -169,9 +171,10 @@ def _spread(values: Array) -> float:
 
 
 def _rows(encoding: str, role: str, array: Array, span: tuple[int, int], bits: int) -> Array:
-    """Return the outputs of a stored part in the range ``span``, which counts from 0 and begins where a word begins.
+    """Return the part of a stored tensor that belongs to a range of outputs; ``order`` is returned unchanged.
 
-    Of stacked matrices, such as experts, only the first one is returned.
+    ``span`` is (first, end) of the range, counted from the first output in ``array``. If the tensor is packed along the
+    outputs, the range begins where a word begins. Of stacked matrices, such as experts, only the first one is returned.
     """
     if role == "order":
         return array

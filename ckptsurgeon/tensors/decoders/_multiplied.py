@@ -64,8 +64,8 @@ def multiplied(codes: Array, scale: Array, box: Box, steps: Sequence[int], *, so
 def _multiply(codes: Array, factors: Array, out: Array, source: str, work: Array) -> None:
     """Write codes times factors to ``out``, as float32 or bfloat16 (uint16).
 
-    ``work`` has one or two arrays of uint32 for intermediate results. If it has only one, no product may lie exactly in
-    the middle between two values of bfloat16 (see ``_round``).
+    ``work`` has one or two arrays of uint32 for intermediate results. With one array, ties are not rounded to even: use
+    two if a product may lie exactly in the middle between two values of bfloat16 (see ``_round``).
     """
     bits = out.view("<u4") if out.dtype == "<f4" else work[0]
     put_bits(codes, source, bits.view("<i4"))

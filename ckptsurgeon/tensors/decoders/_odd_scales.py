@@ -101,10 +101,10 @@ def add_size(
 ) -> None:
     """Record the size (large, small or usual) of a decoded matrix in ``seen``; ``values`` is a part of it as ``dtype``.
 
-    The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
-    finite. Only some values are used, at equal distances. The distance is an odd number, so that they are spread over
-    all columns. ``codes`` returns the weights (float32) that the codes would give with scales of 1, or None if this is
-    not known; it is called only if the values are rather large.
+    The size is judged by the root mean square of the values. A part has no size if it contains only zeros, or values
+    that are not finite. Only values at equal distances are used; the distance is an odd number, so that they are spread
+    over all columns. ``codes`` is a function that returns the part decoded with scales of 1 (float32), or None if that
+    is impossible; it is called only if the values are rather large.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -151,7 +151,7 @@ HALF = 0.5
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
     """Record in ``seen`` the implausible codes and scales in the part ``box`` of a weight.
 
-    If weights were clipped, it is not recorded how many groups contain the largest possible code.
+    If weights were not clipped, the number of groups that contain the largest possible code is recorded, too.
     """
     if "times" in dict(made.facts) and codes.dtype == "i1" and _has_lowest(codes):  # bitsandbytes
         seen.add(BELOW, made.name)
@@ -318,7 +318,7 @@ def _whole_scale(arrays: Mapping[str, Array]) -> Array:
 def _makes_zeros(
     made: Decoded, arrays: Mapping[str, Array], is_zero: Array, decode: Callable[[Mapping[str, Array]], Array]
 ) -> bool:
-    """Return whether a scale of 0 belongs to a code that is not 0; False if the encoding allows this.
+    """Return whether a scale of 0 belongs to a code that is not 0; False if the encoding allows such a scale.
 
     ``is_zero`` is true for each scale that is 0.
     """

@@ -90,10 +90,11 @@ def are_negative(scale: Array) -> bool:
 
 
 def should_be_mixed(values: Array) -> bool:
-    """Return whether a quantiser would make either none or about half of the scales of these values negative.
+    """Return whether positive and negative values are both frequent, with several different codes.
 
-    If not, all scales may be negative on purpose. AutoRound makes such scales if most values have one sign. It also
-    does so if the largest and the smallest value of most blocks have the same magnitude, as in ternary weights.
+    For such values, a quantiser makes either no scale negative, or about half of them. For other values, all scales may
+    be negative on purpose: AutoRound makes such scales if most values have one sign, and if the largest and the
+    smallest value of most blocks have the same magnitude, as in ternary weights.
     """
     below, above = int(np.count_nonzero(values < 0)), int(np.count_nonzero(values > 0))
     return min(below, above) > MIXED * (below + above) and have_many_values(values)
@@ -105,11 +106,11 @@ def have_many_values(codes: Array) -> bool:
 
 
 def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
-    """Yield the kinds of implausible scales of MLX's affine codes.
+    """Yield the kinds of implausible scales of MLX's affine codes: ``EXCHANGED``, ``OPPOSED`` or ``NARROW``.
 
-    The bias of a group is the end of its range that is farther from 0. It is a multiple of the scale, with the other
-    sign, so its magnitude is at least that of the scale. Older versions of MLX have only positive scales; their biases
-    are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
+    MLX takes as the bias of a group the end of its range that is farther from 0. The bias is a multiple of the scale,
+    with the other sign, so its magnitude is at least that of the scale. Older versions of MLX have only positive
+    scales; their biases are the smallest values of the groups. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
     """
     some = (scale != 0) & (bias != 0)
     scale, bias = scale[some].astype("<f8"), bias[some].astype("<f8")
@@ -124,10 +125,11 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
 
 
 def _have_same_signs(scale: Array, bias: Array) -> bool:
-    """Return whether a scale has the sign of its bias, which MLX never writes.
+    """Return whether a scale and its bias have the same sign, which MLX never writes.
 
-    Older versions of MLX write positive scales for groups of positive weights, whose biases are positive too. So two
-    positive numbers count only if some scales are negative.
+    There is an exception: older versions of MLX write positive scales and positive biases for groups of positive
+    weights. So two positive numbers count only if some scales are negative, which shows that a newer version wrote
+    them.
     """
     is_large = (abs(scale) >= LARGE_SHARE * np.median(abs(scale))) & (abs(bias) >= abs(scale))
     below = scale < 0
@@ -153,11 +155,12 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
 
 
 def lean_of(values: Array) -> float:
-    """Return the median of |mean| / deviation over runs of weights along rows; 0 if there are too few runs.
+    """Return the median of |mean| / deviation over runs of weights; 0 if there are too few runs.
 
-    At most twice ``RUNS`` runs are read, spread over all rows and columns. The distance between two codes is first
-    subtracted from each |mean|. The reason: an outlier makes the scale of its group so large that all other weights get
-    the code nearest to 0. If this code does not represent exactly 0, the mean moves.
+    A run is ``RUN`` adjacent weights of a row. At most twice ``RUNS`` runs are read, spread over all rows and columns.
+    The distance between two codes is first subtracted from each |mean|, because of outliers. An outlier makes the scale
+    of its group so large that all other weights get the code nearest to 0. If this code does not represent exactly 0,
+    the mean moves.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)
@@ -175,12 +178,12 @@ def lean_of(values: Array) -> float:
 
 
 def steps_off(values: Array) -> float:
-    """Return the shift of most runs of weights, in steps between codes; 0 if there are too few runs.
+    """Return the median of the mean of a run of weights, in steps between codes; 0 if there are too few runs.
 
-    The shift is measured in four halves: the first and the last rows, and the first and the last columns. The largest
-    shift counts, since zero points may be wrong in a half of a matrix. About ``MANY_RUNS`` runs are read. A run with
-    weights of several groups, whose steps differ, is left out. In MiniLM, the shift is at most 0.22, and at least 0.91
-    if the zero points are off by one.
+    A run is ``RUN`` adjacent weights of a row. The median is computed for the first rows, the last rows, the first
+    columns and the last columns, half of the matrix each; the one farthest from 0 is returned, since zero points may be
+    wrong in a half of a matrix. About ``MANY_RUNS`` runs are read. A run with weights of several groups, whose steps
+    differ, is left out. In MiniLM, the result is at most 0.22, and at least 0.91 if the zero points are off by one.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // MANY_RUNS + 1)

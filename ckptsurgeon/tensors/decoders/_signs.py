@@ -30,10 +30,11 @@ def count_negative(scale: Array) -> int:
 
 
 def are_chosen(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
-    """Return whether the negative scales in ``arrays`` may have been chosen by a quantiser, judged by their codes.
+    """Return whether a quantiser may have chosen the signs of the scales in ``arrays``, judged by their codes.
 
-    Its codes are symmetric: zero points that differ from each other are those of a quantiser with positive scales. If
-    most weights, or the largest weights of most groups, have one sign, few scales have the other sign.
+    Returns False if zero points differ from each other: quantisers with such zero points have only positive scales.
+    Returns True if nearly all codes have one sign, or if the lowest code is far more frequent than the highest: for
+    such weights, a quantiser chooses the same sign for most scales.
     """
     offsets = (arrays[role].reshape(-1) for role in OFFSETS if role in arrays)
     if any((one != one[:1]).any() for one in offsets):  # the range of words of int32 may be more than an int32 can have

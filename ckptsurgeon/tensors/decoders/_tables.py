@@ -53,8 +53,9 @@ def is_looked_up(made: Decoded) -> bool:
 def products(codes: str, scale: Array, dtype: str) -> Array | None:
     """Return the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``, as one vector.
 
-    The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
-    ``dtype``: the caller then has to compute the values without a table, to count these values.
+    All products of the first scale come first, then those of the second, and so on. Returns None if a product is
+    infinite, or becomes infinite or zero in ``dtype``: the caller then has to compute the values without a table, to
+    count them.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):

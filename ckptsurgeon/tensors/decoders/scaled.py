@@ -134,7 +134,7 @@ def _check_bits(name: str, codes: Array, bits: int) -> None:
 
 
 def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (index of the group in the box, first row, end of its rows) for each group of rows that share scales.
+    """Yield (index of the group in the box, first row, row after the last) for each group of rows that share scales.
 
     If all rows have the same scales, or each row has its own, the whole box is one group with the index -1.
     """

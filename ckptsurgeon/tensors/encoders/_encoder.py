@@ -87,8 +87,8 @@ def packing_of(made: Encoded) -> Packing:
 def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
     """Return the shape in which ``encode`` computes the stored tensor ``made``; ``stored`` is its shape in the file.
 
-    The two may differ. Scales and zero points have an element for each group of the arranged weight, unless zero points
-    are packed.
+    For scales and zero points, the shapes may differ: they are computed with one element for each group of the arranged
+    weight, unless zero points are packed.
     """
     if made.role in ("whole", "shape"):
         return tuple(stored)

@@ -32,7 +32,7 @@ def as_float32(values: Array, dtype: str) -> Array:
 
 
 def shifted(box: Box, origin: Box) -> Box:
-    """Return ``box`` with indices from the start of the tensor instead of indices from the start of ``origin``."""
+    """Return ``box``, which counts from the start of ``origin``, with indices from the start of the tensor."""
     return tuple((begin + at, end + at) for (begin, end), (at, _) in zip(box, origin, strict=True))
 
 

@@ -30,8 +30,8 @@ _NOTHING = _F(1e-15)
 class _Search(NamedTuple):
     """The scales to try for a group that has a minimum: the group's range, divided by several divisors.
 
-    The first divisor is ``codes - 1``, the second ``codes - 1 + first``; ``steps`` more follow, each larger by 0.1. If
-    ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
+    The first divisor is ``codes - 1``, the second ``codes - 1 + first``. ``steps`` more divisors follow, each larger
+    than the previous one by 0.1. If ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
     """
 
     codes: int
@@ -186,7 +186,8 @@ def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
 def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_q3_quants``).
 
-    Five times, each number in turn gets the code that is best for the scale that fits the other numbers of the group.
+    Codes are improved in five rounds. In each round, each number in turn gets a new code: the code that is best with
+    the scale that fits all other numbers of the group.
     """
     extreme, is_empty = _extremes(values)
     codes = _nearest(-_F(most) / extreme * values, -most, most - 1)

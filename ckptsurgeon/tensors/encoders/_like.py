@@ -49,7 +49,7 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 
 
 def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> TensorInfo:
-    """Return the new stored tensor with the key ending ``end``; ``stored`` is the existing one, a part of ``asked``.
+    """Return the new tensor with the key ending ``end``, which replaces ``stored``, a stored tensor of ``asked``.
 
     Raises UnencodableError if no encoder can compute it.
     """

@@ -176,12 +176,12 @@ def _is_unset(asked: _Asked) -> bool:
 
 
 def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, float], ...]]:
-    """Return (number of columns in a group, entries for ``Encoded.facts``).
+    """Return (number of columns in a group, entries for ``Encoded.facts``), from the group of each column.
 
-    There is the entry ``ordered`` if a group has columns that are not adjacent; otherwise there are no entries.
-    ``end`` is the ending of the key of ``g_idx``, a tensor with the index of the group of each column. Raises
-    UnencodableError if there is no group with such an index, or if groups have different numbers of columns; only the
-    last group may have fewer.
+    The stored tensor with the key ending ``end``, ``g_idx``, has the index of the group of each column. If the columns
+    of a group are not adjacent, the entry ``ordered`` is returned, else no entry. Raises UnencodableError if an index
+    has no group, if groups have different numbers of columns (only the last group may have fewer), or if columns would
+    have to be sorted in a tensor that is not a matrix.
     """
     numbers, groups = _order(asked, end), dict(asked.made.parts)["scale"].shape[0 if end == ".g_idx" else 1]
     if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= groups:

@@ -66,10 +66,10 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
 
 
 def notes_on_activations(tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return a note on scales of activations that are left in a network whose weights torch quantised and ckpt decoded.
+    """Return a note on scales of activations that remain after ckpt decoded weights that torch quantised.
 
-    Such a scale and its zero point are one number each: ``quant.scale`` and ``quant.zero_point``, or
-    ``fc_input_scale_0`` and ``fc_input_zero_point_0``.
+    The result is a list with one note, or []. Such a scale and its zero point are one number each: ``quant.scale`` and
+    ``quant.zero_point``, or ``fc_input_scale_0`` and ``fc_input_zero_point_0``.
     """
     if not any(isinstance(info.made, Decoded) and info.made.encoding == "torch_quantised" for info in tensors.values()):
         return []

@@ -74,11 +74,14 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
     """Return the matrices whose groups have means far from 0, if these means show that their zero points are wrong.
 
-    They show it if most matrices in ``every`` have such means, or if comparable matrices have means near 0: none of the
-    comparable matrices may be ``LEANING`` or shifted. The matrices of the same role (name without numbers) are
-    comparable if at least ``SIBLINGS`` of them have means near 0. If there is only one, all matrices in ``every`` with
-    means near 0 are compared, at least ``FEWEST``; for a matrix that is alone in its role, such as an output layer, at
-    least ``AROUND``. ``names`` has the names of matrices by kind.
+    They show it if most matrices in ``every`` have such means. They also show it for a single matrix if other matrices
+    have means near 0, and none of these others is ``LEANING`` or shifted. The others are:
+
+    - the matrices of the same role (name without numbers) with means near 0, if there are at least ``SIBLINGS``;
+    - or all matrices in ``every`` with means near 0, at least ``FEWEST``, if only one of the same role has such means;
+    - or all matrices in ``every`` with means near 0, at least ``AROUND``, for a matrix that is alone in its role.
+
+    ``names`` has the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -102,7 +105,8 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
 def one_off_names(names: Mapping[str, Collection[str]], every: Iterable[str]) -> set[str]:
     """Return the matrices that are shifted by one step, if at least ``UNSHIFTED`` of the same role are not shifted.
 
-    No matrix of the role may have an unclear shift. ``names`` has the names of matrices by kind.
+    A role is a name without numbers. If the shift of a matrix is unclear, no matrix of its role is returned. ``names``
+    has the names of matrices by kind.
     """
     some, unclear = set(names.get(ONE_OFF, ())), set(names.get(UNCLEAR, ()))
     roles: dict[str, set[str]] = {}
@@ -124,8 +128,8 @@ AROUND = 8
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:
-    """Return whether ``others`` has at least ``fewest`` matrices, and the groups of all have means near 0.
+    """Return whether ``others`` has at least ``fewest`` matrices, and none of them is in ``leaning``.
 
-    The groups of the matrices in ``leaning`` do not have such means.
+    ``leaning`` are the matrices whose groups do not have means near 0.
     """
     return len(others) >= fewest and not any(one in leaning for one in others)

@@ -66,10 +66,10 @@ def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collect
     """Return two sets of matrices: far larger, and far smaller, than the same matrices of other layers.
 
     ``powers`` has, for each matrix, the binary logarithm of the factor between its outputs and inputs; ``names`` has
-    the names by kind. The matrices of a role (name without numbers) are divided at the widest gap between their
-    factors, if this gap is at least ``APART``. If the larger factors are too large for a network, their matrices are
-    returned. Otherwise, if the smaller factors are too small, their matrices are returned, except experts: an expert
-    that is never chosen shrinks.
+    the names by kind. The matrices of each role (name without numbers) are divided into two groups at the widest gap
+    between their factors, if this gap is at least ``APART``. If the factors above the gap are too large for a network,
+    the matrices above it are returned. Otherwise, if the factors below the gap are too small, the matrices below it are
+    returned, except experts: an expert that is never chosen shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

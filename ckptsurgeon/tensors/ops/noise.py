@@ -69,7 +69,7 @@ def _parts(box: Box) -> list[Box]:
 
 @dataclass(frozen=True)
 class _Noise:
-    """The noise of the elements in a box. What is the same for all parts of the box is computed only once."""
+    """Computes the factors of the elements in a box, part by part; data that all parts share are computed only once."""
 
     sizes: tuple[int, ...]
     dim: int
@@ -135,9 +135,10 @@ def _set(found: Array, at: tuple[Indices, ...], how: np.ufunc, noise: Array) -> 
 
 @lru_cache(maxsize=8)
 def _copies(runs: Runs) -> tuple[Array, Array, Array]:
-    """Return three arrays with an entry for each index along the dimension; each index is a copy of an original index.
+    """Return three arrays (original, rank, number) with an entry for each index along the dimension.
 
-    The entries are the original index, how many of its copies come before this copy, and how many copies it has in all.
+    Each index is a copy of an original index. The entries are this original index, how many of its copies come before
+    this copy, and how many copies it has in all.
     """
     original = np.concatenate([np.arange(begin, end) for begin, end in runs])
     order = np.argsort(original, kind="stable")
@@ -153,12 +154,12 @@ Indices: TypeAlias = "Array | slice"
 
 @dataclass(frozen=True)
 class _Group:
-    """Two or three copies of each of some elements; ``originals`` are the indices of the elements that were copied.
+    """Elements that each have two copies, or each have three; ``originals`` are the indices of these elements.
 
     The copies of an element share random numbers: one number for two copies, three for three copies. ``draws`` are the
-    arguments ``draw`` of ``_Noise._drawn`` for these. ``copies`` has an item for the first, the second and perhaps
-    the third copies: their indices, counted from the beginning of a range, and the positions of the elements that they
-    copy in ``originals``.
+    arguments ``draw`` with which ``_Noise._drawn`` draws these numbers. ``copies`` has an item for the first copies,
+    the second copies and perhaps the third copies: their indices, counted from the beginning of the range, and the
+    positions in ``originals`` of the elements that they copy.
     """
 
     draws: tuple[int, ...]

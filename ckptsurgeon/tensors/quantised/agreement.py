@@ -76,10 +76,10 @@ def contradictions(
     """Return the settings that contradict quantised tensors, each with the names of these tensors.
 
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
-    ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
-    only if no weight has such a tensor, here or in these shards. For ``weight_g_idx`` and ``weight_zero_point`` of
-    compressed-tensors, only tensors in these shards count: in the file that is read, perhaps only the weights of one
-    config group need the tensor.
+    ``elsewhere`` are the keys in shards that are not read. A setting may need a tensor such as ``g_idx``. If a weight
+    lacks it, the setting is contradicted only if no weight has such a tensor, in this file or in those shards;
+    otherwise the file is damaged. For ``weight_g_idx`` and ``weight_zero_point`` of compressed-tensors, only the
+    tensors in those shards count: in this file, perhaps only the weights of one config group need the tensor.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -137,8 +137,8 @@ def _groups(settings: Settings) -> Settings:
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
     """Return whether ``fact`` says that a weight lacks a tensor, such as ``g_idx``, that other weights have.
 
-    Then the fault is in the file, and not only in the settings. ``broken_partners`` finds such tensors if they are in
-    ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.
+    If so, the file is damaged, and the settings may be right. ``broken_partners`` finds missing tensors with an ending
+    in ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.
     """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found

@@ -44,12 +44,11 @@ _MOST = 1000
 class PossibleExclusions:
     """The modules that settings leave unquantised, or may leave unquantised: loaders apply entries in different ways.
 
-    ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. The settings do not exclude
-    quantised modules: if a way to apply an entry would exclude one, the loader that the file was written for does not
-    use this way. An entry that names a module of the model means only this module. Any other entry for a layer of a
-    language model may be a name from another version of the model, with another prefix. ``unread`` is true if a regular
-    expression in the settings is not evaluated. ``is_spent`` is true if the last expressions were not evaluated,
-    because all before them could have taken too many steps.
+    ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. An entry is tried in every way
+    in which a loader applies it. A way that would exclude a quantised module is not used, because the loader that the
+    file was written for cannot use it. An entry that is the name of a module of the model excludes only this module.
+    Any other entry for a layer of a language model may be a name from another version of the model, with another
+    prefix.
     """
 
     def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:
@@ -125,7 +124,7 @@ class PossibleExclusions:
     def _is_refuted(self, expression: Expression) -> bool:
         """Return whether a regular expression matches a possible name of a quantised module, or the end of such a name.
 
-        Then it is not meant for such names: otherwise the module would not be quantised.
+        Then the expression cannot be meant for such names and ends: it would exclude a module that is quantised.
         """
         if expression not in self._refuted:
             ends = (end for module in self._quantised for name in _names(module) for end in _ends_of(name))
@@ -150,8 +149,9 @@ class PossibleExclusions:
 def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
     """Return the ends of entries, from their first number on, that may name modules with another prefix.
 
-    ``tails`` maps each entry to its end. If ``coded``, the parts of the names of quantised modules, contains the end of
-    an entry, all entries with the same prefix are left out.
+    ``tails`` maps each entry to its end, such as ``model.layers.0.mlp`` to ``0.mlp``. ``coded`` has the parts of the
+    names of quantised modules. If it has the end of an entry, this entry and all others with the same prefix are left
+    out.
     """
     found: dict[str, set[str]] = {}
     for entry, tail in tails.items():
@@ -176,7 +176,7 @@ def _around(name: str) -> list[str]:
 
 
 def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
-    """Return the texts in ``wanted`` that are parts of one of the names."""
+    """Return the texts in ``wanted`` that are one word, or several successive words, of one of the names."""
     by_last_word: dict[str, set[str]] = {}
     for text in wanted:
         by_last_word.setdefault(text.rpartition(".")[2], set()).add(text)
@@ -198,7 +198,10 @@ def _tail(name: str) -> str:
 
 
 def _with_joined(module: str) -> list[str]:
-    """Return the name of a module, followed by the name of the module that vLLM joins it into, or of its parts."""
+    """Return a module's name, and the name of the module that vLLM joins it into: ``qkv_proj`` for ``q_proj``.
+
+    If the module is itself a joined one, the other names are the names of its parts.
+    """
     return [
         module,
         *(joined.sub(one, module) for joined, others in _TOGETHER if joined.search(module) for one in others),
@@ -212,7 +215,7 @@ def _ends_of(name: str) -> Iterator[str]:
 
 
 def _names(module: str) -> list[str]:
-    """Return the names that settings may use for a module: its own, the joined module's, and with other prefixes."""
+    """Return the names that settings may use for a module: its own, the joined module's, each with other prefixes."""
     names = _with_joined(module)
     for name in list(names):
         if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in HEADS:

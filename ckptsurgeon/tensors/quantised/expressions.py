@@ -39,13 +39,13 @@ def repeated(text: str) -> int:
 
 @cache
 def words_of(text: str) -> tuple[str, ...]:
-    """Return words that are in each name that a regular expression matches; () if it has alternatives or classes."""
+    """Return words that every name that matches a regular expression contains; () if it has alternatives or classes."""
     plain = re.sub(r"\\.", " ", text)
     return () if re.search(r"[(\[{?|]|[^.\s]\*", plain) else tuple(re.findall(r"\w+", plain))
 
 
 def is_valid(text: str) -> bool:
-    """Return whether a text may be a valid regular expression; loaders cannot use others, which exclude nothing."""
+    """Return whether a text may be a valid regular expression; loaders cannot use others, so those exclude nothing."""
     return len(text) > LONGEST or bool(_COSTLY.search(text)) or _compiled(text) is not None
 
 

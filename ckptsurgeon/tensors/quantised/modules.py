@@ -55,10 +55,10 @@ class Modules:
     """The parts of quantisation settings that apply to some modules only, and the modules that are left unquantised.
 
     Each such part is called a section; ``place`` returns its index. A regular expression that could take very long to
-    match is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries with
-    such a regular expression that leave modules out: they may leave out any module. ``is_exact`` is false if a target
-    of a config group is such a regular expression. ``is_spent`` becomes true when all comparisons together could have
-    taken ``_STEPS`` steps: from then on, no regular expression matches.
+    match is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries that
+    exclude modules by such an expression: they may exclude any module. ``is_exact`` is false if a target of a config
+    group is such an expression. ``is_spent`` becomes true when all comparisons together could have taken ``_STEPS``
+    steps: from then on, no regular expression matches.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -114,7 +114,7 @@ class Modules:
 
     @property
     def names(self) -> list[str]:
-        """The names of excluded modules in settings (of MLX and ModelOpt) that loaders compare with whole names."""
+        """The names of modules that settings of MLX or ModelOpt exclude; loaders compare whole names."""
         is_of_mlx = not isinstance(self._settings.get("quant_method"), str)
         own = [name for name, value in self._settings.items() if value is False] if is_of_mlx else []
         return [*own, *self._excluded.names]

@@ -46,9 +46,9 @@ A weight needs the first tensor only if the other tensor has one of the dtypes.
 class _Layout:
     """The tensors that a method needs for one weight: ``parts`` are the endings of their keys, the codes first.
 
-    Each item of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that the weight is
-    quantised, with two exceptions: the endings "" and those in ``vague`` never show it; ".weight" shows it only if the
-    tensor has the dtype ``codes``.
+    Each item of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that a weight is
+    quantised, except for some endings: "" and the endings in ``vague`` never show it, and ".weight" shows it only if
+    the tensor has the dtype ``codes``.
     """
 
     method: str

@@ -44,8 +44,8 @@ _LONGEST = 40
 def packing_of(settings: Mapping[str, Any]) -> str | None:
     """Return the ``packing_format`` of AutoRound's settings in lower case; None for settings of another method.
 
-    If ``packing_format`` is missing or null, the field ``backend`` of older versions of AutoRound is read: the result
-    is the ``packing_format`` with the same meaning. It is None if there is no such field, either.
+    If ``packing_format`` is missing or null, it is derived from the field ``backend``, which older versions of
+    AutoRound wrote; the result is None if ``backend`` is missing or unknown.
     """
     if settings.get("quant_method") not in AUTOROUND_NAMES:
         return None

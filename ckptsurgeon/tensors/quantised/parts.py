@@ -112,8 +112,8 @@ def lone_codes(
 ) -> Iterator[QuantisedTensor]:
     """Yield the codes whose scales are in another shard; ``elsewhere`` contains the keys of the other shards.
 
-    In some encodings, such as those of bitsandbytes, it is not the key of the codes that identifies the encoding. Then
-    the codes may have any dtype.
+    In some encodings, such as those of bitsandbytes, the key of another stored tensor identifies the encoding. For
+    these encodings, codes of any dtype are accepted.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
         return
@@ -148,12 +148,12 @@ def lone_parts(
     elsewhere: Set[str],
     encodings: Sequence[Encoding],
 ) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors that have scales or zero points but no codes in this file; they can only be copied.
+    """Yield quantised tensors with scales or zero points, but no codes, in this file; such tensors can only be copied.
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
-    the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
-    shards), or plain tensors must never have such endings. If codes were cast to a dtype that codes never have, the
-    tensor is treated as another part of the quantised tensor. Scales of a KV cache are left out.
+    these endings suffice as proof. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of
+    other shards), or the endings must be ones that plain tensors never have. If codes were cast to a dtype that codes
+    never have, they are treated as one more stored tensor next to the scales. Scales of a KV cache are left out.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():

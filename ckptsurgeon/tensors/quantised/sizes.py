@@ -67,7 +67,7 @@ def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[
 
 
 def _fill(columns: int, bits: int, words: int) -> bool:
-    """Return whether ``columns`` codes of ``bits`` bits fill ``words`` words of 32 bits; the last may be padded."""
+    """Return whether ``columns`` codes of ``bits`` bits fill ``words`` words of 32 bits; the last may be part full."""
     return columns * bits // _WORD <= words <= -(-columns * bits // _WORD)
 
 

@@ -193,8 +193,8 @@ def _coded(
 ) -> QuantisedTensor:
     """Return a quantised tensor in an unknown encoding; ``codes`` and ``others`` are the keys of its stored tensors.
 
-    An ending of the quantised tensor is the text after ``module`` in a key. If ``module`` is "", it is the text after
-    the key of the codes, or after the module of the codes.
+    The endings of its stored tensors are the texts after ``module`` in their keys. If ``module`` is "", they are the
+    texts after the key of the codes, or after the codes' module.
     """
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
