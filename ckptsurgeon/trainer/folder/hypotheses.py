@@ -40,11 +40,11 @@ def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
 def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     """Return the content of a split's file of hypotheses; b"" if the task's rows have no texts.
 
-    ``rows`` are the task's rows, one for each clip; ``sounds`` is what ``clip_sounds`` returned. Each line of the file
+    ``rows`` are the task's rows, one for each clip; ``sounds`` is the result of ``clip_sounds``. Each line of the file
     is a JSON object about one clip. ``clip`` is the line of the manifest that lists the clip, ``reference`` the
     transcript, and ``hypothesis`` the model's text. ``errors`` is the number of letters that were inserted, deleted or
     replaced, and ``cer`` the number of errors per letter of the reference. If ``sounds`` has an entry for the clip, the
-    line also has its fields.
+    line also has the fields of this entry.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""

@@ -49,7 +49,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Send GONE or BYE to the next rank, and wait for the message of the previous rank."""
+        """Send BYE (or GONE after an error) to the next rank, and wait for the message of the previous rank."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()

@@ -77,7 +77,10 @@ def _answered(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"unfit": the reason} if a model with the tensors ``[key, dtype, shape]`` does not fit the network."""
+    """Return {"unfit": the reason, "details": …} if given tensors do not fit the network; else {}.
+
+    The entry ``tensors`` of the request lists ``[key, dtype, shape]`` of each tensor.
+    """
     try:
         tensors = {
             key: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape) for key, dtype, shape in request["tensors"]
@@ -94,9 +97,8 @@ def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
 def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"names": names of the figures that the task computes on a split}, found out with an untrained model.
 
-    Returns {"why": the error} if the task cannot evaluate an untrained model.
-
-    If the first batch has the figure ``metric``, the other batches are not evaluated.
+    If the first batch already has the figure ``metric`` of the request, the other batches are not evaluated. Returns
+    {"why": the error} if the task cannot evaluate an untrained model.
     """
     try:
         with explain_out_of_memory(job.settings):

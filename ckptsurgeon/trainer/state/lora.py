@@ -112,7 +112,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 def adapter_config(model: nn.Module, base: str) -> bytes:
     """Return the content of an adapter_config.json for a model's adapters; ``base`` is the path of the base's weights.
 
-    PEFT records in the model what it made of the targets: parameters of stacked experts, each with a rank of its own.
+    The content is the configuration that PEFT keeps in the model. If targets are parameters of stacked experts, PEFT
+    has added the names of these parameters and a rank for each.
     """
     config: Any = getattr(model, "peft_config")["default"]  # noqa: B009 (a Module has no such attribute)
     fields = {**config.to_dict(), "base_model_name_or_path": base, "inference_mode": True}

@@ -36,10 +36,10 @@ OPTION = "train.keep_optimizer"
 class _Moments:
     """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of training steps of the source.
 
-    Plans may apply operations, such as splits, to the tensors of a source before they are copied. In a _Moments, the
-    same operations have been applied to the moments, and the keys are the keys after the operations. The operations
-    have also been applied to ``ones``, tensors of ones: if all values of such a tensor are still 1, the operations only
-    moved values.
+    Before a plan copies the tensors of a source, it may apply operations to them, such as splits. The same operations
+    have been applied to these moments, so their keys are the keys after the operations. The operations have also been
+    applied to ``ones``, tensors that contain only ones: if all values of a tensor are still 1, the operations only
+    moved its values.
     """
 
     name: str
@@ -54,7 +54,7 @@ class _Moments:
 
 
 def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str]) -> str:
-    """Return a note for the user: the number of parameters in ``keys`` that start with moments from a source.
+    """Return a note for the user: how many of the parameters ``keys`` start with moments, and from which sources.
 
     ``kind`` is the optimizer's name. Raises ConfigError if no parameter can start with moments.
     """

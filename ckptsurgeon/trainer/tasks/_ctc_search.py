@@ -86,7 +86,7 @@ class WordScores:
         return self._words(words.score + gain, after, () if token in self._spaces else (token,))
 
     def ended(self, words: _Words) -> tuple[float, State]:
-        """Return what the last word adds to the score when it ends, and the language model's state after it."""
+        """Return the score of the last word when it ends, and the language model's state after this word."""
         if words.ending is None:
             log_prob, after = self._ngrams.next(words.state, words.text)
             unknown = 0.0 if self._first_known(words.text) == words.text else UNKNOWN
@@ -94,7 +94,7 @@ class WordScores:
         return words.ending
 
     def whole(self, words: _Words) -> float:
-        """Return the score of ``words`` as a complete text: it includes the open word and the end of the sentence."""
+        """Return the score of ``words`` as a complete text: it includes the last word and the end of the sentence."""
         gain, after = self.ended(words)
         return words.score + gain + self._weight * self._ngrams.end(after)
 
@@ -107,7 +107,7 @@ class WordScores:
         return _Words(score, state, tokens, text, 0.0 if is_begun else PENDING * max(1.0, len(text) / LETTERS))
 
     def _first_known(self, text: str) -> str:
-        """Return the first word of the language model, in alphabetical order, that is not before ``text``; else ''."""
+        """Return the first word of the language model, alphabetically, from ``text`` on; '' if there is none."""
         place = bisect_left(self._known, text)
         return self._known[place] if place < len(self._known) else ""
 
@@ -118,8 +118,8 @@ class _Words:
 
     ``score`` is the score of the complete words, and ``state`` the language model's state after them. ``open`` and
     ``text`` are the last word, as tokens and as letters. ``pending`` is a penalty if no word of the language model
-    begins with the last word, else 0. ``ending`` is the score and state of the text if it ends here; None if they have
-    not been computed yet.
+    begins with the last word, else 0. ``ending`` is the result of ``WordScores.ended``: the score of the last word, and
+    the state after it; None if they have not been computed yet.
     """
 
     score: float
@@ -212,10 +212,11 @@ class CTCSearch:
         return self._chosen(beam, _Beam([], blank, label), letters, grown, places)
 
     def _best(self, beam: _Beam, letters: Places, scores: Numbers, order: Places) -> Places:
-        """Return the indices of the best texts.
+        """Return the indices of the best texts, numbered as in ``_chosen``.
 
-        ``scores`` of prefixes with one more token do not contain the penalty for a word that this token makes unknown.
-        So the texts are tried in the ``order`` of their ``scores`` until no further text can be among the best.
+        ``scores`` has the score of each text. For a prefix plus one token, the penalty for a last word that this token
+        makes unknown is still missing; it is computed here, text by text, in the ``order`` of the scores, until no
+        further text can be among the best.
         """
         import numpy as np
 
@@ -243,12 +244,12 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Add up the probabilities of texts that are both in the beam and in ``grown``, in place.
+        """Add the probability of a text in ``grown`` to the same text in the beam, in place.
 
         ``letters`` are the indices of the next tokens that are tried. ``label`` (beam,) has the log-probabilities of
         the prefixes in the beam. ``grown`` (beam, letters) has the log-probabilities of each prefix plus one of these
-        tokens. If the beam has a prefix and its parent, the parent plus one token is the same text as the prefix. The
-        probability of this text in ``grown`` is added to ``label``, and then set to 0.
+        tokens. If the beam has both a prefix and its parent, the parent plus one token is the same text as the prefix.
+        The probability of this text in ``grown`` is added to ``label``, and then set to 0.
         """
         import numpy as np
 
@@ -268,7 +269,8 @@ class CTCSearch:
     def _gains(self, beam: _Beam, letters: Places) -> Any:
         """Return the scores (beam, letters) of the words in each text that is a prefix of the beam plus one token.
 
-        ``letters`` are the indices of these tokens. A penalty for a word that such a token makes unknown is missing.
+        ``letters`` are the indices of these tokens. If a token makes the last word unknown, the penalty for this is not
+        included.
         """
         import numpy as np
 
@@ -280,11 +282,10 @@ class CTCSearch:
         return np.where(ends, ended[:, None], going[:, None])
 
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
-        """Return the beam of the prefixes with the indices ``places``.
+        """Return the beam of the texts with the indices ``places``.
 
-        The first indices refer to the prefixes of ``beam``, whose new log-probabilities are in ``old``. The next beam *
-        letters indices refer to each prefix plus one of the tokens ``letters``; ``grown`` has the log-probabilities of
-        these texts.
+        ``beam`` has n prefixes, ``letters`` has m tokens. An index below n is a prefix of ``beam``; ``old`` has its new
+        log-probabilities. The index n + i * m + j is prefix i plus token j; ``grown`` (n, m) has its log-probability.
         """
         import numpy as np
 
@@ -301,7 +302,7 @@ class CTCSearch:
         return _Beam(prefixes, blank, label)
 
     def _child(self, parent: _Prefix, token: int) -> _Prefix:
-        """Return the prefix that is ``parent`` plus one token; the same arguments return the same object."""
+        """Return the prefix that is ``parent`` plus one token; equal arguments give the same object."""
         found = parent.children.get(token)
         if found is None:
             words = self._scores.extend(parent.words, token) if self._scores is not None else NO_WORDS

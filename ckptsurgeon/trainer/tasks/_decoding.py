@@ -96,7 +96,7 @@ class PrefixScores:
 def _behind(sums: Tensor, begun: Tensor) -> Tensor:
     """Return the log-probability (…, frames + 1) of all alignments of the first 0, 1, 2, … frames that end in a label.
 
-    The label may begin at any of these frames, and is then repeated up to the last of them. ``sums`` (…, frames + 1)
+    The label may begin at any of these frames; it is then the output of all following ones. ``sums`` (…, frames + 1)
     are the log-probabilities of the label, summed over the first 0, 1, 2, … frames. ``begun`` (…, frames) has, for each
     frame, the log-probability of everything before the label if the label begins at this frame.
     """

@@ -155,9 +155,9 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return ``one``, an entry of hyperparams.yaml; or a ``Tokenizer`` if it is an empty SentencePiece processor.
+        """Return ``one``, an entry of hyperparams.yaml; a ``Tokenizer`` for an empty SentencePiece processor.
 
-        The processor is empty because the recipe's ``main`` would load its model, and ``main`` is not run here.
+        Such a processor is empty because only the recipe's ``main`` loads its model, and ``main`` is not run here.
         """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one

@@ -205,7 +205,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return {name: value / max(items, 1) for name, value in sums.items()}
 
     def collapsed(self, parts: Mapping[str, float | None]) -> str:
-        """Return the reason why the run cannot learn any more, or ''; ``parts`` are the parts of a step's loss.
+        """Return the reason why the run cannot learn any more; '' if it can. ``parts`` are the parts of a step's loss.
 
         If all frames have the same code, all negatives are ignored, and the loss is low although nothing was learned
         (https://github.com/huggingface/transformers/issues/14387).
@@ -221,7 +221,7 @@ class Wav2Vec2Pretraining(SoundTask):
         return ""
 
     def doubts(self, figures: Mapping[str, float]) -> str:
-        """Return a text about a metric of an evaluation that is too low for a model that has learned; '' if none is."""
+        """Return a text on the figure of an evaluation that is too low for a model that has learned; '' if none is."""
         perplexity, accuracy = figures["perplexity"], figures["accuracy"]
         if perplexity <= 2 * self.groups:
             return f"perplexity {perplexity:.3g} of {self.entries}: it should be above {2 * self.groups}"
