@@ -29,12 +29,12 @@ def numbers_in(value: Any) -> Iterator[int]:
 
 
 def sizes_for(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes of the configurations whose token ids are to be renumbered.
+    """Return the vocabulary sizes of those configurations, including nested ones, whose token ids are to be renumbered.
 
-    These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
-    result has two sizes: the size of the new vocabulary, and the smallest size in the other nested configurations that
-    is large enough for all old tokens. If no size is large enough, the result is empty, and all ids are to be
-    renumbered.
+    These are the sizes of the whole configuration and of its ``text_config``. If neither has a vocabulary size, two
+    sizes are returned: the size of the new vocabulary, and the smallest size in the other nested configurations that
+    has room for all old tokens. If no nested configuration has room for them, the result is empty: then all ids are to
+    be renumbered.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -59,9 +59,9 @@ def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, 
 def fields_with_ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, Any]]:
     """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
 
-    There is one exception: the ids of tokens that mark images and other inputs are yielded if they are too large for
-    the other vocabulary. For example, ``talker_config`` of Qwen2.5-Omni is for a smaller vocabulary of audio codes, but
-    its ``image_token_index`` is the id of a text token.
+    ``sizes`` is the result of ``sizes_for``. There is one exception: the ids of tokens that mark images and other
+    inputs are yielded if they are too large for the other vocabulary. For example, ``talker_config`` of Qwen2.5-Omni is
+    for a smaller vocabulary of audio codes, but its ``image_token_index`` is the id of a text token.
     """
     for path, value, other in _fields(fields, sizes):
         if is_of_ids(path[-1]) and value is not None and (not other or _is_beyond(path[-1], value, other)):
@@ -69,11 +69,11 @@ def fields_with_ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterato
 
 
 def unsure_numbers(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
-    """Yield (path, number) of each number of which it is unclear whether it is an id of this vocabulary.
+    """Yield (path, number) of each number that may be, or may not be, a token id of this vocabulary.
 
-    In a configuration for this vocabulary, it is unclear if the name of the field does not tell whether the field has
-    token ids. In a configuration for another vocabulary, it is unclear if the field has the id of a token that marks
-    images or other inputs, and the number is small enough for both vocabularies.
+    In a configuration for this vocabulary, these are the numbers in fields whose name does not tell whether they have
+    token ids. In a configuration for another vocabulary, they are the ids of tokens that mark images or other inputs,
+    if they are small enough for both vocabularies.
     """
     for path, value, other in _fields(fields, sizes):
         name = path[-1]

@@ -182,8 +182,9 @@ class _Mover:
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``value``, a map from names to ids, with new ids.
 
-        The id is None if the new vocabulary lacks the token. ``pattern`` turns a name into its token. If the old tokens
-        include this token, its new id is returned, even if ``value`` has the id of another token.
+        The id is None if the new vocabulary lacks the token. ``pattern`` is the text of a name's token, with a
+        placeholder for the name. If the old tokens include this token, its new id is returned, even if ``value`` has
+        the id of another token.
         """
         found = {}
         for key, one in value.items():

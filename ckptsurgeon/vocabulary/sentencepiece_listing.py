@@ -16,14 +16,15 @@ _NORMAL = re.compile(rb"^[^\t\r\n]+\t-[0-9.e+-]+\r?$", re.MULTILINE)
 
 class _Listing:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a piece near the beginning has the score 0, as special ones have, and one near the end less.
+        """Return whether the file is a ``.vocab`` of sentencepiece: first scores of 0, then negative ones.
 
-        So it is not a list of tokens with their indices (Kaldi's words.txt).
+        Special pieces, which come first, have the score 0. In a list of tokens with their indices (Kaldi's words.txt),
+        no number is negative.
         """
         return _SPECIAL.search(data[:4096]) is not None and _NORMAL.search(data[-4096:]) is not None
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the pieces and their scores, in the order of the file; a line without a score is a token as it is."""
+        """Return the pieces and their scores, in the order of the file; a line without a score gets the score 0."""
         lines = [line for line in lines_of(name, data) if line]
         found = [(match[1], float(match[2])) if (match := _LINE.fullmatch(line)) else (line, 0.0) for line in lines]
         return checked(name, [token for token, _ in found], [score for _, score in found])

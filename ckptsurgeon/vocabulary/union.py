@@ -66,7 +66,8 @@ def with_overrides(
 def _row(row: Row, override: TokenRowOverride | None) -> Row:
     """Return the row of a token in a model: ``row``, or the result of ``override`` if the override applies.
 
-    The result of an override is None if the row of another model is used, and an empty tuple if the row is all zeros.
+    An override applies if the model lacks the token (``row`` is None), or if ``override.force`` is true. Its result is
+    None if the row of another model is used, and an empty tuple if the row is all zeros.
     """
     if override is None or (row is not None and not override.force):
         return row
