@@ -24,7 +24,7 @@ __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
 """Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""Only the configuration that a training run writes has this entry; it has every entry of its task."""
+"""An entry that only configurations of training runs have; such a configuration has every entry of its task."""
 
 
 @dataclass(frozen=True)

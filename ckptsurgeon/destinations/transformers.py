@@ -70,7 +70,7 @@ class _Transformers:
 def _model(document: Document, given: GivenFields) -> object:
     """Build and return the model; unlike ``_built``, store nothing in the cache.
 
-    The caller may build the model on the meta device, and parameters on that device are not tied.
+    If the caller builds the model on the meta device, parameters that the model ties are separate tensors.
     """
     from .hf.config import describe, library
     from .hf.model import built, offline

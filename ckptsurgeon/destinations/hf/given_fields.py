@@ -39,7 +39,7 @@ def given_fields(document: Document) -> GivenFields:
 def _given(document: Document) -> GivenFields:
     if not document.model:
         folder, changed = os.path.dirname(document.path), dict(document.overrides)
-        if "model_type" in changed:  # these are all fields of another type
+        if "model_type" in changed:  # then the overrides are all fields of another model type
             return GivenFields(changed, folder, document.name, {})
         return GivenFields(dict(document.content), folder, document.name, changed)
     named = document.model["transformers"]

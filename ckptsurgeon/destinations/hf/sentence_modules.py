@@ -23,7 +23,7 @@ MODULES = "modules.json"
 _BESIDE = ("config_sentence_transformers.json", MODULES, "sentence_bert_config.json")
 _WEIGHTS = (".safetensors", ".bin")
 _COPIED = (".json", ".txt", ".model", *_WEIGHTS)
-"""The suffixes of the files of a module that are copied: code never is."""
+"""The suffixes of the files of a module that are copied; files with code are never copied."""
 
 
 def is_module_weights(name: str) -> bool:
