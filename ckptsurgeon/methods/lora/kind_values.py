@@ -27,7 +27,7 @@ def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -
     ``shapes`` are the shapes of the tensors, ``columns`` is the number of columns of the weight.
     """
     if neumann_terms(kind) is not None:
-        return 8 * columns * block_size(shapes[0][1])  # while blocks are made, seven arrays of their size are there
+        return 8 * columns * block_size(shapes[0][1])  # seven more arrays of this size for a moment
     plain = plain_shapes(kind, shapes)
     held = 2 * sum(map(prod, plain)) if kind in TUCKER else 0
     if plain_kind(kind) in (HADAMARD, PRODUCT):
