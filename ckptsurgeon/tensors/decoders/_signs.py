@@ -37,7 +37,7 @@ def are_chosen(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array
     such weights, a quantiser chooses the same sign for most scales.
     """
     offsets = (arrays[role].reshape(-1) for role in OFFSETS if role in arrays)
-    if any((one != one[:1]).any() for one in offsets):  # the range of words of int32 may be more than an int32 can have
+    if any((one != one[:1]).any() for one in offsets):  # not ptp: a difference of two int32 may overflow
         return False
     codes = decode({role: one.copy() for role, one in arrays.items()} | {"scale": np.ones_like(arrays["scale"])})
     if not should_be_mixed(codes):

@@ -43,9 +43,9 @@ def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
 
 
 def is_looked_up(made: Decoded) -> bool:
-    """Return whether all values of a weight can be looked up in a table of the products of codes and scales.
+    """Return whether all values of a weight may be looked up in a table of the products of codes and scales.
 
-    This is possible only if no product becomes infinite or zero, which ``products`` finds out later.
+    If a product becomes infinite or zero, ``products`` makes no table, and the values are computed after all.
     """
     return may_be_looked_up(made, {role: tuple((0, size) for size in info.shape) for role, info in made.parts})
 

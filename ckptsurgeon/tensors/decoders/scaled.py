@@ -64,7 +64,7 @@ class _Scaled:
         stated = own.pairs("weight_block_size")
         try:
             scale, steps = _aligned(codes.shape, scale, sizes)
-            if asked.coded.method != "mxfp8":  # its blocks have 32 columns, whatever those of other weights have
+            if asked.coded.method != "mxfp8":  # always has 32 columns in a block
                 _check_blocks(codes.shape, scale.shape, stated)
         except UndecodableError as error:
             fused = OF_FUSED if stated and FUSED.search(asked.coded.name) else ""

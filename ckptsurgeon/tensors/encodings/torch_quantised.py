@@ -88,7 +88,7 @@ def stored_bytes(info: TensorInfo) -> int:
 
     In files of older versions, an attribute may itself be a tensor of torchao, whose attributes are plain tensors.
     """
-    if not info.parts:  # most tensors, and a hundred thousand of them are asked for
+    if not info.parts:  # true of most tensors, of which there may be 100,000
         return info.nbytes
     kind, attributes = pickled_torchao(info)
     inner = [pickled_torchao(one)[1].values() or (one,) for one in _tensors(attributes.values())]

@@ -44,7 +44,10 @@ def _negated(sizes: Mapping[str, float]) -> dict[str, float]:
 
 
 def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -> list[str]:
-    """Return the keys of the tensors in the layers that are larger than the others in all of their roles."""
+    """Return the keys of the tensors in layers that are larger than all other layers, in all of their roles.
+
+    The difference must be more than ``apart``, and a layer must have at least ``fewest`` roles.
+    """
     above, numbers = dict[str, list[list[str]]](), Counter[str]()
     for sizes in roles:
         by_layer = _by_layer(sizes)
@@ -65,7 +68,10 @@ def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -
 
 
 def _lists(sizes: Mapping[str, float]) -> list[list[dict[str, float]]]:
-    """Return the roles of each list of layers; a role is {key of a tensor: its size}."""
+    """Return the roles of each list of layers; each role is a dict {key of a tensor: its size}.
+
+    A role is a key without numbers, such as ``layers.#.mlp.weight``.
+    """
     lists: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for key, size in sizes.items():
         if found := NUMBER_IN_KEY.search(key):
@@ -81,7 +87,10 @@ def _by_layer(sizes: Mapping[str, float]) -> dict[str, list[str]]:
 
 
 def _larger(roles: Sequence[Mapping[str, float]], apart: float) -> list[str]:
-    """Return the keys in the group of layers with the larger sizes; ``roles`` are the roles of one list of layers."""
+    """Return the keys of the tensors in the group of layers with the larger sizes; [] unless there are two groups.
+
+    ``roles`` are the roles of one list of layers, as in ``_lists``.
+    """
     large, small, found, number = set[str](), set[str](), list[str](), 0
     for sizes in roles:
         by_layer = _by_layer(sizes)

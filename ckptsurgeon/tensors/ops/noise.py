@@ -24,7 +24,10 @@ from .regions import Array, Box, box_shape
 __all__ = ["noisy_factors", "with_noise"]
 
 Runs: TypeAlias = tuple[tuple[int, int], ...]
-"""Ranges of indices: in order, they list, for each index along a dimension, the index that it is a copy of."""
+"""Ranges (begin, end) of original indices, one after the other along a dimension.
+
+For example, ((0, 2), (1, 3)) means that the four indices are copies of the original indices 0, 1, 1 and 2.
+"""
 
 
 def with_noise(

@@ -67,7 +67,10 @@ def from_small(codes: Array, dtype: str, out: Array | None = None) -> Array:
 
 @lru_cache
 def _pairs(dtype: str) -> Array:
-    """Return the two float32 values of each pair of codes as one 64-bit number: with it, half the look-ups suffice."""
+    """Return a table with an entry for each pair of codes: the float32 values of both, as one 64-bit number.
+
+    With this table, two codes need only one look-up. The index of an entry is the first code plus 256 times the second.
+    """
     table, pairs = _table(dtype), np.arange(1 << 16)
     both: Array = np.stack([table[pairs & 0xFF], table[pairs >> 8]], -1).view("<u8")
     return both.reshape(-1)

@@ -84,8 +84,8 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
     """Yield each setting in ``stated`` that contradicts a quantised tensor.
 
     ``kind`` is the family of its encoding, such as GPTQ. ``parts`` are its stored tensors by the endings of their keys.
-    All tensors with the same ``form`` contradict the same settings, with one exception: the caller has to drop the
-    contradictions if ``is_of_fused`` is true for them.
+    The result depends only on the ``form`` of the tensor, so one call serves all tensors with this form. But the caller
+    has to drop a contradiction for each tensor for which ``is_of_fused`` is true.
     """
     if fitting := other_packings(kind, stated.packing):
         yield Contradiction(PACKING, stated.packing or "", f"{' or '.join(fitting)} ({kind})", "need")
@@ -257,7 +257,9 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
         return
     wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
     if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
-        is_without = are_without_blocks(shape, fitted_scales(shape, scale.shape))  # then it is decoded
+        is_without = are_without_blocks(
+            shape, fitted_scales(shape, scale.shape)
+        )  # a scale that is decoded without a block size
         verb = "have" if is_without else "say"
         yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}", verb)
 

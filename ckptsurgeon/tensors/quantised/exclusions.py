@@ -183,7 +183,7 @@ def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
     found = set[str]()
     for words in (name.split(".") for name in names) if by_last_word else ():
         for end, word in enumerate(words, 1):
-            if word in by_last_word:  # few are: to make all parts of all names takes ten times as long
+            if word in by_last_word:  # true of few words; testing all parts takes ten times as long
                 found |= by_last_word[word].intersection(".".join(words[start:end]) for start in range(end))
     return found
 

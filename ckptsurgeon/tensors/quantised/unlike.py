@@ -78,8 +78,8 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, but in other modules, codes with
-    the same name are recognised. Then the shapes of the weight's stored tensors do not fit each other.
+    Also yield ("parts", key of the codes) for a weight whose stored tensors have shapes that do not fit each other.
+    Such a weight is in an unknown encoding, although codes with the same name are recognised in other modules.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return
@@ -94,9 +94,9 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 
 def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight in an unknown encoding has the same parts as the family ``usual``.
+    """Return whether a weight in an unknown encoding has the stored tensors of the family ``usual``.
 
-    Then only its shapes are unusual, and they are wrong. Returns False if ``usual`` is not in ``ALIKE``.
+    Then only their shapes are unusual, and these are wrong. Returns False if ``usual`` is not in ``ALIKE``.
     """
     if usual == "MLX":  # other notes are more exact if scales are missing, or if codes have another dtype
         return ".scales" in one.parts and not is_mlx_of_signed(one, tensors)
