@@ -89,7 +89,7 @@ def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
     except PlanError as error:
         why, *details = (one.replace("<dict>", "these models") for one in (error.message, *error.details))
         return {"unfit": f"the merged models do not fit {escape(job.document.name)}: {why}", "details": details}
-    except Exception:  # not known here, such as a dtype that torch lacks: the trials tell
+    except Exception:  # such as a dtype that torch lacks; the first trial reports it
         return {}
     return {}
 
@@ -108,7 +108,7 @@ def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
                 if request["metric"] in found:
                     break
         return {"names": list(found)}
-    except Exception as error:  # the task may need a trained model: the trials tell
+    except Exception as error:  # the task may need a trained model
         return {"why": f"{type(error).__name__}: {error}"}
 
 
