@@ -1,4 +1,4 @@
-"""Finds out what each norm of a network computes, by calling it with a vector.
+"""Finds the computation of each norm of a network, by calling the norm with a vector.
 
 For example, some norms subtract the mean, and some multiply by 1 + weight.
 """

@@ -61,7 +61,10 @@ class KeyConversions:
         )
 
     def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
-        """Return a function that finds the renamings and operations for a source; ``targets`` is the destination."""
+        """Return a function that finds the renamings and operations for a source.
+
+        ``targets`` are the tensors of the destination.
+        """
         return replace(self, targets=targets).recognised
 
     def recognised(self, tensors: Mapping[str, TensorInfo]) -> KnownLayout:
@@ -150,7 +153,7 @@ class KeyConversions:
 
 @dataclass
 class _Converted:
-    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors they make."""
+    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors made."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
