@@ -103,7 +103,7 @@ def _counts(made: Decoded, some: Array) -> Array:
 
 @lru_cache
 def _ranks(dtype: str) -> Array:
-    """Return, for each byte, the place of its value among all values of an 8-bit dtype, in ascending order."""
+    """Return, for each byte, the rank of its value among all values of an 8-bit dtype, in ascending order."""
     every = np.arange(256, dtype="u1")
     values = widened(every.view(raw_dtype(dtype)), dtype)
     return np.unique(values, return_inverse=True)[1].astype("u1")

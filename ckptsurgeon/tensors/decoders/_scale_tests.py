@@ -37,7 +37,7 @@ DIFFERENT = 3
 Only one code represents the number 0, or two codes because of rounding.
 """
 RISES = 0.1
-"""Scales are inverse if codes are larger where scales are larger.
+"""Scales are inverse if blocks with larger scales have larger codes, too.
 
 This is measured as the slope of log(codes) over log(scales), which must be at least ``RISES``. A scale is the largest
 magnitude of its block, divided by a constant. So in a block with an outlier, the scale is larger and the other codes
@@ -205,7 +205,7 @@ def steps_off(values: Array) -> float:
 
 
 def rise_with_scales(values: Array, codes: Array | None) -> bool:
-    """Return whether codes are larger where scales are larger; False if ``codes`` is None.
+    """Return whether blocks with larger scales have larger codes, too; False if ``codes`` is None.
 
     ``values`` are codes times scales.
     """

@@ -22,7 +22,7 @@ the highest code are equally frequent.
 
 
 def count_negative(scale: Array) -> int:
-    """Return how many scales are negative, and not much smaller than the others (``LARGE_SHARE``)."""
+    """Return how many scales are negative, without scales far smaller than the median magnitude (``LARGE_SHARE``)."""
     below = scale[scale < 0]
     if not below.size:
         return 0

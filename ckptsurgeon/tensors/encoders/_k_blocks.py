@@ -163,8 +163,8 @@ def _error(differences: Array, weights: Array, search: _Search) -> Array:
 def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_qx_quants``).
 
-    19 scales are tried: with the first, the number farthest from 0 gets the code ``-most``; the others are near this
-    scale.
+    19 scales are tried. The first gives the number that is farthest from 0 the code ``-most``; the other scales are a
+    little smaller or larger.
     """
     extreme, is_empty = _extremes(values)
     weights = values * values

@@ -17,7 +17,7 @@ LARGE, SMALL, USUAL = "large", "small", "usual"
 """The size classes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different
 classes."""
 INVERSE = "inverse"
-"""The size class of a matrix whose codes are larger where its scales are larger: only inverse scales cause this.
+"""The size class of a matrix in which blocks with larger scales have larger codes: only inverse scales cause this.
 
 Its factor is between ``RISING`` and the upper limit in ``DECODED``.
 """

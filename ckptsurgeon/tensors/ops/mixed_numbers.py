@@ -23,7 +23,7 @@ _COLUMN, _MIX, _MIX_AGAIN = 0x9E3779B9, 0x21F0AAAD, 0xD35A2D97
 def random_words(indices: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
     """Return random integers of 32 bits for the elements at ``indices`` along each dimension of a tensor of ``sizes``.
 
-    For each number ``draw``, an element has another random integer, independent of the others.
+    For each value of ``draw``, an element has a different random integer, which is independent of its other integers.
     """
     found: Array = _mixed(_keys(indices[:-1], sizes, seed, draw), indices[-1]).view("<i4")
     return found

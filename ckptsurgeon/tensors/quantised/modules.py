@@ -175,7 +175,7 @@ class Modules:
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
         """Add a section for each item of ``sections`` whose key is the name of a module, as in MLX and AutoRound.
 
-        In MLX, the mode of such a section is "affine" by default, even if the general mode is a different one.
+        In MLX, a section without a mode has the mode "affine", even if the general settings have a different mode.
         """
         own = {name: one for name, one in sections.items() if is_section(one)}
         self._general = rest = {name: one for name, one in general.items() if name not in own}

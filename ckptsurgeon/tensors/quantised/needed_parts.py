@@ -1,10 +1,10 @@
 """Finds tensors that a method of quantisation needs but no quantised weight of a model has, such as GPTQ's scales.
 
-The modules of the encodings document what each method stores. Tensors that depend on a format are needed only if the
-format is known. GPTQ and AWQ store zero points in their own formats but not in Marlin's; AWQ stores none if
+The modules in ``encodings`` list the tensors that each method stores. Tensors that depend on a format are needed only
+if the format is known. GPTQ and AWQ store zero points in their own formats but not in Marlin's; AWQ stores none if
 ``zero_point`` is false. The format marlin-24 of compressed-tensors has different names for all tensors. MLX stores
-biases only with scales that are floats. Tensors that are needed because of a setting (``g_idx``,
-``weight_zero_point``) are checked in ``_facts``.
+biases only with scales that are floats. Tensors that are needed because of a setting (``g_idx``, ``weight_zero_point``)
+are checked in ``_facts``.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _without_weight_scales(
 
     With the method fp8, weights of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
     this kind has scales in its module. Weights in modules that the settings leave out are never yielded. If some
-    weights of the kind have scales, ``broken_partners`` finds the others.
+    weights of the kind have scales, ``broken_partners`` finds those without scales.
     """
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"

@@ -317,7 +317,7 @@ def _lacking(
 def _left_out(
     known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the optional tensors, such as zero points, that most of the weights have but the others lack."""
+    """Yield the optional tensors, such as zero points, that some weights lack although most weights have them."""
     numbers: Counter[str] = Counter()
     for ends, number in _endings_by_form(known):
         numbers.update({end: number for end in ends if end.endswith(ALWAYS)})

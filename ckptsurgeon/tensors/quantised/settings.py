@@ -160,8 +160,7 @@ class Scheme:
     """The settings of the weights in one config group of compressed-tensors.
 
     If the group does not state a number or a string, the field is 0 or "". If it does not state ``symmetric``, that
-    field is None. If there are several config groups, ``format`` is only what the group itself states; if there is only
-    one, it may also come from the general settings.
+    field is None. ``format`` may also come from the general settings, but only if there is just one config group.
     """
 
     bits: int

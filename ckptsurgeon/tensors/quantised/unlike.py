@@ -1,4 +1,4 @@
-"""Finds weights of a quantised model that are stored unlike the others: plainly, twice, or with different scales."""
+"""Finds weights that are stored unlike most weights of a quantised model: plainly, twice, or with different scales."""
 
 from __future__ import annotations
 
