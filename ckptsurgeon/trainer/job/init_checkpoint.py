@@ -38,7 +38,7 @@ class InitCheckpoint:
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of the tensors with some values from a source and the others from an initialiser."""
+        """The keys of the tensors with some values from a source, and all other values from an initialiser."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows

@@ -61,7 +61,7 @@ def load_moments(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the optimizer's state and the averaged weights, both as shards of this rank.
 
-    ``path`` is the folder that ``save_moments`` wrote, ``small`` is what ``state_without_moments`` returned. Raises
+    ``path`` is the folder that ``save_moments`` wrote, ``small`` the result of ``state_without_moments``. Raises
     FormatError if the folder cannot be read.
     """
     from torch.distributed import checkpoint

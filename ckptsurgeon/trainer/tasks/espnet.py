@@ -79,7 +79,7 @@ class ESPnet(TranscribedTask):
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
         """Return the mean loss and the metrics of a batch, and the number of examples over which both are means.
 
-        Raises ConfigError if the model does not return what models of ESPnet return.
+        Raises ConfigError if the model returns something else than (loss, metrics, weight).
         """
         places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
         text = batch.labels.masked_fill(places[None] >= batch.label_lengths[:, None], PADDING)
@@ -117,9 +117,9 @@ class ESPnet(TranscribedTask):
     def read(self, model: nn.Module, batch: Batch) -> list[str]:
         """Return the text of each clip by CTC, frame by frame; raises ConfigError for a model without CTC.
 
-        Each clip is encoded alone, as in ESPnet's Speech2Text, because padding changes what ESPnet's frontends return.
-        The model's ``encode`` returns the encoder's outputs and their lengths. If inner layers have CTC, too, it
-        returns a pair (outputs, outputs of inner layers) in place of the outputs. ``ctc.log_softmax`` makes
+        Each clip is encoded alone, as in ESPnet's Speech2Text, because padding changes the outputs of ESPnet's
+        frontends. The model's ``encode`` returns the encoder's outputs and their lengths. If inner layers have CTC,
+        too, it returns a pair (outputs, outputs of inner layers) in place of the outputs. ``ctc.log_softmax`` makes
         log-probabilities of the outputs (espnet2/asr/espnet_model.py, espnet2/asr/ctc.py).
         """
         encode, ctc = getattr(model, "encode", None), cast(Any, getattr(model, "ctc", None))

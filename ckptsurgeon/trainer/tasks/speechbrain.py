@@ -73,7 +73,7 @@ class SpeechBrain(TranscribedTask):
         self._epoch = 1
 
     def fits(self, clip: Clip) -> bool:
-        """Return True: the Brain itself decides what to do with a clip that is too short for its text."""
+        """Return True: the Brain itself handles clips that are too short for their text."""
         return True
 
     def begin_step(self, model: nn.Module, step: int) -> None:
