@@ -51,7 +51,10 @@ def _is_last(chain: OperationChain, operation: Any) -> bool:
 
 
 def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Concatenate``, which joins tensors in the order of the conversion's patterns."""
+    """Translate ``Concatenate``, which joins tensors in the order of the conversion's patterns.
+
+    Raises UnknownConversion if the source has no tensor for one of the patterns.
+    """
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
         raise UnknownConversion(f"the source has no tensor that matches {lacking[0]}")
@@ -66,7 +69,10 @@ def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Value
 
 
 def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Chunk``, which splits a tensor into equal parts."""
+    """Translate ``Chunk``, which splits a tensor into equal parts.
+
+    Raises UnknownConversion if only the model's configuration has the number of parts.
+    """
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
         raise UnknownConversion(
@@ -112,7 +118,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Interleave`` (rows with even indices come before rows with odd indices), or its inverse."""
+    """Translate ``Interleave`` (it puts rows with even indices before rows with odd indices), or its inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -122,7 +128,10 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``PermuteForRope``, which applies ``Interleave`` to the rows of each attention head."""
+    """Translate ``PermuteForRope``, which applies ``Interleave`` to the rows of each attention head.
+
+    Raises UnknownConversion if the installed transformers has another form of this operation.
+    """
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("ckptsurgeon does not know PermuteForRope as it is in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
@@ -139,7 +148,10 @@ def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> 
 
 
 def _turn(chain: OperationChain, value: IntermediateTensor, shape: Sequence[int], dim: int) -> None:
-    """Add operations: reshape a tensor to ``shape``, swap the dimensions ``dim`` and ``dim + 1``, reshape it back."""
+    """Add operations: reshape a tensor to ``shape``, swap the dimensions ``dim`` and ``dim + 1``, reshape it back.
+
+    Raises UnknownConversion if the tensor has another number of elements than ``shape``.
+    """
     if math.prod(shape) != math.prod(value.shape):
         raise UnknownConversion("its shape cannot be split evenly")
     chain.rows += [
