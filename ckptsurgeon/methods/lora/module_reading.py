@@ -179,7 +179,11 @@ def _check_grouped(b: TensorInfo, rank: int, module: str, name: str) -> None:
 
 
 def _scale(keys: Mapping[str, str], part: KeyParts, rank: int, file: AdapterFile) -> float:
-    """Return the scale of a module. ``rank`` is 0 if no matrix is factorised; in LyCORIS, the scale is then 1."""
+    """Return the scale of a module: its alpha in the file divided by ``rank``, or the scale in the configuration.
+
+    The scale is 1 if the file has an alpha but no matrix is factorised (``rank`` 0), and if there is neither an alpha
+    nor a configuration. Raises ConfigError if the configuration has another rank.
+    """
     config = file.config
     configured = config if config is not None else file.metadata.get(part.component)
     module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")

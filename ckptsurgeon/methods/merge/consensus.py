@@ -82,7 +82,8 @@ def tall_mask(
     """Return the base plus the sum of all changes, in the elements that matter to model ``task``.
 
     The result approximates this model. Models are counted from 1, in the order given. An element matters to the model
-    if its change there is larger than ``tall_lambda`` times the sum of the other models' changes.
+    if its change there is larger than ``tall_lambda`` times the sum of the other models' changes. Raises ConfigError if
+    there is no model ``task``.
     """
     if task > tensors.count:
         raise ConfigError(

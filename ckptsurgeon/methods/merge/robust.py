@@ -25,7 +25,9 @@ def median(tensors: Tensors) -> Merging:
 def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
     """Return the mean of the models without the largest and the smallest values, a share ``trim`` of each.
 
-    If ``trim`` is not zero, at least the largest and the smallest value are left out, which needs three models.
+    If ``trim`` is not zero, at least the largest and the smallest value are left out, which needs three models. If it
+    is 0.5, only the value in the middle is left, or the two values in the middle. Raises ConfigError if no value is
+    left.
     """
     cut = max(1, int(trim * tensors.count)) if trim else 0
     if tensors.count <= 2 * cut:

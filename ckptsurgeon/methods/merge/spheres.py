@@ -33,7 +33,8 @@ def multislerp(
     """Return the weighted mean of the models' directions from the base (or 0), with their weighted mean length.
 
     A single model is returned as it is. The paper's last step, from the tangent space at the mean back to the sphere,
-    is left out: the weighted sum of the tangents at the mean is zero.
+    is left out: the weighted sum of the tangents at the mean is zero. If the directions cancel each other, the weighted
+    sum of the models is returned for two models, and PlanError is raised for more.
     """
     if tensors.count == 1:
         return combination((1.0,))
