@@ -46,7 +46,11 @@ class _SpeechBrain:
         return is_json and not {"audio_filepath", "supervisions"} & fields_of_first_line(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return the clips; ``{data_root}`` and ``$data_root`` are replaced by the manifest's folder."""
+        """Return the clips; ``{data_root}`` and ``$data_root`` are replaced by the manifest's folder.
+
+        Raises ConfigError if the file is not an annotation, if an entry is invalid, or if two lines of a CSV have the
+        same ID.
+        """
         if not path.lower().endswith(".csv"):
             named = _annotation(path).items()
             return [_clip(path, f"{escape(path)}, {escape(name)}", entry, texts=texts) for name, entry in named]

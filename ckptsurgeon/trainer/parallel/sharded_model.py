@@ -134,9 +134,10 @@ class ShardedModel(ParallelModel):
         return shards
 
     def finish_backward(self) -> None:
-        """Give the optimizer's shards their gradients, and every rank the buffers of rank 0.
+        """Give the optimizer's shards their gradients, and copy the buffers of rank 0 to all ranks.
 
-        Buffers, such as batch statistics, differ between ranks, because each rank has seen different clips.
+        Buffers, such as batch statistics, differ between ranks, because each rank has seen different clips. Raises
+        ConfigError if the ranks have used different layers.
         """
         used, self._used = tuple(self._used), []
         if any(others != used for others in self.ranks.all_gather(used)):

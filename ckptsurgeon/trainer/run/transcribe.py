@@ -111,7 +111,10 @@ def transcribe(
 
 
 def _sounds_of(path: str) -> list[str]:
-    """Return the paths of the sounds in a folder, sorted naturally, or ``path`` itself if it is not a folder."""
+    """Return the paths of the sounds in a folder, sorted naturally, or ``path`` itself if it is not a folder.
+
+    Raises SourceError if the folder has no sounds.
+    """
     if not os.path.isdir(path):
         return [path]
     found, _ = files_with(SUFFIXES, path)

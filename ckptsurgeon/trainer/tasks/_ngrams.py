@@ -173,7 +173,10 @@ class _Reader:
         return NGrams(self._path, self._words, self._orders)
 
     def _counts(self) -> tuple[list[int], bytes]:
-        """Read the header of the file; return the number of n-grams of each length, and the line after the header."""
+        """Read the header of the file; return the number of n-grams of each length, and the line after the header.
+
+        Raises FormatError if a number is missing.
+        """
         counts: list[int] = []
         line = self._next()
         while found := _COUNT.match(line):
@@ -186,7 +189,10 @@ class _Reader:
         return counts, line
 
     def _section(self, size: int) -> bytes:
-        """Read and store the n-grams of ``size`` words; return the line after these n-grams."""
+        """Read and store the n-grams of ``size`` words; return the line after these n-grams.
+
+        Raises FormatError for a line that is not an n-gram, and if an n-gram occurs twice.
+        """
         import numpy as np
 
         log10, backoff, numbers = array("f"), array("f"), array("q")
@@ -215,7 +221,10 @@ class _Reader:
         return value
 
     def _word(self, field: bytes, size: int) -> int:
-        """Return the index of a word in the unigrams, which come first in the file."""
+        """Return the index of a word in the unigrams, which come first in the file; add a word of a unigram.
+
+        Raises FormatError if a word of a longer n-gram is not in the unigrams, or if the word is not UTF-8.
+        """
         try:
             word = field.decode()
         except UnicodeDecodeError:
