@@ -93,7 +93,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
     """Return whether this rank must report the lost ranks to the user.
 
-    This is true if rank 0 ended without a reason, and this rank is the lowest of all ranks that still run.
+    This is true if rank 0 is lost and has sent no reason, and this rank is the lowest of all ranks that still run.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)
