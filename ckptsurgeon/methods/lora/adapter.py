@@ -156,7 +156,7 @@ class AdapterModule:
 
     @property
     def factors(self) -> tuple[str, ...]:
-        """The keys of all tensors whose product is the change."""
+        """The keys of all tensors from which the change is computed: ``a``, ``b`` (if any) and ``more``."""
         return tuple(key for key in (self.a, self.b, *self.more) if key)
 
 
@@ -168,7 +168,7 @@ class Adapter:
     tensors of the base. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does
     not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or mlx-lm.
     ``config`` is PEFT's configuration, if there is one. ``notes`` list differences between the configuration and the
-    tensors. ``left`` maps each module that the user excluded, and that was not checked, to the keys of its tensors.
+    tensors. ``left`` maps each module that the user excluded to the keys of its tensors, which were not checked.
     """
 
     name: str

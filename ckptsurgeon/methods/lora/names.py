@@ -126,7 +126,7 @@ def _kind(key: str) -> str:
 
 
 def unknown_module(key: str) -> str:
-    """Return the name of the module of a tensor that no LoRA has."""
+    """Return the name of the module to which a tensor belongs; its key is one that no LoRA has."""
     found = next((one for one in (pattern.fullmatch(key) for pattern in _KINDS) if one), None)
     module = found[1] if found is not None else key.rpartition(".")[0]
     return _module(module.removeprefix("base_model.model."))
