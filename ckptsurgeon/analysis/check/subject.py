@@ -53,7 +53,8 @@ class ClassFacts:
 class Factors:
     """The factors of an adapter for one module: the keys and shapes of A and B; '' and () for a missing factor.
 
-    ``base`` is the shape of the module's weight in the base model; () if the base is not given or lacks the module.
+    ``base`` is the shape of the module's weight in the base model; () if the base is not given or lacks the module. If
+    the weight is a stack of experts, the factors are those of so many ``experts``; else this is 0.
     """
 
     module: str
@@ -63,6 +64,7 @@ class Factors:
     b_shape: tuple[int, ...] = ()
     is_embedding: bool = False
     base: tuple[int, ...] = ()
+    experts: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,17 @@ from ...analysis.check.subject import AdapterFacts, Factors
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER
 from ...errors import CheckpointError
+from ...methods.lora.config import parse_config
 from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
-from ...planning.lora_output.stacked_experts import single_experts
+from ...planning.lora_merge.expert_stacks import has_stacks
+from ...planning.lora_output.stacked_experts import (
+    expert_stacks,
+    single_experts,
+    target_stacks,
+    with_layers_only,
+)
 from ...tensors.quantised.sizes import logical_shapes
 from ..inputs.dequantising import with_stated_shapes
 from ..inputs.encoding import ENCODINGS, read_as
@@ -24,7 +31,7 @@ from ..inputs.operations import operate
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.tied_heads import tied_head
 
-__all__ = ["adapter_facts", "as_single_experts"]
+__all__ = ["adapter_facts", "with_experts_read"]
 
 LORA = "LORA"
 KEEP = ENCODINGS[0]
@@ -44,7 +51,8 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
     found = factors_of(checkpoint)
     if base is not None:
         found = _with_base(found, base)
-        single = as_single_experts(checkpoint, data, base)[0]
+        found = _with_stacks(found, checkpoint, data, base)
+        single = with_experts_read(checkpoint, data, base)[0]
         if single is not checkpoint:
             of_experts = _with_base(factors_of(single), base)
             found = [_of_stack(one, of_experts) for one in found]
@@ -61,18 +69,47 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
     )
 
 
-def as_single_experts(
-    checkpoint: Checkpoint, data: Mapping[str, Any], base: Collection[str] = ()
+def with_experts_read(
+    checkpoint: Checkpoint, data: Mapping[str, Any], base: Checkpoint
 ) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Return an adapter and its configuration, with stacked experts divided into single experts as by ``lora merge``.
+    """Return an adapter and its configuration with stacked experts read as by ``lora merge``.
 
-    An adapter without stacked experts, and its configuration, are returned unchanged.
+    If the base has single experts, stacks are divided into these. If the base has the stacks, only the configuration
+    changes: it no longer names them. An adapter without stacked experts is returned unchanged.
     """
     with suppress(CheckpointError):  # other checks report factors that do not fit each other
-        single = single_experts(checkpoint, data, ADAPTER, base)
+        shapes = _shapes(base)
+        if has_stacks(data, shapes):
+            return checkpoint, with_layers_only(data)
+        single = single_experts(checkpoint, data, ADAPTER, shapes)
         if single is not None:
             return operate([checkpoint], single.operations)[0].checkpoint, single.config
     return checkpoint, data
+
+
+def _with_stacks(
+    factors: Sequence[Factors], checkpoint: Checkpoint, data: Mapping[str, Any], base: Checkpoint
+) -> list[Factors]:
+    """Return ``factors`` with one module for each stack of experts that the base stores (``experts.down_proj``)."""
+    shapes = _shapes(base)
+    if not has_stacks(data, shapes):
+        return list(factors)
+    try:
+        settings = parse_config(with_layers_only(data), ADAPTER)
+        stacks = [*expert_stacks(checkpoint, target_stacks(data), settings, ADAPTER)]
+    except CheckpointError:  # other checks report factors that do not fit each other
+        return list(factors)
+    modules = {f"{stack.module}.{stack.parameter}": stack for stack in stacks}
+    names = match_modules([("", module, False) for module in modules], list(shapes))
+    of_stacks = [
+        Factors(
+            module, stack.a, stack.b, checkpoint[stack.a].shape, checkpoint[stack.b].shape,
+            base=shapes.get(names.weights.get(("", module), ""), ()), experts=stack.experts,
+        )
+        for module, stack in modules.items()
+    ]  # fmt: skip
+    experts = {stack.module for stack in stacks}
+    return [*(one for one in factors if one.module not in experts), *of_stacks]
 
 
 def _of_stack(stack: Factors, singles: Sequence[Factors]) -> Factors:

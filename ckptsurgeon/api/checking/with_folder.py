@@ -31,7 +31,7 @@ from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.tokenizer.tokenizer_files import local_tokens
 from ..model_folder.weights.shape_checks import DescribedTensor
 from ..model_folder.weights.tied_heads import stored_heads
-from .adapters import adapter_facts, as_single_experts
+from .adapters import adapter_facts, with_experts_read
 from .other_weights import other_weight_notes
 from .without_folder import no_adapter, notes_without_folder, short_notes
 
@@ -103,7 +103,8 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)
             yield from other_class_notes(opened, checkpoint)
-        if refused := refusal_of(as_single_experts(checkpoint, folder.adapter)[1], ADAPTER):
+            settings = with_experts_read(checkpoint, folder.adapter, opened)[1]
+        if refused := refusal_of(settings, ADAPTER):
             yield Note(NoteKind.PEFT_ONLY, refused)
         yield from _merging_notes(checkpoint, base)
 

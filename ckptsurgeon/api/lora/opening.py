@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +17,18 @@ from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import Adapter
 from ...methods.lora.composed import COMPOSED
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
+from ...methods.lora.expert_stack import is_stack
 from ...methods.lora.kind_config import TYPES, lora_fields
 from ...methods.lora.kinds import MERGED
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import Excluded, read_adapter
+from ...planning.lora_merge.expert_stacks import has_stacks, stack_modules
 from ...planning.lora_merge.fitting import AdapterView
-from ...planning.lora_output.stacked_experts import single_experts
+from ...planning.lora_output.stacked_experts import single_experts, with_layers_only
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
 from ...storage.read.uri import open_source
+from ...tensors.info import TensorInfo
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
@@ -53,16 +56,16 @@ def open_adapter(
     *,
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
-    base: Collection[str] = (),
+    base: Mapping[str, TensorInfo] | None = None,
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
     messages, and ``weight`` its weight in the sum. If ``methods`` is ``COMPOSED``, it may be a LoHa or LoKr; if it is
     ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. ``base`` are
-    the keys of the base, if it is open: an adapter of stacked experts gets the names of its single experts. Raises
-    SourceError or FormatError if ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be
-    merged.
+    the tensors of the base, if it is open: an adapter of stacked experts changes the base's stacks, or, if the base has
+    none, gets the names of its single experts. Raises SourceError or FormatError if ``given`` is not an adapter,
+    ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -73,7 +76,12 @@ def open_adapter(
         opened[-1] = operate([checkpoint], TRANSPOSED)[0].checkpoint
         source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
-    single = single_experts(checkpoint, data, config.uri, base) if config and isinstance(data, dict) else None
+    shapes = {key: info.shape for key, info in (base or {}).items()}
+    single, whole = None, data if isinstance(data, dict) and has_stacks(data, shapes) else None
+    if whole is not None:
+        data = with_layers_only(whole)
+    elif config and isinstance(data, dict):
+        single = single_experts(checkpoint, data, config.uri, shapes)
     rows = single.operations if single is not None else ()
     if single is not None:
         data, checkpoint = dict(single.config), operate([checkpoint], rows)[0].checkpoint
@@ -89,6 +97,7 @@ def open_adapter(
         _within(checkpoint, methods),
         methods=methods,
         excluded=excluded,
+        stacks=stack_modules(checkpoint, whole, said, config.uri, shapes) if whole and config and said else (),
     )
     if config is not None and data is not None and methods:
         _check_keys(adapter, data, config.uri)
@@ -158,7 +167,8 @@ def _check_keys(adapter: Adapter, data: Mapping[str, Any], uri: str) -> None:
     ``uri`` is the address of the configuration, for the message.
     """
     kind = data["peft_type"]
-    other = next((one.a for one in adapter.modules if one.kind.partition(" ")[0] != TYPES.get(kind, "")), "")
+    modules = (one for one in adapter.modules if not is_stack(one.kind))
+    other = next((one.a for one in modules if one.kind.partition(" ")[0] != TYPES.get(kind, "")), "")
     if other:
         raise ConfigError(
             f"{escape(uri)} has the peft_type {kind}, but {escape(adapter.name)} has the key {escape(other)}, which "

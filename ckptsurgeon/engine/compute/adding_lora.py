@@ -10,7 +10,8 @@ from math import prod
 import numpy as np
 
 from ...methods.lora.changing import SINGLE, changing, wide_dtype, widens
-from ...methods.lora.kind_values import composed_rows, elements_of_kind, rotation
+from ...methods.lora.expert_stack import is_stack
+from ...methods.lora.kind_values import composed_rows, elements_of_kind, rotation, stack_rows
 from ...methods.lora.products import LowRankChange
 from ...methods.lora.rotated import neumann_terms
 from ...methods.lora.singles import TILE
@@ -59,9 +60,11 @@ KEPT = 3
 def adapting_places(step: Step) -> list[OutputBlock]:
     """Return the blocks of a tensor for which LoRA changes are computed one after the other.
 
-    Each block has whole rows, because DoRA needs the norm of each row.
+    Each block has whole rows, because DoRA needs the norm of each row. For stacked experts, (experts, rows, columns), a
+    block has some rows of one expert, or several whole experts.
     """
-    limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
+    row = prod(step.shape[2 if _is_stacked(step) else 1 :])
+    limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], row)
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
@@ -124,10 +127,14 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
         change = changing(changes, _wide(step), step.dtype, base)
         taken = base if widens(_wide(step), step.dtype) else _wide(step)
 
+    is_stacked = _is_stacked(step)
+
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         begin = place.box[0][0] if place.box else 0
         with np.errstate(all="ignore"):
             rows = rows_of(parts[0], place.box, seen, taken)
+            if is_stacked:
+                begin, rows = begin * step.shape[1] + place.box[1][0], rows.reshape(-1, step.shape[2])
             made, lost = change(rows, begin)
         made = made.reshape(-1).view(out)
         if goes_to_zero(base, step.dtype):
@@ -160,8 +167,13 @@ def _wide(step: Step) -> str:
 
 
 def _is_of_kind(term: LoraTerm) -> bool:
-    """Return whether a term comes from an adapter that is no plain LoRA: LoHa, LoKr, OFT or a Tucker decomposition."""
+    """Return whether a term is no plain LoRA: LoHa, LoKr, OFT, a Tucker decomposition or stacked experts."""
     return term.kind not in FACTORS
+
+
+def _is_stacked(step: Step) -> bool:
+    """Return whether the tensor of a step is a stack of experts, each with factors of its own."""
+    return is_stack(_lora(step).terms[0].kind)  # then all terms are
 
 
 def _is_factored(term: LoraTerm) -> bool:
@@ -214,9 +226,12 @@ def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
 
 
 def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
-    """Return the change that a LoHa, LoKr, OFT or Tucker decomposition makes; ``tensors`` are the adapter's tensors."""
+    """Return the change of an adapter that is no plain LoRA (``_is_of_kind``); ``tensors`` are the adapter's tensors."""
     is_zero = not term.scale or not all(one.any() for one in tensors)
     in_order = step.dtype not in SINGLE
+    if is_stack(term.kind):
+        rows = stack_rows(term.kind, tensors, step.shape[0], term.scale, in_order=in_order)
+        return LowRankChange("added", term.weight, values=rows, is_zero=is_zero)
     terms = neumann_terms(term.kind)
     if terms is None:
         rows = composed_rows(term.kind, tensors, term.scale, in_order=in_order)

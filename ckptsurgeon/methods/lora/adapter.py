@@ -11,6 +11,7 @@ from ...util.note_kind import NoteKind
 from ...util.notes import notes_of
 from ...util.text import count, escape, listing
 from .config import AdapterConfig, selects
+from .expert_stack import is_stack
 
 __all__ = ["LINEAR", "Adapter", "AdapterModule", "base_notes", "config_notes"]
 
@@ -36,7 +37,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
     for one in modules:
-        if field := _excluding_field(one, config):
+        if not is_stack(one.kind) and (field := _excluding_field(one, config)):  # target_parameters selects stacks
             others.setdefault(field, []).append(one.name)
     for field, names in others.items():
         number = f"{count(len(names), 'module')} {'has' if len(names) == 1 else 'have'}"
@@ -139,7 +140,8 @@ class AdapterModule:
     ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
     the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
     '' if there is only one model. ``kind`` is '' for a LoRA. For a LoHa or LoKr, it is in ``SIDES`` or ``TUCKER``, and
-    the tensors are ``a``, ``b`` and ``more``. For an OFT, it is a ``rotation_kind``, and the only tensor is ``a``.
+    the tensors are ``a``, ``b`` and ``more``. For an OFT, it is a ``rotation_kind``, and the only tensor is ``a``. For
+    stacked experts, it is a ``stack_kind``, and ``a`` and ``b`` hold the factors of all experts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Computes rows of the change of a LoHa, LoKr or Tucker decomposition, and rotates rows as an OFT does.
+"""Computes rows of the change of a LoHa, LoKr, Tucker decomposition or stacked experts, and rotates rows like an OFT.
 
 All values are in double precision. With ``in_order``, every sum is computed in order, so that the result is the same on
 every machine. Otherwise BLAS and LAPACK compute the sums, which is faster; the last bits of doubles then depend on the
@@ -15,10 +15,11 @@ import numpy as np
 from ...tensors.ops.regions import Array
 from .composed import HADAMARD, SIDES
 from .decomposition import multiplied
+from .expert_stack import is_stack, is_turned
 from .rotated import block_size, neumann_terms
 from .tucker import LOCON, PRODUCT, TUCKER, plain_kind, plain_shapes, tucker_sides
 
-__all__ = ["composed_rows", "elements_of_kind", "rotation"]
+__all__ = ["composed_rows", "elements_of_kind", "rotation", "stack_rows"]
 
 
 def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -> int:
@@ -26,6 +27,8 @@ def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -
 
     ``shapes`` are the shapes of the tensors, ``columns`` is the number of columns of the weight.
     """
+    if is_stack(kind):
+        return 0
     if neumann_terms(kind) is not None:
         return 8 * columns * block_size(shapes[0][1])  # seven more arrays of this size for a moment
     plain = plain_shapes(kind, shapes)
@@ -57,6 +60,34 @@ def composed_rows(kind: str, tensors: Sequence[Array], scale: float, *, in_order
         outer, inner = np.divmod(np.arange(begin, end), len(second))
         made: Array = scale * first[outer, :, None] * second[inner, None, :]
         return made.reshape(end - begin, -1)
+
+    return rows
+
+
+def stack_rows(
+    kind: str, tensors: Sequence[Array], experts: int, scale: float, *, in_order: bool
+) -> Callable[[int, int], Array]:
+    """Return a function that computes rows of the changes of all experts, times ``scale``.
+
+    ``kind`` is a kind of stacked experts. The arguments of the function are the first row, and the row after the last;
+    the matrices of all experts are one below the other. ``tensors`` are A, (experts * rank, in), and B, (out, rank *
+    experts).
+    """
+    a, b = tensors
+    times = _in_order if in_order else multiplied
+    lefts = b.reshape(len(b), -1, experts).transpose(2, 0, 1)  # (experts, out, rank)
+    rights = a.reshape(experts, -1, a.shape[1])  # (experts, rank, in)
+    if is_turned(kind):
+        lefts, rights = rights.transpose(0, 2, 1), lefts.transpose(0, 2, 1)
+    size = lefts.shape[1]
+
+    def rows(begin: int, end: int) -> Array:
+        parts = []
+        for expert in range(begin // size, -(-end // size)):
+            own = slice(max(begin - expert * size, 0), min(end - expert * size, size))
+            parts.append(times(np.ascontiguousarray(lefts[expert, own]), np.ascontiguousarray(rights[expert])))
+        made: Array = scale * (parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return made
 
     return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape, shape_text
-from .adapter import Adapter, config_notes
+from .adapter import Adapter, AdapterModule, config_notes
 from .composed import COMPOSED
 from .config import AdapterConfig
 from .kinds import MERGED
@@ -44,6 +44,7 @@ def read_adapter(
     *,
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
+    stacks: Sequence[AdapterModule] = (),
 ) -> Adapter:
     """Return the adapter in a file with these tensors; raises FormatError for unknown keys, or a factor A without B.
 
@@ -52,11 +53,11 @@ def read_adapter(
     a module has no such tensor, its scale is computed from ``metadata``, which maps the name of each model of a
     pipeline to a configuration. ``name`` is the adapter's name in messages. ``methods`` is the kinds of adapters
     besides LoRA that are accepted: (), ``COMPOSED`` or ``MERGED``. Modules that ``excluded`` selects are not checked,
-    and may be of any kind.
+    and may be of any kind. ``stacks`` are the modules of stacked experts, whose keys do not follow the rules here.
     """
     read = _key_reader(methods, configured=config is not None)
     left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}
-    out = {key for keys in left.values() for key in keys}
+    out = {key for keys in (*left.values(), *(one.factors for one in stacks)) for key in keys}
     found: dict[tuple[str, str], ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []
@@ -77,11 +78,11 @@ def read_adapter(
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
         one.part = part if part.part.startswith(("A", "B", *MERGED)) else one.part
-    if unknown or not (found or saved or left):
+    if unknown or not (found or saved or left or stacks):
         raise unknown_keys_error(unknown, name, configured=config is not None, methods=methods)
     check_halves(found.values(), name)
     file = AdapterFile(tensors, config, name, number, metadata or {}, kernels=methods == MERGED)
-    modules = tuple(module_of(one, file) for one in found.values())
+    modules = (*(module_of(one, file) for one in found.values()), *stacks)
     spelling = "PEFT" if config is not None else _spelling(found.values())
     notes = tuple(
         config_notes(modules, saved, config) if config is not None else assumed_notes(found.values(), file.metadata)

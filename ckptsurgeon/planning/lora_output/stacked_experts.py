@@ -3,7 +3,8 @@
 transformers 5 has one parameter for all experts of a layer. PEFT stores the factors A of all experts one below the
 other, (experts * rank, in). In the factor B, (out, rank * experts), the columns of all experts for one rank are side by
 side. A wrapper of a second parameter of the same module is inside the first, as ``base_layer``. Files of transformers
-have single experts; gpt-oss has none, since its gate and up alternate in the rows of one matrix.
+have single experts; gpt-oss has none, since its gate and up alternate in the rows of one matrix: ``lora merge`` changes
+its stacks as they are (``planning/lora_merge/expert_stacks.py``).
 https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (``ParamWrapper``)
 """
 
@@ -20,7 +21,15 @@ from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text
 from ..keys.spelling import numberless, quoted
 
-__all__ = ["SingleExperts", "single_experts"]
+__all__ = [
+    "ExpertStack",
+    "SingleExperts",
+    "expert_stacks",
+    "is_of",
+    "single_experts",
+    "target_stacks",
+    "with_layers_only",
+]
 
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)?)\.lora_([AB])\.weight", re.DOTALL)
 _JOINED, _LAST = "gate_up_proj", "down_proj"
@@ -43,7 +52,7 @@ class SingleExperts:
 
 
 @dataclass(frozen=True)
-class _Stack:
+class ExpertStack:
     """The factors ``a`` and ``b``, by key, of a parameter of stacked experts; ``module`` is the name of the experts."""
 
     module: str
@@ -69,16 +78,14 @@ def single_experts(
     ``data`` is its configuration, ``name`` the name of the file in messages, ``base`` are the keys of the base if it is
     given: Mixtral has other names. Raises FormatError if factors do not fit each other or the configuration.
     """
-    given = data.get(_FIELD)
-    if not isinstance(given, list) or not all(_parameter(one) or _matrix(one) for one in given):
-        return None
-    if not any(map(_parameter, given)) or _is_of(data, "gptoss"):
+    parameters = target_stacks(data)
+    if not parameters or is_of(data, "gptoss"):
         return None
     settings = parse_config({field: value for field, value in data.items() if field != _FIELD}, name)
-    stacks = [*_stacks(tensors, {_parameter(one) for one in given} - {""}, settings, name)]
+    stacks = [*expert_stacks(tensors, parameters, settings, name)]
     if not stacks:
         return None
-    is_mixtral = _is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
+    is_mixtral = is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
     rows = tuple(row for stack in _alike(stacks) for row in _rows(*stack, is_mixtral=is_mixtral))
     if is_mixtral:
         rows += tuple(_of_routers(tensors))
@@ -87,10 +94,30 @@ def single_experts(
     return SingleExperts(rows, _config(data, stacks, settings, is_mixtral=is_mixtral), note)
 
 
-def _is_of(data: Mapping[str, Any], model: str) -> bool:
+def is_of(data: Mapping[str, Any], model: str) -> bool:
     """Return whether the name of a model, or of its class, in a configuration contains the word ``model``."""
     said = f"{data.get('auto_mapping')} {data.get('base_model_name_or_path')}"
     return model in re.sub(r"[-_]", "", said).lower()
+
+
+def target_stacks(data: Mapping[str, Any]) -> set[str]:
+    """Return the names of the parameters of stacked experts that ``target_parameters`` of a configuration selects.
+
+    The result is empty if it selects anything else than stacked experts and single matrices.
+    """
+    given = data.get(_FIELD)
+    if not isinstance(given, list) or not all(_parameter(one) or _matrix(one) for one in given):
+        return set()
+    return {_parameter(one) for one in given} - {""}
+
+
+def with_layers_only(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without its stacked experts; single matrices of ``target_parameters`` become modules."""
+    targets, matrices = data.get("target_modules") or [], [*filter(None, map(_matrix, data[_FIELD]))]
+    return {
+        **{field: value for field, value in data.items() if field != _FIELD},
+        "target_modules": [*targets, *matrices] if isinstance(targets, list) else targets,
+    }
 
 
 def _parameter(name: object) -> str:
@@ -107,9 +134,14 @@ def _matrix(name: object) -> str:
     return name.removesuffix(_WEIGHT) if isinstance(name, str) and name.endswith(_WEIGHT) else ""
 
 
-def _stacks(
+def expert_stacks(
     tensors: Mapping[str, TensorInfo], parameters: set[str], settings: AdapterConfig, name: str
-) -> Iterator[_Stack]:
+) -> Iterator[ExpertStack]:
+    """Yield the stacks of experts that an adapter changes, one for each of ``parameters`` in each layer.
+
+    ``settings`` is its configuration, and ``name`` the name of the file in messages. Raises FormatError if factors do
+    not fit each other or the configuration.
+    """
     found: dict[str, dict[str, dict[str, str]]] = {}
     for key in tensors:
         if factor := _FACTOR.fullmatch(key):
@@ -141,13 +173,13 @@ def _stack(
     tensors: Mapping[str, TensorInfo],
     settings: AdapterConfig,
     name: str,
-) -> _Stack:
+) -> ExpertStack:
     a, b = tensors[pair["A"]].shape, tensors[pair["B"]].shape
     rank = settings.rank_of(f"{module}.{parameter}")
     parts = len(_PARTS[parameter])
     if len(a) != 2 or len(b) != 2 or a[0] != b[1] or not a[0] or a[0] % rank or b[0] % parts:
         raise _misfit(f"{module}.{parameter}", tensors, [*pair.values()], name, f", for the rank {rank}")
-    return _Stack(module, parameter, pair["A"], pair["B"], a[0] // rank, rank, a[1], b[0])
+    return ExpertStack(module, parameter, pair["A"], pair["B"], a[0] // rank, rank, a[1], b[0])
 
 
 def _misfit(
@@ -161,12 +193,12 @@ def _misfit(
     )
 
 
-def _alike(stacks: Sequence[_Stack]) -> Iterator[tuple[_Stack, str]]:
+def _alike(stacks: Sequence[ExpertStack]) -> Iterator[tuple[ExpertStack, str]]:
     """Yield (stack, pattern of its module), one pair for all stacks whose keys differ only in numbers.
 
     If such stacks have different sizes, each of them is yielded, with '' in place of the pattern.
     """
-    groups: dict[tuple[str, str], list[_Stack]] = {}
+    groups: dict[tuple[str, str], list[ExpertStack]] = {}
     for stack in stacks:
         groups.setdefault((numberless(stack.a), stack.parameter), []).append(stack)
     for alike in groups.values():
@@ -177,7 +209,7 @@ def _alike(stacks: Sequence[_Stack]) -> Iterator[tuple[_Stack, str]]:
             yield stack, ""
 
 
-def _rows(stack: _Stack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[str, Any]]:
+def _rows(stack: ExpertStack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[str, Any]]:
     """Yield the operations that make the factors of single experts.
 
     ``pattern`` matches the modules of all stacks like ``stack``; '' if the operations are only for ``stack``.
@@ -210,7 +242,7 @@ def _single(name: str, *, is_mixtral: bool) -> str:
 
 
 def _config(
-    data: Mapping[str, Any], stacks: Sequence[_Stack], settings: AdapterConfig, *, is_mixtral: bool
+    data: Mapping[str, Any], stacks: Sequence[ExpertStack], settings: AdapterConfig, *, is_mixtral: bool
 ) -> dict[str, Any]:
     """Return the configuration of the LoRA of single experts, which keeps the scales of the stacks.
 
@@ -219,18 +251,18 @@ def _config(
     given = {stack: settings.alphas.of(f"{stack.module}.{stack.parameter}", settings.alpha) for stack in stacks}
     ranks = _by_pattern({stack: stack.rank for stack in stacks}, is_mixtral=is_mixtral)
     alphas = _by_pattern(given, is_mixtral=is_mixtral)
-    targets = data.get("target_modules") or []
-    matrices = [*filter(None, map(_matrix, data[_FIELD]))]
+    layers = with_layers_only(data)
+    targets = layers["target_modules"]
     last = dict.fromkeys(_OF_MIXTRAL[part] if is_mixtral else part for stack in stacks for part in stack.parts)
     return {
-        **{field: value for field, value in data.items() if field != _FIELD},
-        "target_modules": [*targets, *matrices, *last] if isinstance(targets, list) else targets,
+        **layers,
+        "target_modules": [*targets, *last] if isinstance(targets, list) else targets,
         "rank_pattern": {**ranks, **(data.get("rank_pattern") or {})},
         "alpha_pattern": {**alphas, **(data.get("alpha_pattern") or {})},
     }
 
 
-def _by_pattern(values: Mapping[_Stack, float], *, is_mixtral: bool) -> dict[str, float]:
+def _by_pattern(values: Mapping[ExpertStack, float], *, is_mixtral: bool) -> dict[str, float]:
     """Return {regular expression of the names of single matrices: value}, with few expressions if values are equal."""
     found: dict[str, float] = {}
     for parameter, parts in _PARTS.items():

@@ -8,6 +8,7 @@ from math import isfinite, prod, sqrt
 from typing import Any, TypeAlias
 
 from ...methods.lora.composed import SIDES, composed_shape
+from ...methods.lora.expert_stack import is_stack
 from ...methods.lora.kinds import factors_of, fits_kind
 from ...methods.lora.knots_merges import MERGES, TIES
 from ...methods.lora.rotated import neumann_terms
@@ -74,7 +75,9 @@ class LoraTerm:
     - a kind in ``SIDES`` or ``TUCKER``: ``scale`` times the elementwise product of W1 and W2 (LoHa), their Kronecker
       product (LoKr), or the matrix that a core and its two factors give (LoCon);
     - rotation (OFT): ``W R' - W`` with the rotation R, or ``W R - W`` if ``transposed``, as for embeddings;
-      "rotation 5" means that R is computed by 5 terms of a Neumann series.
+      "rotation 5" means that R is computed by 5 terms of a Neumann series;
+    - "experts 32": ``scale B A`` of each of 32 experts, whose matrices W has one after the other, (experts, out, in);
+      "experts 32 transposed" if W is (experts, in, out).
 
     W is (out, in), or, for the first two kinds, (in, out) if ``transposed``.
     """
@@ -126,7 +129,7 @@ class Lora:
         known = all(isfinite(term.weight) and isfinite(term.scale) for term in self.terms) and None not in numbers
         if not known or not numbers or len(inputs) != 1 + sum(number or 0 for number in numbers):
             return False
-        alike = tuple(inputs[0]) == tuple(shape)
+        alike = tuple(inputs[0]) == tuple(shape) and len({is_stack(term.kind) for term in self.terms}) == 1
         return alike and all(term.fits(shape, own) for term, own in self.parted(inputs))
 
     def to_json(self) -> list[dict[str, Any]]:

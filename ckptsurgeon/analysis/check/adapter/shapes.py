@@ -56,8 +56,9 @@ def _misfit(one: Factors) -> str:
         if number + number % 2 == one.base[0]:
             return ""
     product = Counter((one.a_shape[1], one.b_shape[0])) if len(one.a_shape) == 2 else Counter((one.b_shape[0],))
+    product += Counter([one.experts] if one.experts else [])
     if not product <= Counter(one.base):  # in either order, because some layers store the weight transposed
-        changed = shape_text((one.b_shape[0], one.a_shape[1]))
+        changed = shape_text((*([one.experts] if one.experts else []), one.b_shape[0], one.a_shape[1]))
         return f"changes a weight of shape {changed}, but the base's weight has shape {shape_text(one.base)}"
     return ""
 

@@ -1,0 +1,44 @@
+"""A LoRA of stacked experts: two tensors with the factors of all experts of a layer (PEFT's ``target_parameters``).
+
+A is (experts * rank, in): the factors of the experts one below the other. B is (out, rank * experts): for each rank,
+the columns of all experts side by side. The weight is (experts, out, in), or (experts, in, out) as in gpt-oss.
+https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (``ParamWrapper.get_delta_weight``)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["fits_stack", "is_stack", "is_turned", "stack_kind"]
+
+_KIND = re.compile(r"experts ([1-9][0-9]{0,8})( transposed)?")
+
+
+def stack_kind(experts: int, *, transposed: bool) -> str:
+    """Return the kind of a change of ``experts`` stacked experts, such as "experts 32" or "experts 32 transposed".
+
+    ``transposed`` says that the weight is (experts, in, out).
+    """
+    return f"experts {experts} transposed" if transposed else f"experts {experts}"
+
+
+def is_stack(kind: str) -> bool:
+    """Return whether a kind of change is that of stacked experts."""
+    return _KIND.fullmatch(kind) is not None
+
+
+def is_turned(kind: str) -> bool:
+    """Return whether the weight of a change of stacked experts is (experts, in, out)."""
+    return kind.endswith(" transposed")
+
+
+def fits_stack(kind: str, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+    """Return whether the factors A and B, of the shapes ``inputs``, change a weight of ``shape``."""
+    found = _KIND.fullmatch(kind)
+    if found is None or len(shape) != 3 or len(inputs) != 2 or any(len(one) != 2 for one in inputs):
+        return False
+    (all_ranks, into), (out, columns) = inputs
+    experts = int(found[1])
+    sides = (into, out) if is_turned(kind) else (out, into)
+    return tuple(shape) == (experts, *sides) and all_ranks == columns > 0 and all_ranks % experts == 0
