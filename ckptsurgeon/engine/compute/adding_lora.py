@@ -226,7 +226,7 @@ def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
 
 
 def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
-    """Return the change of an adapter that is no plain LoRA (``_is_of_kind``); ``tensors`` are the adapter's tensors."""
+    """Return the change of an adapter that is no plain LoRA (see ``_is_of_kind``), made from its ``tensors``."""
     is_zero = not term.scale or not all(one.any() for one in tensors)
     in_order = step.dtype not in SINGLE
     if is_stack(term.kind):
