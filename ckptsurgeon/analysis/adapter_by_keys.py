@@ -1,4 +1,4 @@
-"""The kind, rank and modules of an adapter without an adapter_config.json, as its keys and shapes show them."""
+"""Finds the kind, rank and modules of an adapter that has no adapter_config.json, from its keys and shapes."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ ALPHA, BASES = "ss_network_alpha", ("ss_base_model_version", "ss_sd_model_name")
 
 
 def adapter_by_keys(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterSettings | None:
-    """Return the settings that the keys and shapes of an adapter show; None if most tensors are not of an adapter.
+    """Return an adapter's settings, as far as keys and shapes show them; None if most tensors are not of an adapter.
 
-    A model whose layers still have their adapters (``base_layer``) is not an adapter. Alpha and base are those of the
-    ``metadata`` of kohya's scripts.
+    The result is also None for a whole model in which adapters are inserted (keys with ``base_layer``). Alpha and the
+    base model are read from the ``metadata`` if kohya's scripts have written it.
     """
     parts = [key for key in tensors if PARTS.search(key)]
     is_model = any(".base_layer." in key and not PARTS.search(key) for key in tensors)
@@ -77,15 +77,16 @@ def adapter_by_keys(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, st
 
 
 def _module(key: str) -> tuple[str, str] | None:
-    """Return the module of an adapter's tensor, and the kind of the adapter."""
+    """Return (module, kind of adapter) for a key such as ``a.q_proj.lora_A.weight``; None if it is another key."""
     found = ((pattern.fullmatch(key), kind) for pattern, kind in MODULES)
     return next(((match[1], kind) for match, kind in found if match is not None), None)
 
 
 def _rank(key: str, tensors: Mapping[str, TensorInfo]) -> int | None:
-    """Return the rank that a factor and its partner both have; None if ``key`` is not a factor, or if they differ.
+    """Return the rank of a factor from its shape; None if ``key`` is not a factor, or the other factor's rank differs.
 
-    litgpt has one factor for queries, keys and values with a rank for each of them; then they differ.
+    The ranks of A and B differ in litgpt: queries, keys and values share one factor A, which has a rank for each of
+    them.
     """
     first, second = next((pair for pair in SIDES if re.search(rf"[._]{pair[0]}(?=\.|$)", key)), ("", ""))
     shape = tensors[key].shape
@@ -120,7 +121,7 @@ def _settings(
 
 
 def _target(module: str) -> str:
-    """Return the end of a module's name that target_modules would have: ``q_proj``, or ``to_out.0``."""
+    """Return the entry of target_modules that selects a module: ``layers.0.q_proj`` -> ``q_proj``, ``to_out.0``."""
     head, _, last = module.removesuffix(".base_layer").rpartition(".")  # PEFT wraps a module once for each parameter
     return f"{head.rpartition('.')[2]}.{last}" if last.isdecimal() and head else last
 

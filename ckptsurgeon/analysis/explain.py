@@ -68,9 +68,10 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the source tensor that a step of the plan uses; None if no source has this tensor.
+        """Return the source tensor that a step uses, or that it would use if it did not initialise its tensor.
 
-        If the step initialises its tensor instead, return the source tensor that it would have used.
+        ``origins`` are the tensors that the sources have for this step; that of the last source is used. None if there
+        are none.
         """
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)
@@ -133,7 +134,7 @@ class Chooser:
             yield self._candidate(*place, info, self._use(place))
 
     def _use(self, place: Place) -> str:
-        """Return a phrase for how the plan uses a source tensor, such as "not used"."""
+        """Return a phrase on how the plan uses a source tensor: "not used", "used for head.weight", "left out, …"."""
         if place in self._left_out:
             return f"left out, {self._left_out[place]}"
         return f"used for {self._uses[place]}" if place in self._uses else "not used"

@@ -171,7 +171,7 @@ def _ends(name: str) -> list[str]:
 
 
 def _has_no_others(family: _Family, names: set[str]) -> bool:
-    """Return whether the layers, the lists of layers and the names beside them are those of the family.
+    """Return whether every name in ``names`` is one that a network of the family may have.
 
     ``names`` are all keys of the network, with 0 in place of each number.
     """
@@ -182,7 +182,10 @@ def _has_no_others(family: _Family, names: set[str]) -> bool:
 
 
 def _is_of(family: _Family, name: str, roots: tuple[str, ...], lists: set[str]) -> bool:
-    """Return whether a network of the family may have this name; its own ``lists`` are in modules named ``roots``."""
+    """Return whether a network of the family may have a tensor with this name.
+
+    ``roots`` are the prefixes of the module that contains the layers, and ``lists`` the paths of its lists of layers.
+    """
     path, zero, inner = f".{name}".partition(".0.")
     if path[1:] in lists:
         return re.match(family.layer, inner) is not None

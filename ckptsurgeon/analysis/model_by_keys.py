@@ -1,4 +1,4 @@
-"""The family and sizes of a model, as its keys and shapes show them."""
+"""Finds the family and sizes of a model from its keys and shapes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 def summary_of_file(checkpoint: Checkpoint, codes: QuantisedTensors) -> ModelSummary | None:
     """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), else from keys and shapes.
 
-    ``codes`` are the quantised tensors of the checkpoint. The result is None if keys and shapes show no network, and
-    for one shard of a model, which does not show the other layers.
+    ``codes`` are the quantised tensors of the checkpoint. The result is None if the keys are not those of a network,
+    and for a single shard of a model, because it does not contain the other layers.
     """
     if checkpoint.elsewhere:
         return None
@@ -39,10 +39,11 @@ def summary_of_file(checkpoint: Checkpoint, codes: QuantisedTensors) -> ModelSum
 
 
 def summary_of_keys(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> ModelSummary | None:
-    """Return the family, the number of layers and the width that keys and shapes show; None if they show no network.
+    """Return the family, number of layers and width of a model from its keys and shapes; None if it is no network.
 
-    ``names`` are the names of the weights: the keys, with those of quantised weights. The layers are the longest list
-    of modules, if it has over half of the tensors; with a decoder, the lists of encoder and decoder.
+    ``names`` are the names of the weights: the keys, and the names of the quantised weights. The number of layers is
+    the length of the list of modules with the most tensors, or of two such lists: encoder and decoder. It is not known
+    if these lists have at most half of the tensors.
     """
     text = "\n".join(tensors)  # one search in the text of all keys takes a tenth of the time of one in each key
     if any(mark in text for mark in OTHERS):

@@ -23,10 +23,11 @@ LARGEST_FP4 = (7, 15)
 
 
 def outermost_codes(checkpoint: Checkpoint, info: TensorInfo) -> tuple[int, int] | None:
-    """Read the codes of a decoded weight; return how many are the lowest or the highest code, and how many there are.
+    """Return (number of codes that are the lowest or the highest code, number of all codes) of a decoded weight.
 
-    A weight that was too large for its scale has such a code; so has the largest weight of each block or group. Returns
-    None for codes that have neither 4 nor 8 bits, and for those that share a tensor with their scales (GGUF).
+    The codes are read. A weight that was too large for its scale has such a code; so has the largest weight of each
+    block or group. Returns None for codes that have neither 4 nor 8 bits, that share a tensor with their scales (GGUF),
+    or that have columns of padding.
     """
     made = info.made
     if not isinstance(made, Decoded):

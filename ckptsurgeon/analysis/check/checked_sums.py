@@ -129,7 +129,7 @@ def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured:
 
 
 def _recipe_beside(checkpoint: Checkpoint) -> str | None:
-    """Return the recipe in the folder of a checkpoint; None if there is none."""
+    """Return the text of the recipe in the folder of a checkpoint; None if there is none, or if it cannot be read."""
     with suppress(CheckpointError):
         return folder_recipe(checkpoint.around) if checkpoint.around is not None else None
     return None

@@ -29,7 +29,7 @@ def role_of(key: str) -> str:
 
 
 def is_scale(ending: str) -> bool:
-    """Return whether a part of a quantised tensor contains scales, by the ending of its key (``.weight_scale``)."""
+    """Return whether the ending of a key, such as ``.weight_scale``, is that of the scales of a quantised tensor."""
     return _SCALE.search(ending) is not None
 
 
@@ -41,7 +41,7 @@ def is_weight(key: str, info: TensorInfo) -> bool:
 
 
 def families(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys grouped by role (``role_of``), in their order."""
+    """Return {role: keys}, with the roles of ``role_of``; the keys of a role keep their order."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         found[role_of(key)].append(key)

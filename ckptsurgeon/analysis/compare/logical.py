@@ -82,7 +82,7 @@ def by_name(checkpoint: Checkpoint) -> dict[str, QuantisedTensor]:
 
 
 def _has(checkpoint: Checkpoint, name: str, coded: QuantisedTensor | None) -> bool:
-    """Return whether a checkpoint has the tensor ``name``, as codes (``coded``) or as plain numbers."""
+    """Return whether a checkpoint has the tensor ``name``: quantised (``coded`` is not None) or as plain numbers."""
     return coded is not None or (name in checkpoint and name not in checkpoint.codes.by_key)
 
 
@@ -98,7 +98,7 @@ def _called(coded: QuantisedTensor | None, info: TensorInfo) -> str:
 def _is_same(
     one: QuantisedTensor, other: QuantisedTensor, first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]
 ) -> bool:
-    """Return whether two quantised tensors are stored in the same encoding, so that comparing their bytes suffices."""
+    """Return whether two quantised tensors have the same encoding, so that equal bytes mean equal weights."""
     if one.method != other.method or one.parts.keys() != other.parts.keys():
         return False
     pairs = ((first[key], second[other.parts[end]]) for end, key in one.parts.items())

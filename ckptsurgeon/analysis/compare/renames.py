@@ -69,10 +69,9 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if the rename rules give other tensors the names ``replaced``: their present tensors must go first.
+    """Yield a note if a rename rule gives a tensor one of the names in ``replaced``, which other tensors still have.
 
-    ``replaced`` are the names that these tensors, which the second checkpoint lacks, have in the first checkpoint. They
-    must be filtered out before the rules are applied.
+    These other tensors are in the first checkpoint only. Users must filter them out before they apply the rules.
     """
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
@@ -135,7 +134,10 @@ def _alike(
 
 
 def _of_makes(checkpoint: Checkpoint, keys: Sequence[str], makes: Set[Make]) -> list[str]:
-    """Return the keys whose tensor has a dtype and shape in ``makes``; the checksums of these tensors are checked."""
+    """Return the keys whose tensor can be read and has one of the (dtype, shape) pairs ``makes``.
+
+    The stored checksums of these tensors are checked. Raises FormatError if one is wrong.
+    """
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
     fetch_keys(checkpoint, wanted)
     check_records(checkpoint, wanted, set())

@@ -100,11 +100,10 @@ def _why_not_copied(pair: Pair) -> str:
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
-    """Yield (key, other key) for each tied key that a source may lack, because the other key has the same tensor.
+    """Yield (key, other key) for each key that a source may lack, because the library ties it to ``other key``.
 
-    These are keys that the destination's library ties itself. A destination without such a library needs every key. If
-    a source has none of the tied keys of a tensor, all of these keys are yielded except the one that the library
-    stores. So only the stored key is reported as missing.
+    A destination without such a library needs every key. If a source has none of the keys of a tied tensor, the key
+    that the library stores is not yielded: only this key is then reported as missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():

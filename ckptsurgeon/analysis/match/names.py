@@ -64,9 +64,9 @@ def words_of(path: str) -> tuple[str, ...]:
 class Likeness:
     """Compares the names of the module groups of two state dicts by their words; rare words have more weight.
 
-    The words of a group are the words of its path, and a word for each part of a transformer block that its modules may
-    be, such as ``part gate``. The fewer groups have a word, the more weight it has. ``first`` and ``second`` are all
-    groups of the two state dicts.
+    The words of a group are those of its path, and words such as ``part gate`` if its modules may be this part of a
+    transformer block. The weight of a word is larger the fewer groups have it. ``first`` and ``second`` are all groups
+    of the two state dicts.
     """
 
     def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
@@ -125,9 +125,9 @@ def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
 
 
 def _words(unit: Unit) -> tuple[str, ...]:
-    """Return the words of a module group's path, and words for the parts of a transformer block that it may be.
+    """Return the words of a module group: those of its path, and words such as ``part gate``.
 
-    Such a word is, for example, ``part gate`` for the gate of an MLP.
+    ``part gate`` means that the modules of the group may be the gate of an MLP.
     """
     return (*words_of(unit.path), *(f"part {part}" for part in sorted(unit.parts)))
 
@@ -188,7 +188,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of ``other`` in which a module has another partner than in ``best``."""
+    """Return the pairs of ``other`` that contradict ``best``: a module of the pair has another partner there."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

@@ -48,7 +48,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
 
 
 def _of_index(name: str, opening: Open) -> frozenset[str]:
-    """Return the names of the shards in an index; none if it cannot be read, which another finding reports."""
+    """Return the names of the shards that an index lists; none if it cannot be read, which another finding reports."""
     with suppress(CheckpointError), closing(opening()) as file:
         facts = index_facts(name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
         return frozenset(facts.places.values()) if facts is not None else frozenset()

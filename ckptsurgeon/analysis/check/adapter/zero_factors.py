@@ -37,7 +37,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _zeros(subject: Subject, side: str, keys: Sequence[str]) -> Iterator[Found]:
-    """Yield a finding on the factors ``keys`` of one side, A or B, that are zero."""
+    """Yield a finding if some of an adapter's factors are zero; ``keys`` are all factors of one side, A or B."""
     known = {key: one.figures for key in keys if (one := subject.measured.get(key)) and one.figures}
     zero = [key for key, figures in known.items() if figures.low == figures.high == 0]
     are = "is zero" if len(zero) == 1 else "are zero"

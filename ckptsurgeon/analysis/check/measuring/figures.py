@@ -135,8 +135,9 @@ def _exact(codes: Array, work: Workspace, layout: FloatLayout, in_order: bool) -
 def _is_estimated(found: Figures, every: Array, work: Workspace, layout: FloatLayout, sample: int, least: int) -> bool:
     """Set the sums and the numbers of small values in ``found``, estimated from a part of a block's codes.
 
-    Returns False if the estimates may be far off. ``least`` is the smallest magnitude of all values, as a code. If an
-    8-bit block has a negative zero, the caller has set ``found.negative_zeros`` to 1.
+    Returns False if the estimates may be far off. ``every`` are all codes of the block; ``least`` is the smallest
+    magnitude among them, as a code. If an 8-bit block has a negative zero, the caller has set ``found.negative_zeros``
+    to 1.
     """
     codes = runs_of(every.view(np.uint8), sample, work.sample).view(layout.codes)
     sums = scaled_up(_exact(codes, work, layout, in_order=False), codes.size, found.number, found.largest)
@@ -180,7 +181,10 @@ def _magnitudes(codes: Array, work: Workspace, layout: FloatLayout) -> Array:
 def _count_small(
     found: Figures, magnitudes: Array, work: Workspace, layout: FloatLayout, *, has_zeros: bool = True
 ) -> None:
-    """Set the numbers of zeros and denormals in ``found``; ``magnitudes`` are the codes without their sign bits."""
+    """Set the numbers of zeros and denormals in ``found``; ``magnitudes`` are the codes without their sign bits.
+
+    ``has_zeros`` is false if it is known that there are no zeros; then they are not counted.
+    """
     found.zeros = magnitudes.size - int(np.count_nonzero(magnitudes)) if has_zeros else 0
     small = np.less(magnitudes, layout.normal, out=work.truths[: magnitudes.size])
     found.denormals = int(np.count_nonzero(small)) - found.zeros

@@ -136,9 +136,9 @@ def _row(info: TensorInfo) -> int:
 
 
 def _runs(found: Sequence[Words], step: int) -> tuple[Array, Array, Array]:
-    """Return three arrays for the longest repeats: offsets of their first samples, of their last samples, distances.
+    """Return the longest repeats as three arrays: offset of the first sample, offset of the last sample, and distance.
 
-    The bytes at these offsets occur a second time, ``distance`` bytes later.
+    The bytes between the two offsets occur a second time, ``distance`` bytes later in the file.
     """
     values = np.concatenate([one.values for one in found])
     few = _perhaps_equal(values)
@@ -232,7 +232,7 @@ class _Repeats:
         return self._begins_in_row(begin, distance) or self._ends_in_row(end, distance)
 
     def _begin(self, place: int, distance: int) -> int:
-        """Return the first offset from which all bytes up to ``place`` equal the bytes ``distance`` before them."""
+        """Return the offset at which a repeat begins: the bytes up to ``place`` recur ``distance`` bytes later."""
         number = min(self.reach, self._before(place), self._before(place + distance))
         differ = self._differing(place - number, number, distance)
         return place - number + (int(differ[-1]) + 1 if differ.size else 0)
@@ -248,7 +248,7 @@ class _Repeats:
     def _before(self, place: int) -> int:
         """Return the number of bytes before ``place`` that tensors cover without a gap.
 
-        Earlier tensors are counted only until there are ``reach`` bytes.
+        Only about as many bytes as a repeat is followed back (``reach``) are counted.
         """
         index = max(bisect_right(self.begins, place) - 1, 0)
         while index and place - self.begins[index] < self.reach and self.tensors[index - 1].end == self.begins[index]:
@@ -266,7 +266,10 @@ class _Repeats:
         return max(0, self.tensors[index].end - place)
 
     def _begins_in_row(self, place: int, distance: int) -> bool:
-        """Return whether a repeat begins in the middle of a row, in both of its places."""
+        """Return whether both copies of repeated bytes, at ``place`` and ``distance`` bytes later, begin in mid-row.
+
+        The rest of the row must also have many different values, so that a run of zeros does not count.
+        """
         size = STEP
         for at in (place, place + distance):
             one = self._at(at)

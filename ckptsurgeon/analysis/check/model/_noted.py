@@ -1,4 +1,4 @@
-"""Makes checks that report notes of ``ckpt inspect``."""
+"""Makes the checks whose findings are notes of ``ckpt inspect``."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ ADVICE = "Use the tokeniser that was saved with these weights: the present one s
 
 
 def other_list(key: str, squares: Array, names: Sequence[str]) -> Iterator[Found]:
-    """Yield a finding if successive rows of words look untrained, but the rows of placeholders do not.
+    """Yield a finding if the rows of placeholders look trained, but several successive rows of words do not.
 
     ``squares`` has the sum of squares of each row, and ``names`` the tokens in the order of their rows.
     """

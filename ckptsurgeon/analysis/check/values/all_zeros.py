@@ -73,11 +73,11 @@ def _alone(subject: Subject) -> Iterator[str]:
 
 
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
-    """Yield norms of rare roles that contain zeros, although no norm of the surrounding layers contains zeros.
+    """Yield norms with many zeros that are not repeated in each layer, such as the norm after the last layer.
 
-    A role is rare if it occurs in few layers: for example, the norm after the last layer. This norm is compared only
-    with norms of the same part of the network, because parts of a new model may differ. For example, all norms of a
-    language model that computes 1 + weight are zeros, but the norms of its vision tower are ones.
+    Such a norm is yielded only if no norm near it has a zero. It is compared only with norms of the same part of the
+    network, because parts of a new model may differ. For example, all norms of a language model that computes 1 +
+    weight are zeros, but the norms of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
@@ -92,9 +92,10 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
     """Return the norms with which the norm ``key`` is compared; only ``key`` itself if there are none.
 
-    They are the other norms of the smallest part of the network that has at least ``FEWEST`` other norms, or another
-    norm with zeros. If at least ``FEWEST`` of them are not in ``lone``, those in ``lone`` are left out. ``zeros`` has
-    the number of zeros of each norm, ``lone`` the norms whose role occurs in few layers.
+    The modules that contain ``key`` are tried from the innermost to the outermost. The result has the other norms of
+    the first module with at least ``FEWEST`` other norms, or with another norm that contains zeros. Norms in ``lone``
+    are left out if at least ``FEWEST`` norms remain. ``zeros`` has the number of zeros of each norm, and ``lone`` the
+    norms that are not repeated in each layer.
     """
     part = key
     while part:

@@ -182,7 +182,7 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether any code of the scales ``key`` is not zero; also True if the codes were not measured.
+    """Return whether any code that belongs to the scales ``key`` is not zero; also True if the codes were not measured.
 
     If a weight is zero, both its codes and its scales are zero, which is not a fault. For blocks of GGUF, whose codes
     are never measured, the result is False.
@@ -258,16 +258,16 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures ``one`` of scales that are stored as exponents; extremes of ``SMALLEST`` are set to 0.
+    """Return ``one``, the figures of scales stored as exponents, with 0 for an extreme that is ``SMALLEST``.
 
-    Scales of ``SMALLEST`` belong to blocks of zeros.
+    A scale of ``SMALLEST`` belongs to a block of zeros.
     """
     low, high = (0.0 if value == SMALLEST else value for value in (one.low, one.high))
     return replace(one, low=low, high=high, total=one.total if high else 0.0)
 
 
 def is_global_or_activation(subject: Subject, key: str) -> bool:
-    """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any size."""
+    """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any magnitude."""
     return _GLOBAL.search(subject.parts.get(key, "")) is not None
 
 

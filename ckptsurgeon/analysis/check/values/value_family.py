@@ -126,10 +126,12 @@ def _out_of_family(
     sizes: dict[str, float], factor: float, figure: str, thing: str, unset: Collection[str] = (),
     inputs: Mapping[str, float] | None = None,
 ) -> Iterator[Found]:  # fmt: skip
-    """Yield a finding on the tensors whose ``sizes`` are far from those of other layers.
+    """Yield a finding on the tensors whose values in ``sizes`` are far from those of the same role in other layers.
 
-    ``inputs`` has the square root of the number of inputs of each weight. Layers are initialised with values that are
-    larger the fewer inputs they have: a weight is odd only if it would also be odd with as many inputs as the others.
+    ``factor`` and ``unset`` are explained in ``_odd``. ``figure`` and ``thing`` are words of the message, such as
+    "standard deviation" and "weight". ``inputs`` has the square root of each weight's number of inputs. A layer with
+    fewer inputs is initialised with larger values: so a weight is reported only if its value times this root is far
+    from the others, too.
     """
     odd = {}
     larger = {*larger_layers({key: log2(size) for key, size in sizes.items()}, ALL_ROLES)}

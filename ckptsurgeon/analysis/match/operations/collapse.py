@@ -35,7 +35,10 @@ class Row:
 
 @dataclass
 class _Keys:
-    """All keys to which an operation is applied, by their form: the key with ``#`` in place of each number."""
+    """All ``keys`` before an operation, and the keys of each form: a key with ``#`` in place of each number.
+
+    ``left`` is the number of comparisons that ``alike`` may still make.
+    """
 
     keys: Collection[str]
     forms: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -79,7 +82,7 @@ def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
 def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``forms`` (keys with ``#`` for each number) without repeats.
 
-    So stacks of different numbers of tensors, whose keys all have one form, can be joined into one operation.
+    So a stack of 8 tensors and a stack of 16, all of whose keys have one form, can be joined into one operation.
     """
     return tuple(dict.fromkeys(forms))
 
@@ -255,7 +258,7 @@ def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str
 
 
 def _has(column: _Column, name: str, place: int, rows: Sequence[Sequence[int]]) -> bool:
-    """Return whether the pattern of ``column`` captures ``name``, with the numbers at index ``place`` of ``rows``."""
+    """Return whether the column's pattern has a capture ``name``, with the numbers in column ``place`` of ``rows``."""
     at = next((number for number, known in enumerate(column.names.values()) if known == name), None)
     return at is not None and all(mine[at] == row[place] for mine, row in zip(column.rows, rows, strict=True))
 

@@ -97,10 +97,12 @@ class _Left:
 
 
 def _stored(turned: Iterable[str], names: Iterable[str], tensors: Tensors) -> Callable[[str], bool | None]:
-    """Return a function that takes a key, and returns whether similar matrices are transposed in the other model.
+    """Return a function that takes the key of a matrix and returns whether similar matrices are stored transposed.
 
-    Matrices are similar if they are in the same list of layers and their keys have the same last segment. The function
-    returns None if the answer is not known.
+    ``turned`` are the keys of matrices that are known to be transposed, ``names`` the keys of matrices that are known
+    not to be. Matrices are similar if they are in the same list of layers and their keys have the same last segment.
+    The function returns None if there are no similar matrices in ``turned`` and ``names``, or if they contradict each
+    other.
     """
     places = {place for key in turned if (place := _place(key)) and len(tensors[key].shape) == 2}
     plain = {_place(key) for key in names if len(shape := tensors[key].shape) == 2 and shape[0] != shape[1]}

@@ -71,7 +71,7 @@ def not_compared(wholes: Tensors, parts: Tensors) -> int:
 
 
 def _layers(wholes: Tensors, parts: Tensors) -> list[_Layer]:
-    """Return the possible fused tensors of each layer, and the modules with at least two tensors that may be parts."""
+    """Return, for each layer, its possible fused tensors, and its modules with at least two possible parts."""
     layers: dict[tuple[tuple[int, ...], str], _Layer] = defaultdict(_Layer)
     for key in wholes:
         place = place_of(key)

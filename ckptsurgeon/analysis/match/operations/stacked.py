@@ -21,10 +21,11 @@ MOST = 256
 
 @dataclass(frozen=True)
 class Stacked:
-    """A tensor ``stacks``, and the tensors ``parts`` of the other model that are its elements along dimension 0.
+    """A tensor of one model, and the tensors ``parts`` of the other that are its elements along dimension 0.
 
-    ``turned`` says whether the matrices in the stack are transposed. If several ``stacks`` and
-    ``parts`` fit, ``unknown`` is the reason. ``why`` is the evidence: name, shape or transposed.
+    ``stacks`` has the key of this tensor. It has several keys if several tensors fit; then ``unknown`` is the reason
+    why none was chosen. ``turned`` is true if the matrices in the stack are transposed. ``why`` is the evidence: name,
+    shape or transposed.
     """
 
     stacks: tuple[str, ...]

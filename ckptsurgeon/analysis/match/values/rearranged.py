@@ -160,7 +160,10 @@ def _is_permutation(found: Numbers, wanted: Numbers) -> bool:
 
 
 def _in_order(keys: Sequence[str], found: Numbers, wanted: Numbers) -> list[str]:
-    """Return keys in the order of the rows ``wanted``; ``found`` has the fingerprint of each key, in another order."""
+    """Return keys, sorted so that their fingerprints follow each other as in ``wanted``, the fingerprints of the rows.
+
+    ``found`` has the fingerprint of each key.
+    """
     order = np.argsort(found, kind="stable")[np.argsort(np.argsort(wanted, kind="stable"), kind="stable")]
     return [keys[index] for index in order.tolist()]
 

@@ -48,9 +48,10 @@ def _by_whole(found: Iterable[Found]) -> Iterator[tuple[Matrix, list[Found]]]:
 
 
 class _Forms:
-    """Which tensors a change must transpose, and the dimension ``dim`` of its other operations.
+    """Decides which tensors a change must transpose, and along which dimension, ``dim``, it joins or splits them.
 
-    If the lines are columns in the whole tensor and in all parts, nothing is transposed, and ``dim`` is 1.
+    If the lines are columns in the whole tensor and in all parts, nothing is transposed, and ``dim`` is 1. Otherwise
+    ``dim`` is 0, and each tensor whose lines are columns is transposed.
     """
 
     def __init__(self, parts: Sequence[Found]) -> None:

@@ -112,7 +112,10 @@ def pair_constants(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _singles(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Yield (source key, destination key) of each tensor with one partner: changed tensors, then renamed tensors."""
+    """Yield (source key, destination key) for each source tensor that becomes one destination tensor.
+
+    The tensors that a change converts come first, then those that are only renamed.
+    """
     for change in pairs.changes:
         if len(change.sources) == len(change.results) == 1:
             yield change.sources[0], next(iter(change.results.values()))

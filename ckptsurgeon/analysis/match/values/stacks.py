@@ -140,7 +140,7 @@ def _base(name: str) -> str:
 
 
 def _outside(step: Step) -> Step:
-    """Return the operation on a stack that changes each of its matrices as ``step`` changes one matrix."""
+    """Return the step that does to every matrix of a stack what ``step`` does to one of them."""
     inputs, outputs = (tuple(map(_base, names)) for names in (step.inputs, step.outputs))
     return Step(step.verb, inputs, outputs, step.phase, _moved(step))
 

@@ -94,9 +94,9 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
 
 
 def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
-    """Return the offset of the next header: ``at``, or the end of the blocks of zeros that begin at ``at``.
+    """Return ``at``, or if blocks of zeros begin there, the offset after them; data after them is a fault.
 
-    Most readers, but not all, stop at blocks of zeros. So data after such blocks is a fault.
+    The fault is appended to ``faults``: most tar readers, but not all, stop at blocks of zeros.
     """
     file, begin = place.file, at
     while at < file.size:

@@ -204,9 +204,9 @@ def _opened_all(place: ScanItem, archive: Archive, entries: Iterator[ZipEntry]) 
 
 
 def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | None:
-    """Return the item to scan for a record; None for an array of numbers, and for a record that cannot be unpacked.
+    """Return the item to scan for a record, unpacked if it is compressed; None if there is nothing to scan.
 
-    The latter is reported as a fault.
+    There is nothing to scan in a compressed array of numbers. A record that cannot be unpacked is reported as a fault.
     """
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)

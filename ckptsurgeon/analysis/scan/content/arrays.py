@@ -75,7 +75,7 @@ def _look_behind(place: ScanItem, end: int) -> bool:
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
-    """Return the size in bytes that the match ``of`` describes: of an array, or of a field of a structured dtype."""
+    """Return the size in bytes of what the match ``of`` describes: an array, or a field of a structured dtype."""
     size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
     return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 
@@ -85,14 +85,14 @@ def _start(head: bytes) -> int:
 
 
 def _header(head: bytes) -> tuple[bytes, int]:
-    """Return the header of an array as far as ``head`` contains it, and the header's full length in bytes."""
+    """Return (header of an array, its full length in bytes); ``head`` may contain only the beginning of the header."""
     start = _start(head)
     length = int.from_bytes(head[8:start], "little")
     return head[start : start + length], length
 
 
 def _plain(header: bytes) -> re.Match[bytes] | None:
-    """Return the match of ``_PLAIN`` if numpy writes this header for a dtype without objects; else None.
+    """Match a header with the form that numpy writes for a dtype without objects; return None if it has another form.
 
     A structured dtype is first replaced by raw bytes of the same size.
     """
