@@ -200,7 +200,7 @@ class _Keeping:
     def _alike(self) -> Mapping[str, QuantisedTensor]:
         """{name with ``*`` for layer numbers (see ``any_layer``): quantised tensor of the owner}.
 
-        Of the tensors that get the same name in this way, only the first is in the map.
+        If several tensors get the same name in this way, only the first is in the map.
         """
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
@@ -208,9 +208,9 @@ class _Keeping:
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``, two keys of a source whose values must be equal.
+        """Return ``pair``: a source, and two of its keys whose values must be equal.
 
-        If one of the two tensors is quantised, the keys of the source's decoded copy are returned instead.
+        If one of the two tensors is quantised, the source's decoded copy takes the place of the source.
         """
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair

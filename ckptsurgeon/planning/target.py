@@ -41,10 +41,9 @@ class Pieces(Protocol):
     """A function that yields initial values of a tensor in pieces of whole rows, in order; threads may call it."""
 
     def __call__(self, key: str, seed: int, had: Sequence[int] | None = None, /) -> Iterator[memoryview]:
-        """Yield the bytes of ``Initial``.
+        """Yield the values of the tensor ``key`` as bytes; ``had`` is the shape of the source's tensor, if any.
 
-        If ``had`` is given, the values that a tensor of this shape has come from a source: they need not be drawn. They
-        come first along each dimension.
+        The source's values are the first along each dimension; they need not be drawn.
         """
         ...
 
@@ -91,7 +90,7 @@ class Undrawable:
 
 @dataclass(frozen=True, repr=False)
 class KnownLayout(Brief):
-    """The changes that fit a source to a destination, which recognises the source's layout or older names.
+    """Changes that a destination makes to a source whose layout, or whose older names, it recognises.
 
     The changes are made even if no option asks for them. The ``operations``, in the form in which users write them, are
     applied first. ``names`` then maps the resulting keys to the destination's keys. ``by`` is the owner of the

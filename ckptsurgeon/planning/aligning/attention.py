@@ -172,8 +172,8 @@ def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[Netw
 def _output(parent: str, network: Network, inputs: set[str]) -> str | None:
     """Return the key of the weight of an attention layer's output projection; None if there is none.
 
-    It is searched for in the module ``parent``, then in the module that contains ``parent``. ``inputs`` are the keys of
-    the weights of queries, keys and values, which are not returned.
+    The module ``parent`` is searched first, then the module that contains it. ``inputs`` are the keys of the weights of
+    queries, keys and values, which are not returned.
     """
     for path in (parent, _above(parent)):
         for name in _OUTPUTS:

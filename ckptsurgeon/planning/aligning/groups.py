@@ -80,7 +80,7 @@ class Group:
 
 
 class _Placed(NamedTuple):
-    """A part of an axis, and the index of the group that it belongs to."""
+    """A part of an axis, and the index, in a list of groups, of the group that the part belongs to."""
 
     group: int
     part: Part

@@ -45,8 +45,9 @@ class _Leaf(NamedTuple):
     """A tensor of the checkpoint that is a part of a tensor of the network.
 
     ``dims`` has an item for each dimension of the checkpoint's tensor: (dimension of the network's tensor, index at
-    which the part begins there). The item is None for a dimension of size 1 that the network's tensor lacks. ``fixed``
-    is for dimensions that only the network's tensor has: it maps each of them to the index of the part there.
+    which the part begins there). The item is None for a dimension of size 1 that the network's tensor lacks. A
+    dimension that only the network's tensor has is a key of ``fixed``; the value is the index of the checkpoint's
+    tensor along this dimension, such as the number of an expert.
     """
 
     key: str

@@ -63,7 +63,7 @@ class KeyPattern:
 
     @classmethod
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
-        """Return the pattern ``text``; ``before`` and ``behind`` are what the user wrote around it: ``--map``, ``=TO``.
+        """Return the pattern ``text``; ``before`` and ``behind`` are the words around it, such as ``--map``, ``=TO``.
 
         Raises PatternError if the pattern is not valid. If it would be valid without a superfluous dot, the hint shows
         the corrected pattern with the text around it.
@@ -241,7 +241,7 @@ class OptionPattern:
     def of(option: str, text: str, behind: str = "") -> OptionPattern:
         """Return the pattern ``text`` with its option; raises PatternError if it is not valid.
 
-        ``behind`` is what the user wrote after the pattern, as in ``=init``; the error's hint repeats it.
+        ``behind`` is the text after the pattern on the command line, such as ``=init``; the error's hint repeats it.
         """
         return OptionPattern(option, KeyPattern.given(text, f"{option} ", behind))
 
@@ -250,7 +250,7 @@ class OptionPattern:
 
 
 def with_equals(text: str, policies: Sequence[str]) -> str:
-    """Return a hint if ``text`` has ":" where "=" belongs, as in ``head:init`` for ``head=init``; else ''.
+    """Return a hint if ``text`` has ":" in place of "=", as in ``head:init`` for ``head=init``; else ''.
 
     ``policies`` are the names that may follow the "=".
     """

@@ -107,7 +107,7 @@ def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Segment:
-    """The part of a pattern between two dots: ``text`` is what the user wrote, ``tokens`` its parsed pieces."""
+    """The part of a pattern between two dots: its text, and the pieces (``tokens``) that the text consists of."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -138,7 +138,8 @@ class Segment:
     def _beyond_fnmatch(self) -> bool:
         """Whether the segment needs a regular expression, because fnmatch cannot match it.
 
-        It needs one if it captures a number, or if it may match one of the private-use characters in ``_SHIELDS``.
+        This is so if the segment captures a number, or if it may match one of the private-use characters in
+        ``_SHIELDS``.
         """
         return any(token.kind == "number" or token.meets_shields for token in self.tokens)
 

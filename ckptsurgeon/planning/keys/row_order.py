@@ -67,8 +67,8 @@ class Misordered:
 
         ``heads`` has the number of query heads ("q") and of key heads ("k"); an unknown number is left out.
 
-        llama.cpp has the order ``pairs`` only for Llama and Mistral. If it is not known that the model is one of them,
-        ``is_llama`` is false, and the note begins with this condition.
+        llama.cpp has the order ``pairs`` only for Llama and Mistral. ``is_llama`` is false if the model may be another
+        network: the note then begins with the condition that it is a Llama or Mistral.
         """
         old, new = map(escape, next(iter(self.renamed.items())))
         rows = "; ".join(

@@ -60,7 +60,7 @@ def undotted(text: str) -> str:
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
     """Return the hint for a pattern or target ``text`` with a superfluous dot: it shows the text without the dot.
 
-    ``before`` and ``behind`` are what the user wrote around the text, such as ``--map``; the hint repeats them.
+    ``before`` and ``behind`` are the texts around it on the command line, such as ``--map``; the hint repeats them.
     """
     at_ends = text.startswith(".") or text.endswith(".")
     why = "a name has no dot at its ends" if at_ends else "a name has no two dots in a row"
@@ -132,12 +132,12 @@ _BOM = "\ufeff"
 
 
 def quoted(text: str) -> str:
-    """Return ``text`` with a backslash before each special character, so that it is literal in a pattern or target."""
+    """Return ``text`` with a backslash before each special character; patterns and targets take it literally."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
 def numberless(key: str) -> str:
-    """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
+    """Return a pattern for a key and for all keys that differ from it only in numbers: ``h.{a}.mlp.{b}.weight``."""
     names = (f"{letter}{turn or ''}" for turn in count() for letter in ascii_lowercase)
     return ".".join(f"{{{next(names)}}}" if _INTEGER.fullmatch(part) else quoted(part) for part in key.split("."))
 

@@ -1,7 +1,7 @@
 """Reversible changes between a family's own layout and another one.
 
-Each change returns the operations that convert tensors to the other layout (``there``), and those that convert them to
-the family's own layout (``back``). ``Change`` in ``layout.py`` describes the parameters of the two methods.
+The method ``there`` of a change returns the operations that make the other layout's tensors; the method ``back``
+returns the operations that reverse them. ``Change`` in ``layout.py`` describes the parameters of the two methods.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Stacked:
         return [{"stack": parts, "into": self.made}] if matched(parts, tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that splits ``made`` into a tensor for each index of its first dimension."""
+        """Return the operation that unstacks ``made``: it makes one tensor for each index of the first dimension."""
         into = self.parts.replace("{n}", "{i}") if self.of_layers else self.parts
         return [{"unstack": self.made, "into": into}] if matched(self.made, tensors) else []
 

@@ -85,7 +85,7 @@ def conversion(
 
 @notes_of(NoteKind.SERIOUS)
 def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterator[str]:
-    """Yield a note on the tensors that have no name in the layout that a network already has."""
+    """Yield a note if a network, which has the layout ``layout`` already, contains tensors without a name in it."""
     known = _named(layout, layout.names, layout.left, tensors)
     odd = [key for key in tensors if key not in known]
     if odd:
@@ -94,9 +94,9 @@ def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterator[str]:
 
 
 def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout:
-    """Return ``source`` or, if ``config`` does not allow it, another form with the same names that ``config`` allows.
+    """Return ``source``, or another layout of the same names if the configuration contradicts ``source``.
 
-    If there is no such form, ``source`` is returned.
+    ``source`` is also returned if the configuration contradicts all layouts of these names.
     """
     if source.unfit(config) is None:
         return source
@@ -105,9 +105,9 @@ def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts without those that would write the same tensors as an earlier one.
+    """Return the layouts without those that would write the same tensors as an earlier layout in the list.
 
-    Layouts with ``only_read`` are left out, unless there are no others (as for the destination of a transplant).
+    Layouts with ``only_read`` are left out, too, unless there are no others (as for the destination of a transplant).
     """
     found: dict[Hashable, Layout] = {}
     for one in [one for one in targets if not one.only_read] or targets:
@@ -127,7 +127,7 @@ class _Conversion:
     ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
     is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
     ``unknown`` are keys that the source's layout has no name for. ``single`` has the tensors before the target's
-    operations, ``routed`` their keys for the names in ``Family.routed``.
+    operations; ``routed`` are patterns of keys in ``single``, of routers and of experts (see ``Family.routed``).
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class _Conversion:
             self._now = self._known()
 
     def _known(self) -> Tensors:
-        """Return the present tensors of the network, except tensors without a name in the source's layout."""
+        """Return the tensors after the operations so far, without those that have no name in the source's layout."""
         return {key: info for key, info in self.derived.tensors.items() if key not in self._unknown}
 
     def _double(self, target: Layout) -> Iterable[str]:
@@ -215,7 +215,10 @@ class _Conversion:
             )
 
     def _at(self, name: str) -> str:
-        """Return the source layout's name of the tensor or module that the family's first layout calls ``name``."""
+        """Return the name of a tensor or module in the source's layout; ``name`` is its name in the first layout.
+
+        The first layout of a family is its own layout.
+        """
         module, rest = name, ""
         while module:
             if module in self.source.names:
@@ -291,8 +294,8 @@ def _is_changed_later(name: str, place: int, spelled: Mapping[str, str], hits: M
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
     """Return the keys that a layout has names for, and the keys that match the patterns ``others``.
 
-    ``names`` maps each name of the family to a pattern of the present keys. If a family's name is a whole key, such
-    as ``text_projection.weight``, its pattern must match a key as a whole, not only its beginning.
+    ``names`` maps each name of the family to a pattern of the present keys. A name of the family that is a whole key,
+    such as ``text_projection.weight``, must match a whole key, and not only its beginning.
     """
     made = [change.made for change in layout.changes if change.made]
     found = {key for hit in hits((*made, *others), keys) for key in hit}

@@ -112,7 +112,10 @@ def _check_stacks(layout: Layout, tensors: Tensors, label: str) -> None:
 
 
 def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the keys of tensors that a layer lacks, although other layers of the same list have them."""
+    """Yield the keys of tensors that a layer lacks, although other layers of the same list have them.
+
+    If a layer lacks all tensors, the name of the layer is yielded.
+    """
     layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
@@ -149,9 +152,9 @@ def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
 
 
 def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
-    """Return {name of a tensor that a change makes: index of the group that its parts belong to}; -1 for no group.
+    """Return {name of a tensor that a change makes: index of the group in ``Family.some`` that its parts belong to}.
 
-    The parts of a stack may themselves be tensors that an earlier change makes.
+    The index is -1 if its parts are in no group. The parts of a stack may themselves be made by an earlier change.
     """
     made: dict[str, int] = {}
     for one in layout.changes:
@@ -179,16 +182,16 @@ def _single(layout: Layout, groups: Mapping[str, int]) -> Mapping[tuple[str, int
 
 
 def _group(name: str, groups: Mapping[str, int]) -> int:
-    """Return the index of the group of a module, or of a tensor in the module; -1 if it is in no group."""
+    """Return the index of the group in ``Family.some`` that has a module, or a tensor's module; -1 if there is none."""
     while name and name not in groups:
         name = name.rpartition(".")[0]
     return groups.get(name, -1)
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the keys of tensors that a module lacks, although other modules of its group have them.
+    """Yield the keys of tensors that a module lacks, although other modules of the same kind have them.
 
-    The groups are those in the family's fields ``alike`` and ``some``.
+    Modules of one kind are a group in the family's fields ``alike`` and ``some``.
     """
     if not family.alike:
         return

@@ -28,9 +28,10 @@ class Unfit(NamedTuple):
 class Change(Protocol):
     """A reversible change of tensors between the family's own layout and another.
 
-    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; they
-    return no operations if ``tensors`` has no tensor to change. ``numbers`` has the numbers that shapes do not show, by
-    name. ``at`` translates a name of the family into the name that the tensor has now.
+    ``there`` returns the operations that make the layout's tensors, and ``back`` those that reverse them; both return
+    no operations if ``tensors`` has no tensor to change. ``numbers`` maps the names of numbers that shapes do not show,
+    such as "heads", to their values. ``at`` is a function that turns a name of the family into the present name of the
+    tensor.
     """
 
     @property

@@ -58,7 +58,7 @@ def _sample(keys: Collection[str]) -> Collection[str]:
 def _with_most_names(fitting: Sequence[tuple[Family, Layout]], keys: Collection[str]) -> list[tuple[Family, Layout]]:
     """Return the layouts that have names for the largest number of ``keys``.
 
-    Keys that only patterns of all layouts match do not count, so only the other patterns are compared with all keys.
+    Patterns that all layouts have in common make no difference. So only the other patterns are compared with the keys.
     """
     patterns = [frozenset(_patterns(layout)) for _, layout in fitting]
     odd = frozenset().union(*patterns) - patterns[0].intersection(*patterns)

@@ -61,7 +61,7 @@ def _patterns(keys: Iterable[str]) -> list[str]:
 
 
 def _unscaled(key: str) -> list[Row]:
-    """Return the operations that add a scale to each parameter that ``key`` matches: 0, the logarithm of 1."""
+    """Return the operations that add a scale of 1 to each parameter that ``key`` matches: the logarithm 0."""
     scale = _scale_of(key)
     return [
         {"copy": key, "into": [key, scale]},

@@ -11,7 +11,7 @@ __all__ = ["NOTHING", "Regrouping"]
 
 @dataclass(frozen=True)
 class Regrouping:
-    """Operations whose results have the names of the other layout; ``takes`` are patterns of their input keys."""
+    """Operations whose results have the names of the other layout; ``takes`` are patterns of the keys that they use."""
 
     operations: tuple[Mapping[str, Any], ...] = ()
     takes: tuple[str, ...] = ()

@@ -65,7 +65,7 @@ def _alpha(step: Step) -> float:
 
 
 def _factored(steps: Sequence[Step]) -> dict[str, Step]:
-    """Return, for each module, the step that makes its first factor, A or B.
+    """Return {module: the first of the two steps that make its factors A and B}.
 
     Raises PlanError unless each module has exactly one factor A and one matching B, under their names in PEFT.
     """
@@ -132,7 +132,7 @@ def _check_whole(saved: Collection[str], names: Collection[str], keys: Collectio
 def _only(name: str, modules: Collection[str]) -> str:
     """Return ``name``, with PEFT's prefix if the names of other modules also end with ``name``.
 
-    PEFT compares the ends of names. So without the prefix, PEFT would also save those other modules.
+    PEFT selects modules by the ends of their names: without the prefix, it would save the other modules, too.
     """
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 

@@ -202,7 +202,10 @@ def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> Non
 
 
 def common_dtype(dtypes: Iterable[str]) -> str:
-    """Return the dtype of some factors; if they have several, float64 if it is one of them, else float32."""
+    """Return the dtype in which several factors are joined, from the dtypes of the factors.
+
+    It is their own dtype if they all have the same, else float64 if a factor has it, else float32.
+    """
     kinds = set(dtypes)
     return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 

@@ -129,7 +129,7 @@ def _parameter(name: object) -> str:
 def _matrix(name: object) -> str:
     """Return the module whose weight an entry of ``target_parameters`` selects, such as a router; '' for any other.
 
-    The factors of one matrix are those of a layer.
+    The factors of such a matrix are those of an ordinary layer, not of stacked experts.
     """
     return name.removesuffix(_WEIGHT) if isinstance(name, str) and name.endswith(_WEIGHT) else ""
 

@@ -148,9 +148,10 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if a token's row should come from a model that is not among this tensor's ``inputs``.
+        """Raise PlanError if the row of a token should come from a model from which this tensor is not merged.
 
-        ``lent`` has the output rows that one of the ``inputs`` provides for models without the row's token.
+        ``inputs`` are the models' tensors that are merged. ``lent`` has the output rows that one of them provides for
+        models without the row's token.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):

@@ -268,5 +268,5 @@ class _Builder:
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return the settings of each parameter in one list: those in ``first`` override those in ``then``."""
+    """Return the settings of each parameter in one list: those in ``first``, which take precedence, come first."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

@@ -280,9 +280,9 @@ def _check_words(operation: Operation, name: str, keys: Sequence[str]) -> None:
 
 
 def _lacking(text: str, choice: str, keys: Sequence[str]) -> Iterator[str]:
-    """Yield the words of ``choice``, a range such as 0..7 or a list such as q,k,v, that no key has in its place.
+    """Yield the words of a list or range in a pattern that no key has: 1 for ``a.{0..2}``, and the keys a.0 and a.2.
 
-    ``text`` is the pattern, which matches all of ``keys``.
+    ``text`` is the pattern, which matches all of ``keys``; ``choice`` is the text in its braces: ``0..2`` or ``q,k,v``.
     """
     first, dots, last = choice.partition("..")
     if dots:  # a range may have a thousand numbers: each key is matched once

@@ -159,9 +159,10 @@ def _is_table(key: str) -> bool:
 
 
 def taken(axis: Axis, runs: Runs, unit: int = 1) -> dict[str, Any]:
-    """Return the operation that takes the units with the indices ``runs`` along an axis, from each of its parts.
+    """Return the operation that takes the units with the indices ``runs`` along an axis.
 
-    A unit has ``unit`` elements.
+    If the axis has several parts, such as the rows of gate and up projection, the units are taken from each. A unit has
+    ``unit`` elements.
     """
     size = axis.before // axis.parts // unit
     shifted = [(begin + part * size, end + part * size) for part in range(axis.parts) for begin, end in runs]
@@ -177,9 +178,8 @@ def indices_text(runs: Runs) -> str:
 def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the operations ``rows``, each on one key, joined into fewer operations on patterns.
 
-    If operations are alike, and their keys differ only in numbers, such as layer numbers, they become one operation on
-    a pattern that matches these keys alone. ``keys`` are all keys of the network. The order of the operations on one
-    key is kept.
+    Equal operations on keys that differ only in numbers, such as layer numbers, become one operation on a pattern that
+    matches these keys alone. ``keys`` are all keys of the network. The order of the operations on one key is kept.
     """
     while rows:
         first: dict[str, Mapping[str, Any]] = {}

@@ -67,5 +67,8 @@ class Change:
 
 
 def _rounds(row: Mapping[str, Any]) -> bool:
-    """Return whether an operation computes weights that must be rounded to fit 16 bits; a power of two rounds none."""
+    """Return whether an operation computes weights that may need more than 16 bits, so that they have to be rounded.
+
+    A multiplication by a power of two does not.
+    """
     return ("scale" in row and frexp(row["by"])[0] != 0.5) or any(name in row for name in ("noise", "shift", "combine"))

@@ -232,7 +232,7 @@ def _left_out(size: int, kept: Collection[int], influences: Sequence[float]) -> 
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the temporary key of each copied tensor that does not exist in the output's layer of this number."""
+    """Yield the temporary key of each copied tensor that its layer in the output does not have."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:

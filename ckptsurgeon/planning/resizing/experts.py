@@ -184,7 +184,7 @@ def _routers(layers: Mapping[str, tuple[Sequence[str], Sequence[str]]], after: N
 
 
 class _Own:
-    """Turns the key of a layer into a pattern, for all layers that change alike or for this layer alone."""
+    """A function that turns the key of a layer into a pattern: for this layer, or for the same key in all layers."""
 
     def __init__(self, *, is_one: bool) -> None:
         self._is_one = is_one
@@ -194,9 +194,9 @@ class _Own:
 
 
 def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:
-    """Return the layers, each with a function that turns its keys into patterns.
+    """Return the layers to change, each with a function that turns its keys into patterns.
 
-    If all layers of ``network`` change alike, only one is returned, whose patterns match the keys of all layers.
+    If all layers of ``network`` change in the same way, only one layer is returned: its patterns match all layers.
     """
     changed = {key for parts in layers.values() for key in parts.values()}
     patterns = {numberless(key) for key in changed}

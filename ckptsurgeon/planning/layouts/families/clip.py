@@ -38,7 +38,7 @@ _THEIR_TEXT, _THEIR_VISION = "transformer.resblocks.0.attn.in_proj_weight", "vis
 
 
 def _ours(names: dict[str, str], marks: tuple[str, ...], tower: str = "") -> Layout:
-    """Return a form of transformers' layout: for both towers or, if ``tower`` is given, for this tower alone.
+    """Return transformers' layout of a file with both towers or, if ``tower`` is given, with this tower alone.
 
     In a file of one tower, names lack its prefix, such as ``text_model.``. ``marks`` is a field of the layout.
     """

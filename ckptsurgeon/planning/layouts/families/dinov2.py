@@ -64,7 +64,7 @@ _SUMMED = (
 
 
 def family(name: str, prefix: str, *, has_registers: bool) -> Family:
-    """Return the family ``name``; transformers' names begin with ``prefix``."""
+    """Return the family called ``name``, whose names in transformers begin with ``prefix``."""
     registers = (_REGISTERS,) if has_registers else ()
     return Family(
         name,
@@ -147,13 +147,16 @@ def _zeros(prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _has_head_of_one_layer(tensors: Tensors) -> bool:
-    """Return whether Meta's classifier has the inputs of transformers' classifier: class token and mean of patches."""
+    """Return whether the head in Meta's classifier has the same inputs as in transformers: class token and mean.
+
+    The mean is the mean of the patches.
+    """
     head, token = (tensors[key].shape for key in ("linear_head.weight", "backbone.cls_token"))
     return len(head) == 2 and len(token) == 3 and head[1] == 2 * token[2]
 
 
 def _has_gate(tensors: Tensors) -> bool:
-    """Return whether the first matrix of timm's MLP has rows for the gate, too."""
+    """Return whether timm's MLP is SwiGLU: its first matrix then also has the rows of the gate."""
     first, second = (tensors[f"blocks.0.mlp.{name}.weight"].shape for name in ("fc1", "fc2"))
     return len(first) == len(second) == 2 and first[0] == 2 * second[1]
 

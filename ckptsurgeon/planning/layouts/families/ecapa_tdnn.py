@@ -26,7 +26,7 @@ _LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running
 
 
 def _with_norm_tensors(convolutions: Iterable[str], norms: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the convolutions, followed by the names of the four tensors of each norm, in one tuple."""
+    """Return the names of the convolutions, then the names of the four tensors of each norm, as one tuple."""
     return (*convolutions, *(f"{norm}.{leaf}" for norm in norms for leaf in _LEAVES))
 
 

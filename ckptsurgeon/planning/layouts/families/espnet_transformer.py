@@ -22,7 +22,7 @@ _LAST = (".out.1", ".4", ".1")
 
 
 def _layout(name: str, library: str, embed: str, norms: dict[str, str], *, only_read: bool = False) -> Layout:
-    """Return a layout that calls the encoder's input layer ``embed``."""
+    """Return a layout with the name ``embed`` for the encoder's input layer, and with the names ``norms`` for norms."""
     encodings = (*(f"{embed}{last}.pe" for last in _LAST), *(f"decoder.embed{last}.pe" for last in _LAST[1:]))
     return Layout(
         name, library, "espnet 202511", {_INPUT: embed, **norms, **_SAME},

@@ -61,7 +61,7 @@ def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
 
 
 def _ours(names: dict[str, str], prefix: str) -> Layout:
-    """Return a form of transformers' layout: with the prefix ``transformer.``, or without it, as in the first files."""
+    """Return transformers' layout for keys with the prefix ``transformer.`` or, as in the first files, without it."""
     return Layout(
         "transformers", "transformers", "transformers 5.23.0", names,
         tuple(f"{prefix}{name}.weight" for name in ("wte", "wpe", "h.0.attn.c_attn")),

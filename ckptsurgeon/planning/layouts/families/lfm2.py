@@ -36,7 +36,7 @@ _MARKS = (
 
 
 def _is_last(tensors: Tensors) -> bool:
-    """Return whether the channels are the last dimension of the first convolution: each output has one channel."""
+    """Return whether convolutions have the shape (channels, size, 1), as in MLX, and not (channels, 1, size)."""
     shape = _first_convolution(tensors)
     return len(shape) == 3 and shape[2] == 1 and shape[1] > 1
 
@@ -46,7 +46,7 @@ def _is_second(tensors: Tensors) -> bool:
 
 
 def _first_convolution(tensors: Tensors) -> tuple[int, ...]:
-    """Return the shape of the first layer's convolution that there is; () if there is none, or if there are experts."""
+    """Return the shape of the first convolution in any layer; () if there is none, or if a layer has experts."""
     found: tuple[int, ...] = ()
     number = 0
     while f"{_LAYER}.operator_norm.weight".format(n=number) in tensors:

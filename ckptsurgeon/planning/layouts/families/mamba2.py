@@ -28,7 +28,7 @@ _MARKS = (_FIRST, f"{_MIXER}.norm.weight".format(n=0), "backbone.embeddings.weig
 
 
 def _is_last(tensors: Tensors) -> bool:
-    """Return whether the channels are the last dimension of the convolution: it has one channel for each output."""
+    """Return whether the convolution has the shape (channels, size, 1), as in MLX, and not (channels, 1, size)."""
     shape = tensors[_FIRST].shape
     return len(shape) == 3 and shape[2] == 1 and shape[1] > 1
 

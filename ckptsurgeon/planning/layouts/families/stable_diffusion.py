@@ -75,10 +75,9 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) that give a pipeline different names.
+    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) to try for a network of the pipeline.
 
-    The result is (False, True) if the pipeline has ``part``, a network whose names have two forms. Otherwise it is
-    (False,).
+    These are (False, True) if the pipeline has the network ``part``, and (False,) if it lacks it.
     """
     return (False, True) if part else (False,)
 

@@ -51,9 +51,9 @@ def _levels(keys: Collection[str], module: str, block: str) -> tuple[int, ...]:
 
 
 def _number(keys: Collection[str], modules: str) -> int:
-    """Return the number of residual blocks; a block still counts if one of its two convolutions is missing.
+    """Return the number of residual blocks, counted from 0 on; ``modules`` is their name, with ``{}`` for the number.
 
-    ``modules`` is the name of the blocks, with ``{}`` for their number.
+    A block counts even if one of its two convolutions is missing.
     """
     parts = ("conv1.weight", "conv2.weight")
     return sum(1 for _ in takewhile(lambda n: any(f"{modules.format(n)}.{part}" in keys for part in parts), count()))

@@ -89,7 +89,7 @@ def mlp_fused(modules: Sequence[str], into: str) -> tuple[Fused, ...]:
 
 
 def stacked(names: Mapping[str, str], changes: tuple[Change, ...]) -> tuple[dict[str, str], tuple[Change, ...]]:
-    """Return the names and the changes of a distributed checkpoint: there, one tensor has all layers.
+    """Return the names and the changes of a distributed checkpoint, in which one tensor has all layers.
 
     ``names`` are the names of single layers. The names of the tensors that ``changes`` make must begin with ``OURS``.
     """

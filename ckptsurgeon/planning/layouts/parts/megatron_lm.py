@@ -79,7 +79,11 @@ def _named(name: str, stack: str, attention: str) -> str:
 
 
 def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
-    """Return a function that returns why a file cannot be converted; ``is_first`` is true for the first names."""
+    """Return a function that returns why a file of Megatron-LM cannot be converted; None if it can.
+
+    The function takes the fields of the configuration, which must state version 2 or later. ``is_first`` is true for
+    files with the older names (``.transformer``); only files with the names of ``encoder`` may have no version.
+    """
 
     def unfit(config: Mapping[str, Any]) -> Unfit | None:
         if _VERSION not in config:
@@ -100,8 +104,8 @@ def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
 def _other_version(version: int, is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
     """Return a function that returns None for a file of the given version (0 or 1), and the reason for any other file.
 
-    ``is_first`` is true for the first names: a file with these names that states an iteration, but no version, has
-    version 0.
+    ``is_first`` is true for files with the older names (``.transformer``): such a file that states an iteration, but no
+    version, has version 0.
     """
 
     def unfit(config: Mapping[str, Any]) -> Unfit | None:

@@ -150,12 +150,18 @@ def _expert_layouts(experts: Experts, *own: str, dense: Sequence[int], first: in
 
 
 def _norms_of(dense: Sequence[int], name: str) -> dict[str, str]:
-    """Return the names of the norm before the MLP in the layers ``dense``; ``name`` is its name within a layer."""
+    """Return {name in transformers: Megatron's name} of the norms before the MLP in the layers ``dense``.
+
+    ``name`` is Megatron's name of this norm within a layer.
+    """
     return {f"model.layers.{n}.post_attention_layernorm.weight": f"{_ALL}.{n}.{name}" for n in dense}
 
 
 def _in_one(experts: Experts, prefix: str) -> tuple[Change, ...]:
-    """Return all changes if one tensor has all experts of a layer; ``prefix`` is the prefix of the new names."""
+    """Return the changes for layouts in which one tensor has all experts of a layer.
+
+    ``prefix`` is the prefix of Megatron's names.
+    """
     return (*_beside(experts, prefix), *_experts_in_one(experts, prefix))
 
 
@@ -170,7 +176,7 @@ _JOINED = "experts.{n}.{i}.gate_up.weight"
 
 
 def _beside(experts: Experts, prefix: str = THEIRS) -> tuple[Change, ...]:
-    """Return the changes of the attention, and of the expert that all tokens share."""
+    """Return the changes of the modules next to the experts: the attention (unless latent) and the shared expert."""
     shared = mlp_fused(experts.shared, f"{prefix}.mlp.shared_experts.linear_fc1") if experts.shared else ()
     return shared if experts.has_latent else (*attention_fused(prefix), *shared)
 
@@ -185,7 +191,11 @@ def _layout(
     end: str = "weight",
     layer: str = _FIRST,
 ) -> Layout:
-    """Return a layout; ``mlp`` is the name of both matrices of an MLP in ``layer``, without 1 or 2: ``linear_fc``."""
+    """Return the layout ``name``; state dicts with it have the two matrices of the MLP of ``layer``, and ``own``.
+
+    ``mlp`` is the common name of the two matrices: ``linear_fc`` for ``linear_fc1`` and ``linear_fc2``. ``end`` is the
+    end of their keys.
+    """
     up, down = (f"{layer}.mlp.{mlp}{number}.{end}" for number in (1, 2))
     marks = (WORDS, up, *own)
     return Layout(name, LIBRARIES[name], TESTED, names, marks, changes, aside=ASIDE, fits=gated(up, down))

@@ -83,7 +83,7 @@ def own_names(layers: Layers) -> dict[str, str]:
 
 
 def alike(layers: Layers) -> tuple[tuple[str, ...], ...]:
-    """Return, for each predicting layer in transformers' files, the modules around it; each module has a weight."""
+    """Return a group of modules for each predicting layer: its four additional modules; each has one weight."""
     names = tuple(one.removesuffix(".weight") for one in _OUTER)
     return tuple(tuple(f"model.layers.{n}.{name}" for name in names) for n in layers.predictors)
 
@@ -115,7 +115,10 @@ def with_predictors(layout: Layout, layers: Layers) -> Layout:
 
 
 def _of_layer(name: str, number: int, inside: str) -> str:
-    """Return the name of a tensor in the predicting layer ``number``; ``inside`` is Megatron's name of this layer."""
+    """Return ``name``, Megatron's name of a tensor in all layers, for the predicting layer with the index ``number``.
+
+    ``inside`` is Megatron's name of this layer, such as ``mtp.layers.0.transformer_layer``.
+    """
     return name.replace(THEIRS, inside).replace("{n}", str(number))
 
 

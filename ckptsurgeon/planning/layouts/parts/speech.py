@@ -66,7 +66,7 @@ _FAIRSEQ_NORMS = (
 
 
 def within(ours: str, theirs: str, names: Names) -> dict[str, str]:
-    """Return ``names`` with prefixes: ``ours`` before the family's names, ``theirs`` before the library's names."""
+    """Return ``names`` with prefixes: {``ours`` + name of the family: ``theirs`` + name of the library}."""
     return {f"{ours}{name}": f"{theirs}{spelled}" for name, spelled in names.items()}
 
 
@@ -148,6 +148,6 @@ def in_torchaudio(
 
 
 def _in_encoder(name: str) -> str:
-    """Return a name with the prefix that torchaudio puts before the modules of the encoder."""
+    """Return a name as torchaudio has it inside its encoder: ``encoder.x`` -> ``encoder.transformer.x``."""
     module, _, rest = name.partition(".")
     return {"encoder": f"encoder.transformer.{rest}", "feature_projection": f"encoder.{name}"}.get(module, name)

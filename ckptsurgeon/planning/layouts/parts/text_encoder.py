@@ -55,10 +55,10 @@ class TextEncoder:
         return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
 
     def aside(self) -> dict[str, str]:
-        """Return patterns of the original code's tensors that diffusers does not need, each mapped to the reason.
+        """Return {pattern of tensors of the original code that diffusers does not need: the reason}.
 
-        The last layer has two patterns: one for its own tensors, and one for the matrices that its joined matrix is
-        split into.
+        The last layer has two patterns: one for its own tensors, and one for the matrices into which its fused matrix
+        is split.
         """
         outer = self.theirs[:-1].rpartition(".")[0]
         scale = dict.fromkeys((f"{self.theirs}logit_scale", f"{outer}.logit_scale"), _COMPARED)
@@ -111,7 +111,7 @@ _REFINER = (TextEncoder(_SECOND, "conditioner.embedders.0.model.", is_open=True)
 
 
 def without_wrapper(name: str) -> str:
-    """Return a name of the first text encoder as transformers has it since version 5.6: without ``text_model.``.
+    """Return the name that a tensor of the first text encoder has since transformers 5.6: without ``text_model.``.
 
     The second text encoder, which has a projection, still has this prefix.
     """

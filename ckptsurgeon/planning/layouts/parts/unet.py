@@ -105,7 +105,7 @@ def _depth(keys: Collection[str], attention: str) -> int:
 def _number(keys: Collection[str], modules: str, parts: tuple[str, ...]) -> int:
     """Return the number of ``modules`` that exist, counting from 0; ``{}`` in the name is the index.
 
-    A module exists if it has the weight of one of ``parts``, so that a missing tensor does not hide it.
+    A module exists if it has the weight of any of ``parts``; so a module that lacks one of these tensors still counts.
     """
     return sum(1 for _ in takewhile(lambda n: _has(keys, modules.format(n), *parts), count()))
 

@@ -43,6 +43,6 @@ def fused_modules(mlps: Collection[str] = ()) -> tuple[Change, ...]:
 
 
 def unfused(names: Collection[str]) -> dict[str, str]:
-    """Return the names that are the same in vLLM: all but queries, keys and values, gate and up."""
+    """Return {name: the same name} for tensors that vLLM does not fuse: all but queries, keys, values, gate and up."""
     fused = (*_QKV, *(name for name in names if name.endswith((".gate_proj", ".up_proj"))))
     return {name: name for name in names if name not in fused}

@@ -43,7 +43,7 @@ _TESTED = "transformers 5.23.0"
 
 
 def _shaped(tensors: Tensors) -> Family | None:
-    """Return the family with the first layer that has experts; None if there is none."""
+    """Return the family of this network, whose names depend on its first layer with experts; None without experts."""
     gate = _ROUTER[0]
     for number in range(1024):
         if gate.format(n=number) in tensors:
@@ -55,7 +55,7 @@ def _shaped(tensors: Tensors) -> Family | None:
 
 @lru_cache(maxsize=16)
 def _family(first: int) -> Family:
-    """Return the family; ``first`` is the number of the first layer with experts."""
+    """Return the family of networks in which ``first`` is the number of the first layer with experts."""
     own = {name: name for name in (*_OTHERS, *_DENSE)}
     experts = {name: name for name in _EXPERTS}
     mlp = _MLP.format(n=first)

@@ -55,7 +55,10 @@ _WITHOUT_ONE = "norms are float32, without the 1 that MLX stores in them: transf
 def _form(
     name: str, library: str, tested: str, experts: tuple[str, ...], mark: str, changes: tuple[Change, ...]
 ) -> Layout:
-    """Return a layout; ``mark`` is the name of the first layer's experts within its MLP."""
+    """Return a layout; ``experts`` are the names of the tensors of an expert if each expert has its own tensors.
+
+    ``mark`` is the name of a tensor of the first layer's experts, without the prefix of the MLP.
+    """
     first = _LAYER.format(n=0)
     return Layout(
         name, library, tested, {one: one for one in (*_OTHERS, *experts)},

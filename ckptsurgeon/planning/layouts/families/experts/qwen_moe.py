@@ -77,14 +77,14 @@ _COMPUTED = ("model.rotary_emb",)
 
 
 def _shaped(tensors: Tensors) -> Family:
-    """Return the family with the names for the layers of this network that have no experts."""
+    """Return the family of this network, whose names depend on which layers have no experts."""
     layers = layers_of(tensors)
     return _family(layers.dense) if layers else FAMILY
 
 
 @lru_cache(maxsize=16)
 def _family(dense: tuple[int, ...]) -> Family:
-    """Return the family; ``dense`` are the numbers of the layers without experts."""
+    """Return the family of networks in which the layers with the numbers ``dense`` have no experts."""
     norms = tuple(f"model.layers.{n}.post_attention_layernorm.weight" for n in dense)
     others = {name: name for name in (*norms, *_OTHERS)}
     return Family(
@@ -103,7 +103,7 @@ def _family(dense: tuple[int, ...]) -> Family:
 def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
     """Return the layouts of transformers' files and networks in memory, of MLX and of vLLM.
 
-    ``first`` is the first layer with experts.
+    ``others`` are all names except those of experts, and ``first`` is the number of the first layer with experts.
     """
     experts = {name: name for name in _EXPERTS}
     return [
