@@ -70,8 +70,8 @@ class Chooser:
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
         """Return the source tensor that a step uses, or that it would use if it did not initialise its tensor.
 
-        ``origins`` are the tensors that the sources have for this step; that of the last source is used. None if there
-        are none.
+        ``origins`` has the tensors that could be used, at most one from each source. The tensor of the last source is
+        returned; None if there are no such tensors.
         """
         last = max((origin.source for origin in origins), default=-1)
         return next((origin for origin in origins if origin.source == last), None)

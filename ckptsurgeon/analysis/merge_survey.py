@@ -33,9 +33,9 @@ The standard deviation is that of the opposition of random changes with as many 
 class Conflict(Brief):
     """A layer, or a tensor, in which the changes of a pair of models oppose each other.
 
-    ``weight`` is a sum over the tensors. Each term is the product of the norms of both changes of the tensor, divided
-    by the product of the norms of both changes of all tensors, and multiplied by the opposition of the two changes. The
-    opposition ranges from 0 (none) to 1 (their cosine is -1, or all values move in opposite directions). ``tensors``
+    ``weight`` is the sum, over the tensors of the layer, of the share of the tensor times its opposition. The share is
+    the product of the norms of both changes, divided by the same product for all tensors of the model. The opposition
+    ranges from 0 (none) to 1 (the cosine of the changes is -1, or all values move in opposite directions). ``tensors``
     are the tensors of a layer in which the changes oppose each other, the largest weight first; ``agreement`` sums them
     up.
     """

@@ -17,9 +17,9 @@ P = ParamSpec("P")
 
 
 def by_the_first(work: Callable[[], T]) -> T:
-    """Return the result of ``work``. Of the processes that ``torchrun`` starts, only the first one does the work.
+    """Return the result of ``work``, which only the first of the processes that ``torchrun`` starts carries out.
 
-    The others wait, and end when it is done, with its error if it fails.
+    The other processes wait until the work is done, and then end. If the work fails, they end with the same error.
     """
     if number_of_processes() == 1:
         return work()

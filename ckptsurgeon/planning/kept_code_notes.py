@@ -16,12 +16,12 @@ SHARING = "nvfp4"
 
 @dataclass
 class KeptCodes:
-    """The facts about the stored weights of an output that the notes name.
+    """Facts about the quantised weights of an output, for the notes on them.
 
     ``copied`` is the number of weights whose parts are copied. ``moved`` has, by encoding, the names of weights whose
-    rows are moved as they are stored. ``encoded_anew`` has, by encoding, the names of weights that are computed and
-    encoded again. ``mixed`` has, by name of a weight, the numbers of copied and of new rows. ``made_plain`` has the
-    keys of the weights that become plain numbers, by (index of the source, encoding, new dtype).
+    rows move to another vocabulary without being decoded. ``encoded_anew`` has, by encoding, the names of weights that
+    are computed and encoded again. ``mixed`` has, by name of a weight, the numbers of copied and of new rows.
+    ``made_plain`` has the keys of the weights that become plain numbers, by (index of the source, encoding, new dtype).
     """
 
     copied: int = 0

@@ -74,7 +74,7 @@ def layers_view(found: Difference) -> RenderableType:
 def layers_of_models(found: Changes) -> RenderableType:
     """Return, for each model, a table for each list of layers, and the largest changes of other tensors.
 
-    The shades of all tables are those of one scale, so that models can be compared.
+    All tables have the same scale of shades, so that models can be compared.
     """
     named = {f"{letter(at)} {escape(name)}": _changes_of(found, at) for at, name in enumerate(found.models)}
     return Group(*_tables(named))

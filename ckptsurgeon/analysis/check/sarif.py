@@ -49,7 +49,10 @@ def _results(report: CheckReport, row: CheckRow, rule: int) -> Iterator[dict[str
 
 
 def _places(found: Found) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield each file of a finding with the tensors in it; '' for tensors whose file is not known."""
+    """Yield (name of a file, keys of the tensors of a finding that are in this file).
+
+    The name is '' for tensors whose file is not known.
+    """
     if found.file or not found.files:
         yield found.file, found.keys
         return

@@ -51,11 +51,10 @@ def _replaced(
 
 
 def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]) -> EncodedOtherwise:
-    """Compare the encodings of two checkpoints, and return the weights that they encode differently.
+    """Return the weights that two checkpoints encode differently; at least one of the two quantises such a weight.
 
-    Both checkpoints have such a weight, and at least one of them quantises it. ``weights`` are two functions, one for
-    each checkpoint, which return the decoded values of a quantised tensor. If a weight cannot be decoded, the reason is
-    in ``refused`` of the result.
+    ``weights`` are two functions, one for each checkpoint, which return the decoded values of a quantised tensor. If a
+    weight cannot be decoded, the reason is in ``refused`` of the result.
     """
     here, there = by_name(first), by_name(second)
     pairs, refused = dict[str, Pair](), dict[str, str]()

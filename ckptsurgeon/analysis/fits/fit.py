@@ -27,15 +27,15 @@ class Fit(InNotebooks):
     layouts, and makes some tensors itself. ``fits`` is true if ``strict`` is true or ``loader`` is set. ``tensors`` is
     the number of the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that
     only the checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another
-    dtype, which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the
-    other, such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that
-    they are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in
-    the other fields do not contain them. ``quantised`` is the number of quantised weights of the checkpoint if the
-    destination has none. ``renamed`` maps keys of the checkpoint to the missing keys that they
-    correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the destination knows the names of the
-    checkpoint. ``command`` has the words of a command that makes the checkpoint fit. ``counts`` maps each class, such
-    as copied, to the number of tensors of this class in the output of ``command``. Both are empty if ``strict`` is
-    true, or if no such command was found.
+    dtype, which loading casts. ``uncopied`` maps keys that both have to the reason why torch cannot copy the
+    checkpoint's tensor into the destination's: a quantised tensor into a plain one, for example. ``tied`` maps keys
+    that the checkpoint may lack to the keys that they are tied to. ``stripped`` are prefixes that all keys of the
+    checkpoint have, such as ``module``; the keys in the other fields do not contain them. ``quantised`` is the number
+    of quantised weights of the checkpoint if the destination has none. ``renamed`` maps keys of the checkpoint to the
+    missing keys that they correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the destination
+    knows the names of the checkpoint. ``command`` has the words of a command that makes the checkpoint fit. ``counts``
+    maps each class, such as copied, to the number of tensors of this class in the output of ``command``. Both are empty
+    if ``strict`` is true, or if no such command was found.
     """
 
     first: str
@@ -87,8 +87,8 @@ class Fit(InNotebooks):
     def _fits_decoded(self) -> bool:
         """Whether decoding alone makes a quantised checkpoint fit: no key, and no shape of a decoded weight, is wrong.
 
-        ``mismatched`` does not show this, because packed codes have other shapes than their weights. If shapes of
-        decoded weights differ, ``counts`` has other classes than those of decoded tensors.
+        This follows from ``counts``: if a shape were wrong, some tensors would not be of a class such as decoded or
+        copied. ``mismatched`` does not show it, because packed codes have other shapes than their weights.
         """
         others = {name for name, number in self.counts.items() if number} - DECODED
         return bool(self.quantised and self.command) and not (self.renamed or others)

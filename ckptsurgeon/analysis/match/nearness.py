@@ -76,7 +76,7 @@ class _Block:
         self.likeness, self.scores = likeness, likeness.copy()
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of pairs of modules inside two matched modules; direct children are raised most.
+        """Increase the scores of pairs of modules inside two matched modules, most of all those of direct children.
 
         ``parents`` are the paths of the two matched modules, one in each state dict.
         """
@@ -144,7 +144,7 @@ class Nearness:
         return found
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of pairs of modules inside two matched modules; ``parents`` are the paths of these two."""
+        """Increase the scores of pairs of modules inside two matched modules, whose paths are ``parents``."""
         above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
         for number in above & other:
             self._blocks[number].agree(parents)

@@ -65,10 +65,11 @@ class Proposal(InNotebooks):
     ``unmatched`` are the source keys that are not in ``names``. ``missing`` are the destination keys that have neither
     a partner in ``names`` nor an ambiguous one.
 
-    ``operations`` are done before ``rules``; ``made`` maps each destination key that they make to the source keys that
-    it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the incomplete operations.
-    ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if values were compared and
-    agree. ``turned`` maps source keys to destination keys, for matrices that only one of the two stores transposed.
+    ``operations`` are done before ``rules``. ``made`` maps each destination key that an operation makes to the source
+    keys that it uses; such destination keys are in neither ``names`` nor ``missing``. ``open`` has the incomplete
+    operations. ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if values were
+    compared and agree. ``turned`` maps source keys to destination keys, for matrices that only one of the two stores
+    transposed.
     """
 
     first: str

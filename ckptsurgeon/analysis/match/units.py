@@ -126,9 +126,9 @@ def fits(a: Unit, b: Unit) -> bool:
 class _Kinds:
     """The unmatched module groups of one state dict, by kind.
 
-    Groups of one kind have the same ``parts``, and the same numbers in their paths, tensor names and shapes. ``of``
-    maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers, tensor
-    names and shapes.
+    Groups are of one kind if they have the same ``parts``, and if their modules have the same numbers in their paths,
+    and the same tensor names and shapes. ``of`` maps each group to the index of its kind. For each kind, ``free`` has
+    its groups, and ``items`` the numbers, tensor names and shapes of its modules.
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
@@ -162,9 +162,7 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of kinds of module groups that may correspond.
-
-        Kinds are given by their indices, the kind in the first state dict first.
+        """Yield (index of a kind in the first state dict, index of a kind in the second) for kinds that may correspond.
 
         Both kinds have a module with the same layer numbers, tensor names and shapes.
         """

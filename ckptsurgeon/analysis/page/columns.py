@@ -193,8 +193,8 @@ def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> li
     """Return ``sums`` as a list: two lists with an entry per model, three lists with an entry per pair, and two counts.
 
     The lists are: relative changes, shares of values changed; cosines, shares moved in the same direction, shares
-    changed by both. The counts are of the values that are not finite: of all, and, in a list with an entry per model,
-    of those in which this model differs from the base.
+    changed by both. The first count is the number of values that are not finite in the base or in a model. The second
+    is a list with an entry per model: how many of these values differ between the model and the base.
     """
     changes = [sums.models.get(index) for index in range(models)]
     agreements = [sums.pairs.get(pair) for pair in pairs]

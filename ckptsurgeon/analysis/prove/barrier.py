@@ -48,7 +48,7 @@ class LossBarrier(InNotebooks):
 
     @property
     def highest(self) -> BarrierPoint:
-        """The point that is highest above the linear interpolation; a point that is not finite, if there is one."""
+        """The point that is highest above the linear interpolation; if a loss is not finite, the point with it."""
         return max(self.points, key=lambda one: one.above if math.isfinite(one.above) else math.inf)
 
     @property
@@ -66,7 +66,7 @@ class LossBarrier(InNotebooks):
 
     @property
     def highest_loss(self) -> BarrierPoint:
-        """The point with the largest loss; a point that is not finite, if there is one."""
+        """The point with the largest loss; if the loss at a point is not finite, this point."""
         return max(self.points, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf)
 
     @property

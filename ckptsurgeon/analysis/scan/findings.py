@@ -117,7 +117,10 @@ class Finding(Brief):
 
 @dataclass(frozen=True, repr=False)
 class Scan(InNotebooks):
-    """What reading a file, or all files of a folder, would do. ``nbytes`` is the size of the files in bytes."""
+    """The findings on a file, or on all files of a folder: what reading them would do.
+
+    ``nbytes`` is the size of the files in bytes.
+    """
 
     path: str
     files: int

@@ -98,7 +98,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules without those whose keys earlier rules rename: a rule without effect would be an error."""
+    """Yield the rules, except those whose keys are all renamed by earlier rules: such a rule would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):

@@ -119,7 +119,7 @@ def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]
 
 
 def module_pattern(key: str, match: re.Match[str]) -> str:
-    """Return a pattern for the module of a key, in all layers; ``match`` is what ``spelled`` returned for the key."""
+    """Return a pattern for the module of a key, in all layers; ``match`` is the match that ``spelled`` returned."""
     start, end = match.span("number")
     return f"{key[:start]}{{n}}{key[end:].rpartition('.')[0]}"
 

@@ -60,10 +60,11 @@ class ClassPosition:
         ]
 
     def _check(self, positions: str, tensors: Tensors, registers: str) -> None:
-        """Raise PlanError unless the number of position embeddings fits.
+        """Raise PlanError unless the number of position embeddings is the number in timm's layout.
 
-        Only this number shows which tokens have an embedding. The patches are assumed to form a square, as in all
-        published networks.
+        Without register tokens, the class token and each patch have one; with them, only the patches. The patches are
+        assumed to form a square, as in all published networks: otherwise the number would not show which tokens have an
+        embedding.
         """
         number = _number(tensors[positions])
         if not self.registers:

@@ -264,7 +264,10 @@ class _Conversion:
 
 
 def _zero_bias(weight: str, bias: str, dim: int, dims: int) -> list[Row]:
-    """Return the operations that make a bias of zeros for the outputs of ``weight``, its dimension ``dim``."""
+    """Return the operations that make a bias of zeros for the outputs of ``weight``.
+
+    ``dim`` is the dimension of the outputs in ``weight``, which has ``dims`` dimensions.
+    """
     column: list[Row] = [{"slice": bias, "dim": 1 - dim, "end": 1}, {"reshape": bias, "shape": [-1]}]
     return [{"copy": weight, "into": [weight, bias]}, *(column if dims > 1 else []), {"zero": bias}]
 

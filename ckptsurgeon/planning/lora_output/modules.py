@@ -249,7 +249,7 @@ def _folded(module: NewModule, factor: Factor | None, times: float) -> Factor:
 
 
 def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> Iterator[str]:
-    """Yield notes on scales that are folded into B, and on factors that became float32 for this."""
+    """Yield notes on scales that are multiplied into the factors B, and on factors that became float32 for this."""
     pairs = [pair for pair in zip(before, after, strict=True) if pair[0].scale != pair[1].scale]
     if pairs:
         scales = sorted({f"{one.scale:g}" for one, _ in pairs})

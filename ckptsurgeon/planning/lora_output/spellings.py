@@ -121,7 +121,7 @@ def _one_model(modules: Sequence[NewModule], to: str) -> None:
 
 
 def _check_dotted(modules: Sequence[NewModule], to: str) -> None:
-    """Raise PlanError if a module's name has underscores where the model's has dots."""
+    """Raise PlanError if a module's name has underscores in place of the dots that the name has in the model."""
     if any(module.joined for module in modules):
         raise PlanError(
             f"kohya's names have underscores where the model's names have dots: {TITLES[to]} needs the names of the "

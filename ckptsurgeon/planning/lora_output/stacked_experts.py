@@ -73,10 +73,11 @@ class ExpertStack:
 def single_experts(
     tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], name: str, base: Collection[str] = ()
 ) -> SingleExperts | None:
-    """Return how the adapter in ``tensors`` becomes one of single experts; None if it is not for stacked experts.
+    """Return how an adapter of stacked experts becomes an adapter of single experts; None for any other adapter.
 
-    ``data`` is its configuration, ``name`` the name of the file in messages, ``base`` are the keys of the base if it is
-    given: Mixtral has other names. Raises FormatError if factors do not fit each other or the configuration.
+    ``tensors`` are the adapter's tensors, ``data`` is its configuration, and ``name`` the name of its file in messages.
+    ``base`` are the keys of the base, if it is given: they show whether it is a Mixtral, whose experts have other
+    names. Raises FormatError if factors do not fit each other or the configuration.
     """
     parameters = target_stacks(data)
     if not parameters or is_of(data, "gptoss"):

@@ -44,8 +44,8 @@ class Change:
     def note(self, *, is_tested: bool, dtype: str = "", is_cast: bool = False) -> str:
         """Return the text of a note: the change, and whether the network then computes the same.
 
-        ``is_tested`` is true if the tests compare the outputs of networks of this type. ``dtype`` is that of the
-        weights of the output. ``is_cast`` is true if it has fewer bits than that of the source.
+        ``is_tested`` is true if the tests compare the outputs of networks of this type. ``dtype`` is the dtype of the
+        output's weights; ``is_cast`` is true if it has fewer bits than the dtype of the source's weights.
         """
         if self.is_exact is None:
             return f"{self.said}; the outputs may change (--prove compares them)"

@@ -178,7 +178,10 @@ def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Pa
 
 
 def _routers(layers: Mapping[str, tuple[Sequence[str], Sequence[str]]], after: Network) -> Iterator[str]:
-    """Yield the keys of the routers, whose rows belong to experts."""
+    """Yield the keys of the routers (matrices with a row for each expert) among the tensors that the layers get.
+
+    ``layers`` has, for each layer, the keys that it loses and the keys that it gets.
+    """
     for _, new in layers.values():
         yield from (key for key in new if after.kinds.get(key) == "router" and len(after.tensors[key].shape) == 2)
 

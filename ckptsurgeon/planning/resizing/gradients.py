@@ -101,7 +101,7 @@ def _shares_by_index(key: str, row: Row, power: int) -> list[dict[str, Any]]:
 
 
 def _runs(values: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (begin, end, value) of each run of equal values."""
+    """Yield (begin, end, value) for each run of equal successive values; ``end`` is exclusive."""
     begin = 0
     for end in range(1, len(values) + 1):
         if end == len(values) or values[end] != values[begin]:

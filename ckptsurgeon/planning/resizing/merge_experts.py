@@ -34,7 +34,8 @@ class AlignedExperts:
 
     ``channels`` is the number of channels of an expert. ``parts`` are the parts of axes that consist of channels.
     ``shapes`` has the shapes of the tensors with these axes; dimension 0 of the tensors counts the experts. ``before``
-    and ``after`` have, for each expert that is merged into another, the cosine between the two.
+    and ``after`` have, for each expert that is merged into another, the cosine between the two: before and after its
+    channels are reordered.
     """
 
     parts: Sequence[Part]
@@ -64,10 +65,10 @@ class AlignedExperts:
 
 
 def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], within: int = 1) -> list[list[int]]:
-    """Return a group for each expert in ``heads``, in order: the expert, and the others that are most similar to it.
+    """Return a group for each expert in ``heads``, in order: this expert, and the experts that are most similar to it.
 
-    ``similarity`` has, for each expert, how similar each other expert is to it. The experts are divided into ``within``
-    equal parts: all experts of a group are from one part.
+    Experts are given by their indices. ``similarity[i][j]`` says how similar the experts i and j are. If ``within`` is
+    above 1, the experts are first divided into as many equal ranges, and all experts of a group are from one range.
     """
     size = len(similarity) // within
     groups = {head: [head] for head in heads}

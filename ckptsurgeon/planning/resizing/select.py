@@ -49,18 +49,16 @@ def _parent(axis: Axis) -> str:
 
 
 def _layer(key: str) -> str:
-    """Return a key up to its last number: the layer that it is in."""
+    """Return the layer of a key, which is the key up to its last number: ``layers.3`` for ``layers.3.mlp.up``."""
     parts = key.split(".")
     last = max((at for at, part in enumerate(parts) if part.isdigit()), default=-1)
     return ".".join(parts[: last + 1])
 
 
 def by_layer(groups: Sequence[Sequence[Axis]], texts: Sequence[str]) -> str:
-    """Return the texts as one text: each with the layer of its group of axes; if all are equal, only once.
+    """Return texts on groups of axes as one text that names the layers: "0..3 in layers.0, 4..7 in layers.1".
 
-    ``texts`` has a text for each group; only the first ``SHOWN`` of them are listed.
-
-    The plan as JSON has the operations of all layers.
+    ``texts`` has a text for each group. If all are equal, the text is not repeated; at most ``SHOWN`` texts are listed.
     """
     if len(set(texts)) == 1 and len(texts) > 1:
         return f"{escape(texts[0], LONGEST)} in each layer"

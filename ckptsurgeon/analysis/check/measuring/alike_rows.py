@@ -30,7 +30,7 @@ def alike_rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares:
 
 
 def _have_equal_sums(squares: Array, totals: Array) -> Array:
-    """Return a mask of the rows that have the same two sums as another row."""
+    """Return a mask of the rows whose sum and whose sum of squares are equal to those of another row."""
     # numpy.unique would import numpy.ma, which takes long
     order = np.lexsort((totals, squares))
     alike = (np.diff(squares[order]) == 0) & (np.diff(totals[order]) == 0)

@@ -1,6 +1,6 @@
 """Checks that the file is a whole model, not a shard or a file with missing parts.
 
-If the file is a shard that is checked alone, also checks that it has the tensors that its index lists for it.
+A shard that is checked alone must have all tensors that its index lists for it.
 """
 
 from __future__ import annotations

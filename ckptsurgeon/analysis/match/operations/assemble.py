@@ -164,7 +164,11 @@ def _proposal(
     *,
     said: tuple[Sequence[str], Sequence[str], Mapping[str, str]],
 ) -> Proposal:
-    """Return the proposal; ``said`` has its rules, its notes, and {destination key: agreement of the values}."""
+    """Return ``found`` with the correspondence ``answer`` and the operations ``rows`` in place of its own.
+
+    ``sides`` are the source and the destination. ``said`` has the new rules, the notes, and {destination key: how the
+    values agree}.
+    """
     source, destination = sides
     made = {key: change.sources for change in answer.changes for key in change.results.values()}
     names = {key: answer.names[key] for key in source if key in answer.names}

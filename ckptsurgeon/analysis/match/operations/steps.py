@@ -75,7 +75,10 @@ def free_name(key: str, taken: Mapping[str, object]) -> str:
 
 
 def after(keys: Sequence[str], steps: Iterable[Step]) -> list[str]:
-    """Return the names of all tensors after the steps of one phase; results replace their first input."""
+    """Return the names of all tensors after the steps of one phase.
+
+    The results of a step take the place of its first input.
+    """
     gone: dict[str, tuple[str, ...]] = {}
     for step in steps:
         if not step.keeps_names:

@@ -100,7 +100,10 @@ class Pool:
 
 
 def _positions(lines: Hashes, inside: Hashes) -> npt.NDArray[np.int64] | None:
-    """Return the position of each line in the matrix ``inside``, all different; None if a line has no position."""
+    """Return the position of each of ``lines`` among the lines ``inside`` of a matrix; no position occurs twice.
+
+    Returns None if a line has no position.
+    """
     if len(lines) > len(inside):
         return None
     order = np.argsort(inside, kind="stable")

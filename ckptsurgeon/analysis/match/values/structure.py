@@ -75,7 +75,7 @@ def _pairs(number: int, heads: int) -> Positions:
 
 
 def _block(order: Positions) -> int:
-    """Return the largest size of blocks that stay in one piece and begin at multiples of this size."""
+    """Return the largest size of blocks that stay in one piece and begin at multiples of it: 4 for 4,5,6,7,0,1,2,3."""
     starts = np.flatnonzero(np.diff(order, prepend=-2) != 1)
     block = len(order)
     for number in (*map(int, starts), *map(int, order[starts])):

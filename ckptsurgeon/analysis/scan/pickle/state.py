@@ -141,7 +141,7 @@ class PickleState:
         return self.line(begin, middle), self.line(middle + 1, end - 1)
 
     def line(self, begin: int, end: int) -> str:
-        """Return the line between two offsets as a string, cut at about the greatest length of a name."""
+        """Return the line between two offsets as a string; a line that is longer than any name may be is cut."""
         return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
     def name(self, module: str, name: str) -> ImportedName:

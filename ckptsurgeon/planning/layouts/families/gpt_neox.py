@@ -67,7 +67,7 @@ def _parallel(config: Mapping[str, Any]) -> Unfit | None:
 
 
 def _ours(output: str) -> Layout:
-    """Return transformers' layout of files (``output`` is embed_out, the name of the output layer) or of networks."""
+    """Return transformers' layout; ``output`` is the name of the output layer, which is ``embed_out`` in files."""
     return Layout(
         "transformers", "transformers", "transformers 5.23.0", {**_NAMES, "embed_out.weight": output},
         (output, "gpt_neox.embed_in.weight", f"{_QKV}.weight".format(n=0)),
