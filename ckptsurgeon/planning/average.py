@@ -68,7 +68,7 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
 
 
 def running_weights(steps: Sequence[int]) -> tuple[float, float]:
-    """Return weights for two running averages; with these, their sum is the average of the steps between the two.
+    """Return the weights of two running averages in the sum that is the average of the steps between the two.
 
     A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step. ``steps`` has the
     number of steps of each average. Raises ConfigError unless there are two numbers, and the second is larger.

@@ -35,10 +35,10 @@ class KeptCodes:
     ) -> Iterator[str]:
         """Yield notes on weights that are moved, encoded again or made plain, unused dtypes, and global scales.
 
-        Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
         ``names`` are the names of the plan's sources, and ``owner`` is the index of the source whose encodings the
         output gets. ``stored`` is the name of this source in messages, and ``weights`` are the keys of its quantised
-        weights. ``dtype`` is the dtype that the user asked for.
+        weights. ``dtype`` is the dtype that the user asked for. There is a note on global scales if loaders use one
+        global scale for several weights, because each weight gets its own.
         """
         for method, keys in self.moved.items():
             yield (

@@ -181,7 +181,7 @@ class _Keeping:
         return moved_rows(step, have, StoredWeight(wanted, owner.tensors, self._owner))
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
-        """Raise PlanError if ``step`` would store a plain weight that is quantised by the settings of ``owner``.
+        """Raise PlanError if ``step`` would store a plain weight that is quantised according to ``owner``'s settings.
 
         The output gets these settings, so loaders would try to decode the weight.
         """

@@ -35,7 +35,7 @@ class StoredWeight:
         return self.tensors[self.coded.parts[end]]
 
     def input(self, end: str) -> Input:
-        """Return this part as the input of a step."""
+        """Return the stored part whose key has this ending, as the input of a step."""
         info = self.part(end)
         return Input(self.source, self.coded.parts[end], info.dtype, info.shape)
 

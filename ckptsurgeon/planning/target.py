@@ -136,8 +136,8 @@ class TargetSpec(Brief):
     output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
     the library that loads the folder ties them to other tensors. If the destination was given another vocabulary,
     ``lists`` are the files of the old and the new token list, or only the old file if the new list was made from it.
-    ``build`` makes the live module, if the destination is one; ``cache_key`` then identifies what it builds in the
-    user's cache, and is "" if the cache does not have it.
+    ``build`` makes the live module, if the destination is one. ``cache_key`` identifies the module's entry in the
+    user's cache; it is "" if there is no entry.
     """
 
     kind: str

@@ -39,10 +39,10 @@ class _Candidate:
 class _KeyIndex:
     """An index of the keys by the modules that contain them.
 
-    ``names`` maps each key to its new name. ``under`` maps each module to the positions in ``keys`` of the keys in it;
-    ``alike`` does the same for each group of modules whose names differ only in numbers. A module is written with a dot
-    before each segment: ".a.b"; the top level is "", and "." is a module without a name. ``left`` is the number of
-    trials that are still allowed; checking a rule uses some of them.
+    ``names`` maps each key to its new name. ``under`` maps each module to the positions of its keys in the list
+    ``keys``; ``alike`` maps each group of modules whose names differ only in numbers to the positions of their keys. A
+    module is written with a dot before each segment: ".a.b"; the top level is "", and "." is a module without a name.
+    ``left`` is the number of trials that are still allowed; checking a rule uses some of them.
     """
 
     names: Mapping[str, str]

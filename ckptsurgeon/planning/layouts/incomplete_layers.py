@@ -166,10 +166,10 @@ def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _single(layout: Layout, groups: Mapping[str, int]) -> Mapping[tuple[str, int, str], Mapping[str, str]]:
-    """Return the keys of tensors that have another name in a single layer than the layout's name for all layers.
+    """Return the names of tensors in a single layer whose name in all other layers is formed in another way.
 
-    The result maps (prefix of the name for all layers, index of the group, ending of this name) to {number of the
-    layer: key}.
+    The result maps (prefix of the other layers, index of the group in ``Family.some``, ending of the name in the other
+    layers) to {number of the layer: name in this layer}.
     """
     keys: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     for ours, theirs in layout.names.items():

@@ -48,7 +48,7 @@ class Halved(Parted):
 
 @dataclass(frozen=True)
 class Shifted:
-    """A change that adds the number ``by`` to every element of the tensors ``name``; it is rounded as by ``shift``."""
+    """A change that adds the number ``by`` to every element of the tensors ``name``, with the operation ``shift``."""
 
     name: str
     by: float

@@ -114,8 +114,8 @@ def named_modules(
     """Return the modules of an adapter with their components and names, and notes.
 
     If ``base`` is given, modules get the names that they have in the base: kohya's names have underscores instead of
-    dots. Other names stay, as all names do without a base. Raises PlanError if the base lacks a module with kohya's
-    name, or a LoHa or LoKr.
+    dots. Other names stay, as all names do without a base. Raises PlanError if ``base`` is given, but lacks a module
+    that has a name of kohya, or that is a LoHa or LoKr.
     """
     joined = one.adapter.spelling == "kohya"
     checked = [module for module in modules if joined or module.kind]
@@ -139,8 +139,8 @@ def named_modules(
 def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:
     """Raise PlanError if the factors of a module do not fit its weight ``key`` in the base.
 
-    Toolkits load factors by their shapes, so they must also have as many dimensions as the weight. A quantised weight
-    is not checked.
+    The factors must also have as many dimensions as the weight, because toolkits load factors by their shapes. A
+    quantised weight is not checked.
     """
     weight = base.tensors[key]
     if DTYPES[weight.dtype].kind != "float" or key in base.codes.by_key:
@@ -271,8 +271,8 @@ def most_common(values: Iterable[float]) -> float:
 def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transpose: bool = False) -> Step:
     """Return the step that makes the factor ``part`` ("A" or "B") of a module, with the name ``key``.
 
-    If ``rank`` is larger than the module's, the factor is filled with zeros up to it. If ``transpose``, the factor is
-    stored as (in, rank) or (rank, out).
+    If ``rank`` is larger than the module's rank, the factor is filled with zeros up to this rank. If ``transpose``, the
+    factor is stored as (in, rank) or (rank, out).
     """
     side = module.a if part == "A" else module.b
     first, axis = side.inputs[0], 0 if part == "A" else 1

@@ -59,9 +59,9 @@ def plan_lora_resize(
 ) -> Plan:
     """Return the plan of the adapter ``one`` with smaller ranks; ``ranks`` maps each module's factor A to its new rank.
 
-    A module is copied if its rank is not larger than the new one. Scales stay. The output has the names of the same
-    toolkit, if it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps the dtype of each.
-    ``metadata`` is the metadata of the adapter's file.
+    A module is copied if its rank is not larger than the new one. Scales do not change. The output has the names of the
+    adapter's toolkit if this can store several ranks, else PEFT's. ``dtype`` is the dtype of all factors; '' keeps the
+    dtype of each. ``metadata`` is the metadata of the adapter's file.
     """
     refuse_resizing(one)
     placed, _ = named_modules(one, one.adapter.modules, None)

@@ -190,7 +190,7 @@ def _no_component(module: NewModule, to: str) -> PlanError:
 
 
 def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
-    """Return the adapter in one file of kohya or ComfyUI, where each module has a tensor with its alpha."""
+    """Return the adapter as one file of kohya or ComfyUI, which has a tensor with the alpha of each module."""
     made, alphas = AdapterFiles(), dict[str, float]()
     if to == "comfy":
         _check_dotted(modules, to)

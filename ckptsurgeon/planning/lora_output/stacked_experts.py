@@ -53,7 +53,10 @@ class SingleExperts:
 
 @dataclass(frozen=True)
 class ExpertStack:
-    """The factors ``a`` and ``b``, by key, of a parameter of stacked experts; ``module`` is the name of the experts."""
+    """A parameter of stacked experts, and the keys ``a`` and ``b`` of its factors.
+
+    ``module`` is the name of the module that contains the experts.
+    """
 
     module: str
     parameter: str

@@ -85,9 +85,9 @@ def _layer(key: str) -> int | None:
 
 
 def _is_better(at: int, layers: int) -> bool:
-    """Return whether the layer with the index ``at`` gets the better type.
+    """Return whether the layer with the index ``at`` gets the better type of a mixture.
 
-    These are the first and the last eighth of the layers, and every third layer between them.
+    The first and the last eighth of the layers get it, and every third layer between them.
     """
     return at < layers // 8 or at >= 7 * layers // 8 or (at - layers // 8) % 3 == 2
 

@@ -232,9 +232,10 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
 
 
 def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...], *, is_copy: bool) -> Derivation:
-    """Return the origin of a tensor; for a copy (``is_copy``), the origin of its input, if operations made it.
+    """Return how operations made a tensor: ``operation`` from ``inputs``, which may also be made by operations.
 
-    Raises PlanError if more than ``DEPTH`` operations follow each other.
+    For a copy (``is_copy``), the result names the operation that made its input, if there is one. Raises PlanError if
+    more than ``DEPTH`` operations follow each other.
     """
     if result.by.keys().isdisjoint(inputs):
         return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)

@@ -72,7 +72,7 @@ class Axis:
 
 
 def changed_axes(role: str, field: str, before: Network, after: Network) -> list[Axis]:
-    """Return the axes that another value of ``field`` changes; ``role`` is the kind of unit that it counts.
+    """Return the axes that another value of ``field`` changes; ``role`` is the kind of unit that ``field`` counts.
 
     Raises PlanError if the field adds or removes tensors, or if it is not known what a layer does along an axis.
     """

@@ -120,7 +120,7 @@ def _another(what: str) -> PlanError:
 
 
 def _layer(key: str) -> str:
-    """Return a key up to its first number: the layer that it is in; "" if it is in none."""
+    """Return the layer of a key: the key up to its first number, such as ``layers.3``; "" if it has no number."""
     parts = key.split(".")
     first = next((at for at, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[: first + 1])
@@ -216,7 +216,7 @@ def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, st
 def _copies(
     before: Network, dense: Parts, after: Network, experts: Parts, beside: Sequence[str], own: _Own, parts: int
 ) -> list[dict[str, Any]]:
-    """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer.
+    """Return operations that make experts; each is one of ``parts`` equal parts of the feed-forward layer.
 
     ``dense`` and ``experts`` have the keys of the layer by role, before and after. ``beside`` are the keys of other new
     output projections; each gets a copy of the feed-forward layer's output projection. ``own`` turns keys into
@@ -266,7 +266,7 @@ def _beside(new: Sequence[str], after: Network) -> list[str]:
 
 
 def _zeroed(shape: Sequence[int], keys: Sequence[str], after: Network, own: _Own) -> list[dict[str, Any]]:
-    """Return operations that set ``keys``, copies of an output projection, to zero, and resize them as in ``after``.
+    """Return operations that set ``keys``, copies of an output projection, to zero, with their shapes in ``after``.
 
     ``shape`` is the shape of the copied output projection.
     """

@@ -85,7 +85,7 @@ def _shares(key: str, times: int, power: int) -> list[dict[str, Any]]:
 def _shares_by_index(key: str, row: Row, power: int) -> list[dict[str, Any]]:
     """Return operations for a take that copies some elements more often than others: each copy gets its share.
 
-    The share is 1 / n of the moment for an element with n copies, to the given ``power``.
+    The moment of an element that is copied n times is multiplied by 1 / n to the power of ``power``.
     """
     block, taken = row.get("block", 1), [at for run in indices_of(row["indices"]) for at in range(*run)]
     times: dict[int, int] = {}
@@ -110,7 +110,7 @@ def _runs(values: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def why_lost(info: TensorInfo) -> str:
-    """Return why a moment is not that of the new weight: "0 at first" or "means of several"; '' if it is."""
+    """Return why a resized moment is not the right one: "0 at first" or "means of several"; '' if it is right."""
     if not any(one.storage is not None for one in leaves(info)):
         return "0 at first"
     return "means of several" if _is_summed(info) else ""

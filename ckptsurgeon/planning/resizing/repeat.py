@@ -48,7 +48,7 @@ NO_NOISE = Noise()
 def repeated(
     field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: int | None = None, noise: Noise = NO_NOISE
 ) -> Change:
-    """Return the change that repeats each unit along each axis as often as the field grows.
+    """Return the change that repeats each unit along each axis; if ``field`` doubles, each unit is there twice.
 
     ``numbers`` are the old and the new value of the field. A unit has ``unit`` elements (for the width: as many as a
     head, so that heads and width are repeated alike). Without ``unit``, an axis consists of ``numbers[0]`` units, such

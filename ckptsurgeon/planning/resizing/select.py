@@ -141,7 +141,7 @@ def selected(
 
 
 def scores_by_weights(sums: Mapping[str, Sequence[float]]) -> list[float]:
-    """Return the score of each unit: the product of its sums of squares in all tensors, which are in ``sums``."""
+    """Return the score of each unit: the product of its sums of squares; ``sums`` has one per tensor and unit."""
     scores = [1.0] * len(next(iter(sums.values())))
     for own in sums.values():
         mean = sum(own) / len(own) or 1.0  # so that no product overflows

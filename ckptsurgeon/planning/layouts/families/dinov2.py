@@ -147,10 +147,7 @@ def _zeros(prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _has_head_of_one_layer(tensors: Tensors) -> bool:
-    """Return whether the head in Meta's classifier has the same inputs as in transformers: class token and mean.
-
-    The mean is the mean of the patches.
-    """
+    """Return whether the head in Meta's classifier reads class token and mean of the patches, as in transformers."""
     head, token = (tensors[key].shape for key in ("linear_head.weight", "backbone.cls_token"))
     return len(head) == 2 and len(token) == 3 and head[1] == 2 * token[2]
 

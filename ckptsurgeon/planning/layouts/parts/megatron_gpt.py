@@ -76,8 +76,8 @@ def decoder_layouts(
 ) -> tuple[Layout, ...]:
     """Return Megatron's layouts of a decoder.
 
-    ``changes`` are the changes of values. ``has_positions`` is true for a decoder with position embeddings. ``tied``,
-    ``settings``, ``unfit`` and ``biases`` are as in ``Layout``.
+    ``changes`` are the changes of tensors that all these layouts need. ``has_positions`` is true for a decoder with
+    position embeddings. ``tied``, ``settings``, ``unfit`` and ``biases`` are as in ``Layout``.
     """
     joined, apart = (decoder.names(has_own_norms=one) for one in (False, True))
     stacks = tuple(Stacked(ours, theirs.replace(THEIRS, ALL)) for ours, theirs in joined.items())

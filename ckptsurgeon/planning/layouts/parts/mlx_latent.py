@@ -105,7 +105,7 @@ class _LatentParted(Parted):
         return heads, (rows - values) // heads, values // heads, rank
 
     def _size(self, name: str, dim: int, tensors: Tensors, at: Callable[[str], str]) -> int:
-        """Return a size of the first layer's tensor ``name`` of the attention; 0 if it is missing."""
+        """Return the size of dimension ``dim`` of the first layer's tensor ``name``; 0 if there is none."""
         found = matched(at(f"{self.attention}.{name}"), tensors)
         return tensors[found[0]].shape[dim] if found and tensors[found[0]].shape else 0
 

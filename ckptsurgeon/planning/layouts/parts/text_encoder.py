@@ -43,7 +43,7 @@ class TextEncoder:
         return [f"{self.ours}{name}" for name in _PARTS] if self.is_open else []
 
     def changes(self) -> tuple[Change, ...]:
-        """Return the changes besides names: matrices that are joined or transposed."""
+        """Return the changes that the original code needs besides new names: it joins or transposes matrices."""
         if not self.is_open:
             return ()
         attention = joined(f"{self.ours}{TEXT_LAYER}", f"{self.theirs}transformer.resblocks.{{n}}")
