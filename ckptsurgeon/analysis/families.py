@@ -12,11 +12,11 @@ __all__ = ["family_by_keys"]
 class _Family(NamedTuple):
     """A family of networks, recognised by ``marks``: ends of keys that each network of the family has.
 
-    ``name`` is '' if several families have these keys. ``layer``, if given, is a regular expression that matches the
-    beginning of every name in a layer; the layers are the list of modules in the first mark. A network with any other
-    name in a layer is of another family. ``lists`` is found in the paths of other lists of layers that networks of the
-    family have; a network with any other list, such as the encoder of images beside a language model, is of another
-    family. ``around`` matches the beginnings of the names beside the layers, except heads, in the module that has them.
+    ``name`` is '' if several families have these keys. The other fields are regular expressions; a network with a name
+    that they do not match is of another family. ``layer`` matches the beginning of every name inside a layer; the
+    layers are the list of modules in the first mark. ``lists`` matches the paths of other lists of layers that networks
+    of the family may have, such as an encoder of images beside a language model. ``around`` matches the beginnings of
+    the names beside the list of layers, in the module that contains the list; heads are not compared.
     """
 
     name: str

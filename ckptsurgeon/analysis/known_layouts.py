@@ -63,8 +63,8 @@ class KnownLayouts(Brief):
     """The families whose layouts are known.
 
     If a checkpoint was given, ``checkpoint`` is its path, and ``found`` are the layouts that it may have: several only
-    if they have the same names, none if its layout is not known. In that case, ``nearest`` says which layout its keys
-    resemble, and how they differ from it; '' if they resemble none.
+    if they have the same names, none if its layout is not known. If its layout is not known, ``nearest`` says which
+    layout its keys resemble, and how they differ from it; '' if they resemble none.
     """
 
     families: tuple[KnownFamily, ...]

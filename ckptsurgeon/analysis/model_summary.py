@@ -36,8 +36,8 @@ class ModelSummary:
 
     In an encoder-decoder model, ``layers`` is the number of encoder layers. ``experts_per_token`` of the ``experts`` in
     a layer are used for each token. ``parameters`` is the number of elements of all weights, and ``types`` are their
-    methods of quantisation and their dtypes, those of the most weights first. ``is_by_keys`` is true if no
-    configuration was found: then ``name`` is the family whose names the keys are, '' if none is known.
+    quantisation methods, then their dtypes, that of the most elements first. ``is_by_keys`` is true if no configuration
+    was found: then ``name`` is the family whose names the keys are, '' if none is known.
     """
 
     name: str

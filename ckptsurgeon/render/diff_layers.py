@@ -152,7 +152,7 @@ def _without_parameter(role: str) -> str:
 
 
 class _Table:
-    """The table of a list of layers for rich: it is split into several tables if the terminal is too narrow."""
+    """The table of a list of layers, as a renderable of rich: several tables if the terminal is too narrow for one."""
 
     def __init__(self, name: str, stack: _Stack, least: float, most: float, model: str = "") -> None:
         self._name, self._stack, self._least, self._most = name, stack, least, most
@@ -170,7 +170,7 @@ class _Table:
             yield from self._rows(letters, roles[first : first + room])
 
     def _around(self) -> int:
-        """Return the width of the texts before and after the columns: the layer, and its number of changed tensors."""
+        """Return the width of the texts on both sides of the columns: the layer, and its number of changed tensors."""
         most = len(str(max(self._stack.tensors.values())))
         return 8 + len(" of  ") + 2 * most
 

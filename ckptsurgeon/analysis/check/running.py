@@ -50,7 +50,7 @@ def run_checks(subject: Subject, skip: Collection[str] = ()) -> CheckReport:
 
 
 def _located(row: CheckRow, subject: Subject) -> CheckRow:
-    """Return the outcome of a check with the files of the tensors in each finding."""
+    """Return ``row``, the outcome of a check, with the file of each tensor that a finding is about."""
     return replace(row, found=tuple(_with_files(one, subject) for one in row.found)) if row.found else row
 
 

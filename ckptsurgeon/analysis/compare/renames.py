@@ -101,9 +101,10 @@ def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, s
 
 
 def _left_decoded(found: Difference, first: Checkpoint, moved: Set[str]) -> tuple[Pair, ...]:
-    """Return the decoded weights that still differ, if the tensors ``moved`` (renamed or replaced) are left out.
+    """Return the decoded weights of ``found`` that differ, without those whose stored tensors only have other names.
 
-    A weight is removed if all its stored tensors that differ are in ``moved``.
+    A weight is left out if all its stored tensors that differ are in ``moved``, the keys of renamed and replaced
+    tensors.
     """
     parts = {one.name: one.keys for one in first.codes.tensors}
     left = {pair.key for pair in found.changed if pair.key not in moved}

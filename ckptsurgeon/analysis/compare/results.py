@@ -50,8 +50,8 @@ class Pair:
 
     ``numbers`` is set if the values were read and a byte differs. It is None for dtypes that pack several values into a
     byte, for torch's quantised dtypes, and for the codes of a quantised tensor: then ``codes`` is the name of the
-    quantisation method. ``encodings`` are set if a quantised weight is compared by its decoded values. They are its
-    quantisation method in each checkpoint, or its dtype if it is stored as plain numbers.
+    quantisation method. ``encodings`` is set if a quantised weight is compared by its decoded values: it has, for each
+    checkpoint, the quantisation method of the weight, or the dtype of the weight if it is stored as plain numbers.
     """
 
     key: str

@@ -79,7 +79,7 @@ def _loads(pair: Pair) -> bool:
     """Return whether the first tensor of a pair loads into the second: their shapes are equal, or (1,) and ().
 
     ``Module._load_from_state_dict`` in torch/nn/modules/module.py loads (1,) into () for files of torch 0.3. The
-    ``quant_state`` of bitsandbytes is JSON as bytes, of any length, which transformers reads.
+    ``quant_state`` of bitsandbytes may have any length: it is JSON as bytes, which transformers reads.
     """
     shapes = pair.first.shape, pair.second.shape
     is_text = STATE in pair.key and len(shapes[0]) == len(shapes[1]) == 1

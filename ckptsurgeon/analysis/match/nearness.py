@@ -157,8 +157,8 @@ class Nearness:
     def mutual(self) -> list[tuple[Unit, Unit]]:
         """Return the pairs of modules that are clearly each other's best partner, the highest score first.
 
-        Only pairs with nearly the highest score are returned. Matching them may change the scores of other pairs, which
-        later calls return.
+        Only pairs with nearly the highest score are returned. Call this again after they are matched: this may change
+        the scores of other pairs.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

@@ -86,7 +86,7 @@ class _Matcher:
         return taken
 
     def _take(self, a: Unit, b: Unit) -> None:
-        """Mark two modules as matched, and raise the scores of other pairs of modules inside their parent modules."""
+        """Mark two modules as matched; increase the scores of other pairs of modules inside their parent modules."""
         self.fitting.take(a, b)
         if self._near is not None:
             self._near.take(a, b)

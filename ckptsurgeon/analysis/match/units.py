@@ -116,8 +116,8 @@ def _split(key: str) -> tuple[str, str]:
 def fits(a: Unit, b: Unit) -> bool:
     """Return whether two groups of modules can correspond.
 
-    At least one pair of their modules must have the same numbers in its paths. All such pairs must have the same tensor
-    names and shapes.
+    A module of one group corresponds to the module of the other group with the same numbers in its path. There must be
+    such a pair, and both modules of each pair must have the same tensor names and shapes.
     """
     common = [index for index in b.makes if index in a.makes]
     return bool(common) and all(a.makes[index] == b.makes[index] for index in common)

@@ -15,7 +15,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading a file would do, from harmless to running unknown code.
+    """The effect of reading a file, from harmless to running unknown code.
 
     The verdict on a file is the highest verdict on one of its parts.
     """

@@ -36,7 +36,7 @@ def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
 
 
 def _dtype(one: QuantisedTensor, modes: tuple[str, ...]) -> str:
-    """Return the dtype of the numbers that the scales of a quantised tensor, stored as bytes, encode; "" if not known.
+    """Return the dtype of the numbers that a quantised tensor's scales, stored as bytes, encode; "" if it is not known.
 
     ``modes`` are the quantisation modes in MLX's settings, such as mxfp4.
     """

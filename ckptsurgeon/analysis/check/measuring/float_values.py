@@ -51,7 +51,7 @@ class FloatLayout:
 
     @property
     def mask(self) -> np.int32:
-        """A mask of the bits of a float32 that can be set after a code was shifted by ``shift``."""
+        """The bits of a float32 that can be set by a code that was shifted by ``shift``."""
         return np.int32(((self.sign - 1) << self.shift) - (1 << 31))
 
 

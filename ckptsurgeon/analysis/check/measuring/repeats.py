@@ -44,7 +44,7 @@ VALUES = 12
 
 @dataclass(frozen=True)
 class Repeat:
-    """The bytes ``begin`` to ``end`` (exclusive) of ``file`` equal the bytes at offsets smaller by ``distance``.
+    """A range of bytes of ``file``, from ``begin`` to before ``end``, that equals the range ``distance`` bytes earlier.
 
     ``keys`` are the tensors that contain the bytes.
     """

@@ -167,7 +167,7 @@ def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]
 
 
 def _odd_weights(subject: Subject) -> Iterator[Found]:
-    """Yield findings about decoded weights: rounded, averaged or moved codes, and zero points that do not fit."""
+    """Yield findings on decoded weights whose codes were rounded, averaged or moved, or whose zero points are wrong."""
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
@@ -215,10 +215,11 @@ def _beside(subject: Subject, key: str) -> Mapping[str, str]:
 
 
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the largest scale times the largest code is above ``LARGE``.
+    """Return whether the largest weight that the scales ``key`` can encode is above ``LARGE``.
 
-    The scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If the codes are
-    divided by the scale of the whole weight, its inverse is used. CTranslate2 divides codes by the scales of rows.
+    It is the largest scale times the largest code. The scale of a whole weight (NVFP4) is also multiplied by the
+    largest scale of the weight's blocks. If codes are divided by the scale of the whole weight, its inverse is used.
+    CTranslate2 divides codes by the scales of rows.
     """
     if _is_of_blocks(subject, key):
         return False
@@ -287,10 +288,10 @@ def _is_signed(subject: Subject, key: str) -> bool:
 
 
 def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
-    """Return the keys of scales of integer codes that have both signs; an empty set unless most such scales have both.
+    """Return the keys of scales of integer codes of which some are positive and some are negative.
 
-    AutoRound makes such scales. If only a few tensors have scales of both signs, the result is empty, so that their
-    negative scales are reported. ``found`` has the figures of all scales, by key.
+    AutoRound makes such scales. If only a few tensors have them, the result is empty, so that their negative scales are
+    reported. ``found`` has the figures of all scales, by key.
     """
     whole = [key for key in found if MIXED.search(subject.methods.get(key, ""))]
     mixed = {key for key in whole if found[key].low < 0 < found[key].high}
@@ -298,7 +299,7 @@ def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
 
 
 def _is_exchanged(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the scales ``key`` seem to be exchanged with the biases of the same MLX tensor.
+    """Return whether the scales ``key`` and the biases of the same MLX tensor seem to have been swapped.
 
     Tensors with 1-bit codes are not checked.
     """

@@ -73,10 +73,10 @@ def _rounded_samples(pairs: Pairs) -> tuple[dict[Sample, list[str]], dict[Sample
 
 
 def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
-    """Yield a change that copies the first source tensor of ``pairs`` to its partner and to all keys without a partner.
+    """Yield a change that copies a source tensor to each key of ``new`` without a partner; nothing without ``pairs``.
 
-    The keys are ``new``, whose tensors all have the same values. The pair of the copied tensor is removed from
-    ``pairs``. ``taken`` has the source's keys, which no result may have.
+    All tensors in question have the same values. The first source tensor of ``pairs`` is copied, also to its own
+    partner, and is removed from ``pairs``. ``taken`` has the source's keys, which no result may have.
     """
     if not pairs:
         return

@@ -58,7 +58,7 @@ class Side:
 
 @dataclass
 class Pairs:
-    """The pairs so far: ``names`` maps keys of tensors that are only renamed, ``changes`` make all other tensors.
+    """The pairs so far: ``names`` has {source key: destination key} of renamed tensors, ``changes`` make the others.
 
     ``is_rounded`` is true if one checkpoint has float16 and the other bfloat16, so that equal numbers may be rounded
     differently. ``doubtful`` has (source keys, destination keys) of equal constant tensors, such as norms of ones,

@@ -31,7 +31,7 @@ _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
 
 @dataclass
 class Pickles:
-    """What the pickles of one file would do.
+    """The names that the pickles of one file would import and call, and facts about these pickles.
 
     ``number`` is the number of pickles, ``end`` the offset of their end, ``fault`` the first fault. ``parted`` says
     where readers of pickles disagree. ``legacy`` is true if the file is a legacy torch file. ``storages`` are the keys
@@ -72,7 +72,7 @@ class Pickles:
 
 
 def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Scan the pickles from the offset ``start`` on, and the pickles inside them; return what they would do.
+    """Scan the pickles from the offset ``start`` on, and the pickles inside them; return the names that they import.
 
     Returns None if there is no pickle.
 

@@ -217,8 +217,8 @@ class PickleState:
     def add_nothing(self, target: Value, opening: str) -> None:
         """Record a disagreement of readers if an empty group of items is added to the wrong kind of value.
 
-        Python's reader in Python refuses this; the reader in C does not. ``opening`` is the bracket of the right kind
-        of container.
+        Of Python's two readers, the one in Python refuses this; the one in C does not. ``opening`` is the bracket of
+        the right kind of container.
         """
         if not isinstance(target, list) or target[0] != opening:
             self.part("an empty group of items is added to a value of the wrong kind")
