@@ -31,7 +31,7 @@ def by_the_first(work: Callable[[], T]) -> T:
             try:
                 with alone():
                     return work()
-            except typer.Exit as answer:  # not an error of which the others should hear
+            except typer.Exit as answer:  # the other processes must not raise it as an error
                 ended = answer
     raise ended
 

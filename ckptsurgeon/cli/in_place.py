@@ -55,7 +55,7 @@ def carry_out_in_place(plan: Plan, writing: Writing) -> None:
             show_plan(printer, plan, plan.notes)
         return
     if rank_of_process():
-        close_plan(plan)  # the first process writes only if no other one reads
+        close_plan(plan)  # the first process can write only if no other process reads
     with printer.working("writing"):
         receipt = by_the_first(lambda: apply_in_place(plan, wait=writing.wait))
     if printer.answer(receipt):

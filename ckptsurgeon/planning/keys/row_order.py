@@ -40,7 +40,7 @@ _SPELLINGS = (
     Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
     Spelling(
         "torchtune", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attn\.(?P<kind>[qk])_proj"),
-        ".sa_norm.", ".attn.q_proj.bias",  # its Qwen2, which has biases, has halves
+        ".sa_norm.", ".attn.q_proj.bias",  # Qwen2 in torchtune, which has biases, has the order HALVES
     ),
     Spelling(
         "transformers", HALVES,

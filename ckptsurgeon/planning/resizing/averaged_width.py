@@ -136,7 +136,7 @@ def _with_mean(axis: Axis) -> Iterator[dict[str, Any]]:
     key, mean = quoted(axis.key), f"{_MEAN}.{quoted(axis.key)}"
     yield {"copy": key, "into": [key, mean]}
     yield {"combine": mean, "dim": axis.dim, "groups": f"0..{axis.before - 1}"}
-    again = ",".join("0" * (axis.after - axis.before))  # a tile would compute the mean as often
+    again = ",".join("0" * (axis.after - axis.before))  # a tile would compute the mean for each copy
     yield {"take": mean, "dim": axis.dim, "indices": again}
     yield {"concat": [key, mean], "dim": axis.dim, "into": key}
 
