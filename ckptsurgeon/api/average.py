@@ -17,7 +17,7 @@ from ..planning.transplant.by_place import PLACE
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import check_metadata, plain_arguments, with_metadata
-from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
+from .inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.kept_codes import keeping_codes
 from .inputs.kept_open import KeptOpen
@@ -87,8 +87,7 @@ def average(
             weights=weights,
             int_buffers=int_buffers,
             arguments={
-                **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root),
-                **encoding_said(encoding),
+                **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root, encoding=encoding),
                 **_said(ema, decay, running),
             },
             metadata=stored[0].metadata if stored else {},

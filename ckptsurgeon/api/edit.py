@@ -25,7 +25,7 @@ from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwrap_notes, view_of
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
-from .layouts.named_layout import check_layout, layout_arguments
+from .layouts.named_layout import check_layout
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import converted_layer_notes, source_layer_notes, with_layers_said
 from .model_folder.codes.output_settings import check_settings, with_settings
@@ -86,7 +86,7 @@ def rename(
     check_layout(layout, heads, is_ruled=bool(rules or rulesets))
     arguments = plain_arguments(
         map=rules, ruleset=options.rulesets, operations=rows,
-        **layout_arguments(layout, heads),
+        layout=layout, heads=heads,
         unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata or {},
     )  # fmt: skip
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
@@ -174,7 +174,8 @@ def convert(
     arguments = plain_arguments(
         dtype=wanted,
         dequantize=dequantize,
-        **layout_arguments(layout, heads),
+        layout=layout,
+        heads=heads,
         **({"gguf_type": gguf_type} if gguf_type is not None else {}),
         quantize=quantize,
         include=among[0],

@@ -57,7 +57,7 @@ def _rule(pattern: str, target: str) -> str:
 
 def plain_arguments(**given: Any) -> dict[str, Any]:
     """Return the given options that differ from their defaults, as plain data for the recipe."""
-    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
+    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init", "encoding": "keep"}
     kept: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, (str, int, float, type(None))):

@@ -21,7 +21,6 @@ __all__ = [
     "as_stored",
     "check_encoding",
     "encoding_notes",
-    "encoding_said",
     "read_as",
     "with_decoding",
 ]
@@ -72,11 +71,6 @@ def with_decoding(
     """
     decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
-
-
-def encoding_said(encoding: str) -> dict[str, str]:
-    """Return the argument ``encoding`` in the form in which a recipe records it; {} if it is the default."""
-    return {} if encoding == ENCODINGS[0] else {"encoding": encoding}
 
 
 def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:

@@ -26,7 +26,6 @@ __all__ = [
     "NamedLayout",
     "check_heads",
     "check_layout",
-    "layout_arguments",
     "settings_of",
 ]
 
@@ -72,11 +71,6 @@ def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool =
     if name not in layout_names():
         names = dict.fromkeys((AUTO, KEEP, GGUF, *layout_names()))
         raise ConfigError(f"--layout {name!r:.60} is unknown.", hint=f"Use one of {', '.join(names)}.")
-
-
-def layout_arguments(name: str | None, heads: str | None) -> dict[str, str]:
-    """Return the arguments ``layout`` and ``heads`` that the user gave, as the recipe records them."""
-    return {key: value for key, value in (("layout", name), ("heads", heads)) if value is not None}
 
 
 PARAMETERS = "params.json"

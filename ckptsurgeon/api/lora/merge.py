@@ -19,7 +19,7 @@ from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
+from ..inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen
@@ -104,8 +104,9 @@ def lora_merge(
             exclude=options.exclude,
             tied=tied_head(folders[0], opened[0]),
             arguments={
-                **plain_arguments(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
-                **encoding_said(encoding),
+                **plain_arguments(
+                    exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root, encoding=encoding
+                ),
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=stored[0].metadata,

@@ -35,7 +35,7 @@ from ..inputs.argument_types import (
     checked,
 )
 from ..inputs.arguments import check_metadata, check_seed, plain_arguments, with_metadata
-from ..inputs.encoding import as_stored, check_encoding, encoding_said
+from ..inputs.encoding import ENCODINGS, as_stored, check_encoding
 from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
@@ -134,7 +134,8 @@ def merge(
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_metadata(metadata)
     check_device(device)
-    check_encoding(encoding)
+    if encoding != ENCODINGS[0]:
+        check_encoding(encoding)
     check_seed(seed)
     groups = _groups(align_groups, align=align)
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
@@ -146,7 +147,7 @@ def merge(
     arguments = plain_arguments(
         method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
         compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
-        align=align, align_groups=groups, **encoding_said(encoding),
+        align=align, align_groups=groups, encoding=encoding,
     )  # fmt: skip
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
     asked = MergeRequest(

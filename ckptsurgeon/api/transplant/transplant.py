@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...destinations._load import target_with
 from ...planning.plan.plan import Plan
+from ...planning.plan.rows import OMP
 from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import (
@@ -31,9 +32,9 @@ from ..inputs.arguments import (
     specs_of,
     with_metadata,
 )
-from ..inputs.encoding import check_encoding, encoding_said
-from ..inputs.operations import asked_conversions, operations_file, operations_of
-from ..layouts.named_layout import check_layout, layout_arguments
+from ..inputs.encoding import ENCODINGS, check_encoding
+from ..inputs.operations import asked_conversions, operations_of
+from ..layouts.named_layout import check_layout
 from .donor.choice import donor_choice
 from .opening import TransplantRequest, plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
@@ -114,23 +115,28 @@ def transplant(
     """
     check_metadata(metadata)
     map = [*rules_as_text(map), *rules_of(map_file)]
-    check_encoding(encoding)
-    check_layout(layout, heads, is_ruled=bool(map or ruleset))
+    if encoding != ENCODINGS[0]:
+        check_encoding(encoding)
+    if layout is not None or heads is not None:
+        check_layout(layout, heads, is_ruled=bool(map or ruleset))
     check_seed(seed)
     dtype = str(dtype) if dtype is not None else None
-    lists = vocabulary_files(vocab)
-    change = new_vocabulary(lists, token_map)
+    lists = vocabulary_files(vocab) if vocab not in (None, PLACE) else ()
+    change = new_vocabulary(lists, token_map) if lists else None
     target = target_with(destination, change, task, constructor_weights=constructor_weights)
     options = Options.of(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
-    rows = operations_of(operations)
-    named, rulesets = asked_conversions(options.rulesets)
+    rows = operations_of(operations) if operations not in (None, ()) else []
+    named, rulesets = asked_conversions(options.rulesets) if options.rulesets else ([], ())
     specs = specs_of(source)
     models = ([one.uri for one in specs], os.fspath(destination) if isinstance(destination, str | os.PathLike) else "")
-    vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models)
-    chosen = donor_choice(new_tokens, lists[1] if lists else "", os.fspath(donor or ""), omp_k)
+    vocabulary, chosen = None, None
+    if lists or vocab_keys or token_map or new_tokens != "init":
+        vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models)
+    if new_tokens == OMP or donor or omp_k is not None:
+        chosen = donor_choice(new_tokens, lists[1] if lists else "", os.fspath(donor or ""), omp_k)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
     arguments = plain_arguments(
         include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
@@ -139,9 +145,10 @@ def transplant(
         donor=os.path.basename(os.fspath(donor or "").rstrip("/")), omp_k=omp_k, on_mismatch=on_mismatch,
         on_missing=on_missing, reinit=reinit, drop_last=drop_last, require=require, strict=strict, dtype=dtype,
         root=root, task=task,
-        no_constructor_weights=not constructor_weights, **encoding_said(encoding), **layout_arguments(layout, heads),
+        no_constructor_weights=not constructor_weights, encoding=encoding, layout=layout, heads=heads,
     )  # fmt: skip
-    others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
+    read = (map_file, operations if isinstance(operations, str | os.PathLike) else None, *lists)
+    others = tuple(os.fspath(path) for path in read if path is not None)
     request = TransplantRequest(
         seed=seed, arguments=arguments, root=root, others=others, rows=[*rows, *named], change=change,
         by_place=vocab == PLACE, encoding=encoding, layout=layout, heads=heads or "",
