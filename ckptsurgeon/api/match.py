@@ -21,10 +21,10 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.proposal_file import check_proposal_file, write_proposal
-from .layouts.changed_layout import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.found_heads import found_heads_notes
 from .model_folder.layers.row_order import renaming_notes, row_orders
+from .transplant.recognition import layouts_between
 
 __all__ = ["match"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.layouts import changed_layout
+from ckptsurgeon.api.transplant import recognition
 
 STATE = {"encoder.weight": torch.ones(4, 4), "encoder.bias": torch.ones(4)}
 
@@ -16,7 +16,7 @@ STATE = {"encoder.weight": torch.ones(4, 4), "encoder.bias": torch.ones(4)}
 def test_state_dicts_with_the_same_keys_and_inputs_are_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     """That would load every known family, to find one layout twice."""
     seen = []
-    monkeypatch.setattr(changed_layout, "recognised", lambda tensors: seen.append(tensors) or [])
+    monkeypatch.setattr(recognition, "known_networks", lambda tensors: seen.append(tensors) or [])
     torch.save(STATE, "src.pth")
     for sizes in ("[4, 4]", "[2, 4]", "[4, 2]"):
         Path("dst.yaml").write_text(
