@@ -110,7 +110,7 @@ def apply(
         raise ConfigError("no output given.", hint="Name the output with --output.")
     most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
-    opened = inputs_of(plan)
+    opened = _open_inputs(plan) or inputs_of(plan)
     inputs = replace(opened, plugins=plugins or opened.plugins, memory=most or opened.memory)
     try:
         _check_plan(plan, inputs, proved, memory=most)
@@ -125,7 +125,9 @@ def apply(
         )
         if engine:
             _check_no_ranks(options)
-        recipe = make_recipe(plan, options.path.rstrip("/"), __version__, merged_adapters(plan, inputs))
+        may_have = plan.verb == "lora merge" or any(source.recipe for source in inputs.sources)
+        adapters = merged_adapters(plan, inputs) if may_have else ()
+        recipe = make_recipe(plan, options.path.rstrip("/"), __version__, adapters)
         entries, lost = _metadata_of(plan, inputs, options)
         with ExitStack() as stack:
             group = stack.enter_context(process_group()) if processes else None
@@ -302,7 +304,6 @@ def check_output(
     for example for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that
     ``apply`` would add; none if the inputs of the plan are closed.
     """
-    from ..engine.inputs import PlanInputs
     from ..engine.output.companions import as_written
     from ..engine.output.layout import check_options, lay_out
     from ..formats.base.header import ExtraEntries
@@ -313,10 +314,18 @@ def check_output(
         return ()
     carries = plan.carried.root or plan.carried.entries
     lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
+    inputs = _open_inputs(plan)
+    return _metadata_of(plan, inputs, options)[1] if inputs is not None else ()
+
+
+def _open_inputs(plan: Plan) -> PlanInputs | None:
+    """Return the inputs that a plan keeps open; None if they were closed, or the plan was read from a file."""
+    from ..engine.inputs import PlanInputs
+
     inputs = plan.inputs
     if not isinstance(inputs, PlanInputs) or any(source.closed for source in inputs.sources):
-        return ()
-    return _metadata_of(plan, inputs, options)[1]
+        return None
+    return inputs
 
 
 def _makes_adapter(plan: Plan) -> bool:

@@ -18,11 +18,10 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import check_metadata, plain_arguments, with_metadata
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
-from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
+from .inputs.inputs import KeptOpen, names_of, plan_source, source_notes, view_of
 from .inputs.kept_codes import keeping_codes
-from .inputs.kept_open import KeptOpen
 from .inputs.reopening import with_model_files_pinned
-from .inputs.sampled_parts import SAME, unrelated_notes
+from .inputs.sampled_parts import SAME, twice_notes, unrelated_notes
 from .inputs.stored_recipes import counted_notes
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.codes.output_settings import with_settings

@@ -62,14 +62,12 @@ def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 
 
-def with_decoding(
-    rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
-) -> list[Mapping[str, Any]]:
-    """Return the operations ``rows``, preceded by one that decodes all sources if ``encoding`` is "dequantize".
+def with_decoding(rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint]) -> list[Mapping[str, Any]]:
+    """Return the operations ``rows``, preceded by one that decodes all sources.
 
     This operation is not added if no source in ``opened`` is quantised, or if ``rows`` already contains it.
     """
-    decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
+    decodes = any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
 
 

@@ -1,4 +1,4 @@
-"""Describes the open inputs of a plan: names, fingerprints and notes."""
+"""Closes the inputs of a plan if planning fails, and describes them: names, fingerprints and notes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -19,20 +20,21 @@ from ...errors import SourceError
 from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
+from ...planning.quantised_error import QuantisedError
 from ...planning.target import Companion, TargetSpec
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.read.uri import open_source, shown
 from ...util.notes import notes_about
 from ...util.text import escape, listing
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
-from .encoding import DEQUANTIZE
+from .encoding import DEQUANTIZE, ENCODINGS, read_as
 
 if TYPE_CHECKING:
     from ...planning.transplant.select import SourceView
 
 __all__ = [
-    "base_notes",
+    "KeptOpen",
+    "check_decodable",
     "close_inputs",
     "close_plan",
     "extras_left",
@@ -45,106 +47,55 @@ __all__ = [
     "plan_source",
     "plan_target",
     "source_notes",
-    "twice_notes",
     "unwrap_notes",
     "view_of",
 ]
 
-# Notes on inputs that are given twice, and so have too much influence on the result.
-
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model|avg_model", re.IGNORECASE)
 """Matches the dotted path of a state dict that is a moving average of a model's weights."""
-LARGEST = 256 << 20
-"""The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
-SAMPLE = 1 << 16
-"""The number of bytes at the end of each file that are compared before whole files are."""
 BLOCK = 1 << 20
 """The number of bytes that are read from a file at a time."""
 
 
-def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on inputs that are the same file, or copies of one file.
+class KeptOpen:
+    """A context manager that closes the checkpoints in ``opened`` and ``others`` if its block raises.
 
-    Whole files are compared only if their sizes, fingerprints and last bytes are equal.
+    Checkpoints may be added to both lists in the block. The first ``sources`` checkpoints in ``opened`` are sources; by
+    default all are. If the block raises QuantisedError because a source cannot be decoded, the error of decoding this
+    source is raised instead.
+
+    This is a class, not a generator-based context manager: if a generator-based one were popped from an ``ExitStack``,
+    the garbage collection of its generator would close the checkpoints.
     """
-    first: dict[Hashable, Checkpoint] = {}
-    notes = []
-    for one in opened:
-        if one.in_memory:
-            continue
-        found = first.setdefault(_outline(one), one)
-        name = escape(one.path)
-        if found is not one and found.path == one.path:
-            notes.append(f"{name} is given twice, so its weights count twice")
-        elif found is not one and _is_copy(found, one):
-            said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
-            notes += _decoded_otherwise(found, one) or [said]
-    return notes
+
+    def __init__(
+        self, opened: list[Checkpoint], others: Sequence[Checkpoint] = (), *, sources: int | None = None
+    ) -> None:
+        self._opened, self._others, self._sources = opened, others, sources
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        try:
+            if isinstance(error, QuantisedError):
+                check_decodable(self._opened[: self._sources])
+        finally:
+            for checkpoint in (*self._opened, *self._others):
+                checkpoint.close()
 
 
-def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
-    """Return notes on quantisation settings with which a checkpoint and its copy decode equal codes differently."""
-    if _settings(one) == _settings(copy):
-        return []
-    from ...analysis.compare.compare import decoding_differences
-    from ...analysis.compare.outline import outline_of
+def check_decodable(sources: Iterable[Checkpoint]) -> None:
+    """Raise PlanError for the first source whose codes cannot be decoded.
 
-    return decoding_differences(outline_of(one.stored or one), outline_of(copy.stored or copy))
-
-
-def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on models that are the base itself, or copies of it, so that their change from the base is zero."""
-    if base.in_memory:
-        return []
-    outline, zero = _outline(base), "its change from the base is zero, so it only makes the merged change smaller"
-    notes = []
-    for one in models:
-        if one.in_memory or _outline(one) != outline:
-            continue
-        if one.path == base.path:
-            notes.append(f"{escape(one.path)} is both the base and a model: {zero}")
-        elif _settings(one) == _settings(base) and _is_copy(base, one):
-            notes.append(f"{escape(one.path)} has the same weights as the base {escape(base.path)}: {zero}")
-    return notes
-
-
-def _settings(one: Checkpoint) -> Mapping[str, Any]:
-    """Return the quantisation settings of a checkpoint: with other settings, equal codes decode to other weights."""
-    return (one.stored or one).quantisation
-
-
-def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for two checkpoints if they may be copies of each other.
-
-    If a file is remote or deleted after use (``consume``), the value is the path and the root (the dotted path of the
-    state dict). If a file is larger than ``LARGEST``, it is the real paths of the files and the root.
+    ``read_as`` raises no error for such a source if the encoding is ``keep``.
     """
-    files = one.open_files()
-    if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
-        return one.path, one.root
-    if "://" in one.path or any(each.name not in files for each in one.files):
-        return one.path, one.root
-    if any(each.size > LARGEST for each in one.files):
-        return one.root, tuple(_real_path(files[each.name]) for each in one.files)
-    ends = [files[each.name].read(max(0, each.size - SAMPLE), min(SAMPLE, each.size)) for each in one.files]
-    return one.root, tuple((each.size, each.sha256) for each in one.files), tuple(map(bytes, ends))
-
-
-def _real_path(file: File) -> str:
-    return os.path.realpath(file.path if isinstance(file, LocalFile) else file.uri)
-
-
-def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
-    ours, theirs = one.open_files(), other.open_files()
-    return all(_holds(ours[a.name], theirs[b.name]) for a, b in zip(one.files, other.files, strict=True))
-
-
-def _holds(one: File, other: File) -> bool:
-    """Return whether two files of the same size have the same contents."""
-    if _real_path(one) == _real_path(other):
-        return True
-    places = range(0, one.size, BLOCK)
-    return all(one.read(at, min(BLOCK, one.size - at)) == other.read(at, min(BLOCK, one.size - at)) for at in places)
+    for one in sources:
+        read_as(one, ENCODINGS[1])
 
 
 def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
@@ -196,11 +147,11 @@ def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:
     """Return the notes on an open input; each has the input's path, unless ``of``, the number of inputs, is 1."""
-    notes = [*one.notes, *parts_elsewhere(one)]
+    notes = list[str](one.notes)
     if one.codes:
         from .sampled_scales import sampled_scale_notes
 
-        notes += sampled_scale_notes(one)
+        notes += (*parts_elsewhere(one), *sampled_scale_notes(one))
     if one.header.stored:
         from ..gguf.outputs import source_notes as notes_on_gguf
 
@@ -255,7 +206,8 @@ def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
     """Return an open checkpoint in the form that planners read: description, tensors, ties, quantised weights."""
     from ...planning.transplant.select import SourceView
 
-    return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=decoded_dtype(checkpoint))
+    dtype = decoded_dtype(checkpoint) if checkpoint.stored is not None else ""
+    return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=dtype)
 
 
 def plan_target(target: TargetSpec) -> PlanTarget:

@@ -1,20 +1,22 @@
-"""Reads samples of weights, and makes notes on models that were perhaps not trained from their base.
+"""Reads samples of inputs, and makes notes on inputs that are copies of each other, or not related to their base.
 
 Verbs that otherwise read only headers also read these few values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import EMBEDDING, HEAD
 from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.read.local import is_local as is_local_file
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Decoded, TensorInfo
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 __all__ = [
     "SAME",
     "SampledFiles",
+    "base_notes",
     "is_local",
     "is_sampled",
     "middle",
     "numbers",
     "rows_of_group",
     "spread",
+    "twice_notes",
     "unrelated_notes",
 ]
 
@@ -167,3 +171,96 @@ def _shared(base: Checkpoint, model: Checkpoint) -> Sequence[str]:
         if is_sampled(info) and key in model and model[key].shape == info.shape and is_sampled(model[key])
         and not EMBEDDING.search(key) and not HEAD.search(key)
     ]  # fmt: skip
+
+
+BLOCK = 1 << 20
+"""The number of bytes that are read from a file at a time."""
+LARGEST_FILE = 256 << 20
+"""The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
+LAST_BYTES = 1 << 16
+"""The number of bytes at the end of each file that are compared before whole files are."""
+
+
+def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
+    """Return notes on inputs that are the same file, or copies of one file.
+
+    Whole files are compared only if their sizes, fingerprints and last bytes are equal.
+    """
+    first: dict[Hashable, Checkpoint] = {}
+    notes = []
+    for one in opened:
+        if one.in_memory:
+            continue
+        found = first.setdefault(_outline(one), one)
+        name = escape(one.path)
+        if found is not one and found.path == one.path:
+            notes.append(f"{name} is given twice, so its weights count twice")
+        elif found is not one and _is_copy(found, one):
+            said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
+            notes += _decoded_otherwise(found, one) or [said]
+    return notes
+
+
+def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
+    """Return notes on quantisation settings with which a checkpoint and its copy decode equal codes differently."""
+    if _settings(one) == _settings(copy):
+        return []
+    from ...analysis.compare.compare import decoding_differences
+    from ...analysis.compare.outline import outline_of
+
+    return decoding_differences(outline_of(one.stored or one), outline_of(copy.stored or copy))
+
+
+def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
+    """Return notes on models that are the base itself, or copies of it, so that their change from the base is zero."""
+    if base.in_memory:
+        return []
+    outline, zero = _outline(base), "its change from the base is zero, so it only makes the merged change smaller"
+    notes = []
+    for one in models:
+        if one.in_memory or _outline(one) != outline:
+            continue
+        if one.path == base.path:
+            notes.append(f"{escape(one.path)} is both the base and a model: {zero}")
+        elif _settings(one) == _settings(base) and _is_copy(base, one):
+            notes.append(f"{escape(one.path)} has the same weights as the base {escape(base.path)}: {zero}")
+    return notes
+
+
+def _settings(one: Checkpoint) -> Mapping[str, Any]:
+    """Return the quantisation settings of a checkpoint: with other settings, equal codes decode to other weights."""
+    return (one.stored or one).quantisation
+
+
+def _outline(one: Checkpoint) -> Hashable:
+    """Return a value that is equal for two checkpoints if they may be copies of each other.
+
+    If a file is remote or deleted after use (``consume``), the value is the path and the root (the dotted path of the
+    state dict). If a file is larger than ``LARGEST_FILE``, it is the real paths of the files and the root.
+    """
+    files = one.open_files()
+    if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
+        return one.path, one.root
+    if "://" in one.path or any(each.name not in files for each in one.files):
+        return one.path, one.root
+    if any(each.size > LARGEST_FILE for each in one.files):
+        return one.root, tuple(_real_path(files[each.name]) for each in one.files)
+    ends = [files[each.name].read(max(0, each.size - LAST_BYTES), min(LAST_BYTES, each.size)) for each in one.files]
+    return one.root, tuple((each.size, each.sha256) for each in one.files), tuple(map(bytes, ends))
+
+
+def _real_path(file: File) -> str:
+    return os.path.realpath(file.path if isinstance(file, LocalFile) else file.uri)
+
+
+def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
+    ours, theirs = one.open_files(), other.open_files()
+    return all(_holds(ours[a.name], theirs[b.name]) for a, b in zip(one.files, other.files, strict=True))
+
+
+def _holds(one: File, other: File) -> bool:
+    """Return whether two files of the same size have the same contents."""
+    if _real_path(one) == _real_path(other):
+        return True
+    places = range(0, one.size, BLOCK)
+    return all(one.read(at, min(BLOCK, one.size - at)) == other.read(at, min(BLOCK, one.size - at)) for at in places)

@@ -13,9 +13,9 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import source_notes, twice_notes
-from ..inputs.kept_open import KeptOpen
+from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import memory_bytes, with_costs
+from ..inputs.sampled_parts import twice_notes
 from .adapter_files import base_name
 from .adapter_output import factor_dtype, open_adapters
 from .merging import adapters_of, weights_of_adapters

@@ -21,8 +21,7 @@ from ...planning.transplant.options import Options
 from ...util.text import count, escape, human_bytes
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import source_notes
-from ..inputs.kept_open import KeptOpen
+from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters
 from .opening import METADATA

@@ -24,8 +24,7 @@ from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import ENCODINGS, read_as
-from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
-from ..inputs.kept_open import KeptOpen
+from ..inputs.inputs import KeptOpen, names_of, notes_on, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..inputs.sampled_parts import unrelated_notes

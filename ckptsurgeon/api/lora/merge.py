@@ -20,11 +20,11 @@ from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
-from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
+from ..inputs.inputs import KeptOpen, names_of, plan_source, source_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
+from ..inputs.sampled_parts import twice_notes
 from ..inputs.stored_recipes import merged_notes
 from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.codes.output_settings import with_settings

@@ -11,8 +11,7 @@ from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse
 from ...planning.plan.plan import Plan
 from ..inputs.argument_types import CheckpointLike, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import source_notes
-from ..inputs.kept_open import KeptOpen
+from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters
 

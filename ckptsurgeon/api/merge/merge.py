@@ -36,13 +36,13 @@ from ..inputs.argument_types import (
 )
 from ..inputs.arguments import check_metadata, check_seed, plain_arguments, with_metadata
 from ..inputs.encoding import ENCODINGS, as_stored, check_encoding
-from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
+from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
-from ..inputs.sampled_parts import SAME, unrelated_notes
+from ..inputs.sampled_parts import SAME, base_notes, twice_notes, unrelated_notes
 from ..inputs.stored_recipes import counted_notes
 from ..model_folder.checks import with_sources_said, without_repeats
-from ..model_folder.folder import ModelFolder
+from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
 from .chosen_method import check_names, check_number, method_named
@@ -221,8 +221,8 @@ def _plan_models(
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = ParameterValues(method, settings, [{} for _ in numbers])
-        stored = as_stored(opened, asked.encoding)
-        folders = [folder_of(one) for one in stored]
+        stored = as_stored(opened, asked.encoding) if any(one.stored is not None for one in opened) else opened
+        folders = [model_folder(one) if one.stored is None else folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = _vocabulary(asked, list(map(InputModel, paths, views, folders)), donor)
         measured = [at] if method.measures_base and at is not None else numbers
@@ -239,10 +239,12 @@ def _plan_models(
             metadata=stored[donor].metadata,
             notes=[
                 *asked.notes(opened), *aligned.notes, *_repeated(opened, len(models), method),
-                *counted_notes(opened[: len(models)]), *more.notes,
+                *(counted_notes(opened[: len(models)]) if any(one.recipe for one in opened) else ()), *more.notes,
             ],
         )  # fmt: skip
-        plan, every = keeping_codes(plan, [*opened, *more.opened], asked.encoding, donor, dtype=asked.options.dtype)
+        every = [*opened, *more.opened]
+        if any(one.stored is not None for one in opened):
+            plan, every = keeping_codes(plan, every, asked.encoding, donor, dtype=asked.options.dtype)
         by_place = asked.vocabulary.is_by_place
         plan = _with_files(plan, stored, folders, donor, chosen[1] if chosen else None, by_place=by_place)
         if chosen is None and not by_place:

@@ -17,11 +17,10 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import brief_repr, escape
 from ..inputs.encoding import as_stored
-from ..inputs.inputs import base_notes
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
-from ..inputs.sampled_parts import unrelated_notes
+from ..inputs.sampled_parts import base_notes, unrelated_notes
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.rows_by_place import RECIPE, checked_rows

@@ -23,8 +23,7 @@ from ...util.text import brief_repr, escape
 from ..aligning.aligned_models import AlignedModels
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
-from ..inputs.inputs import source_notes
-from ..inputs.kept_open import KeptOpen
+from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import with_costs
 from .vocabulary_request import VocabularyRequest
 
@@ -73,13 +72,14 @@ class MergeRequest:
             stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
             for one, name in zip(models, names, strict=True)
         ]
-        read = [read_as(one, self.encoding) for one in opened]
+        read = [read_as(one, self.encoding) if one.codes else one for one in opened]
         stack.enter_context(KeptOpen(read))
         return read
 
     def notes(self, opened: Sequence[Checkpoint]) -> list[str]:
         """Return the notes on the open models, and on arguments that have no effect."""
-        return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
+        notes = source_notes(opened, unwrap=self.unwrap)
+        return notes if self.encoding == ENCODINGS[0] else [*notes, *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
         """Return ``plan`` with its estimated cost, and ``opened`` as its inputs, which stay open until ``apply``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,15 @@ __all__ = [
     "converted_layer_notes",
     "folder_notes",
     "notes_beside",
+    "numbered_gap_notes",
     "source_layer_notes",
     "sources_beside",
     "with_layers_said",
     "with_sources_said",
     "without_repeats",
 ]
+
+_NUMBER = re.compile(r"\d")
 
 # Notes on the files in the folders of a plan's sources, even if the output gets other files.
 
@@ -51,7 +55,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note
         lists = (*changed_list_notes(checkpoint, folder), *_row_notes(checkpoint, folder))
         shapes = [*lists, *frequency_notes(checkpoint, folder.config), *shapes]
     if not _is_configured(folder):
-        return [*gap_notes(list(checkpoint)), *shapes]
+        return [*numbered_gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
 
     decoded = {one.name for one in checkpoint.stored.codes.tensors} if checkpoint.stored else set[str]()
@@ -59,6 +63,11 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note
         DescribedTensor(key, info.dtype, info.shape, is_quantised=key in decoded) for key, info in checkpoint.items()
     ]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
+
+
+def numbered_gap_notes(keys: Sequence[str]) -> list[Note]:
+    """Return notes on gaps in the numbers of layers and experts, for a checkpoint without a configuration."""
+    return [*gap_notes(keys)] if any(map(_NUMBER.search, keys)) else []  # keys without a digit have no layers
 
 
 def _shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
@@ -101,7 +110,11 @@ def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mappi
     from .weights.part_checks import part_notes
 
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
-    own = {*layer_notes(tensors, config), *part_notes(tensors, config), *gap_notes([one.key for one in tensors])}
+    own = {
+        *layer_notes(tensors, config),
+        *part_notes(tensors, config),
+        *numbered_gap_notes([one.key for one in tensors]),
+    }
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in layers))
     said = (note if note in own else with_prefix(f"{escape(path)}: ", note) for note in layers)
     return replace(plan, target=target, notes=(*plan.notes, *(note for note in said if note not in plan.notes)))
@@ -161,9 +174,11 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     steps = [step for step in plan.steps if step.key not in plan.target.implied]  # only tensors that the output stores
+    if not folder.files and not read.files and len({step.dtype for step in steps}) < 2:
+        return []  # without files, layers can only be compared with each other, by their dtypes
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in steps]
     if not folder.files and not read.files:
-        return [*layer_notes(tensors, {})]  # without files, layers can only be compared with each other
+        return [*layer_notes(tensors, {})]
     from .folder_checks import output_file_notes
 
     former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in steps]
@@ -178,7 +193,7 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
     adapter = _notes_on_adapter(checkpoint)
     if checkpoint.folder is not None:
         return [*notes_beside(checkpoint, folder), *adapter]
-    return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *_shape_notes(checkpoint), *adapter]
+    return [] if checkpoint.elsewhere else [*numbered_gap_notes(list(checkpoint)), *_shape_notes(checkpoint), *adapter]
 
 
 def _notes_on_adapter(checkpoint: Checkpoint) -> tuple[Note, ...]:
@@ -201,7 +216,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         from .layers.rotary import frequency_notes
 
         shapes += frequency_notes(checkpoint, folder.config)
-    gaps = shapes if _is_configured(folder) else [*gap_notes(list(checkpoint)), *shapes]
+    gaps = shapes if _is_configured(folder) else [*numbered_gap_notes(list(checkpoint)), *shapes]
     if not folder.files:
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes
     from .folder_checks import file_notes

@@ -335,7 +335,8 @@ def model_folder(checkpoint: Checkpoint) -> ModelFolder:
     # in ``open_files``, the name of a single file is ''
     weights = {name.partition("/")[0] for name in checkpoint.open_files()}
     weights |= {file.name for file in checkpoint.open_files().values()}
-    return replace(_folder(checkpoint.path, checkpoint.folder, weights), embedded=embedded_model(checkpoint))
+    found = _folder(checkpoint.path, checkpoint.folder, weights)
+    return replace(found, embedded=embedded_model(checkpoint)) if checkpoint.header.stored else found
 
 
 def model_folder_at(path: str) -> ModelFolder:

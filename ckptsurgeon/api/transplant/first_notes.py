@@ -11,7 +11,7 @@ from ...planning.target import TargetSpec
 from ...storage.read.spec import SourceSpec
 from ...util.notes import with_prefix
 from ...util.text import escape
-from ..inputs.encoding import encoding_notes
+from ..inputs.encoding import ENCODINGS, encoding_notes
 from ..inputs.inputs import notes_on
 from .recognition import KnownSource
 
@@ -38,7 +38,7 @@ def first_notes(
     return [
         *_notes(specs, sources, target),
         *_stacked_experts_notes(target, opened),
-        *encoding_notes(read, encoding),  # decoding was asked for, but nothing is quantised
+        *(encoding_notes(read, encoding) if encoding != ENCODINGS[0] else ()),
     ]
 
 

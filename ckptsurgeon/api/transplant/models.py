@@ -12,6 +12,7 @@ from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
 from ..model_folder.checks import (
     folder_notes,
+    numbered_gap_notes,
     source_layer_notes,
     sources_beside,
     with_layers_said,
@@ -19,7 +20,6 @@ from ..model_folder.checks import (
     without_repeats,
 )
 from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.layers.holes import gap_notes
 from ..model_folder.quantised import folder_of
 
 __all__ = ["TransplantModels", "with_layers_noted"]
@@ -44,7 +44,8 @@ class TransplantModels:
     @cached_property
     def folders(self) -> list[ModelFolder]:
         """The folders of the sources, and the folder of the destination if it is a checkpoint."""
-        return [folder_of(one) for one in (*self.read, *([] if self.kept is None else [self.kept]))]
+        read = (*self.read, *([] if self.kept is None else [self.kept]))
+        return [model_folder(one) if one.stored is None else folder_of(one) for one in read]
 
     @cached_property
     def destination(self) -> ModelFolder:
@@ -81,7 +82,7 @@ def with_layers_noted(plan: Plan, models: TransplantModels, initial: Sequence[Ch
     """
     kept, folder = models.kept, models.destination
     if kept is None:
-        gaps = gap_notes([step.key for step in plan.steps]) if models.target.kind == "tensors" else ()
+        gaps = numbered_gap_notes([step.key for step in plan.steps]) if models.target.kind == "tensors" else ()
         plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, folder), *gaps))
     else:
         plan = with_layers_said(plan, source_layer_notes(kept, folder), kept.path, folder.config)

@@ -25,8 +25,7 @@ from ...storage.read.spec import SourceSpec
 from ...tensors.find_codes import find_codes
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, with_decoding
-from ..inputs.inputs import names_of, plan_source, plan_target
-from ..inputs.kept_open import KeptOpen, check_decodable
+from ..inputs.inputs import KeptOpen, check_decodable, names_of, plan_source, plan_target
 from ..layouts.mlx_form import FORMAT, MLX, is_of_mlx
 from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.quantised import decoded_dtype
@@ -131,7 +130,7 @@ def _planned(
         _open(specs, target, request.root, into=opened)
         if reading != request.encoding:
             _check_decodable(opened)
-        rows = with_decoding(request.rows, opened, reading)
+        rows = with_decoding(request.rows, opened) if reading != ENCODINGS[0] else request.rows
         sources = recognised(opened, rows, specs, target, _layout(options, request), request.heads)
         views = _views(sources, specs)
         keeper, initial = _further([view.source.name for view in views], target, opened, initial_files, reading)
@@ -243,7 +242,8 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
         SourceView(
             plan_source(name, one.operated.checkpoint, operations=one.operated.derived.rows), one.operated.checkpoint,
             spec.src, spec.dst, spec.exclude, one.operated.derived.by, one.recognised.names, one.recognised.by,
-            one.operated.checkpoint.codes, decoded_dtype(one.operated.checkpoint),
+            one.operated.checkpoint.codes,
+            decoded_dtype(one.operated.checkpoint) if one.operated.checkpoint.stored is not None else "",
         )
         for name, one, spec in zip(names, sources, specs, strict=True)
     ]  # fmt: skip

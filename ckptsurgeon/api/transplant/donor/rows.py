@@ -16,8 +16,7 @@ from ....planning.plan.plan import Plan
 from ....planning.plan.rows import VocabularyRows
 from ....planning.target import TargetSpec
 from ....util.text import count, escape
-from ...inputs.inputs import names_of, plan_source
-from ...inputs.kept_open import KeptOpen
+from ...inputs.inputs import KeptOpen, names_of, plan_source
 from .checked_rows import checked_rows
 from .choice import DonorChoice
 from .model import Donor
