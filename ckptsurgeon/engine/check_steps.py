@@ -35,7 +35,7 @@ def check_step(step: Step) -> None:
             hint="Make a new plan with the command that wrote this plan.",
         )
     for one in step.inputs:
-        fault = cast_fault(one.dtype, step.dtype)
+        fault = cast_fault(one.dtype, step.dtype) if one.dtype != step.dtype else ""
         if fault:
             raise PlanError(f"the tensor {escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
 

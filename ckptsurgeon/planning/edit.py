@@ -145,7 +145,11 @@ def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> 
 
 def check_casts(steps: Sequence[Step]) -> None:
     """Raise PlanError if a step casts a tensor to a dtype that cannot hold its numbers, as from complex to float."""
-    faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
+    faults = [
+        (s.key, f"{s.source_dtype}: {why}")
+        for s in steps
+        if s.dtype != s.source_dtype and (why := cast_fault(s.source_dtype, s.dtype))
+    ]
     if faults:
         raise PlanError(
             f"tensors cannot be cast to the dtype of --dtype: {grouped(faults, '{names} {are} {why}')}.",

@@ -19,6 +19,7 @@ from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
+from ...tensors.possible_scales import CODES as INTEGERS
 from ...util.text import brief_repr, escape
 from ..aligning.aligned_models import AlignedModels
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
@@ -90,8 +91,10 @@ class MergeRequest:
         Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
         or mix encodings.
         """
-        check_codes(plan, [one.codes_before_operations for one in opened])
-        plan = with_possible_codes_said(plan, [one.codes for one in opened])
+        if any(codes := [one.codes_before_operations for one in opened]):
+            check_codes(plan, codes)
+        if any(one.dtype in INTEGERS for step in plan.steps for one in step.inputs):
+            plan = with_possible_codes_said(plan, [one.codes for one in opened])
         if any(one.codes for one in opened):
             from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings
 

@@ -23,6 +23,7 @@ from ...planning.transplant.select import PlanningInputs, SourceView
 from ...planning.transplant.transplant import plan_transplant
 from ...storage.read.spec import SourceSpec
 from ...tensors.find_codes import find_codes
+from ...tensors.possible_scales import CODES as INTEGERS
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, with_decoding
 from ..inputs.inputs import KeptOpen, check_decodable, names_of, plan_source, plan_target
@@ -211,8 +212,11 @@ def _with_codes_checked(
     ``held`` are the sources of the plan; the destination is the one with the index ``owner``, and ``wanted`` are its
     quantised tensors. Raises PlanError if codes do not fit the destination or their settings.
     """
-    check_codes(plan, [one.codes_before_operations for one in held], wanted)
-    plan = with_possible_codes_said(plan, [one.codes for one in held])
+    codes = [one.codes_before_operations for one in held]
+    if wanted or any(codes):
+        check_codes(plan, codes, wanted)
+    if any(one.dtype in INTEGERS for step in plan.steps for one in step.inputs):
+        plan = with_possible_codes_said(plan, [one.codes for one in held])
     if not any(one.codes for one in held):
         return plan
     from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings

@@ -135,8 +135,9 @@ class _Decider:
         for alias, owner in target.ties.items():
             self.aliases.setdefault(owner, []).append(alias)
         self._dropped = dropped_layers(target, options.drop_last)
-        self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
-        self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
+        self._reinit = KeyMatcher([flag.pattern for flag in options.reinit]) if options.reinit else None
+        scoped = [flag.pattern for flag, _ in options.mismatch.scoped]
+        self._scoped = KeyMatcher(scoped) if scoped else None
         self.axes = (
             VocabularyAxes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
         )
@@ -176,7 +177,7 @@ class _Decider:
             self.changes.append(ShapeChange(names, step.source_shape, step.shape, origin.key))
             step = self._resized(step, origin)
         self._check_coded(step, origin)
-        if step.op != "init":
+        if step.op != "init" and step.dtype != step.source_dtype:
             fault = cast_fault(step.source_dtype, step.dtype)
             if fault:
                 where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
@@ -205,8 +206,10 @@ class _Decider:
         names = [key, *self.aliases.get(key, ())]
         return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
-    def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
-        """Return the indices of the patterns that match any of a tensor's names."""
+    def _hits(self, matcher: KeyMatcher | None, key: str) -> frozenset[int]:
+        """Return the indices of the patterns that match any of a tensor's names; none if ``matcher`` is None."""
+        if matcher is None:
+            return frozenset()
         return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
@@ -218,7 +221,7 @@ class _Decider:
 
     def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
         dtype = self._dtype(info, "")
-        fault = cast_fault(info.dtype, dtype)
+        fault = cast_fault(info.dtype, dtype) if dtype != info.dtype else ""
         if fault:
             self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as requested: {fault}"))
         if self.keeper is None and key in self._given:
@@ -353,11 +356,11 @@ def decide(
     resized = [key for key, step in owned.items() if step.kind == "resized"]
     asked = resized or (decider.faults.mismatches and decider.axes is None)
     # To find the vocabulary axes, the model is built again: so read ``target.vocabulary`` only if a message needs it.
-    by_place = PositionalRows(decider.changes if asked else (), target.vocabulary)
+    by_place = PositionalRows(decider.changes, target.vocabulary) if asked else None
     raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []
-    decisions.notes += by_place.resized(resized)
-    decisions.notes += transposed_notes(decider.changes, owned.values())
+    decisions.notes += by_place.resized(resized) if by_place is not None else ()
+    decisions.notes += transposed_notes(decider.changes, owned.values()) if decider.changes else ()
     return decisions

@@ -39,7 +39,7 @@ class PlanFaults:
 
 
 def raise_faults(
-    faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
+    faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows | None
 ) -> None:
     """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
@@ -119,6 +119,8 @@ def _is_unloaded(step: Step) -> bool:
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
     """Return notes on patterns that match few keys of the destination; raises PatternError if one matches no key."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
+    if not flags:
+        return []
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
 
@@ -159,7 +161,8 @@ def check_plan(
     """
     if all(_is_unloaded(step) for step in steps):
         raise _nothing_loaded(steps, unexpected, target, views)
-    _check_required(steps, options)
+    if options.require:
+        _check_required(steps, options)
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
         raise PlanError(
@@ -180,7 +183,7 @@ def check_plan(
 
 def _check_required(steps: Sequence[Step], options: Options) -> None:
     matcher = KeyMatcher([flag.pattern for flag in options.require])
-    for step in steps if options.require else ():
+    for step in steps:
         hits = matcher.match(step.key)
         if hits and _is_unloaded(step):
             flag = options.require[min(hits)]

@@ -211,7 +211,20 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     selection = Selection()
     keys = [key for view in views for key in view.names]
     flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
-    selection.notes += matched(flags, keys, "source")[1]
+    if flags:
+        selection.notes += matched(flags, keys, "source")[1]
+    if options.rules:
+        _check_rules(options, views, keys, selection)
+    if options.rulesets:
+        options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
+    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
+    if options.rules:
+        check_shadowed(options.rules, renamings)
+    return selection
+
+
+def _check_rules(options: Options, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
+    """Add notes on rules that match fewer keys than meant, or that are not needed; raises PatternError."""
     matching_rules = rule_matcher(options.rules)
     used = {index for key in keys for index in matching_rules(key)}
     for index, rule in enumerate(options.rules):
@@ -220,10 +233,6 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     if len(options.rules) <= LOOKED_DEEPER and not options.has_own_rules:
         rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
         selection.notes += deeper_notes(rules, keys)
-    options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
-    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
-    check_shadowed(options.rules, renamings)
-    return selection
 
 
 def _check_unused(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
@@ -246,7 +255,11 @@ def _check_unused(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], 
 def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and is_under(key, view.src)]
-    renaming = _with_parts(rename(chosen, options.rules), view, options.rules)
+    renaming = (
+        _with_parts(rename(chosen, options.rules), view, options.rules)
+        if options.rules
+        else Renaming({key: (key,) for key in chosen}, dict.fromkeys(chosen), ())
+    )
     landed: dict[str, str] = {}
     for key, by in renaming.by.items():
         for name in renaming.names[key] if by is not None else (_moved(key, view),):
@@ -261,10 +274,11 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                 index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key), view.dtype_of(key)
             )
             selection.origins.setdefault(name, []).append(origin)
-    matching_rules = rule_matcher(options.rules)
+    if dropped:
+        matching_rules = rule_matcher(options.rules)
+        selection.excluded_keys += len(dropped)
     for key, why in dropped.items():
-        selection.excluded_keys += 1
-        for name in _names_of(key, view, [options.rules[index] for index in matching_rules(key)]):
+        for name in _names_of(key, view, [options.rules[place] for place in matching_rules(key)]):
             selection.excluded.setdefault(name, []).append(ExcludedKey(index, key, why))
     return renaming
 
@@ -276,7 +290,7 @@ def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> 
     name that fits.
     """
     parts = {key: coded for key in renaming.names if (coded := view.codes.by_key.get(key)) and coded.name != key}
-    if not parts or not rules:
+    if not parts:
         return renaming
     whole = rename(list(dict.fromkeys(coded.name for coded in parts.values())), rules)
     names, by = dict(renaming.names), dict(renaming.by)
@@ -305,6 +319,8 @@ def without_names(coded: QuantisedTensor, name: str) -> PlanError:
 
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
     """Return the keys that are left out, each with the option that excluded it."""
+    if not (options.include or options.exclude or view.prefixes or view.src):
+        return {}
     excludes = KeyMatcher([flag.pattern for flag in options.exclude])
     includes = KeyMatcher([flag.pattern for flag in options.include])
     dropped: dict[str, str] = {}

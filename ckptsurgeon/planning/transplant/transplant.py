@@ -52,11 +52,14 @@ def plan_transplant(
     names = [view.source.name for view in views]
     decisions = decide(target, selection, options, names, initial)
     unexpected = _unexpected(selection, decisions.used)
-    check_decoded(decisions.steps, selection, views)
-    check_replaced(decisions.steps, selection, views, wanted)
+    if any(view.codes for view in views):
+        check_decoded(decisions.steps, selection, views)
+    if wanted:
+        check_replaced(decisions.steps, selection, views, wanted)
     check_plan(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
     kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
-    few = list(few_copied(views, decisions.steps, unexpected, options))
+    few = list(few_copied(views, decisions.steps, unexpected, options)) if unexpected else []
+    others = not few and unexpected
     return Plan(
         verb="transplant",
         sources=(*(view.source for view in views), *kept),
@@ -77,7 +80,8 @@ def plan_transplant(
             *_overrides(selection, decisions.used),
             *_idle_copies(selection, decisions.used),
             *_growth(decisions.steps),
-            *(few or other_modules(views, decisions.steps, _names(selection, unexpected), options)),
+            *few,
+            *(other_modules(views, decisions.steps, _names(selection, unexpected), options) if others else ()),
         ),
     )
 
