@@ -1,4 +1,4 @@
-"""Reports errors in one line, as text or JSON, with their exit codes; makes stdout and stderr safe to write to."""
+"""Reports errors in one line, as text or JSON, with their exit codes."""
 
 from __future__ import annotations
 
@@ -6,112 +6,13 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO, cast
+from collections.abc import Sequence
 
-from ..errors import CheckpointError, ConfigError, OutputError, SourceError
+from ..errors import CheckpointError, ConfigError, SourceError
 from ..util.text import escape
 from .stopping import output_in_place, stop_message
 
-__all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
-
-# stdout and stderr may be closed, full or a pipe that nobody reads; their encoding may lack some characters.
-
-
-class ReaderGoneError(Exception):
-    """Raised by writing to stdout if the process that reads it has ended, as in ``ckpt ... | head -1``."""
-
-
-@contextmanager
-def guarded_streams() -> Iterator[None]:
-    """Make stdout and stderr safe to write to during the block.
-
-    If a stream is closed, its descriptor is opened on /dev/null, so that no other file gets the descriptor. Characters
-    that the encoding lacks are written as escapes. If stdout was closed or cannot be written, writing to it raises
-    OutputError or ReaderGoneError; errors in writing to stderr are ignored.
-    """
-    _open_closed()
-    with (
-        redirect_stdout(cast(TextIO, _AnswerStream(sys.stdout))),
-        redirect_stderr(cast(TextIO, _ErrorStream(sys.stderr))),
-    ):
-        yield
-
-
-def _open_closed() -> None:
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            # open() uses the lowest free descriptor, which is this one. Writing to a closed stdout must fail, so stdout
-            # is opened read-only.
-            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-
-
-class _Stream:
-    """A text stream that passes its errors to ``_failed`` instead of raising OSError."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-    def write(self, text: str) -> int:
-        """Write a string; an error is passed to ``_failed``."""
-        if text == "":  # the parser tests streams with '', and ignores errors
-            return 0
-        try:
-            return self._stream.write(self._encodable(text))
-        except OSError as error:
-            return self._failed(error)
-
-    def flush(self) -> None:
-        """Write the buffered text."""
-        try:
-            self._stream.flush()
-        except OSError as error:
-            self._failed(error)
-
-    def _encodable(self, text: str) -> str:
-        utf = (self._stream.encoding or "").lower().startswith("utf")
-        return text if utf or text.isascii() else text.replace("…", "...")
-
-    def _failed(self, error: OSError) -> int:
-        """Redirect the stream to /dev/null after an error, and return 0.
-
-        The interpreter flushes the buffer once more at exit, which would fail again:
-        https://docs.python.org/3/library/signal.html#note-on-sigpipe
-        """
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-        return 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _AnswerStream(_Stream):
-    def _failed(self, error: OSError) -> int:
-        super()._failed(error)
-        if isinstance(error, BrokenPipeError):
-            raise ReaderGoneError from error
-        written = output_in_place()
-        raise OutputError(
-            f"cannot write the result to stdout: {error.strerror or error}.",
-            hint=f"{written} was written." if written else "",
-        ) from error
-
-
-class _ErrorStream(_Stream):
-    pass
-
+__all__ = ["failed", "is_for_memory"]
 
 BUG = 70
 LONGEST = 1200

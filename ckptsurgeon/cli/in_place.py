@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..util.torchrun import rank_of_process
 from .first_process import by_the_first
-from .printing import quoted
-from .showing import show_plan
+from .printing import quoted, show_plan
 from .stopping import say
 from .writing import Writing
 

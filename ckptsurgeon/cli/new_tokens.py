@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,8 +48,3 @@ class NewTokenOptions:
             help="Treat a token of the source and a new token as one, as in '<blank>=[PAD]'. Repeatable.",
         ),
     ] = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The options as arguments of the Python functions."""
-        return {**vars(self), "token_map": self.token_map or ()}

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,10 @@ from .stopping import unwinding
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Jsonable", "Printer", "console_of", "print_to", "quoted"]
+    from ..planning.plan.plan import Plan
+    from ..planning.plan.receipt import Receipt
+
+__all__ = ["Jsonable", "Printer", "console_of", "print_to", "quoted", "show_plan", "show_receipt"]
 
 WIDTH = 100
 """The width of a line in columns if neither COLUMNS nor a terminal determines the width."""
@@ -149,6 +152,29 @@ class Printer:
             yield
         finally:
             line.stop()
+
+
+def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
+    """Show a plan: its notes, its table and, with -v, every step."""
+    printer.notes(notes)
+    if printer.quiet:
+        return
+    from ..render.plan import plan_lines, plan_view
+
+    if printer.verbose:
+        printer.lines([*plan_lines(plan), ""])
+    printer.show(plan_view(plan))
+
+
+def show_receipt(printer: Printer, receipt: Receipt, shown: Collection[str]) -> None:
+    """Show the receipt of an output, with its notes that are not in ``shown``."""
+    printer.notes(note for note in receipt.notes if note not in shown)
+    if printer.quiet:
+        return
+    from ..render.verification import receipt_view
+
+    next_steps = [f"ckpt verify {quoted(receipt.output)}"]
+    printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))
 
 
 def quoted(path: str) -> str:

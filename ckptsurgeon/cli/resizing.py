@@ -163,7 +163,7 @@ class VocabularyOptions:
     def arguments(self) -> dict[str, Any]:
         """The options as keyword arguments of the Python function ``resize``."""
         given = vars(self).copy()
-        return {**given.pop("rows").arguments, **given, "trim": self.trim or ()}
+        return {**vars(given.pop("rows")), **given, "trim": self.trim or ()}
 
 
 @dataclass(frozen=True)

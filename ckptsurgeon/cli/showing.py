@@ -1,4 +1,4 @@
-"""Shows the result of a verb with a plan: the plan, an explanation, a page, the receipt or the proof."""
+"""Shows what a verb with a plan makes besides its output: an explanation, a page or a proof."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from ..analysis.page.contents import Page
     from ..analysis.prove.proof import Proof
     from ..planning.plan.plan import Plan
-    from ..planning.plan.receipt import Receipt
 
 __all__ = [
     "check_page",
     "check_writes_no_model",
     "show_explained",
     "show_page",
-    "show_plan",
     "show_proof",
-    "show_receipt",
     "write_page",
 ]
 
@@ -89,27 +86,6 @@ def show_page(printer: Printer, page: Page) -> None:
 
     printer.show(page_view(page, next_step=f"open {quoted(page.output or '')} in a browser"))
     printer.notes(page.notes)
-
-
-def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
-    """Show a plan: its notes, its table and, with -v, every step."""
-    from ..render.plan import plan_lines, plan_view
-
-    printer.notes(notes)
-    if printer.quiet:
-        return
-    if printer.verbose:
-        printer.lines([*plan_lines(plan), ""])
-    printer.show(plan_view(plan))
-
-
-def show_receipt(printer: Printer, receipt: Receipt, shown: Collection[str]) -> None:
-    """Show the receipt of an output, with its notes that are not in ``shown``."""
-    from ..render.verification import receipt_view
-
-    printer.notes(note for note in receipt.notes if note not in shown)
-    next_steps = [f"ckpt verify {quoted(receipt.output)}"]
-    printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))
 
 
 def show_proof(printer: Printer, proof: Proof, shown: Collection[str]) -> None:

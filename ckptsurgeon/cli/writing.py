@@ -27,8 +27,8 @@ from .options import (
     Yes,
     check_output,
 )
-from .printing import Printer
-from .showing import show_plan, show_proof, show_receipt
+from .printing import Printer, show_plan, show_receipt
+from .showing import show_proof
 from .stopping import say
 
 if TYPE_CHECKING:

@@ -169,7 +169,8 @@ def run(
         printer.lines(f"{name}: {found.figures[name]:.8g}" for name in names)
     elif not printer.answer(found):
         printer.notes(note for note in found.notes if note not in watch.noted)
-        printer.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=printer.verbose))
+        if not printer.quiet:
+            printer.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=printer.verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 

@@ -195,7 +195,7 @@ def run(
     plan = transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         ruleset=ruleset, operations=operations, layout=layout, heads=heads, vocab=vocab,
-        vocab_keys=vocab_keys or (), **rows.arguments, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
+        vocab_keys=vocab_keys or (), **vars(rows), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
         encoding=encoding, root=root, task=task, constructor_weights=not no_constructor_weights,
         metadata=metadata_of(set_metadata),
