@@ -10,7 +10,7 @@ from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, listing, shape_text
-from .computed_buffers import is_computed
+from .computed_buffers import COMPUTED
 from .keys.wrappers import without_wrappers
 from .llama_cpp.names import layout_hint
 from .merge.fitting import UNWRAP, named_keys
@@ -124,7 +124,12 @@ def plan_average(
         steps=tuple(steps),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *ModelTies(views).apart(steps), *_mixed(steps, views), *_kept(steps, int_buffers)),
+        notes=(
+            *notes,
+            *ModelTies(views, [tied_keys(view.tensors) for view in views]).apart(steps),
+            *_mixed(steps, views),
+            *_kept(steps, int_buffers),
+        ),
     )
 
 
@@ -217,7 +222,7 @@ def _step(
 ) -> Step:
     first, last = inputs[0], inputs[-1]
     floating = DTYPES[first.dtype].is_floating
-    if is_computed(key):
+    if COMPUTED.search(key):
         return Step(key, "copy", first.dtype, first.shape, first.source, key, first.dtype, first.shape, tied_to=tied_to)
     if not floating and int_buffers != "max":
         one = last if int_buffers == "last" else first

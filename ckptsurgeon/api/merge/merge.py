@@ -47,7 +47,7 @@ from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
 from .chosen_method import check_names, check_number, method_named
 from .settings import MergeRequest, given_settings, plain_settings
-from .statistics import opened_statistics
+from .statistics import MergeStatistics, opened_statistics
 from .vocabulary_request import InputModel, VocabularyRequest
 
 if TYPE_CHECKING:
@@ -226,13 +226,15 @@ def _plan_models(
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = _vocabulary(asked, list(map(InputModel, paths, views, folders)), donor)
         measured = [at] if method.measures_base and at is not None else numbers
-        more = opened_statistics(
-            asked.statistics, method, {number: opened[number] for number in measured}, views, stack, paths=paths
-        )
+        more = MergeStatistics()
+        if method.statistics or asked.statistics:
+            at_models = {number: opened[number] for number in measured}
+            more = opened_statistics(asked.statistics, method, at_models, views, stack, paths=paths)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
+        pieces = pieces_of(views, numbers, at, method, values)
         plan = plan_merge(
             [*views, *more.views],
-            list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
+            list(with_tied_heads(pieces, views, tied)) if tied else pieces,
             replace(asked.options, vocabulary=chosen[0] if chosen else None, statistics=more.by_model),
             seed=asked.seed,
             arguments=_recorded(asked, settings, base=None if base is None else views[-1].source.name),

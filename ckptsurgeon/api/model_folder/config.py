@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...planning.computed_buffers import is_computed
+from ...planning.computed_buffers import COMPUTED
 from ...tensors.dtypes import DTYPES
 from ...tensors.find_codes import find_codes
 from ...tensors.info import TensorInfo
@@ -164,7 +164,7 @@ def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     Buffers that a model computes, such as ``inv_freq``, are ignored, too. Tensors that transformers always keeps in
     float32 (``_keep_in_fp32_modules``) are ignored if the plan has other floating-point tensors.
     """
-    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps if not is_computed(step.key)}
+    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps if not COMPUTED.search(step.key)}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
     floats = {key: info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
     cast = {dtype for key, dtype in floats.items() if dtype != "float32" or not KEPT.search(key)}

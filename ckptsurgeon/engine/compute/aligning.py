@@ -26,7 +26,7 @@ def shape_in(step: Step, one: Input) -> Shape:
     If the input has the shape (1,) and the output the shape (), or the reverse, the input is read in the output's
     shape.
     """
-    return step.shape if is_reshape(one.shape, step.shape) else one.shape
+    return step.shape if one.shape != step.shape and is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:

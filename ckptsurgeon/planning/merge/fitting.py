@@ -141,7 +141,7 @@ class ShapeFitting:
             if axis is not None:
                 shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
                 return FittedInputs(inputs, own, shape, "vocab", axis)
-        turned = any(is_transposed(one.shape, first.shape) for one in every)
+        turned = any(one.shape != first.shape and is_transposed(one.shape, first.shape) for one in every)
         self._turned += [piece.key] if turned else []
         self._shapes |= {} if turned else {piece.key: first.shape}
         policy = self._policies.get(piece.key, self._everywhere)
@@ -156,7 +156,8 @@ class ShapeFitting:
         yield from self._overlooked
         if self.axes is not None:
             yield from self.axes.notes()
-        yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
+        if moved := [one for one in self._moved if one.have != one.want]:
+            yield from PositionalRows(moved, {}).merged()
         if self._turned:
             square = square_siblings(self._turned, self._shapes)
             yield transposed_note(self._turned, square, "ckpt rename --operations")

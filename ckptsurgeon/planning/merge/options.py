@@ -64,6 +64,8 @@ class MergeMismatch:
         Raises PatternError for a pattern that matches no key.
         """
         found: dict[str, str] = {}
+        if not self.scoped:
+            return found, []
         hits, notes = matched([(str(flag), flag.pattern) for flag, _ in self.scoped], keys, "output")
         for (_, policy), hit in zip(self.scoped, hits, strict=True):
             found.update(dict.fromkeys(hit, policy))

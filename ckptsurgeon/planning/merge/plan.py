@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import PlanError
 from ...methods.merge._method import Method
+from ...tensors.tied_keys import tied_keys
 from ...util.text import count, escape
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
@@ -159,11 +160,14 @@ def pieces_of(
     """
     order = [*([base] if base is not None else []), *models]
     keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
-    depth = partial(depth_in, layers(keys)) if layers is not None else LayerDepths(keys).of
+    depths = dict.fromkeys(keys, 0.0)
+    if values.depend_on_layers:
+        depth = partial(depth_in, layers(keys)) if layers is not None else LayerDepths(keys).of
+        depths = {key: depth(key) for key in keys}
     return [
         MergePiece(
             key, tuple(SourceKey(index, key) for index in models), SourceKey(base, key) if base is not None else None,
-            method, values, depth(key),
+            method, values, depths[key],
         )
         for key in keys
     ]  # fmt: skip
@@ -188,15 +192,16 @@ def plan_merge(
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     keys = [piece.key for piece in pieces]
-    planner = MergeSteps(views, options, keys)
+    owners = [tied_keys(view.tensors) for view in views]
+    ties = ModelTies(views, owners) if any(owners) else None  # most models have no ties
+    planner = MergeSteps(views, options, keys, ties)
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
         raise PlanError(
             "there is nothing to merge: no tensor is in all models.", hint="Use --on-missing any or --on-missing base."
         )
-    ties = ModelTies(views)
-    steps = ties.tied(steps)
+    steps = steps if ties is None else ties.tied(steps)
     return Plan(
         verb="merge",
         sources=tuple(view.source for view in views),
@@ -206,5 +211,10 @@ def plan_merge(
         seed=seed,
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *overlooked((one.values for one in pieces), keys), *planner.notes(), *ties.apart(steps)),
+        notes=(
+            *notes,
+            *overlooked((one.values for one in pieces), keys),
+            *planner.notes(),
+            *(ties.apart(steps) if ties else ()),
+        ),
     )

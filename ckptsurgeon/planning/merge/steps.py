@@ -11,7 +11,7 @@ from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
 from ...tensors.quantised.encoding import QuantisedTensor
 from ...util.text import escape
-from ..computed_buffers import is_computed
+from ..computed_buffers import COMPUTED
 from ..mismatch.policy_syntax import is_reshape
 from ..opaque_tensors import opaque_error
 from ..plan.compute import OF_BASE, Merge
@@ -30,10 +30,12 @@ __all__ = ["MergeSteps"]
 class MergeSteps:
     """Makes the steps of the output's tensors one by one, and collects problems, to report all of one kind at once."""
 
-    def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
+    def __init__(
+        self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str], ties: ModelTies | None = None
+    ) -> None:
         self._views, self._options = views, options
         self._fitting = ShapeFitting(views, options, keys)
-        self._ties = ModelTies(views)
+        self._ties = ties
         self._missing = MissingTensors(views)
         self._checked: set[tuple[Any, ...]] = set()
         self._coded: list[tuple[str, QuantisedTensor, str]] = []
@@ -45,18 +47,19 @@ class MergeSteps:
         """Yield the notes on the steps."""
         yield from self._fitting.notes()
         yield from self._notes.texts(self._options)
-        yield from self._statistics.notes()
+        if self._options.statistics:
+            yield from self._statistics.notes()
 
     def steps(self, piece: MergePiece) -> Iterator[Step]:
         """Yield the step of the output tensor ``piece``, or nothing if it is left out or cannot be merged.
 
         A tensor that cannot be merged is recorded, and ``check`` reports it.
         """
-        places = [self._ties.place(place, piece.models) for place in piece.models]
+        places = [self._place(place, piece.models) for place in piece.models]
         if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
             return
         there = {number: place for number, place in enumerate(places) if self._has(place)}
-        base = self._ties.place(piece.base, piece.models) if piece.base is not None else None
+        base = self._place(piece.base, piece.models) if piece.base is not None else None
         base = base if base is not None and self._has(base) else None
         absent = [place for place in places if not self._has(place)]
         absent += [piece.base] if piece.base is not None and base is None else []
@@ -89,6 +92,9 @@ class MergeSteps:
         self._coded += ((name, coded, f"the method {piece.method.name}") for name, coded in found if len(places) > 1)
         return bool(found) and len(places) > 1
 
+    def _place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
+        return place if self._ties is None else self._ties.place(place, models)
+
     def _has(self, place: SourceKey) -> bool:
         return place.key in self._views[place.source].tensors
 
@@ -98,7 +104,8 @@ class MergeSteps:
             raise computing(self._coded, dequantise("merge"))
         self._missing.check()
         self._fitting.check()
-        self._statistics.check()
+        if self._options.statistics:
+            self._statistics.check()
 
     def _step(self, piece: MergePiece, fitted: FittedInputs) -> Step:
         inputs, base = list(fitted.inputs.values()), fitted.base
@@ -109,7 +116,7 @@ class MergeSteps:
         if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
             return self._alone(piece, fitted, base if base is not None else inputs[0])
         self._check_values(piece, inputs)
-        if is_computed(piece.key) and not fitted.policy:
+        if COMPUTED.search(piece.key) and not fitted.policy:
             return _copy(piece, inputs[0], inputs[0].dtype)
         kind = DTYPES[inputs[0].dtype].kind
         if kind != "float":
@@ -253,7 +260,10 @@ class MergeSteps:
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:
         """Return the dtype of an output tensor: --dtype, else the inputs' dtype, else one that holds all values."""
-        dtypes = {self._views[one.source].dtype_of(one.key) for one in inputs}
+        views = self._views
+        dtypes = {
+            views[one.source].dtype_of(one.key) if views[one.source].decoded_dtype else one.dtype for one in inputs
+        }
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or dtypes.pop()
         bits = max(DTYPES[dtype].bits for dtype in dtypes)

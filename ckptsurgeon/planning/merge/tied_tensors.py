@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...tensors.tied_keys import tied_keys
 from ...util.text import escape
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD
@@ -27,7 +26,7 @@ def with_tied_heads(
     embedding is used as the output layer.
     """
     for piece in pieces:
-        if not tied or not HEAD.search(piece.key):
+        if not HEAD.search(piece.key):
             yield piece
             continue
         models = tuple(_place(one, piece, views, tied) for one in piece.models)
@@ -56,9 +55,9 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
 class ModelTies:
     """The tied tensors (with several names) of each model of a merge; they determine the ties of the output."""
 
-    def __init__(self, views: Sequence[SourceView]) -> None:
-        self._views = views
-        self._owners = [tied_keys(view.tensors) for view in views]
+    def __init__(self, views: Sequence[SourceView], owners: Sequence[Mapping[str, str]]) -> None:
+        """``owners`` has the ties of each model, as ``tied_keys`` returns them."""
+        self._views, self._owners = views, owners
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
         """Return ``place`` with the key under which the model stores the tensor: ``place.key``, or a key tied to it.
@@ -85,8 +84,6 @@ class ModelTies:
 
         Two steps make the same tensor if they do the same and their inputs are tied in every source.
         """
-        if not any(self._owners):  # the usual case: no model has ties
-            return list(steps)
         made: dict[tuple[Any, ...], str] = {}
         found = []
         for step in steps:
@@ -99,7 +96,7 @@ class ModelTies:
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
         """Yield a note on each pair of tensors that is tied in some model but not in the output."""
-        owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
+        owner_of = {step.key: step.tied_to or step.key for step in steps}
         reported: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):
             for key, owner in owners.items():

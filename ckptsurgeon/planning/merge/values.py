@@ -139,8 +139,13 @@ class ParameterValues:
     @cached_property
     def _are_alike(self) -> bool:
         """Whether the values are the same for all tensors: they do not depend on the key or the depth."""
+        return not self.depend_on_layers and not self.conditions()
+
+    @cached_property
+    def depend_on_layers(self) -> bool:
+        """Whether any value is a gradient, from the first layer to the last."""
         every = [one for settings in (self._shared, *self._own) for found in settings.values() for one in found]
-        return all(one.is_for_all and not one.layers for one in every)
+        return any(one.layers for one in every)
 
     def _one(self, parameter: Parameter, key: str, model: int | None, depth: float) -> Value:
         own = self._own[model].get(parameter.name, ()) if model is not None else ()
@@ -204,7 +209,7 @@ def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str
         for name, _, setting in values.conditions()
         if setting.pattern is not None and not setting.contains
     }
-    return deeper_notes(patterns.items(), keys)
+    return deeper_notes(patterns.items(), keys) if patterns else []
 
 
 def _unmatched(name: str, setting: ParameterSetting, keys: Sequence[str]) -> PatternError:
