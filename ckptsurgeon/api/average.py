@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
 from ..planning.code_notes import with_possible_codes_said
 from ..planning.plan.plan import Plan
-from ..planning.transplant.by_place import PLACE
+from ..planning.transplant.by_place import PLACE, is_of_tokens
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import check_metadata, plain_arguments, with_metadata
@@ -120,7 +120,8 @@ def _with_files(plan: Plan, stored: Sequence[Checkpoint], first: Checkpoint, *, 
     plan = with_sources_said(with_config_said(plan, folders), stored, folders)
     plan = without_repeats(merged_folder(plan, folders[0], folders), first)
     plan = checked_rows(plan, folders, remedy=AVERAGED, allowed=by_place)
-    plan = plan if by_place else with_other_lists_said(plan, stored)
+    if not by_place and any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
+        plan = with_other_lists_said(plan, stored)
     return with_model_files_pinned(plan, folders)
 
 

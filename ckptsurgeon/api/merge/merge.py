@@ -21,6 +21,7 @@ from ...planning.merge.plan import pieces_of, plan_merge
 from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
+from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.select import SourceView
 from ..inputs.argument_types import (
     AxisGroups,
@@ -45,10 +46,9 @@ from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
-from .chosen_method import check_names, check_number, method_named
-from .settings import MergeRequest, given_settings, plain_settings
+from .request import InputModel, MergeRequest, VocabularyRequest
+from .settings import check_names, check_number, given_settings, method_named, plain_settings
 from .statistics import MergeStatistics, opened_statistics
-from .vocabulary_request import InputModel, VocabularyRequest
 
 if TYPE_CHECKING:
     import torch
@@ -249,7 +249,7 @@ def _plan_models(
             plan, every = keeping_codes(plan, every, asked.encoding, donor, dtype=asked.options.dtype)
         by_place = asked.vocabulary.is_by_place
         plan = _with_files(plan, stored, folders, donor, chosen[1] if chosen else None, by_place=by_place)
-        if chosen is None and not by_place:
+        if chosen is None and not by_place and any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
             plan = with_other_lists_said(plan, [stored[donor], *stored])
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()

@@ -25,7 +25,7 @@ from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .recipe_models import RecipeModels, found
-from .settings import MergeRequest
+from .request import MergeRequest
 from .statistics import MergeStatistics, opened_statistics
 from .vocabulary import merge_vocabulary
 

@@ -1,113 +1,98 @@
-"""The arguments of ``merge``, parsed and checked before any file is opened."""
+"""Finds the method of a merge by its name, and parses and checks its parameters before any file is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from sys import float_info
 from typing import Any
 
-from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.opening import open_checkpoint
-from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method
-from ...planning.code_notes import check_mixed_layers, with_possible_codes_said
+from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
 from ...planning.keys.pattern import KeyPattern
-from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
-from ...planning.plan.plan import Plan
-from ...planning.quantised import check_codes
-from ...tensors.possible_scales import CODES as INTEGERS
-from ...util.text import brief_repr, escape
-from ..aligning.aligned_models import AlignedModels
-from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
-from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
-from ..inputs.inputs import KeptOpen, source_notes
-from ..inputs.memory_budget import with_costs
-from .vocabulary_request import VocabularyRequest
+from ...util.text import brief_repr, count, escape
+from ..inputs.argument_types import CheckpointLike, Given, Parameters, Path
 
-__all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "parameter_name", "plain_settings"]
-
-# The arguments of a merge other than models, method and parameters.
-
-
-@dataclass(frozen=True)
-class MergeRequest:
-    """The parsed arguments of a merge, without the models, the method and its parameters.
-
-    ``arguments`` are the same arguments as plain data, which the recipe of the output records.
-    """
-
-    options: MergeOptions
-    vocabulary: VocabularyRequest
-    arguments: Mapping[str, Any]
-    seed: int = 0
-    plugins: tuple[Method, ...] = ()
-    memory: int = 0
-    unwrap: bool = False
-    root: str | None = None
-    encoding: str = ENCODINGS[0]
-    statistics: Rules = ()
-    align: bool = False
-    align_groups: Mapping[str, Any] | None = None
-
-    def aligned(self, opened: Sequence[Checkpoint], reference: int) -> AlignedModels:
-        """Return the open models; with ``--align``, all are aligned with the model at the index ``reference``."""
-        if not self.align:
-            return AlignedModels(list(opened))
-        from ..aligning.align import align
-
-        return align(opened, reference, groups=self.align_groups, memory=self.memory)
-
-    def opened(
-        self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
-    ) -> list[Checkpoint]:
-        """Open the models, decoded if they are quantised; ``stack`` closes them.
-
-        ``base`` is the index of the base in ``models``, if there is one; errors then call this model the base.
-        """
-        names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
-        opened = [
-            stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
-            for one, name in zip(models, names, strict=True)
-        ]
-        read = [read_as(one, self.encoding) if one.codes else one for one in opened]
-        stack.enter_context(KeptOpen(read))
-        return read
-
-    def notes(self, opened: Sequence[Checkpoint]) -> list[str]:
-        """Return the notes on the open models, and on arguments that have no effect."""
-        notes = source_notes(opened, unwrap=self.unwrap)
-        return notes if self.encoding == ENCODINGS[0] else [*notes, *encoding_notes(opened, self.encoding)]
-
-    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return ``plan`` with its estimated cost, and ``opened`` as its inputs, which stay open until ``apply``.
-
-        ``others`` are paths of further files that were read, which the output must not overwrite. ``donor`` is the
-        index of the model whose configuration the output gets.
-
-        Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
-        or mix encodings.
-        """
-        if any(codes := [one.codes_before_operations for one in opened]):
-            check_codes(plan, codes)
-        if any(one.dtype in INTEGERS for step in plan.steps for one in step.inputs):
-            plan = with_possible_codes_said(plan, [one.codes for one in opened])
-        if any(one.codes for one in opened):
-            from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings
-
-            check_settings(plan, opened, donor)
-            check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])
-            plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
-            plan = with_settings(plan, opened, donor)
-        inputs = PlanInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
-        return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
-
+__all__ = [
+    "GRADIENT",
+    "check_names",
+    "check_number",
+    "given_settings",
+    "list_methods",
+    "method_named",
+    "method_settings",
+    "parameter_name",
+    "plain_settings",
+]
 
 GRADIENT = "gradient"
 """The key in ``{"gradient": [...]}``, the value of a parameter: a list of values from the first layer to the last."""
+
+
+def method_named(name: str, plugins: Sequence[Method]) -> Method:
+    """Return the merge method with this name, built in or from plugins; raises ConfigError for an unknown name."""
+    known = merge_methods(plugins)
+    if name not in known:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
+        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
+    return known[name]
+
+
+def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
+    """Raise ConfigError if a name in ``more`` is not a parameter of the method.
+
+    ``arguments`` are the names of the arguments of ``merge``: the hint of the error may suggest one of them.
+    """
+    known = [one.name for one in method.parameters]
+    for name in map(parameter_name, more):
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *arguments], n=1)
+            its = f"The parameters of {method.name} are {', '.join(known) or 'none'}."
+            raise ConfigError(
+                f"{escape(name)} is neither an argument of merge nor a parameter of the method {method.name}.",
+                hint=f"Did you mean {near[0]}?" if near else its,
+            )
+
+
+def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
+    """Raise ConfigError if the number of models, or the presence of a base, is wrong for a method.
+
+    ``number`` is the number of models without the base. ``base`` is None if the user gave none.
+    """
+    least, most = method.models
+    if method.base == "required" and base is None:
+        raise ConfigError(
+            f"the method {method.name} needs the base, from which the other models were trained.",
+            hint="Give it with --base.",
+        )
+    if method.base == "none" and base is not None:
+        raise ConfigError(
+            f"the method {method.name} does not use a base.",
+            hint="Leave --base out, or add this model to the models that are merged.",
+        )
+    merged = number + (method.base == "model" and base is not None)
+    if merged < least:
+        raise ConfigError(
+            f"the method {method.name} needs at least {count(least, 'model')}, but there is {merged or 'none'}.",
+            hint="Give more models.",
+        )
+    if number == 1 and base is None and method.needs_others:
+        hint = "Add a second model, or a base with --base." if method.base == "optional" else "Give another model."
+        raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
+    if most is not None and merged > most:
+        raise ConfigError(
+            f"the method {method.name} merges at most {count(most, 'model')}, but there are {merged}.",
+            hint="Use another method, or give fewer models.",
+        )
+
+
+def list_methods(plugin: Path | None = None) -> MergeMethods:
+    """Return the merge methods, including those in the Python file ``plugin``, which is run."""
+    return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:

@@ -23,8 +23,8 @@ from ..model_folder.folder import ModelFolder
 from ..model_folder.rows_by_place import other_list_notes
 from ..model_folder.tokenizer.given_list import given_list_notes
 from ..transplant.vocabulary import vocabulary_key
+from .request import BASE, UNION, InputModel, VocabularyRequest
 from .tokenizers import chosen_rows
-from .vocabulary_request import BASE, UNION, InputModel, VocabularyRequest
 
 __all__ = [
     "ModelTokens",

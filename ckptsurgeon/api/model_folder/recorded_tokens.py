@@ -17,7 +17,6 @@ from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe, folder_of_recipe
 from ...planning.target import TargetSpec
-from ...planning.transplant.by_place import is_of_tokens
 from ...storage.json_text import read_json
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
@@ -95,7 +94,7 @@ def with_recorded_tokens_said(
 
 
 def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
-    """Return the plan of an average or merge by position, with notes on models made or trained for other tokens.
+    """Return the plan of an average or merge by position, with notes on models that were made for other tokens.
 
     The models are compared with the first of ``sources`` whose list is recorded.
     """
@@ -104,7 +103,7 @@ def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
         for one in sources
         if not one.in_memory and (found := _recorded(stored_recipe(one), one.path)) is not None
     ]
-    if len(known) < 2 or not any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
+    if len(known) < 2:
         return plan
     notes = [
         f"rows are combined by position, but {_apart(known[0], one)}" for one in known[1:] if not _alike(known[0], one)

@@ -1,4 +1,4 @@
-"""Finds the folders of the models of a transplant, and makes notes on their layers."""
+"""Makes the notes on the models of a transplant: how they were opened and recognised, and what their layers lack."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
+from ...storage.read.spec import SourceSpec
+from ...util.notes import with_prefix
+from ...util.text import escape
+from ..inputs.encoding import ENCODINGS, encoding_notes
+from ..inputs.inputs import notes_on
 from ..model_folder.checks import (
     folder_notes,
     numbered_gap_notes,
@@ -21,8 +26,10 @@ from ..model_folder.checks import (
 )
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.quantised import folder_of
+from .recognition import KnownSource
+from .stacked_experts import stacked_experts_notes
 
-__all__ = ["TransplantModels", "with_layers_noted"]
+__all__ = ["TransplantModels", "first_notes", "with_layers_noted"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,34 @@ class TransplantModels:
         if self.kept is not None or self.given or self.target.companions:
             return True
         return any(one.files or one.licences or one.embedded or one.unlisted for one in self.folders)
+
+
+def first_notes(
+    specs: Sequence[SourceSpec],
+    sources: Sequence[KnownSource],
+    target: TargetSpec,
+    opened: Sequence[Checkpoint],
+    encoding: str,
+) -> list[str]:
+    """Return the notes on the sources, their layouts and the destination that are known before the plan is made.
+
+    ``opened`` are the sources as they were opened, followed by the destination if it is a checkpoint.
+    """
+    notes = [note for spec in specs for note in spec.notes]
+    for one in sources:
+        checkpoint = one.operated.checkpoint
+        notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.derived.notes)
+        if checkpoint.stripped:
+            notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
+    for one in sources:
+        where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
+        notes += (with_prefix(where, note) for note in one.recognised.notes)
+    notes += (*(f"ran {code}" for code in target.ran), *target.notes)
+    if target.kind == "transformers":
+        notes += stacked_experts_notes(target, opened)
+    if encoding != ENCODINGS[0]:
+        notes += encoding_notes([*(one.operated.checkpoint for one in sources), *opened[len(specs) :]], encoding)
+    return notes
 
 
 def with_layers_noted(plan: Plan, models: TransplantModels, initial: Sequence[Checkpoint]) -> Plan:

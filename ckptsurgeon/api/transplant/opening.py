@@ -30,8 +30,7 @@ from ..inputs.inputs import KeptOpen, check_decodable, names_of, plan_source, pl
 from ..layouts.mlx_form import FORMAT, MLX, is_of_mlx
 from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.quantised import decoded_dtype
-from .first_notes import first_notes
-from .models import TransplantModels, with_layers_noted
+from .models import TransplantModels, first_notes, with_layers_noted
 from .recognition import KnownSource, check_converted, recognised
 
 if TYPE_CHECKING:

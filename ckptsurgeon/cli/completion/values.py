@@ -170,7 +170,7 @@ def _rulesets() -> Iterable[str]:
 
 
 def _methods() -> Iterable[str]:
-    from ...api.merge.chosen_method import list_methods
+    from ...api.merge.settings import list_methods
 
     return sorted(list_methods().methods)
 

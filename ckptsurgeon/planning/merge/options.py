@@ -145,8 +145,8 @@ class SourceKey(NamedTuple):
 class MergePiece(NamedTuple):
     """A tensor of the output, the tensors of the models and the base that are merged into it, and the merge method.
 
-    ``models`` has an entry for each model, even if it lacks the tensor. ``depth`` is 0 in the first layer and 1 in the
-    last.
+    ``models`` has an entry for each model, even if it lacks the tensor. If ``values`` depend on layers, ``depth`` is 0
+    in the first layer and 1 in the last.
     """
 
     key: str

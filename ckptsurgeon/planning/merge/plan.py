@@ -153,10 +153,12 @@ def pieces_of(
     """Return the tensors of an output that merges all tensors with the same name.
 
     ``models`` and ``base`` are indices in ``views``. The tensors of the base come first, in its order. Keys for which
-    ``owned`` returns False are left out. Each tensor has a depth: 0 in the first layer, 1 in the last. If ``layers``
-    is given, it finds the lists of layers in the keys, and keys outside the lists have the depth 0. Otherwise the
-    number of a layer is the first number in a key. Keys without a number have the depth 0 if they belong to input
-    embeddings, else 1.
+    ``owned`` returns False are left out.
+
+    If ``values`` depend on layers, each tensor has a depth: 0 in the first layer, 1 in the last. If ``layers`` is
+    given, it finds the lists of layers in the keys, and keys outside the lists have the depth 0. Otherwise the number
+    of a layer is the first number in a key. Keys without a number have the depth 0 if they belong to input embeddings,
+    else 1.
     """
     order = [*([base] if base is not None else []), *models]
     keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
