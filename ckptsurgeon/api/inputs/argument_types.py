@@ -114,10 +114,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A type of arguments: ``wanted`` describes it in messages, and ``holds`` checks whether a value has this type."""
+    """A type of arguments: ``wanted`` describes it in messages, and a value has it if one of ``checks`` accepts it."""
 
     wanted: str
-    holds: Callable[[Any], bool]
+    checks: tuple[Callable[[Any], bool], ...]
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _is_text(value: Any) -> bool:
@@ -182,44 +186,41 @@ def _is_map(value: Any) -> bool:
     return _are_named(value) and all(map(_is_path, value.values()))
 
 
-def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a check that accepts None, for optional arguments, and every value that one of ``checks`` accepts."""
-    return lambda value: value is None or any(check(value) for check in checks)
-
-
 CHECKPOINT = "a path, a checkpoint or a dict of tensors"
 
 KINDS: Mapping[str, _Kind] = {
-    "str": _Kind("a string", _is_text),
-    "str | None": _Kind("a string", _any_of(_is_text)),
-    "str | torch.dtype": _Kind("the name of a dtype", _is_text),
-    "str | torch.dtype | None": _Kind("the name of a dtype", _any_of(_is_text)),
-    "str | int | None": _Kind("a size, as in 512MB", _any_of(_is_text, _is_whole)),
-    "bool": _Kind("true or false", _is_truth),
-    "int": _Kind("a whole number", _is_whole),
-    "int | None": _Kind("a whole number", _any_of(_is_whole)),
-    "float | None": _Kind("a number", _any_of(_is_number)),
-    "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
-    "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", _is_value),
-    "Parameters": _Kind("a map of parameters or strings NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
-    "Mapping[str, str] | None": _Kind("a map from strings to strings", _any_of(_is_map)),
-    "Path": _Kind("a path", _is_path),
-    "Plan": _Kind("a plan", _is_plan),
-    "Plan | Path": _Kind("a plan or a path", lambda value: _is_plan(value) or _is_path(value)),
-    "Path | None": _Kind("a path", _any_of(_is_path)),
-    "Files": _Kind("a path or a list of paths", _any_of(_is_path, _are_paths)),
-    "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),
-    "CheckpointLike | None": _Kind(CHECKPOINT, _any_of(_is_checkpoint)),
-    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", _are_checkpoints),
-    "Sources": _Kind(f"{CHECKPOINT}, or a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
-    "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
-    "Rules": _Kind("rules FROM=TO or a map from strings to strings", _any_of(_is_text, _are_texts, _is_map)),
-    "Fields": _Kind("a map of fields or strings FIELD=VALUE", _any_of(_are_named, _is_text, _are_texts)),
-    "Kept": _Kind("a map of lists or strings FIELD=LIST", _any_of(_are_named, _is_text, _are_texts)),
-    "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
-    "AxisGroups": _Kind("a path or a map of groups", _any_of(_is_path, _are_named)),
-    "Vocabularies": _Kind("a string SRC:DST or two paths", _any_of(_is_text, _are_paths)),
-    "Mismatch": _Kind("a policy, a list, or a map from patterns to policies", _any_of(_is_text, _are_texts, _is_map)),
+    "str": _Kind("a string", (_is_text,)),
+    "str | None": _Kind("a string", (_is_none, _is_text)),
+    "str | torch.dtype": _Kind("the name of a dtype", (_is_text,)),
+    "str | torch.dtype | None": _Kind("the name of a dtype", (_is_none, _is_text)),
+    "str | int | None": _Kind("a size, as in 512MB", (_is_none, _is_text, _is_whole)),
+    "bool": _Kind("true or false", (_is_truth,)),
+    "int": _Kind("a whole number", (_is_whole,)),
+    "int | None": _Kind("a whole number", (_is_none, _is_whole)),
+    "float | None": _Kind("a number", (_is_none, _is_number)),
+    "Sequence[float] | None": _Kind("a list of numbers", (_is_none, _are_numbers)),
+    "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", (_is_value,)),
+    "Parameters": _Kind("a map of parameters or strings NAME=VALUE", (_is_none, _are_named, _is_text, _are_texts)),
+    "Mapping[str, str] | None": _Kind("a map from strings to strings", (_is_none, _is_map)),
+    "Path": _Kind("a path", (_is_path,)),
+    "Plan": _Kind("a plan", (_is_plan,)),
+    "Plan | Path": _Kind("a plan or a path", (_is_plan, _is_path)),
+    "Path | None": _Kind("a path", (_is_none, _is_path)),
+    "Files": _Kind("a path or a list of paths", (_is_none, _is_path, _are_paths)),
+    "CheckpointLike": _Kind(CHECKPOINT, (_is_checkpoint,)),
+    "CheckpointLike | None": _Kind(CHECKPOINT, (_is_none, _is_checkpoint)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", (_are_checkpoints,)),
+    "Sources": _Kind(f"{CHECKPOINT}, or a list of these", (_is_checkpoint, _are_checkpoints)),
+    "Patterns": _Kind("a pattern or a list of patterns", (_is_none, _is_text, _are_texts)),
+    "Rules": _Kind("rules FROM=TO or a map from strings to strings", (_is_none, _is_text, _are_texts, _is_map)),
+    "Fields": _Kind("a map of fields or strings FIELD=VALUE", (_is_none, _are_named, _is_text, _are_texts)),
+    "Kept": _Kind("a map of lists or strings FIELD=LIST", (_is_none, _are_named, _is_text, _are_texts)),
+    "Operations": _Kind("a path or a list of maps", (_is_none, _is_path, _are_maps)),
+    "AxisGroups": _Kind("a path or a map of groups", (_is_none, _is_path, _are_named)),
+    "Vocabularies": _Kind("a string SRC:DST or two paths", (_is_none, _is_text, _are_paths)),
+    "Mismatch": _Kind(
+        "a policy, a list, or a map from patterns to policies", (_is_none, _is_text, _are_texts, _is_map)
+    ),
 }
 """The types of arguments, by the annotations of the arguments in the code."""
 
@@ -227,8 +228,8 @@ OF_RECIPES: Mapping[str, _Kind] = {
     **KINDS,
     "CheckpointLike": KINDS["Path"],
     "CheckpointLike | None": KINDS["Path | None"],
-    "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
-    "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths", (_are_paths,)),
+    "Sources": _Kind("a path or a list of paths", (_is_path, _are_paths)),
 }
 """The types of arguments in recipes: there, a checkpoint is always a path."""
 
@@ -277,7 +278,7 @@ def check_types(
     for field, value in given.items():
         parameter = known.get(field, rest)
         kind = kinds.get(parameter.annotation) if parameter is not None else None
-        if kind is None or kind.holds(value):
+        if kind is None or any(check(value) for check in kind.checks):
             continue
         _check_complete(name, field, value)
         said = f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}."

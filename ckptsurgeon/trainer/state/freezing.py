@@ -44,7 +44,8 @@ def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, Parame
 def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
     """Return notes on patterns that match few keys, but would match many more keys with ``**.`` at their beginning."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
-    return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
+    patterns = [(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts]
+    return deeper_notes(patterns, keys) if patterns else []
 
 
 def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
