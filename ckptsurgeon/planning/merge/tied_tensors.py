@@ -69,7 +69,7 @@ class ModelTies:
         if place.key in self._views[place.source].tensors:
             return place
         others = [one for one in models if one.key in self._views[one.source].tensors]
-        names = [self._names(one) for one in others]
+        names = [self._names(one) - {one.key} for one in others]  # in a slice, the same key is another layer's
         shared = set.intersection(*names) if names else set()
         mine = [key for key in self._views[place.source].tensors if key in shared]
         return place._replace(key=mine[0]) if mine else place

@@ -719,3 +719,22 @@ def test_what_is_wrong_is_named_with_its_place(what: str, ckpt: Run) -> None:
     done = ckpt("merge", recipe(**fields), "-o", "out.safetensors")
     assert (done.code, why in " ".join(done.err.split())) == (code, True), done
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["plain", "tied"])
+def test_a_tensor_that_a_slice_lacks_is_not_taken_from_another_layer(tied: bool) -> None:
+    """The key that the tensor has in the slice of another model is that of another layer here."""
+
+    def state(*biases: int) -> dict[str, torch.Tensor]:
+        weights = {f"layers.{layer}.up.weight": torch.ones(4, 4) for layer in range(3)}
+        embedding = torch.ones(8, 4)
+        ends = {"embed.weight": embedding} | ({"head.weight": embedding} if tied else {})
+        return ends | weights | {f"layers.{layer}.up.bias": torch.ones(4) for layer in biases}
+
+    torch.save(state(1, 2), "a.pth")
+    torch.save(state(0, 1, 2), "b.pth")
+    sources = [{"model": "a.pth", "layer_range": [0, 2]}, {"model": "b.pth", "layer_range": [1, 3]}]
+    recipe = {"merge_method": "linear", "parameters": {"weight": 0.5}, "slices": [{"sources": sources}]}
+    Path("slices.yml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(cs.PlanError, match=r"a\.pth lacks layers\.0\.up\.bias"):
+        cs.merge("slices.yml")
