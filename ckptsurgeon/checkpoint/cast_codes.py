@@ -9,7 +9,7 @@ from ..tensors.encodings.bitsandbytes import VALUES as TABLES
 from ..util.note_kind import NoteKind
 from ..util.notes import notes_of
 from ..util.text import NUMBER_IN_KEY, listing
-from .values.sampled_matrices import VALUES, MatrixSample
+from .values.samples import VALUES, MatrixSample
 
 __all__ = ["cast_code_notes"]
 

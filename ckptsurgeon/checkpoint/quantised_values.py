@@ -24,7 +24,7 @@ from ..util.notes import Note
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.lost_scales import whole_floats
-from .values.sampling import Read
+from .values.samples import Read
 from .values.scales import odd_nested_scales, odd_power_scales
 from .values.sibling_parts import odd_sibling_parts
 from .values.zero_points import ROUNDED, odd_zero_points, rounded_zero_points

@@ -17,14 +17,16 @@ from ..util.text import count, escape, listing
 from .values.zero_places import Place, Places, by_role, places_by_file, role_of
 from .values.zero_rows import Files, LostRows, lost_rows
 
-__all__ = ["PAGE", "is_zero_run_note", "zero_run_notes"]
+__all__ = ["PAGE", "UNDIVIDED", "is_zero_run_note", "zero_run_notes"]
 
-SEGMENTS = 16
-"""Programs download a file in at most about this many parts at once: the end of each part may be missing."""
-BLOCK = 1 << 20
-"""The number of bytes that are read at once."""
 PAGE = 4096
 """The smallest number of missing bytes that is looked for."""
+SEGMENTS = 16
+"""Programs download a file in at most about this many parts at once: the end of each part may be missing."""
+UNDIVIDED = 4 * SEGMENTS * PAGE
+"""A file of at most this many bytes is not downloaded in parts."""
+BLOCK = 1 << 20
+"""The number of bytes that are read at once."""
 PROBE = 512
 """The number of bytes of a block that is read to find where zeros begin and end."""
 NEAR = 16
@@ -156,7 +158,7 @@ def _zeros(file: File, places: Places, pages: Iterable[int]) -> Iterator[tuple[i
 
 def _pages_at_ends(file: File) -> Iterator[int]:
     """Yield the offset of the last page of each part of a file, if the page begins with zeros."""
-    if file.size > 4 * SEGMENTS * PAGE:
+    if file.size > UNDIVIDED:
         ends = (file.size * number // SEGMENTS - PAGE for number in range(1, SEGMENTS + 1))
         yield from (at for at in ends if _is_zero(file, at, PROBE))
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values import small_tensors
+from ckptsurgeon.checkpoint.values import samples, value_notes
 from ckptsurgeon.tensors.dtypes import has_non_finite, size_of_float
 
 from ..conftest import Result
@@ -80,9 +80,9 @@ def test_few_of_many_small_tensors_are_read_of_every_role(monkeypatch: pytest.Mo
     save_file(state, "model.safetensors")
     reads: list[int] = []
     own = has_non_finite
-    monkeypatch.setattr(small_tensors, "has_non_finite", lambda dtype, raw: reads.append(len(raw)) or own(dtype, raw))
+    monkeypatch.setattr(value_notes, "has_non_finite", lambda dtype, raw: reads.append(len(raw)) or own(dtype, raw))
     notes = cs.inspect("model.safetensors").notes
-    assert len(reads) <= small_tensors.SAMPLED
+    assert len(reads) <= samples.SAMPLED
     said = next(note for note in notes if "NaN" in note)
     assert (
         f"1 small tensor of {len(reads)} that were looked at (801 in all) has NaN or infinite values: head.bias" in said

@@ -955,8 +955,8 @@ MUTANTS = (
     ),
     Mutant(
         "8-bit floats that are all whole numbers get a note",
-        "if data.translate(None, _OF_INT8):",
-        "if not data.translate(None, _OF_INT8):",
+        "if data.translate(None, _of_int8()):",
+        "if not data.translate(None, _of_int8()):",
         "checkpoint/values/test_whole_floats.py",
     ),
     Mutant(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.values.small_tensors import is_non_finite_note
+from ...checkpoint.values.value_notes import is_non_finite_note
 from ...engine.prefetch import fetch_tensors
 from ...errors import CheckpointError, FormatError
 from ...planning.plan.plan import Plan

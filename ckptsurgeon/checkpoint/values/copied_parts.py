@@ -13,7 +13,7 @@ from math import log2
 
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
-from .sampling import Read
+from .samples import Read
 
 __all__ = ["copied_parts"]
 

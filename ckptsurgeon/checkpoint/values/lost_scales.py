@@ -14,8 +14,7 @@ from ...tensors.quantised.encoding import QuantisedTensors
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
 from ...util.text import NUMBER_IN_KEY, count, listing
-from .sampled_matrices import VALUES, MatrixSample
-from .sampling import Read, first_and_last_rows
+from .samples import VALUES, MatrixSample, Read, first_and_last_rows
 
 __all__ = ["EIGHT_BITS", "WHOLE", "lost_scale_notes", "unlike_other_layers", "whole_floats"]
 
@@ -165,13 +164,15 @@ def _magnitude(code: int) -> float:
     return float((8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9)
 
 
-_OF_INT8 = bytes(code for code in range(256) if (size := _magnitude(code & 0x7F)).is_integer() and size <= LARGEST)
-"""The codes of the whole numbers up to ``LARGEST``, of both signs."""
+@cache
+def _of_int8() -> bytes:
+    """Return the codes of the whole numbers up to ``LARGEST``, of both signs."""
+    return bytes(code for code in range(256) if (size := _magnitude(code & 0x7F)).is_integer() and size <= LARGEST)
 
 
 def _are_whole(data: bytes) -> bool:
     """Return whether there are many different codes, all of them whole numbers up to 128, and some of them large."""
-    if data.translate(None, _OF_INT8):
+    if data.translate(None, _of_int8()):
         return False  # as for nearly all tensors: there are thousands
     different = {code & 0x7F for code in set(data)} - {0}
     number = len(data) - data.count(0) - data.count(0x80)

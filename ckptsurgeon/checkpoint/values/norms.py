@@ -1,97 +1,29 @@
-"""Makes notes on the weights of norms (LayerNorm, RMSNorm) that are around 0, zeros, or lack the 1 that a model adds.
-
-Commands that otherwise read only headers read these few values too.
-"""
+"""Makes notes on the weights of norms (LayerNorm, RMSNorm) that are around 0, or lack the 1 that a model adds."""
 
 from __future__ import annotations
 
 import re
-import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from math import isfinite, sqrt
+from math import sqrt
 from operator import mul
 
-from ...errors import CheckpointError
-from ...storage.read.base import File
-from ...storage.read.local import is_local
-from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import notes_of
 from ...util.text import NUMBER_IN_KEY, count, listing
-from .sampling import some_of_each_role
-from .small_tensors import SmallSample
+from .samples import NORM, SmallSample
 
 __all__ = [
     "AROUND_ZERO",
     "BIAS",
     "MOSTLY",
-    "NORM",
     "OF_ONE_SIGN",
-    "VALUES",
     "WITHOUT_ONE",
     "around_zero_notes",
-    "is_norm",
-    "norm_weights",
     "norms_around_zero",
     "unlike_layer_notes",
     "without_one_notes",
 ]
-
-NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)(?::0)?$")
-"""Matches the ends of the keys of the weights of norms; torchtune, Flax and Keras name them scale or gamma."""
-STATISTICS = ("running_mean", "moving_mean", "moving_mean:0")
-"""The last part of the key of tensors that only batch norms have. Weights of batch norms are 0 for pruned channels."""
-NORMS, VALUES, FEWEST_VALUES = 384, 512, 16
-"""The most norms that are read, the most values of each, and the fewest values of a norm that is read."""
-FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
-
-
-def is_norm(key: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a tensor has the weights of a norm, by its name; batch norms are left out."""
-    if len(tensors[key].shape) != 1 or not NORM.search(key):
-        return False
-    at = max(key.rfind("."), key.rfind("/")) + 1
-    return not any(key[:at] + name in tensors for name in STATISTICS)
-
-
-def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, tuple[float, ...]]:
-    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; if there are more, some of each kind.
-
-    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
-    that have NaN or infinite values, are left out.
-    """
-    found = {}
-    norms = [key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]
-    for key in norms if len(norms) <= NORMS else some_of_each_role(norms, NORMS):
-        info = tensors[key]
-        assert info.storage is not None
-        file = handles.get(info.storage.file)
-        if not is_local(file):
-            continue
-        with suppress(CheckpointError):  # commands that read the values report such errors
-            begin, number = info.storage.offset + info.offset, min(info.numel, VALUES)
-            values = _numbers(info.dtype, file.read(begin, number * info.itemsize))
-            if isfinite(sum(values)):
-                found[key] = values
-    return found
-
-
-def _can_read(info: TensorInfo) -> bool:
-    is_float = info.dtype in FORMATS or info.dtype == "bfloat16"
-    return is_float and info.numel >= FEWEST_VALUES and info.is_plain and info.storage is not None
-
-
-def _numbers(dtype: str, raw: bytes) -> tuple[float, ...]:
-    """Return little-endian values as Python's floats. A bfloat16 is the upper half of a float32."""
-    if dtype == "bfloat16":
-        wide = bytearray(2 * len(raw))
-        wide[2::4], wide[3::4] = raw[::2], raw[1::2]
-        raw, dtype = bytes(wide), "float32"
-    letter = FORMATS[dtype]
-    return struct.unpack(f"<{len(raw) // struct.calcsize(letter)}{letter}", raw)
-
 
 Weights = Mapping[str, Sequence[float]]
 OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
@@ -233,9 +165,7 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 
 
 @notes_of(NoteKind.REMARK)
-def unlike_layer_notes(
-    tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
-) -> Iterator[str]:
+def unlike_layer_notes(sample: SmallSample, *, are_zeros_said: bool = False) -> Iterator[str]:
     """Yield a note on norms and biases in a sample that are all zeros, although they are not zeros in other layers.
 
     If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note

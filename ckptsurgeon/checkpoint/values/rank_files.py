@@ -17,7 +17,7 @@ from ...util.note_kind import NoteKind
 from ...util.notes import notes_of
 from ...util.text import count, escape
 
-__all__ = ["MISSING_RANKS", "doubled_file_notes", "missing_rank_notes"]
+__all__ = ["MISSING_RANKS", "QUERIES", "doubled_file_notes", "missing_rank_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
 """Limits: number of split tensors, of files, of places that are compared in a file, and of bytes at each place."""
@@ -83,7 +83,7 @@ def _middle(file: File, storage: Storage) -> bytes:
 
 
 MISSING_RANKS = "has the weights of one rank of"
-WIDTH, ROWS, COLUMNS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.attention.wo.weight"
+WIDTH, QUERIES, OUTPUTS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.attention.wo.weight"
 """Keys in Meta's Llama files: of a norm, which each rank stores whole, and of weights split by rows and by columns."""
 
 
@@ -93,13 +93,13 @@ def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
 
     In each of Meta's models, the heads of all ranks together are as wide as the model.
     """
-    shapes = [tensors[key].shape if key in tensors else () for key in (WIDTH, ROWS, COLUMNS)]
-    if [len(shape) for shape in shapes] != [1, 2, 2] or any(tensors[key].made for key in (WIDTH, ROWS, COLUMNS)):
+    shapes = [tensors[key].shape if key in tensors else () for key in (WIDTH, QUERIES, OUTPUTS)]
+    if [len(shape) for shape in shapes] != [1, 2, 2] or any(tensors[key].made for key in (WIDTH, QUERIES, OUTPUTS)):
         return
     (width,), (rows, _), (_, columns) = shapes
     ranks = width // rows if rows and width % rows == 0 else 0
     if ranks > 1 and columns * ranks == width:
         yield (
-            f"the file {MISSING_RANKS} {ranks}: {ROWS} has {count(rows, 'row')}, and {WIDTH} {width} values; the other "
-            f"files (consolidated.01.pth{' and so on' if ranks > 2 else ''}) are needed"
+            f"the file {MISSING_RANKS} {ranks}: {QUERIES} has {count(rows, 'row')}, and {WIDTH} {width} values; the "
+            f"other files (consolidated.01.pth{' and so on' if ranks > 2 else ''}) are needed"
         )

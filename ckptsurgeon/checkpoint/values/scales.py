@@ -17,8 +17,8 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
 from ...tensors.quantised.methods import family
 from ...util.text import NUMBER_IN_KEY
-from .sampling import Read, first_and_last_rows
-from .small_tensors import Extent, ImpossibleValues
+from .impossible_values import Extent, ImpossibleValues
+from .samples import Read, first_and_last_rows
 
 __all__ = ["activation_scales", "inverse_scales", "odd_nested_scales", "odd_power_scales", "unusable_scales"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
-from .sampling import Read
+from .samples import Read
 
 __all__ = ["odd_sibling_parts"]
 

@@ -8,30 +8,27 @@ from operator import itemgetter
 
 from ...storage.read.base import File
 from ...storage.read.local import LocalFile
+from ...tensors.dtypes import has_non_finite
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
 from ...tensors.quantised.methods import is_packed_in_floats
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
-from ...util.text import count, listing
+from ...util.text import NUMBER_IN_KEY, count, listing
 from ..cast_codes import cast_code_notes
-from ..zero_runs import zero_run_notes
+from ..zero_runs import UNDIVIDED, zero_run_notes
 from .foreign_layers import foreign_layer_notes
+from .impossible_values import CHECKED_ENDS, TENSORS, impossible_value_notes, read_extents, said_of
 from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
-from .norms import around_zero_notes, norm_weights, unlike_layer_notes, without_one_notes
-from .rank_files import doubled_file_notes, missing_rank_notes
-from .sampled_matrices import mislabelled_float_notes, sampled_matrices, shifted_weight_notes
+from .matrix_notes import mislabelled_float_notes, shifted_weight_notes
+from .norms import around_zero_notes, unlike_layer_notes, without_one_notes
+from .rank_files import QUERIES, doubled_file_notes, missing_rank_notes
+from .samples import SmallSample, norm_weights, sampled_matrices, sampled_small_tensors
 from .scales import activation_scales, inverse_scales, unusable_scales
-from .small_tensors import (
-    TENSORS,
-    impossible_value_notes,
-    non_finite_notes,
-    read_extents,
-    said_of,
-    sampled_small_tensors,
-)
 
-__all__ = ["value_notes"]
+__all__ = ["is_non_finite_note", "non_finite_notes", "value_notes"]
+
+SAID = "NaN or infinite values"
 
 
 def value_notes(
@@ -49,38 +46,62 @@ def value_notes(
     dtypes; shifted weights; impossible values and NaN; norms that are unlike the norms of other layers, or of other
     models of the same class.
 
-    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``codes`` are the
-    quantised tensors. If ``are_described`` is true, a config.json describes the
-    tensors, and other notes compare them with it. ``kind`` is its ``model_type`` or, if ``is_gguf`` is true, the
-    architecture in llama.cpp.
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``codes`` are the quantised
+    tensors. If ``are_described`` is true, a config.json describes the tensors, and other notes compare them with it.
+    ``kind`` is its ``model_type`` or, if ``is_gguf`` is true, the architecture in llama.cpp.
     """
     coded = codes.by_key
     yield from _unwritten_notes(tensors, handles)
-    runs = list(zero_run_notes(tensors, handles))
+    are_divided = any(file.size > UNDIVIDED for file in handles.values())
+    runs = list(zero_run_notes(tensors, handles)) if are_divided else []
     yield from runs
-    yield from doubled_file_notes(tensors, handles)
-    yield from missing_rank_notes(tensors)
+    if len(handles) > 1:
+        yield from doubled_file_notes(tensors, handles)
+    if QUERIES in tensors:
+        yield from missing_rank_notes(tensors)
     others = {key: info for key, info in tensors.items() if key not in coded} if coded else tensors
     sample = tuple(sampled_matrices(others, handles))
-    yield from cast_code_notes(sample, coded)
+    if sample:
+        yield from cast_code_notes(sample, coded)
     plain = {key: info for key, info in others.items() if info.dtype in EIGHT_BITS}
     if plain:
         unlike, floats = unlike_other_layers(plain, tensors, coded), sampled_matrices(plain, handles, EIGHT_BITS)
         yield from lost_scale_notes(tuple(floats), unlike, are_described=are_described)
-    yield from mislabelled_float_notes(sample)
-    yield from shifted_weight_notes(sample)
-    yield from impossible_value_notes(tensors, handles)
-    scales = activation_scales(tensors, coded)
-    some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
-    yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
-    numbers = {key: info for key, info in tensors.items() if not is_packed_in_floats(key, info.shape, lambda: codes)}
+    if sample:
+        yield from mislabelled_float_notes(sample)
+        yield from shifted_weight_notes(sample)
+    if any(key.endswith(CHECKED_ENDS) for key in tensors):
+        yield from impossible_value_notes(tensors, handles)
+    numbers = tensors
+    if coded:
+        scales = activation_scales(tensors, coded)
+        some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
+        yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
+        numbers = {key: one for key, one in tensors.items() if not is_packed_in_floats(key, one.shape, lambda: codes)}
     small = sampled_small_tensors(numbers, handles)
     yield from non_finite_notes(tensors, small)
-    yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))
+    if any(map(NUMBER_IN_KEY.search, small.raw)):  # else there are no other layers to compare with
+        yield from unlike_layer_notes(small, are_zeros_said=bool(runs))
     norms = norm_weights(others, handles)
-    yield from around_zero_notes(norms, "" if is_gguf else kind)
-    yield from foreign_layer_notes(norms, others)
-    yield from without_one_notes(norms, kind, is_gguf=is_gguf)
+    if norms:
+        yield from around_zero_notes(norms, "" if is_gguf else kind)
+        yield from foreign_layer_notes(norms, others)
+        yield from without_one_notes(norms, kind, is_gguf=is_gguf)
+
+
+@notes_of(NoteKind.WRONG_WEIGHTS)
+def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
+    """Yield a note if small tensors of floats have NaN or infinite values."""
+    found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
+    if found:
+        of = f" of {len(sample.raw)} that were looked at ({sample.of:,} in all)" if len(sample.raw) < sample.of else ""
+        have = "has" if len(found) == 1 else "have"
+        yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
+
+
+def is_non_finite_note(note: str) -> bool:
+    """Return whether a note is from ``non_finite_notes``."""
+    return SAID in note
 
 
 @notes_of(NoteKind.UNWRITTEN)

@@ -18,7 +18,7 @@ from ...tensors.quantised.methods import family
 from ...tensors.quantised.settings import values_called
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
-from .sampling import Read, first_and_last_rows
+from .samples import Read, first_and_last_rows
 
 __all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "odd_zero_points", "rounded_zero_points"]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.checkpoint.values.sampled_matrices import SHIFTED_VALUES
+from ckptsurgeon.checkpoint.values.matrix_notes import SHIFTED_VALUES
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values.sampling import first_and_last_rows
+from ckptsurgeon.checkpoint.values.samples import first_and_last_rows
 from ckptsurgeon.checkpoint.values.zero_points import UNLIKE_OTHERS
 from ckptsurgeon.tensors.info import Storage, TensorInfo
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ....checkpoint.values.norms import BIAS, MOSTLY, NORM
+from ....checkpoint.values.norms import BIAS, MOSTLY
+from ....checkpoint.values.samples import NORM
 from ..check import Check, of_keys, without_values
 from ..families import families
 from ..report import Found, Status

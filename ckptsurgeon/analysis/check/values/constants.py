@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....checkpoint.values.norms import NORM
+from ....checkpoint.values.samples import NORM
 from ..check import Check, of_keys, without_values
 from ..families import families
 from ..report import Found, Status

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....checkpoint.values.impossible_values import impossible_values
 from ....checkpoint.values.scales import activation_scales, inverse_scales, unusable_scales
-from ....checkpoint.values.small_tensors import impossible_values
 from ..check import Check, of_keys, without_values
 from ..report import Found, Status
 from ..subject import Subject

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....checkpoint.values.sampling import first_and_last_rows
+from ....checkpoint.values.samples import first_and_last_rows
 from ....checkpoint.values.zero_points import UNLIKE_OTHERS
 from ....formats.base.limits import ELEMENTS
 from ....storage.read.uri import scheme_of

@@ -1,4 +1,4 @@
-"""Finds values that small tensors cannot have: NaN, a negative variance, or a scale where its logarithm is stored.
+"""Finds values that small tensors cannot have: a negative variance, or a scale where its logarithm is stored.
 
 Commands that otherwise read only headers read these few values too.
 """
@@ -9,88 +9,27 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from math import exp, inf, isfinite, log
 from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
 from ...storage.read.local import is_local
-from ...tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
-from ...util.notes import Note, notes_of
+from ...util.notes import Note
 from ...util.text import count, escape, listing
-from .sampling import some_of_each_role
 
 __all__ = [
-    "SAMPLED",
+    "CHECKED_ENDS",
     "TENSORS",
     "Extent",
     "ImpossibleValues",
-    "SmallSample",
     "impossible_value_notes",
     "impossible_values",
-    "is_non_finite_note",
-    "non_finite_notes",
     "read_extents",
     "said_of",
-    "sampled_small_tensors",
 ]
-
-SAMPLED = 64
-"""The largest number of small tensors that are read."""
-MOST = 64 * SAMPLED
-"""The largest number (approximate) of small tensors, spread over the model, that are sorted by role."""
-SAID = "NaN or infinite values"
-SMALL = 32 << 10
-"""The largest small tensor: 8192 values in float32."""
-
-
-@dataclass(frozen=True)
-class SmallSample:
-    """The bytes of some small tensors of floats, by key, and the number of all small tensors (``of``)."""
-
-    raw: Mapping[str, bytes]
-    of: int
-
-
-def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> SmallSample:
-    """Read at most ``SAMPLED`` small tensors of floats, some of each role (name without numbers).
-
-    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
-    """
-    small = [key for key, info in tensors.items() if _is_small(info)]
-    found = {}
-    for key in some_of_each_role((key for key in small[:: len(small) // MOST + 1] if not is_masked(key)), SAMPLED):
-        info = tensors[key]
-        assert info.storage is not None
-        file = handles.get(info.storage.file)
-        if not is_local(file):
-            continue
-        with suppress(CheckpointError):  # commands that read the values report such errors
-            found[key] = file.read(info.storage.offset + info.offset, info.nbytes)
-    return SmallSample(found, len(small))
-
-
-@notes_of(NoteKind.WRONG_WEIGHTS)
-def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
-    """Yield a note if small tensors of floats have NaN or infinite values."""
-    found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
-    if found:
-        of = f" of {len(sample.raw)} that were looked at ({sample.of:,} in all)" if len(sample.raw) < sample.of else ""
-        have = "has" if len(found) == 1 else "have"
-        yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
-
-
-def is_non_finite_note(note: str) -> bool:
-    """Return whether a note is from ``non_finite_notes``."""
-    return SAID in note
-
-
-def _is_small(info: TensorInfo) -> bool:
-    return bool(size_of_float(info.dtype)) and 0 < info.nbytes <= SMALL and info.is_plain and info.storage is not None
-
 
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 """Matches the keys of variances in batch norms, also in Keras."""
@@ -167,7 +106,7 @@ def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
 
 def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iterator[ImpossibleValues]:
     """Yield findings on tensors whose values are impossible, or very unlikely; ``extent`` reads the values of a key."""
-    keys = [key for key in tensors if key.endswith(_ENDS)]
+    keys = [key for key in tensors if key.endswith(CHECKED_ENDS)]
     variances = [key for key in keys if VARIANCE.search(key) or FLAX.search(key)]
     yield from _negative_variances(variances, extent)
     yield from _zero_variances(variances, extent)
@@ -176,7 +115,7 @@ def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iter
     yield from _decays(keys, extent)
 
 
-_ENDS = ("var", "variance", "variance:0", "logit_scale", "_a", "_t", "_log", "_logs", "ssm_a.weight")
+CHECKED_ENDS = ("var", "variance", "variance:0", "logit_scale", "_a", "_t", "_log", "_logs", "ssm_a.weight")
 """The ends of the keys of all tensors that are checked: other tensors are skipped fast."""
 
 
