@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
 from ..formats.base.header import FilePrint, Header
+from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
@@ -23,7 +24,7 @@ from ..util.notebook import InNotebooks
 from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .joined_scales import apart, scales_elsewhere
+from .joined_scales import ENDS, NOTHING_JOINED, apart, scales_elsewhere
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_in, without_settings
 from .roots import Root, check_keys, find_root, other_roots_note, tensors_of
 from .shard_notes import (
@@ -33,10 +34,9 @@ from .shard_notes import (
     other_shard_notes,
     shard_index,
     shard_notes,
-    shard_of,
 )
 from .values.value_notes import value_notes
-from .wrappers import Unwrapping, lacking_prefix_note, unwrap, unwrap_as
+from .wrappers import NOT_WRAPPED, Unwrapping, lacking_prefix_note, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +83,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.operated_parts: Mapping[str, QuantisedTensor] = {}
         self._is_lent = False
         self._in_files = tensors_of(root)
-        self._tensors, self._joined = apart(self._in_files)
+        self._tensors, self._joined = self._in_files, NOTHING_JOINED
+        if any(key.endswith(ENDS) for key in self._in_files):
+            self._tensors, self._joined = apart(self._in_files)
         check_keys(path, self._tensors)
         self._entries = root.entries
         self._packing = root.packing
         self._keys = root.keys
-        self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
+        self._show(unwrap(self._tensors) if unwrapped else NOT_WRAPPED)
         self.checked: set[Storage] = set()
         self._odd_scales: dict[str, OddScales] = {}  # shared by all views of the file
 
@@ -167,8 +169,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @property
     def notes(self) -> tuple[Note, ...]:
         """Notes for the user on how the file was opened, such as which state dict was chosen."""
-        notes = [*as_notes(NoteKind.REMARK, self.header.notes), *self._packing.notes(), *self._joined.notes()]
-        shard, number = shard_of(self.header.handles)
+        notes = list(as_notes(NoteKind.REMARK, self.header.notes))
+        if self._packing is not None:
+            notes += self._packing.notes()
+        if self._joined.keys:
+            notes += self._joined.notes()
+        shard, number = self._shard
         if number:
             notes += [lone_shard_note(shard, number), *self._shard_notes]
         if self._view.lacking:
@@ -182,12 +188,15 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         An object of an unknown class is not rebuilt: only the name of its class is shown.
         """
-        return extras_of(self.header.tree, self._keys, self._entries, self._aside)
+        aside = self._aside
+        are_all_tensors = not self._keys and len(self._in_files) == len(self._entries)
+        return () if are_all_tensors and not aside else extras_of(self.header.tree, self._keys, self._entries, aside)
 
     @property
     def _aside(self) -> dict[str, TensorInfo]:
         """The tensors that do not belong to the model: the counter of an averaged model, scales that no layer uses."""
-        return {**{key: self._tensors[key] for key in self._view.aside}, **self._packing.unused}
+        unused = self._packing.unused if self._packing is not None else {}
+        return {**{key: self._tensors[key] for key in self._view.aside}, **unused}
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
@@ -263,7 +272,17 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def elsewhere(self) -> Sequence[str]:
         """The keys of the other shards of the model, from the index of shards; empty if this file is not a shard."""
-        return scales_elsewhere(self._in_files, self._index.elsewhere)
+        elsewhere = self._index.elsewhere
+        return scales_elsewhere(self._in_files, elsewhere) if elsewhere else ()
+
+    @property
+    def _shard(self) -> tuple[str, int]:
+        """The name of the file, and the number of shards in this name; ('', 0) if the checkpoint has several files.
+
+        The number is 2 for ``model-00001-of-00002.safetensors``, and 0 for a file that is not a shard.
+        """
+        name = next((file.name for name, file in self.header.handles.items() if not name), "")
+        return name, shards_of(name)
 
     @cached_property
     def _index(self) -> ShardIndex:
@@ -276,14 +295,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on a shard whose keys differ from the keys in its index, and on a wrong ``total_size`` in the index."""
         if self.root:
             return ()
-        shard, _ = shard_of(self.header.handles)
+        shard, _ = self._shard
         return tuple(shard_notes(shard, self._in_files, self._index, self.around))
 
     @cached_property
     def _other_shard_notes(self) -> tuple[Note, ...]:
         """Notes on a damaged recipe, and on shards that are not from the output that the recipe describes."""
-        recipe = self.header.recipe
-        others = other_shard_notes(recipe, self._in_files, self.header.handles)
+        recipe, handles = self.header.recipe, self.header.handles
+        if recipe is None:
+            return ()
+        others = other_shard_notes(recipe, self._in_files, handles) if len(handles) > 1 else ()
         return (*damaged_recipe_notes(recipe, self.path), *others)
 
     @cached_property
@@ -312,7 +333,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
         if self.stored is not None:
             return self.stored.quantisation_notes
-        packed = tuple(self._packing.faults(self.path))
+        packed = tuple(self._packing.faults(self.path)) if self._packing is not None else ()
         return packed if is_plain(self._shown) and not self._is_said_quantised else (*packed, *self._notes_on_codes())
 
     @property
@@ -325,7 +346,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _notes_on_codes(self) -> list[str]:
         from .all_quantisation_notes import all_quantisation_notes
 
-        _, shards = shard_of(self.header.handles)
+        _, shards = self._shard
         return all_quantisation_notes(self, self._shown, unread=self._joined.unread, is_shard=bool(shards))
 
     def file(self, info: TensorInfo) -> File:
@@ -356,7 +377,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         wrappers are removed.
         """
         other = self._copied()
-        other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
+        if stripped is None:
+            other._show(unwrap(self._tensors, destination))
+        else:
+            other._show(unwrap_as(self._tensors, stripped) if stripped else NOT_WRAPPED)
         return other
 
     def _copied(self) -> Checkpoint:

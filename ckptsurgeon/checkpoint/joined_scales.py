@@ -17,7 +17,7 @@ from ..util.note_kind import NoteKind
 from ..util.notes import notes_of
 from ..util.text import count, listing
 
-__all__ = ["NOTHING_JOINED", "JoinedScales", "apart", "scales_elsewhere"]
+__all__ = ["ENDS", "NOTHING_JOINED", "JoinedScales", "apart", "scales_elsewhere"]
 
 OWN = "weight_scale_inv"
 """The name of the scales of one expert's matrix, in the module of its ``weight``."""
@@ -28,6 +28,7 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """{end of a key of joined scales: possible names of the matrices of one expert, in the order of their rows}."""
 ENDS = tuple(PARTS)
+"""The ends of the keys of joined scales."""
 ENDS_OF = {
     name: tuple(end for end, possible in PARTS.items() if any(name in names for names in possible))
     for possible in PARTS.values() for names in possible for name in names
@@ -50,12 +51,11 @@ class JoinedScales:
     @notes_of(NoteKind.REMARK)
     def notes(self) -> Iterator[str]:
         """Yield a note that says how the joined scales are read, and where they would be lost."""
-        if self.keys:
-            yield (
-                f"{count(len(self.keys), 'tensor')} of joined scales {'is' if len(self.keys) == 1 else 'are'} read, "
-                f"and written, as a {OWN} of each expert, since transformers loses joined scales if it decodes the "
-                f"model (on a CPU): {listing(self.keys, SHOWN)}"
-            )
+        yield (
+            f"{count(len(self.keys), 'tensor')} of joined scales {'is' if len(self.keys) == 1 else 'are'} read, "
+            f"and written, as a {OWN} of each expert, since transformers loses joined scales if it decodes the "
+            f"model (on a CPU): {listing(self.keys, SHOWN)}"
+        )
 
 
 NOTHING_JOINED = JoinedScales()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, SourceError
+from ..errors import CheckpointError, ConfigError, SourceError
 from ..formats._archive import open_member
+from ..formats._choosing import has_weights
 from ..formats._open import read_header
 from ..formats.base.header import Header
 from ..formats.unsupported.folders import PIPELINE
@@ -16,13 +18,15 @@ from ..storage.read.uri import open_source, page_notes
 from ..util.text import escape, listing
 from .checkpoint import Checkpoint
 from .optimizer_states import has_moments, is_optimizer
-from .quantisation import folder_around, folder_of_model
 from .roots import find_root, optimizers_in
 
 if TYPE_CHECKING:
     from .in_memory import CheckpointLike
 
-__all__ = ["checkpoint_of", "open_checkpoint", "open_optimizer"]
+__all__ = ["checkpoint_of", "folder_of_model", "open_checkpoint", "open_optimizer"]
+
+OF_RUN = "best.safetensors"
+"""The file with the best weights of a run of ``ckpt train``; the run's folder is also a transformers model folder."""
 
 
 def open_checkpoint(
@@ -73,7 +77,7 @@ def checkpoint_of(
     header = read_header(source)
     header = replace(header, notes=(*notes, *header.notes)) if notes else header
     header = replace(header, tree={root: header.tree}) if component else header
-    folder, around = folder_of_model(source), folder_around(source)
+    folder, around = folder_of_model(source), _folder_around(source)
     return _of_header(uri, header, root, unwrap=unwrap, folder=folder, around=around)
 
 
@@ -84,6 +88,25 @@ def _component(source: Source, root: str | None) -> Folder | None:
     from ..formats.exported.diffusers_pipeline import component_folder
 
     return component_folder(source, str(root))
+
+
+def folder_of_model(source: Source) -> Folder | None:
+    """Return ``source`` if it is a folder.
+
+    If ``source`` is a file with a usual name of model weights, such as model.safetensors, return its folder; else None.
+    """
+    if isinstance(source, Folder):
+        return source
+    return source.folder() if has_weights([source.name]) or source.name == OF_RUN else None
+
+
+def _folder_around(source: Source) -> Folder | None:
+    """Return ``source`` if it is a folder, or the folder of the file ``source``; None if the folder cannot be read."""
+    if isinstance(source, Folder):
+        return source
+    with suppress(CheckpointError):
+        return source.folder()
+    return None
 
 
 def open_optimizer(path: str) -> Checkpoint:

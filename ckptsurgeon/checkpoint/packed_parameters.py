@@ -21,7 +21,7 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing
 
-__all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
+__all__ = ["Packing", "is_script_object", "unpacked"]
 
 Entries: TypeAlias = Mapping[Any, Any]
 Tensors: TypeAlias = dict[str, TensorInfo]
@@ -92,11 +92,8 @@ class Packing:
             )
 
 
-NOTHING_PACKED = Packing()
-
-
-def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing]:
-    """Return a state dict with tensors in place of packed weights, and a ``Packing`` that describes the packed weights.
+def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing | None]:
+    """Return a state dict with tensors in place of packed weights, and a ``Packing`` of these, None if there are none.
 
     If an entry cannot be read, each tensor inside it becomes a tensor without values. Then the tensor is counted, and
     commands that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if
@@ -105,7 +102,7 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
     """
     packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}
     if not packed:
-        return entries, NOTHING_PACKED
+        return entries, None
     read = _apart({**{key: _layer(key, value) for key, value in packed.items()}, **_recurrent(packed)}, entries)
     taken = {*entries, *(name for tensors in read.values() for name in tensors)}
     hidden = {key: _hidden(key, value, take, taken) for key, value in packed.items() if key not in read}

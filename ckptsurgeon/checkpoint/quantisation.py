@@ -7,9 +7,8 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats._choosing import has_weights
 from ..storage.json_text import read_json
-from ..storage.read.base import Folder, Source
+from ..storage.read.base import Folder
 from ..tensors.quantised.settings import quantisation_of
 
 __all__ = [
@@ -17,8 +16,6 @@ __all__ = [
     "SETTINGS_ENTRIES",
     "configuration",
     "document_of",
-    "folder_around",
-    "folder_of_model",
     "quantisation_settings",
     "settings_among",
     "settings_by_file",
@@ -38,29 +35,6 @@ SETTINGS_ENTRIES = (SETTINGS, "_quantization_metadata")
 _MLX = "quantization"
 """The section of config.json that MLX reads; MLX also writes the same settings as ``quantization_config``."""
 _BYTES = 16 << 20
-
-
-OF_RUN = "best.safetensors"
-"""The file with the best weights of a run of ``ckpt train``; the run's folder is also a transformers model folder."""
-
-
-def folder_of_model(source: Source) -> Folder | None:
-    """Return ``source`` if it is a folder.
-
-    If ``source`` is a file with a usual name of model weights, such as model.safetensors, return its folder; else None.
-    """
-    if isinstance(source, Folder):
-        return source
-    return source.folder() if has_weights([source.name]) or source.name == OF_RUN else None
-
-
-def folder_around(source: Source) -> Folder | None:
-    """Return ``source`` if it is a folder, or the folder of the file ``source``; None if the folder cannot be read."""
-    if isinstance(source, Folder):
-        return source
-    with suppress(CheckpointError):
-        return source.folder()
-    return None
 
 
 def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing, shape_text
 from .optimizer_states import is_optimizer, optimizer_entries
-from .packed_parameters import NOTHING_PACKED, Packing, unpacked
+from .packed_parameters import Packing, unpacked
 from .pickled_modules import SearchLimit, is_module, module_entries
 
 __all__ = [
@@ -49,14 +49,14 @@ class Root:
     """A state dict in a file: its dotted path ('' is the top level), its entries, and the number of its tensors.
 
     ``keys`` is the same path as a tuple of keys, indices and attributes, since a name may contain dots. ``packing``
-    describes packed weights, whose tensors are among the entries.
+    describes packed weights, whose tensors are among the entries; it is None if there are none.
     """
 
     path: str
     entries: Mapping[Any, Any]
     tensors: int
     keys: tuple[Any, ...] = ()
-    packing: Packing = NOTHING_PACKED
+    packing: Packing | None = None
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
@@ -70,6 +70,8 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
 
     Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state dict.
     """
+    if wanted in (None, ".") and tree and _is_plain_state_dict(tree) and set(map(type, tree)) == {str}:
+        return Root("", tree, len(tree)), []  # the usual case
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
         return _wanted(tree, wanted, candidates, uri), []
@@ -124,7 +126,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
     node, keys = _descend(tree, path)
     entries, packing = _state_dict(node, SearchLimit())
     if is_optimizer(node):
-        entries, packing = optimizer_entries(node, uri), NOTHING_PACKED
+        entries, packing = optimizer_entries(node, uri), None
     tensors = _tensors(entries)
     if not tensors:
         paths = [root.path or "the top level (--root .)" for root in candidates]
@@ -208,7 +210,7 @@ def optimizers_in(tree: Any) -> dict[str, Any]:
 
 def _is_plain_state_dict(node: Any) -> bool:
     """Return whether a value is a dict of tensors alone, which cannot contain an optimizer's state."""
-    return isinstance(node, dict) and all(isinstance(one, TensorInfo) for one in node.values())
+    return isinstance(node, dict) and _tensors(node) == len(node)
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
@@ -229,12 +231,12 @@ def _tensors(entries: Mapping[Any, Any]) -> int:
     return list(map(type, entries.values())).count(TensorInfo)
 
 
-def _state_dict(node: Any, allowed: SearchLimit) -> tuple[Mapping[Any, Any], Packing]:
+def _state_dict(node: Any, allowed: SearchLimit) -> tuple[Mapping[Any, Any], Packing | None]:
     """Return the state dict of a pickled module, or a dict, with packed weights as tensors; {} for other values."""
     of_module = is_module(node)
     entries = dict(module_entries(node, allowed)) if of_module else node if isinstance(node, dict) else {}
     if _tensors(entries) == len(entries):
-        return entries, NOTHING_PACKED
+        return entries, None
     return unpacked(entries, allowed.take_key, is_module=of_module)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.sharded_writer import RECIPE_FILE, indexed_name, shard_name, shards_of
+from ..formats.base.sharded_writer import RECIPE_FILE, indexed_name, shard_name
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local
 from ..tensors.info import TensorInfo
@@ -28,7 +28,6 @@ __all__ = [
     "other_shard_notes",
     "shard_index",
     "shard_notes",
-    "shard_of",
 ]
 
 SHOWN = 2
@@ -49,16 +48,6 @@ class ShardIndex:
     elsewhere: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
     total: int | None = None
-
-
-def shard_of(handles: Mapping[str, File]) -> tuple[str, int]:
-    """Return the name of the file, and the number of shards in this name; ``handles`` are the files of a checkpoint.
-
-    The number is 2 for ``model-00001-of-00002.safetensors``, and 0 for a file that is not a shard. The name is ''
-    if the checkpoint is not a single file.
-    """
-    name = next((file.name for name, file in handles.items() if not name), "")
-    return name, shards_of(name)
 
 
 def lone_shard_note(shard: str, number: int) -> Note:
@@ -147,26 +136,24 @@ LARGEST = 1 << 18
 
 
 @notes_of(NoteKind.REMARK)
-def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
+def damaged_recipe_notes(recipe: str, path: str) -> Iterator[str]:
     """Yield a note on a recipe that is cut short. ``ckpt check`` and ``ckpt verify`` also find other damage."""
-    if recipe is not None and not recipe.rstrip().endswith("}"):
+    if not recipe.rstrip().endswith("}"):
         yield (
             f"the recipe of {escape(path)} is damaged: the weights and the token list are not compared with the recipe"
         )
 
 
 @notes_of(NoteKind.OTHER_OUTPUT)
-def other_shard_notes(
-    recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
-) -> Iterator[str]:
+def other_shard_notes(recipe: str, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield a note if only some shards fit the recipe in their folder, so that the others belong to another output.
 
     A shard of another output may have the same keys and shapes, and so an equal header. So two tensors of each shard
     are read: its smallest one, and its largest one of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their
     keys in the files, ``handles`` maps each ``Storage.file`` to the open file.
     """
-    shards = _samples(tensors, handles) if recipe and len(handles) > 1 else {}
-    sums = _checksums(recipe, [key for keys in shards.values() for key in keys]) if recipe and len(shards) > 1 else {}
+    shards = _samples(tensors, handles)
+    sums = _checksums(recipe, [key for keys in shards.values() for key in keys]) if len(shards) > 1 else {}
     wrong = {
         name: [key for key in keys if _differs(handles[name], tensors[key], sums[key])]
         for name, keys in (shards.items() if sums else ())

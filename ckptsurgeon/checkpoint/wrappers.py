@@ -13,7 +13,7 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import escape
 
-__all__ = ["DDP", "INSIDE", "WRAPPERS", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
+__all__ = ["DDP", "INSIDE", "NOT_WRAPPED", "WRAPPERS", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
 
 DDP = "module"
 WRAPPERS = (DDP, "_orig_mod")
@@ -42,6 +42,10 @@ class Unwrapping:
     stripped: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
     lacking: str = ""
+
+
+NOT_WRAPPED = Unwrapping({})
+"""The result for a checkpoint whose keys stay as they are in the file."""
 
 
 def lacking_prefix_note(lacking: str, path: str) -> Note:

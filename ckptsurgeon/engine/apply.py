@@ -185,7 +185,8 @@ def _value_notes(receipts: Sequence[PartReceipt], plan: Plan, written: Plan, inp
     yield from negative_notes(_merged(one.negative for one in receipts))
     yield from adapter_notes(one.adapters for one in receipts)
     yield from _odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales])
-    yield from seen_zero_notes(inputs.sources, [one.zeros for one in receipts], plan.notes)
+    if zeros := [one.zeros for one in receipts if one.zeros]:
+        yield from seen_zero_notes(inputs.sources, zeros, plan.notes)
 
 
 def _odd_scale_notes(found: Sequence[Found]) -> Iterable[str]:

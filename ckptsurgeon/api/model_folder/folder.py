@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.quantisation import folder_of_model
+from ...checkpoint.opening import folder_of_model
 from ...destinations.hf.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,

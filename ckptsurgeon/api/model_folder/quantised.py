@@ -86,7 +86,7 @@ def decoded_dtype(checkpoint: Checkpoint) -> str:
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     """Return a note if a single shard was opened, and other shards have codes or scales of its quantised tensors."""
-    if not checkpoint.elsewhere or not checkpoint.codes:
+    if not checkpoint.codes or not checkpoint.elsewhere:
         return []
     names = {one.name.removesuffix(".weight"): one.name for one in checkpoint.codes.tensors}
     found = {one for key in checkpoint.elsewhere if not key.endswith(".bias") for one in _stems(key) if one in names}
