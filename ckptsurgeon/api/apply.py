@@ -237,7 +237,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
     from ..engine.output.companions import as_written, existing_checkpoint
     from ..engine.output.layout import is_folder
-    from ..formats._choosing import has_weights
+    from ..formats.base.file_names import has_weights
 
     path, written = options.path, set[str]()
     index: tuple[str, ...] = ()

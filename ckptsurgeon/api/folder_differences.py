@@ -9,7 +9,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..errors import CheckpointError
-from ..formats._choosing import is_weights
+from ..formats.base.file_names import is_weights
 from ..storage.read.base import Folder
 from ..storage.read.uri import open_source, scheme_of, shown
 from ..util.text import escape

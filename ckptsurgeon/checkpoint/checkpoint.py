@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
+from ..formats.base.file_names import shards_of
 from ..formats.base.header import FilePrint, Header
-from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of

@@ -14,19 +14,27 @@ from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
 from ._espnet_pack import META, packed_weights
 from .base import limits
-from .base.sharded_writer import INDEX, has_index, indexed_name, missing_shards, shard_name, shards_among
+from .base.file_names import (
+    EXPORTED,
+    HDF5,
+    INDEX,
+    PREFERRED,
+    has_index,
+    has_weights,
+    indexed_name,
+    is_weights,
+    missing_shards,
+    shard_name,
+    shards_among,
+)
 from .base.untrusted import parse_json
 
 __all__ = [
-    "SUFFIXES",
     "Choice",
     "broken_link_of_run",
     "choose",
     "chosen_of_run",
     "example_of_run",
-    "has_weights",
-    "is_exported",
-    "is_weights",
     "note_of",
     "only_pickle",
 ]
@@ -80,24 +88,10 @@ def example_of_run(names: Sequence[str]) -> str:
     return (found or list(names))[0]
 
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
-EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
-_HDF5 = (".h5", ".hdf5", ".keras")
-"""Suffixes of files that are read only if a folder has no checkpoint with one of ``SUFFIXES``.
-
-Such files are often exports of a checkpoint in the same folder. Files with a suffix in ``_HDF5`` are read only if the
-folder has no file with a suffix in ``EXPORTED`` either.
-"""
 _PICKLED = ".pkl"
 """The suffix of pickles, which may contain anything: a pickle is read only if the folder has no other candidate."""
-_PREFERRED = (
-    "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
-    "adapter_model.bin",
-)  # fmt: skip
 _FIRST_OF_GGUF = re.compile(r"-00001-of-\d{5}\.gguf$")
 """Matches the first file of a model that llama.cpp split; there is no index, so this file is read instead."""
-_VARIANT = re.compile(r"^([^.]+)\.[\w-]+(\.safetensors|\.bin)$")
-"""Matches the name of a variant in transformers and diffusers, such as ``model.fp16.safetensors``."""
 
 
 @dataclass(frozen=True)
@@ -113,28 +107,10 @@ class Choice:
     file: File | None = None
 
 
-def is_weights(name: str) -> bool:
-    """Return whether a file name has the suffix of a checkpoint, such as ``.safetensors`` or ``.pth``."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def is_exported(name: str) -> bool:
-    """Return whether a file name has the suffix of an exported model, such as ``.onnx``."""
-    return name.lower().endswith((*EXPORTED, *_HDF5))
-
-
 def only_pickle(names: Sequence[str]) -> list[str]:
     """Return [name] of the only pickle among file names; [] if there is none, or several."""
     found = [name for name in names if name.lower().endswith(_PICKLED)]
     return found if len(found) == 1 else []
-
-
-def has_weights(names: Sequence[str]) -> bool:
-    """Return whether ``names`` include a usual name of model weights, such as ``model.safetensors``.
-
-    The names of indexes (``model.safetensors.index.json``) and of variants (``model.fp16.safetensors``) count, too.
-    """
-    return any((_VARIANT.sub(r"\1\2", indexed_name(name)) or name) in _PREFERRED for name in names)
 
 
 def choose(folder: Folder, names: Sequence[str]) -> Choice:
@@ -149,7 +125,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
     if not candidates and not shards:
-        exports = ([name for name in names if name.lower().endswith(kind)] for kind in (EXPORTED, _HDF5))
+        exports = ([name for name in names if name.lower().endswith(kind)] for kind in (EXPORTED, HDF5))
         candidates = next(filter(None, exports), only_pickle(names))
     if not candidates:
         raise _none(folder, sorted(shards))
@@ -157,7 +133,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     loose = [name for name in names if name in shards and not has_index(name, known)]
     if len(candidates) == 1:
         return Choice(candidates[0], loose)
-    for name in [one for preferred in _PREFERRED for one in (preferred + INDEX, preferred)]:
+    for name in [one for preferred in PREFERRED for one in (preferred + INDEX, preferred)]:
         if name in candidates:
             return Choice(name, _without(candidates + loose, name))
     meant, why = chosen_of_run(candidates)

@@ -17,9 +17,9 @@ from ..storage.read.base import Folder, Source
 from ..tensors.composition import reshape
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
-from ._choosing import has_weights
 from ._open import read_header
 from .base import limits
+from .base.file_names import has_weights
 from .base.header import Header
 from .torch.zero import StateFile, buffers, frozen, groups_of, tied, with_ties
 

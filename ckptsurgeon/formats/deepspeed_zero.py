@@ -15,8 +15,8 @@ from ..errors import FormatError, SourceError
 from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, natural_key
-from ._choosing import has_weights
 from ._open import read_header
+from .base.file_names import has_weights
 from .base.header import Header, naming
 from .pickle.values import GlobalName, OpaqueResult
 from .torch.zero import (

@@ -16,9 +16,9 @@ from ..errors import FormatError, SourceError, UnsafeError
 from ..storage.read.base import File, Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
-from ._choosing import has_weights
 from ._open import read_header
 from .base import limits
+from .base.file_names import has_weights
 from .base.header import Header
 from .clusters.joining import equal_bytes
 from .clusters.megatron_layers import join_ranks

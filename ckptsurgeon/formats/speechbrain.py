@@ -17,8 +17,8 @@ from ..storage.read.base import File, Folder, Source
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import escape, listing
-from ._choosing import has_weights
 from ._open import read_header
+from .base.file_names import has_weights
 from .base.header import FilePrint, Header
 from .pickle.values import GlobalName, OpaqueResult
 

@@ -8,9 +8,8 @@ from contextlib import closing, suppress
 from typing import TypeAlias
 
 from ...errors import CheckpointError
-from ...formats._choosing import is_weights
 from ...formats.base import limits
-from ...formats.base.sharded_writer import indexed_name, missing_shards, shards_among
+from ...formats.base.file_names import indexed_name, is_weights, missing_shards, shards_among
 from ...storage.read.base import File
 from ...util.text import count, listing
 from ..check.shards import index_facts

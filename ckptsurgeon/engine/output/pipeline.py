@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeGuard
 
 from ...errors import ConfigError, OutputError
-from ...formats._choosing import is_weights
+from ...formats.base.file_names import indexed_name, is_weights
 from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
-from ...formats.base.sharded_writer import IndexedShards, indexed_name
+from ...formats.base.sharded_writer import IndexedShards
 from ...formats.unsupported.folders import PIPELINE, pipeline_index
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of

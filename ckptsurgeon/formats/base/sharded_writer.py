@@ -1,131 +1,30 @@
-"""Splits a checkpoint into several files: names of shards, index, and the recipe and digest of the folder."""
+"""Splits a checkpoint into several files: the tensors of each shard, the index, the recipe and digest of the folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from dataclasses import dataclass
 
 from ...errors import ConfigError, UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
+from .file_names import INDEX, numbered, shard_name
 from .header import UNSEALED, IndexFile, OutputLayout, OutTensor, seal_of
 from .limits import RECIPE_BYTES
 
 __all__ = [
-    "INDEX",
     "RECIPE_FILE",
     "IndexedShards",
     "OneFile",
     "folder_digest",
     "folder_frame",
     "folder_recipe",
-    "has_index",
-    "indexed_name",
-    "missing_shards",
-    "numbered",
-    "shard_name",
-    "shards_among",
-    "shards_of",
     "split_shards",
 ]
-
-# Names of shards and of their index.
-#
-# transformers writes five digits: ``model-00001-of-00002.safetensors``. The numbers may have any width: DeepSeek-V3 has
-# ``model-00001-of-000163.safetensors``. Llama has ``consolidated.00.pth``.
-
-INDEX = ".index.json"
-_INDEX_NAME = re.compile(r"(.+)\.index(?:\.([\w-]+))?\.json", re.IGNORECASE | re.DOTALL)
-"""Matches the names of indexes, also of a variant such as fp16."""
-_NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
-"""Matches the names of shards; file 1 of 1 is not a shard, but the whole checkpoint."""
-_COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
-"""Matches numbered files; the second group is the number of the file, the fourth the number of all files."""
-_RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
-"""Matches Llama's files: if there are several, each has the part of one rank; a single file is the whole model."""
-
-
-def shard_name(named: str) -> str:
-    """Return the path of a shard without redundant parts: ``model.bin`` for ``./model.bin``.
-
-    ``named`` is the path as an index gives it.
-    """
-    return "/".join(part for number, part in enumerate(named.split("/")) if part != "." and (part or not number))
-
-
-def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[str]:
-    """Return a regular expression for the names of the shards of the index ``<stem><suffix>.index.json``.
-
-    If ``any_case`` is true, the regular expression ignores the case of letters.
-    """
-    pattern = rf"{re.escape(stem)}-\d+-of-\d+{re.escape(suffix)}"
-    return re.compile(pattern, re.IGNORECASE if any_case else 0)
-
-
-def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
-    """Return the names of at most ``most`` missing shards, and how many shards are missing in all.
-
-    The name ``model-00001-of-00002`` implies that there is also ``model-00002-of-00002``.
-    """
-    found = [match for name in shards if (match := _COUNTED.fullmatch(name))]
-    have: dict[tuple[str, str, str], set[int]] = {}
-    for head, number, of, total, suffix in (match.groups() for match in found):
-        have.setdefault((head, of + total, suffix), set()).add(int(number))
-    width = max((len(match[2]) for match in found), default=0)
-    names: list[str] = []
-    many = 0
-    for (head, of, suffix), numbers in have.items():
-        total = int(re.split(r"\D+", of)[-1])
-        wanted = range(1, total + (0 not in numbers))  # numbers that begin with 0 end at the total minus 1
-        many += len(wanted) - sum(number in wanted for number in numbers)
-        missing = (number for number in wanted if number not in numbers)
-        names += [f"{head}{number:0{width}d}{of}{suffix}" for number in islice(missing, most - len(names))]
-    return names, many
-
-
-def shards_of(name: str) -> int:
-    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``.
-
-    Returns 0 if the name has no such number, or if the number is 0 or 1.
-    """
-    found = _COUNTED.fullmatch(name)
-    return int(found[4]) if found and int(found[4]) > 1 else 0
-
-
-def shards_among(names: Sequence[str]) -> set[str]:
-    """Return the names of shards among ``names``, such as ``model-00001-of-00002.safetensors``."""
-    ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
-    several = Counter(ranks.values())
-    return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
-
-
-def indexed_name(name: str) -> str:
-    """Return the name that the weights of an index would have as a single file; '' if ``name`` is not an index.
-
-    For ``model.safetensors.index.json`` this is ``model.safetensors``. For ``model.safetensors.index.fp16.json``, which
-    is how transformers calls the index of a variant, it is ``model.fp16.safetensors``.
-    """
-    found = _INDEX_NAME.fullmatch(name)
-    if found is None:
-        return ""
-    stem, suffix = os.path.splitext(found[1])
-    return f"{stem}.{found[2]}{suffix}" if found[2] else found[1]
-
-
-def has_index(shard: str, indexed: Collection[str]) -> bool:
-    """Return whether there is an index for the shard named ``shard``.
-
-    ``indexed`` has the result of ``indexed_name`` for each index of the folder, in lower case.
-    """
-    found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
-    return found is not None and f"{found[1]}{found[2]}".lower() in indexed
-
 
 RECIPE_FILE = "ckptsurgeon.json"
 """The name of the file that holds the recipe of an output folder."""
@@ -164,18 +63,18 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
     return shards
 
 
+@dataclass(frozen=True)
 class IndexedShards:
     """Shards in the convention of transformers: numbered files and a JSON index; a single file has no index."""
 
-    def __init__(self, stem: str, suffix: str) -> None:
-        self._stem = stem
-        self._suffix = suffix
+    stem: str
+    suffix: str
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` shards; the name of a single file has no number."""
         if number == 1:
-            return [self._stem + self._suffix]
-        return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
+            return [self.stem + self.suffix]
+        return [f"{self.stem}-{i:05d}-of-{number:05d}{self.suffix}" for i in range(1, number + 1)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
         """Return the name of the index and a function that returns its bytes; {} if there is only one file."""
@@ -189,7 +88,7 @@ class IndexedShards:
 
     @property
     def _index_name(self) -> str:
-        return f"{self._stem}{self._suffix}{INDEX}"
+        return f"{self.stem}{self.suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
         """Return the names in ``present``, the files of a folder, that belong to a checkpoint in this convention.
@@ -198,17 +97,17 @@ class IndexedShards:
         bytes of a file. Since the caller may delete the returned files, a listed file must also have the suffix of a
         shard: an index could list code or a configuration.
         """
-        names = {self._stem + self._suffix, self._index_name}
+        names = {self.stem + self.suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
             listed = json.loads(read(self._index_name))["weight_map"].values()
             names |= {shard_name(name) for name in listed if self._is_file(name)}
-        pattern = numbered(self._stem, self._suffix)
+        pattern = numbered(self.stem, self.suffix)
         return {name for name in present if name in names or pattern.fullmatch(name)}
 
     def _is_file(self, name: object) -> bool:
         if not isinstance(name, str):
             return False
-        return os.path.basename(name) == shard_name(name) and name.endswith(self._suffix)
+        return os.path.basename(name) == shard_name(name) and name.endswith(self.suffix)
 
 
 class OneFile:

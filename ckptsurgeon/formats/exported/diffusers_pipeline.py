@@ -16,8 +16,9 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
-from .._choosing import Choice, choose, has_weights, is_exported, is_weights, note_of
+from .._choosing import Choice, choose, note_of
 from .._open import read_header
+from ..base.file_names import has_weights, is_exported, is_weights
 from ..base.header import FilePrint, Header
 from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
 from ..unsupported.folders import PIPELINE, pipeline_index

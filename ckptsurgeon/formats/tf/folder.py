@@ -12,8 +12,8 @@ from ...errors import FormatError, SourceError
 from ...storage.read.base import File, Folder
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
-from .._choosing import is_weights
 from ..base import limits
+from ..base.file_names import is_weights
 from ..base.header import FilePrint
 from ..base.untrusted import parse_json
 from .coqui import MOMENTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.formats.base.sharded_writer import missing_shards
+from ckptsurgeon.formats.base.file_names import missing_shards
 
 
 @pytest.mark.parametrize(
