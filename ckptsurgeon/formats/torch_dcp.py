@@ -25,11 +25,11 @@ from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
 from .clusters.megatron_dist import is_megatron, left_out, note_on
 from .pickle import machine as _pickle
-from .pickle.torch import dtype_of
+from .pickle.torch import rebuilders
 from .pickle.values import GlobalName, OpaqueResult, Unhashable, brief
 from .torch.dcp_files import PieceFiles
 from .torch.dcp_writer import METADATA, DcpWriter
-from .torch.rebuild import rebuilders
+from .torch.other_tensors import dtype_of
 
 __all__ = ["FORMAT"]
 

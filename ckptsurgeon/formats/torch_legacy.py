@@ -19,9 +19,8 @@ from ..util.text import escape
 from .base import limits
 from .base.header import FilePrint, Header, naming
 from .pickle.machine import PickleMachine
-from .pickle.torch import STORAGE_DTYPES, TypedStorage
+from .pickle.torch import STORAGE_DTYPES, TypedStorage, rebuilders
 from .pickle.values import GlobalName
-from .torch.rebuild import rebuilders
 
 __all__ = ["FORMAT"]
 

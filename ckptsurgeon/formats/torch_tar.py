@@ -20,9 +20,8 @@ from ..tensors.info import Storage, TensorInfo
 from .base import limits
 from .base.header import FilePrint, Header, naming
 from .pickle.machine import PickleMachine, load
-from .pickle.torch import STORAGE_DTYPES, TensorBuilder, TypedStorage
+from .pickle.torch import STORAGE_DTYPES, TensorBuilder, TypedStorage, rebuilders
 from .pickle.values import GlobalName
-from .torch.rebuild import rebuilders
 from .torch.tar import TarMember, is_tar, members
 
 __all__ = ["FORMAT"]

@@ -10,9 +10,9 @@ from ..storage.read.base import File, Source
 from ..util.text import count
 from .base import limits
 from .base.header import FilePrint, Header, digest_outside, naming
+from .pickle.torch import rebuilders
 from .torch.archive import TorchArchive, script_tensors
 from .torch.pickle_writer import PARAMETERS
-from .torch.rebuild import rebuilders
 from .torch.zip_writer import ZIP_RECORD, ZipWriter
 from .zip.archive import Archive
 

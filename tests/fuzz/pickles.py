@@ -3,7 +3,7 @@
 import pickle
 
 from ckptsurgeon.formats.pickle.machine import load
-from ckptsurgeon.formats.torch.rebuild import rebuilders
+from ckptsurgeon.formats.pickle.torch import rebuilders
 
 from .target import Files, Target
 

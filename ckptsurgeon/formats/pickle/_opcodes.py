@@ -1,18 +1,18 @@
-"""Implements the rare instructions of a pickle, with their names in CPython's ``Lib/pickletools.py``."""
+"""Implements the rarest instructions of a pickle, with their names in CPython's ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
 import codecs
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UnsafeError
 from ..base import limits
 from .state import NO_EDGE, MachineState
-from .values import GlobalName, OpaqueResult, PickledFrozenSet, PickledSet, set_items
+from .values import GlobalName, OpaqueResult, PickledFrozenSet, PickledSet
 
-__all__ = ["TABLE", "PickleOpcodes"]
+__all__ = ["NAMES", "PickleOpcodes"]
 
 _DOUBLE = struct.Struct(">d")
 
@@ -22,10 +22,6 @@ class PickleOpcodes(MachineState):
 
     ``raw`` is the operand of the instruction. If the operand is a line of text, ``raw`` includes the newline.
     """
-
-    def op_proto(self, raw: bytes) -> None:
-        if raw[0] > 5:
-            raise self._broken(f"has the unknown protocol {raw[0]}; 5 is the newest")
 
     def op_frame(self, raw: bytes) -> None:
         length = int.from_bytes(raw, "little")
@@ -121,34 +117,6 @@ class PickleOpcodes(MachineState):
         else:
             raise self._broken(f"appends to a {type(target).__name__}")
 
-    def op_empty_dict(self, raw: bytes) -> None:
-        self.stack.append({})
-
-    def op_dict(self, raw: bytes) -> None:
-        items = self._pop_mark()
-        made: dict[Any, Any] = {}
-        self._update(made, items)
-        self.stack.append(made)
-
-    def op_setitem(self, raw: bytes) -> None:
-        value = self.stack.pop()
-        key = self.stack.pop()
-        self._update(self.stack[-1], [key, value])
-
-    def op_setitems(self, raw: bytes) -> None:
-        items = self._pop_mark()
-        self._update(self.stack[-1], items)
-
-    def _update(self, target: Any, items: list[Any]) -> None:
-        if len(items) % 2:
-            raise self._broken("has a key without a value")
-        if isinstance(target, OpaqueResult):
-            target.keep(items)
-        elif isinstance(target, dict):
-            set_items(target, zip(items[::2], items[1::2], strict=True))
-        else:
-            raise self._broken(f"sets items of a {type(target).__name__}")
-
     def op_tuple3(self, raw: bytes) -> None:
         last, middle = self.stack.pop(), self.stack.pop()
         self.stack[-1] = (self.stack[-1], middle, last)
@@ -169,10 +137,6 @@ class PickleOpcodes(MachineState):
 
     def op_get(self, raw: bytes) -> None:
         self.stack.append(self.memo.get(int(self._line(0x67, raw))))
-
-    def op_global(self, raw: bytes) -> None:
-        module, name, _ = raw.split(b"\n")
-        self._name(self._text(module, errors="strict"), self._text(name, errors="strict"))
 
     def op_stack_global(self, raw: bytes) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -227,7 +191,7 @@ class PickleOpcodes(MachineState):
         )
 
 
-_NAMES: Mapping[str, bytes] = {
+NAMES: Mapping[str, bytes] = {
     "proto": b"\x80", "frame": b"\x95", "pop": b"0", "pop_mark": b"1", "dup": b"2",
     "int": b"I", "long": b"L", "binint": b"J", "long_bytes": b"\x8a\x8b",
     "float": b"F", "binfloat": b"G", "none": b"N", "newtrue": b"\x88",
@@ -240,8 +204,4 @@ _NAMES: Mapping[str, bytes] = {
     "inst": b"i", "obj": b"o", "newobj": b"\x81", "newobj_ex": b"\x92", "build": b"b",
     "persid": b"P", "buffer": b"\x97\x98",
 }  # fmt: skip
-
-TABLE: Mapping[int, Callable[[PickleOpcodes, bytes], None]] = {
-    op: getattr(PickleOpcodes, f"op_{name}") for name, ops in _NAMES.items() for op in ops
-}
-"""{opcode: method}; the most frequent instructions are not here, but in ``PickleMachine._loop``."""
+"""{name of a method without ``op_``: opcodes of its instructions}; some of the methods are in ``PickleMachine``."""

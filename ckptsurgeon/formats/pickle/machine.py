@@ -9,17 +9,17 @@ file could make large.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import CheckpointError, UnsafeError
 from ..base import limits
-from ._opcodes import TABLE, PickleOpcodes
+from ._opcodes import NAMES, PickleOpcodes
 from .shortcut import plain_tensors
 from .state import BARE, NO_EDGE, Rebuild, TruncatedError, UnknownOpcodeError, bounds
-from .values import GlobalName
+from .values import GlobalName, OpaqueResult, set_items
 
-__all__ = ["PickleMachine", "Rebuild", "load"]
+__all__ = ["TABLE", "PickleMachine", "Rebuild", "load"]
 
 _UINT2 = struct.Struct("<H")
 _UINT4 = struct.Struct("<I")
@@ -177,6 +177,56 @@ class PickleMachine(PickleOpcodes):
             self.position = position
         most = most_rare if rare > most_rare else self.most_ops
         raise UnsafeError(f"the pickle has more instructions than the limit of {most}.", rule="pickle length")
+
+    # Instructions that nearly every pickle has, but not often; ``raw`` is the operand.
+
+    def op_proto(self, raw: bytes) -> None:
+        """PROTO: check the number of the protocol."""
+        if raw[0] > 5:
+            raise self._broken(f"has the unknown protocol {raw[0]}; 5 is the newest")
+
+    def op_global(self, raw: bytes) -> None:
+        """GLOBAL: push the name of a class or function."""
+        module, name, _ = raw.split(b"\n")
+        self._name(self._text(module, errors="strict"), self._text(name, errors="strict"))
+
+    def op_empty_dict(self, raw: bytes) -> None:
+        """EMPTY_DICT: push a new dict."""
+        self.stack.append({})
+
+    def op_dict(self, raw: bytes) -> None:
+        """DICT: push a dict of the items since the last mark."""
+        items = self._pop_mark()
+        made: dict[Any, Any] = {}
+        self._update(made, items)
+        self.stack.append(made)
+
+    def op_setitem(self, raw: bytes) -> None:
+        """SETITEM: put one item into the dict on the stack."""
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._update(self.stack[-1], [key, value])
+
+    def op_setitems(self, raw: bytes) -> None:
+        """SETITEMS: put the items since the last mark into the dict below it."""
+        items = self._pop_mark()
+        self._update(self.stack[-1], items)
+
+    def _update(self, target: Any, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise self._broken("has a key without a value")
+        if isinstance(target, OpaqueResult):
+            target.keep(items)
+        elif isinstance(target, dict):
+            set_items(target, zip(items[::2], items[1::2], strict=True))
+        else:
+            raise self._broken(f"sets items of a {type(target).__name__}")
+
+
+TABLE: Mapping[int, Callable[[PickleMachine, bytes], None]] = {
+    op: getattr(PickleMachine, f"op_{name}") for name, ops in NAMES.items() for op in ops
+}
+"""{opcode: method}; the most frequent instructions are not here, but in ``PickleMachine._loop``."""
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:

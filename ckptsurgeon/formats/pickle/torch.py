@@ -5,8 +5,10 @@ Follows ``torch/_utils.py``. This module also makes the checks that torch makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from ...errors import FormatError, UnsafeError
@@ -14,10 +16,13 @@ from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
-from ..base.untrusted import check_elements, check_sizes
-from .values import brief
+from ..base.untrusted import CopyBudget, check_elements, check_sizes
+from ..torch.distributed import part_reader
+from ..torch.other_tensors import OTHERS, dtype_of, unknown, with_attributes, wrapped
+from .plain import NUMPY, plain_functions
+from .values import QUANTISED, GlobalName, OpaqueResult, brief
 
-__all__ = ["STORAGE_DTYPES", "StridedForm", "TensorBuilder", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]
+__all__ = ["STORAGE_DTYPES", "StridedForm", "TensorBuilder", "TypedStorage", "form_of", "rebuilders", "view"]
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "LongStorage": "int64",
@@ -30,11 +35,6 @@ STORAGE_DTYPES: Mapping[str, str] = {
 """The dtypes of the storage classes in a pickle, by their names in ``torch`` (and ``torch.cuda``)."""
 
 _SIZES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
-_DTYPE_NAMES = {
-    "half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
-    "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32",
-}  # fmt: skip
-
 REMEMBERED_FORMS = 1024
 REMEMBERED_SIZE = 2**31
 """How many pairs (size, stride) are remembered, and the limit for the numbers in them.
@@ -149,16 +149,73 @@ def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
     return replace(info, conj=flags.get("conj") is True, neg=flags.get("neg") is True)
 
 
-def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
-    """Return the header of a tensor whose values cannot be read; ``why`` is the reason."""
+Functions = dict[tuple[str, str], Callable[..., object]]
+_FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
+
+
+def rebuilders() -> Functions:
+    """Return a new dict, {(module, name) of a function in a pickle: ckptsurgeon's function in its place}.
+
+    These functions make headers instead of tensors (``torch/_utils.py``, ``torch/_tensor.py``), and plain data.
+    """
+    budget = CopyBudget()
+    table: Functions = {**NUMPY, **plain_functions(budget)}
+    parts = cache(partial(part_reader, budget))  # made for the first subclass of a tensor
+    for name, function in {**_strided(TensorBuilder()), **OTHERS}.items():
+        table["torch._utils", name] = function
+
+    def from_type(function: Any, kind: Any, args: Any, state: Any) -> object:
+        if type(function) is not GlobalName or type(args) is not tuple:
+            return OpaqueResult(kind, args)
+        if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
+            raise FormatError(
+                "the pickle rebuilds a tensor from another rebuilt tensor, which torch never writes.", rule="rebuilding"
+            )
+        ours = table.get((function.module, function.name))
+        made = OpaqueResult(kind, args) if ours is None else ours(*args)
+        if ours is not wrapped or not isinstance(made, TensorInfo):
+            return made
+        return parts()(kind, made, state) or with_attributes(made, kind, state)
+
+    for name in _FROM_TYPE:
+        table["torch._tensor", name] = from_type
+    return table
+
+
+def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
+    def tensor_v2(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
+        return make.rebuild(ref, offset, size, stride, flags=rest[2] if len(rest) > 2 else None)
+
+    def tensor_v3(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
+        if len(rest) < 3:
+            raise FormatError("the pickle has a tensor without a dtype.", rule="tensor dtype")
+        flags = rest[3] if len(rest) > 3 else None
+        return make.rebuild(ref, offset, size, stride, dtype=dtype_of(rest[2]), flags=flags)
+
+    def quantised(ref: Any, offset: Any, size: Any, stride: Any, params: Any, *_: Any) -> object:
+        if type(ref) is TypedStorage and DTYPES[ref.dtype].bits < 8:
+            return _packed(make, ref, offset, size, stride, params)
+        info = make.rebuild(ref, offset, size, stride)
+        return info if info.opaque else replace(info, opaque=QUANTISED, parts=(params,))
+
+    return {
+        "_rebuild_tensor": tensor_v2,
+        "_rebuild_tensor_v2": tensor_v2,
+        "_rebuild_tensor_v3": tensor_v3,
+        "_rebuild_qtensor": quantised,
+    }
+
+
+def _packed(make: TensorBuilder, ref: TypedStorage, offset: Any, size: Any, stride: Any, params: Any) -> TensorInfo:
+    """Return the header of a quantised tensor with several codes per byte; ``params`` has its scales and zero points.
+
+    ``size`` and ``stride`` are in codes, but the pickle gives the size of the storage in bytes.
+    """
     check_sizes(size, "size")
+    check_sizes(stride, "stride")
     check_elements(size)
-    return TensorInfo(dtype if dtype in DTYPES else "float32", size, opaque=why)
-
-
-def dtype_of(name: Any) -> str:
-    """Return the dtype with a name such as ``torch.float8_e4m3fn``; raises FormatError if it is unknown."""
-    text = _DTYPE_NAMES.get(getattr(name, "name", ""), getattr(name, "name", ""))
-    if getattr(name, "module", "") != "torch" or text not in DTYPES:
-        raise FormatError(f"a tensor has the unknown dtype {brief(name)}.", rule="tensor dtype")
-    return text
+    if offset != 0 or tuple(stride) != contiguous_stride(size):
+        return unknown("its codes have fewer than 8 bits, and it is a view of another tensor", ref.dtype, size)
+    nbytes = (math.prod(size) * DTYPES[ref.dtype].bits + 7) // 8
+    flat = make.rebuild(ref, 0, (nbytes,), (1,), dtype="uint8")
+    return replace(flat, dtype=ref.dtype, shape=tuple(size), opaque=QUANTISED, parts=(params,))

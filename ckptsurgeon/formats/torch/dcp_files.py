@@ -18,8 +18,8 @@ from ..base import limits
 from ..base.header import FilePrint, digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
+from ..pickle.torch import rebuilders
 from .archive import TorchArchive, storages_in
-from .rebuild import rebuilders
 
 __all__ = ["PieceFiles"]
 

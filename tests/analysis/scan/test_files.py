@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.scan.pickle.known import KNOWN
-from ckptsurgeon.formats.torch.rebuild import rebuilders
+from ckptsurgeon.formats.pickle.torch import rebuilders
 
 from .hostile import Calls, as_torch_zip, payload
 

@@ -16,8 +16,8 @@ from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.pickle.machine import load
 from ckptsurgeon.formats.pickle.state import Memo
+from ckptsurgeon.formats.pickle.torch import rebuilders
 from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult, PickledSet
-from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 from ...helpers.depth import examples_of
 
@@ -186,7 +186,7 @@ def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_opcode_of_cpython_is_known() -> None:
-    from ckptsurgeon.formats.pickle._opcodes import TABLE
+    from ckptsurgeon.formats.pickle.machine import TABLE
 
     hot = {0x72, 0x68, 0x4B, 0x28, 0x74, 0x58, 0x52, 0x85, 0x71, 0x94, 0x51, 0x89, 0x29, 0x86, 0x4D, 0x6A, 0x2E}
     for opcode in pickletools.opcodes:

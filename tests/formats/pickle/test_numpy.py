@@ -11,7 +11,7 @@ import pytest
 from ckptsurgeon.errors import FormatError
 from ckptsurgeon.formats.pickle.machine import load
 from ckptsurgeon.formats.pickle.plain import Array
-from ckptsurgeon.formats.torch.rebuild import rebuilders
+from ckptsurgeon.formats.pickle.torch import rebuilders
 
 
 def read(data: bytes) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.analysis.scan.pickle import _opcodes as scanned
-from ckptsurgeon.formats.pickle import _opcodes as read
+from ckptsurgeon.formats.pickle import machine as read
 from ckptsurgeon.formats.pickle import state
 from ckptsurgeon.formats.pickle.state import MoreError, TruncatedError, UnknownOpcodeError
 

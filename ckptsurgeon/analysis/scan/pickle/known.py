@@ -1,7 +1,7 @@
 """Lists the imports that only create data and tensors, each by its exact module and name.
 
-These are the imports that ckptsurgeon's own reader supports (``rebuild.py`` in ``formats/torch``; ``plain.py``,
-``numpy.py`` and ``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; there
+These are the imports that ckptsurgeon's own reader supports (``torch.py`` and ``plain.py`` in
+``formats/pickle``, ``formats/torch_dcp.py``). Everything else is unknown code; there
 is no list of bad names.
 """
 
