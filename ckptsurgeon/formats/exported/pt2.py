@@ -26,8 +26,8 @@ from ..base.slice import FileSlice
 from ..base.untrusted import parse_json, unique_keys
 from ..pickle.torch import TypedStorage, form_of, rebuilders, view
 from ..pickle.values import GlobalName, OpaqueResult
-from ..torch.archive import TorchArchive, is_big_endian, storages_in
 from ..torch.other_tensors import unknown
+from ..torch_zip import TorchArchive, is_big_endian, storages_in
 from ..zip.archive import EXPORT_MARK, EXPORT_OLD, Archive, ZipEntry, is_of_export, names_in, read_archive
 
 __all__ = ["FORMAT"]

@@ -19,7 +19,7 @@ from ..base.header import FilePrint, digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
 from ..pickle.torch import rebuilders
-from .archive import TorchArchive, storages_in
+from ..torch_zip import TorchArchive, storages_in
 
 __all__ = ["PieceFiles"]
 
