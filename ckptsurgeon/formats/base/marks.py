@@ -25,7 +25,8 @@ class Mark(NamedTuple):
     ``magic`` is the attribute ``magic`` of the format. ``head`` is a pattern that the beginning of files matches; if it
     is None, the format has magic bytes, or reads no files. ``names`` is a pattern of a file's name in folders, or of a
     subfolder's name and "/"; "" if the format reads no folders. ``to`` and ``suffixes`` are the name and the suffixes
-    of the format's writer; "" and () if the format cannot be written.
+    of the format's writer; "" and () if the format cannot be written. ``not_first`` are ends of names that the first
+    record of a zip archive of this format never has.
     """
 
     magic: tuple[bytes, ...] = ()
@@ -33,6 +34,7 @@ class Mark(NamedTuple):
     names: str = ""
     to: str = ""
     suffixes: tuple[str, ...] = ()
+    not_first: tuple[bytes, ...] = ()
 
 
 _ZIP = b"PK\3\4"
@@ -53,7 +55,7 @@ MARKS: Mapping[str, Mark] = {
     "onnx": Mark(head=rb"\x08"),
     "orbax": Mark(names=_ANY),
     "pickled_arrays": Mark(head=rb"\x80|\(|c|[\]}]q"),
-    "pt2": Mark((_ZIP,)),
+    "pt2": Mark((_ZIP,), not_first=(b"data.pkl", b".npy")),
     "safetensors": Mark(head=rb".{8}\{", to="safetensors", suffixes=(".safetensors",)),
     "sharded": Mark(head=rb"\s*\{"),
     "speechbrain": Mark(names="CKPT\\.yaml|CKPT\\+.*/"),
@@ -114,6 +116,8 @@ def _magic(name: str) -> tuple[bytes, ...]:
 
 
 def _begins(mark: Mark, head: bytes) -> bool:
+    if mark.not_first and head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(mark.not_first):
+        return False
     return bool(mark.magic) if mark.head is None else re.match(mark.head, head, re.DOTALL) is not None
 
 
@@ -135,7 +139,7 @@ class Writers(Mapping[str, Writer]):
         for name in _modules():
             mark = MARKS.get(name)
             writer = getattr(module_of(name), "writer", None) if mark is None else None
-            to, suffixes = (writer.name, writer.suffixes) if writer is not None else (mark or Mark())[3:]
+            to, suffixes = (writer.name, writer.suffixes) if writer is not None else (mark or Mark())[3:5]
             if to:
                 self._modules[to], self.suffixes[to] = name, suffixes
 

@@ -33,8 +33,6 @@ from ..zip.archive import EXPORT_MARK, EXPORT_OLD, Archive, ZipEntry, is_of_expo
 __all__ = ["FORMAT"]
 
 _VERSION = "archive_version"
-_OTHERS_FIRST = (b"data.pkl", b".npy")
-"""Endings of the name of the first record in archives of ``torch.save`` and of numpy."""
 _WEIGHTS, _CONSTANTS, _COMPILED = "data/weights/", "data/constants/", "data/aotinductor/"
 _CONFIG = {_WEIGHTS: "_weights_config.json", _CONSTANTS: "_constants_config.json"}
 _ENTRY = {_WEIGHTS: "state_dict", _CONSTANTS: "constants"}
@@ -60,10 +58,7 @@ class _TorchExport:
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether this is a zip archive with a record that only archives of torch.export have."""
-        length = int.from_bytes(head[26:28], "little") if len(head) >= 30 else 0
         if not isinstance(source, File) or not head.startswith(self.magic):
-            return False
-        if head[30 : 30 + length].endswith(_OTHERS_FIRST):
             return False
         with suppress(FormatError):
             return is_of_export(names_in(source))

@@ -60,6 +60,16 @@ def test_a_format_that_is_ruled_out_would_not_read_the_file(head: bytes, put: by
             assert not [one.name for one in asked_of_all(file, begin) if one not in found and one.sniff(file, begin)]
 
 
+@pytest.mark.parametrize("first", [b"a/data.pkl", b"w.npy", b"a/archive_format"])
+def test_a_zip_archive_that_begins_with_a_pickle_or_an_array_is_not_asked_for_a_program(first: bytes) -> None:
+    head = b"PK\3\4" + bytes(22) + len(first).to_bytes(2, "little") + bytes(2) + first + bytes(100)
+    Path("a.zip").write_bytes(head)
+    with closing(open_source("a.zip")) as file:
+        found = {one.name for one in formats_for(file, head)}
+    assert ("torch export" in found) is first.endswith(b"format")
+    assert "torch zip" in found
+
+
 def test_hdf5_behind_a_block_of_zeros_is_asked_for() -> None:
     """HDF5 may begin at byte 512, 1024, ...: the bytes before are the user's."""
     for begin in (512, 1024):
