@@ -223,13 +223,12 @@ def _frombuffer(data: object, kind: object, shape: object, order: object = "C") 
     return Array(kind, shape, data, order)
 
 
-def _names() -> dict[tuple[str, str], Callable[..., object]]:
-    names: dict[tuple[str, str], Callable[..., object]] = {("numpy", "dtype"): _dtype}
-    for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "_reconstruct"] = _reconstruct
-        names[f"{core}.multiarray", "scalar"] = _scalar
-        names[f"{core}.numeric", "_frombuffer"] = _frombuffer
-    return names
-
-
-NUMPY: Mapping[tuple[str, str], Callable[..., object]] = _names()
+NUMPY: Mapping[tuple[str, str], Callable[..., object]] = {
+    ("numpy", "dtype"): _dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+}
