@@ -126,7 +126,8 @@ def specs_of(source: Sources) -> list[SourceSpec]:
 
 def _spec(given: object) -> SourceSpec:
     if isinstance(given, (str, os.PathLike)):
-        return parse_spec(os.fspath(given))
+        text = os.fspath(given)
+        return parse_spec(text) if ":" in text else SourceSpec(text)
     check_given(given)
     return SourceSpec(path_of(given), given=given)
 
