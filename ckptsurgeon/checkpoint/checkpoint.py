@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError, SourceError
-from ..formats.base.file_names import shards_of
+from ..errors import CheckpointError, FormatError, SourceError
+from ..formats.base.file_names import indexed_name, shards_of
 from ..formats.base.header import FilePrint, Header
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
@@ -288,7 +289,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _index(self) -> ShardIndex:
         """The part of the shard index (``model.safetensors.index.json``) about this file; empty if there is none."""
         files = [*self.header.handles.values()]
-        return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
+        with suppress(CheckpointError):
+            if len(files) == 1 and self.around is not None and any(map(indexed_name, self.around.names())):
+                return shard_index(files[0].name, self.around)
+        return ShardIndex()
 
     @cached_property
     def _shard_notes(self) -> tuple[Note, ...]:
