@@ -19,8 +19,7 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
-from ..storage.write.locking import output_lock
-from ..storage.write.output_checks import check_output, identities
+from ..storage.write.output_checks import check_output, identities, output_lock
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .checksums import recipe_notes

@@ -261,7 +261,7 @@ MAY_OPEN = {
     "storage/write/folders.py": "descriptors of folders, and what is written",
     "storage/write/headers.py": "files whose headers are replaced, by no link, and the journal, which is written",
     "storage/write/journal.py": "the journal, which is written",
-    "storage/write/locking.py": "the lock, which is written",
+    "storage/write/output_checks.py": "the lock, which is written",
     "storage/write/temp_files.py": "what is synced",
     "storage/fetch/store.py": "fsspec's own file systems",
     "analysis/page/html.py": "files of the package",

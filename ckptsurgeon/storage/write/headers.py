@@ -37,8 +37,7 @@ from ..header_journals import SUFFIX, journals_of
 from ..json_text import read_json
 from ..replaced_header import REPLACED
 from ..small_files import read_file
-from .locking import output_lock
-from .output_checks import output_error
+from .output_checks import output_error, output_lock
 from .temp_files import stem, sync, sync_folder
 
 __all__ = ["RECORD", "NewHeader", "check_alone", "replace_headers", "settle_interrupted"]

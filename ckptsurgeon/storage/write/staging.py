@@ -16,8 +16,7 @@ from ...errors import OutputError
 from ...util.text import escape
 from ..read._descriptors import Descriptor
 from ..read.base import File
-from .locking import output_lock
-from .output_checks import check_output, check_space, identities, output_error
+from .output_checks import check_output, check_space, identities, output_error, output_lock
 from .temp_files import folder_of, lock, remove_leftovers, reserve, start_writing, sync, sync_folder, temp_name
 
 __all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
