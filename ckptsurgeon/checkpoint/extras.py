@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from ..formats.base import limits
-from ..formats.pickle.plain import Array
+from ..formats.pickle.numpy import Array
 from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, shape_text

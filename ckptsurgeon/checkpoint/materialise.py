@@ -12,7 +12,7 @@ import torch
 
 from ..errors import FormatError
 from ..formats.base.header import naming
-from ..formats.pickle.plain import Array
+from ..formats.pickle.numpy import Array
 from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File

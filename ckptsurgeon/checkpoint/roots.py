@@ -104,9 +104,7 @@ def _preferred(candidates: Sequence[Root]) -> Root | None:
         top, candidates = None, candidates[1:]  # the number of the step, next to the parameters
     if top is not None and all(root.tensors <= top.tensors for root in named):
         return top
-    if named:
-        return named[0]
-    return candidates[0] if len(candidates) == 1 else None
+    return named[0] if named else candidates[0] if len(candidates) == 1 else None
 
 
 def _counts(root: Root) -> bool:
@@ -120,9 +118,8 @@ def _only_scalars(root: Root) -> bool:
 
 def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Root:
     path = "" if wanted == "." else wanted
-    for root in candidates:
-        if root.path == path:
-            return root
+    if found := next((root for root in candidates if root.path == path), None):
+        return found
     node, keys = _descend(tree, path)
     entries, packing = _state_dict(node, SearchLimit())
     if is_optimizer(node):

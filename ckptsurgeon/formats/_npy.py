@@ -14,7 +14,7 @@ from ..tensors.dtypes import contiguous_stride
 from ..tensors.info import Storage, TensorInfo
 from .base import limits
 from .base.untrusted import check_elements, check_sizes
-from .pickle.plain import TORCH_NAMES
+from .pickle.numpy import TORCH_NAMES
 from .pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["DTYPES_OF_NPY", "MAGIC", "npy_entry", "npy_header"]

@@ -16,7 +16,7 @@ from ...tensors.composition import join, reshape
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..base.untrusted import check_elements, check_sizes
-from ..pickle.plain import Array
+from ..pickle.numpy import Array
 from ..pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["NOTE", "is_of_paddle", "named_array", "with_slices_joined"]

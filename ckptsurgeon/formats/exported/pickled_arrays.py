@@ -21,7 +21,7 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.text import count, escape
 from ..base.flatten import flattened, holds_tensors
 from ..base.header import FilePrint, Header, naming
-from ..pickle.plain import Array
+from ..pickle.numpy import Array
 from ..pickle.skeleton import load_placed
 from ..pickle.state import FIXED, LENGTHS, LINES
 from ..pickle.values import GlobalName, OpaqueResult, PlacedBytes

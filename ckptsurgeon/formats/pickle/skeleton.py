@@ -19,9 +19,9 @@ from ...storage.read.base import File
 from ..base import limits
 from ..base.untrusted import CopyBudget
 from .machine import PickleMachine
-from .plain import NUMPY, plain_functions
+from .numpy import NUMPY
 from .state import LENGTHS, NO_EDGE, MoreError, TruncatedError, UnknownOpcodeError, bounds
-from .values import PlacedBytes
+from .values import PlacedBytes, plain_functions
 
 __all__ = ["PlacedPickle", "load_placed"]
 

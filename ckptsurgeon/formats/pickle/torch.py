@@ -19,8 +19,8 @@ from ..base import limits
 from ..base.untrusted import CopyBudget, check_elements, check_sizes
 from ..torch.distributed import part_reader
 from ..torch.other_tensors import OTHERS, dtype_of, unknown, with_attributes, wrapped
-from .plain import NUMPY, plain_functions
-from .values import QUANTISED, GlobalName, OpaqueResult, brief
+from .numpy import NUMPY
+from .values import QUANTISED, GlobalName, OpaqueResult, brief, plain_functions
 
 __all__ = ["STORAGE_DTYPES", "StridedForm", "TensorBuilder", "TypedStorage", "form_of", "rebuilders", "view"]
 

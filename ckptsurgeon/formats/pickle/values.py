@@ -1,12 +1,15 @@
-"""Defines the stand-ins for names, objects, sets and unusual dict keys in a pickle that is read without imports."""
+"""Makes the values of a pickle that is read without imports: stand-ins for names, objects and sets, and plain data."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ...errors import FormatError
 from ...util.text import escape
 from ..base.limits import DICT_KEY_INT
+from ..base.untrusted import CopyBudget
 
 __all__ = [
     "ARRAY",
@@ -22,6 +25,7 @@ __all__ = [
     "Unhashable",
     "brief",
     "key_text",
+    "plain_functions",
     "safe_key",
     "set_items",
 ]
@@ -178,3 +182,91 @@ def set_items(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
     """Put (key, value) pairs into a dict, with each key replaced by ``safe_key(key)``."""
     for key, value in pairs:
         target[key if type(key) is str else safe_key(key)] = value
+
+
+# Plain data: Python's built-in types, and torch's sizes and devices.
+#
+# All functions that copy data share one CopyBudget, since a single pickle instruction can copy a large value.
+
+_CHARACTERS = 32
+"""Encoding this many characters takes as long as copying one element, and counts as one in the CopyBudget."""
+_ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
+
+
+def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
+    """Return {(module, name) of a function in a pickle: ckptsurgeon's function in its place}, for plain data."""
+
+    def mapping(*args: Any) -> object:
+        return _mapping(budget, args[0]) if args else {}
+
+    def sequence(*args: Any) -> tuple[Any, ...]:
+        return tuple(_listed(budget, args))
+
+    def group(*args: Any) -> PickledSet:
+        return PickledSet(_listed(budget, args))
+
+    def encode(text: Any, encoding: Any = "utf-8", *_: Any) -> object:
+        return _encode(budget, text, encoding)
+
+    table: dict[tuple[str, str], Callable[..., object]] = {
+        ("collections", "OrderedDict"): mapping,
+        ("collections", "defaultdict"): lambda *args: mapping(*args[1:]),
+        ("collections", "Counter"): mapping,
+        ("_codecs", "encode"): encode,
+        ("torch", "Size"): sequence,
+        ("torch", "device"): _device,
+        ("torch.serialization", "_get_layout"): lambda name: name if isinstance(name, str) else "",
+    }
+    for builtins in ("builtins", "__builtin__"):
+        table[builtins, "set"] = table[builtins, "frozenset"] = group
+        table[builtins, "complex"] = _complex
+        table[builtins, "bytes"] = table[builtins, "bytearray"] = _bytes
+    return table
+
+
+def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
+    if not args or not isinstance(args[0], (list, tuple)):
+        return ()
+    budget.spend(len(args[0]))
+    return args[0]
+
+
+def _mapping(budget: CopyBudget, pairs: Any) -> object:
+    """Return a new dict with the entries of ``pairs``: a dict, or a list of pairs as Python 2 pickled it.
+
+    Raises FormatError if an item of a list is not a pair.
+    """
+    made: dict[Any, Any] = {}
+    if isinstance(pairs, (dict, list, tuple)):
+        budget.spend(len(pairs))
+    if isinstance(pairs, dict):
+        made.update(pairs)
+    elif isinstance(pairs, (list, tuple)):
+        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+            raise FormatError("the pickle has a mapping that is not made of (key, value) pairs.", rule="pickle")
+        set_items(made, pairs)
+    return made
+
+
+def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
+    """Return the bytes of a string; protocols 0 to 2 pickle bytes as ``_codecs.encode(text, 'latin1')``."""
+    if not isinstance(text, str) or encoding not in _ENCODINGS:
+        return OpaqueResult(GlobalName("_codecs", "encode"), (text, encoding))
+    budget.spend(len(text) // _CHARACTERS)
+    return codecs.encode(text, encoding)
+
+
+def _device(*args: Any) -> object:
+    """Return a ``torch.device`` as a string, such as ``cuda:0``; an OpaqueResult if the arguments are unusual."""
+    if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
+        return ":".join(str(a) for a in args)
+    return OpaqueResult(GlobalName("torch", "device"), args)
+
+
+def _complex(*args: Any) -> object:
+    plain = all(type(a) in (int, float) for a in args) and len(args) <= 2
+    return complex(*args) if plain else OpaqueResult(GlobalName("builtins", "complex"), args)
+
+
+def _bytes(*args: Any) -> bytes:
+    return args[0] if args and isinstance(args[0], bytes) else b""

@@ -13,7 +13,7 @@ from ...errors import FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ..base.untrusted import check_elements, check_sizes
-from ..pickle.plain import Array
+from ..pickle.numpy import Array
 from ..pickle.values import ARRAY, META, NESTED, SPARSE, GlobalName, OpaqueResult, brief
 
 __all__ = ["OTHERS", "dtype_of", "unknown", "with_attributes", "wrapped"]

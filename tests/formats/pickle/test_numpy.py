@@ -10,7 +10,7 @@ import pytest
 
 from ckptsurgeon.errors import FormatError
 from ckptsurgeon.formats.pickle.machine import load
-from ckptsurgeon.formats.pickle.plain import Array
+from ckptsurgeon.formats.pickle.numpy import Array
 from ckptsurgeon.formats.pickle.torch import rebuilders
 
 

@@ -1,15 +1,14 @@
 """Lists the imports that only create data and tensors, each by its exact module and name.
 
-These are the imports that ckptsurgeon's own reader supports (``torch.py`` and ``plain.py`` in
-``formats/pickle``, ``formats/torch_dcp.py``). Everything else is unknown code; there
-is no list of bad names.
+These are the imports that ckptsurgeon's own reader supports (``torch.py``, ``numpy.py`` and ``values.py`` in
+``formats/pickle``, ``formats/torch_dcp.py``). Everything else is unknown code; there is no list of bad names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ....formats.pickle.plain import ML_DTYPES
+from ....formats.pickle.numpy import ML_DTYPES
 from ....formats.pickle.torch import STORAGE_DTYPES
 from ....tensors.dtypes import DTYPES
 from ..findings import Verdict

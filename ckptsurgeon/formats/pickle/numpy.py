@@ -1,112 +1,22 @@
-"""Rebuilds plain data in pickles: Python's built-in types, and numpy's scalars, dtypes and arrays.
+"""Rebuilds numpy's scalars, dtypes and arrays in pickles; numpy itself is not imported.
 
-All functions that copy data share one CopyBudget, since a single pickle instruction can copy a large value.
+When a pickle sets the state of a dtype or an array (BUILD), the stand-in is changed in place, as numpy's object would
+be: the pickle may refer to the same object before and after BUILD.
 """
 
 from __future__ import annotations
 
-import codecs
 import struct
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
 from ...errors import FormatError
 from ...tensors.dtypes import DTYPES
 from ...util.text import shape_text
-from ..base.untrusted import CopyBudget, check_elements, check_sizes
-from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, PlacedBytes, set_items
+from ..base.untrusted import check_elements, check_sizes
+from .values import GlobalName, PlacedBytes
 
-__all__ = ["ML_DTYPES", "NUMPY", "Array", "plain_functions"]
-
-_CHARACTERS = 32
-"""Encoding this many characters takes as long as copying one element, and counts as one in the CopyBudget."""
-_ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
-
-
-def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
-    """Return {(module, name) of a function in a pickle: ckptsurgeon's function in its place}, for plain data."""
-
-    def mapping(*args: Any) -> object:
-        return _mapping(budget, args[0]) if args else {}
-
-    def sequence(*args: Any) -> tuple[Any, ...]:
-        return tuple(_listed(budget, args))
-
-    def group(*args: Any) -> PickledSet:
-        return PickledSet(_listed(budget, args))
-
-    def encode(text: Any, encoding: Any = "utf-8", *_: Any) -> object:
-        return _encode(budget, text, encoding)
-
-    table: dict[tuple[str, str], Callable[..., object]] = {
-        ("collections", "OrderedDict"): mapping,
-        ("collections", "defaultdict"): lambda *args: mapping(*args[1:]),
-        ("collections", "Counter"): mapping,
-        ("_codecs", "encode"): encode,
-        ("torch", "Size"): sequence,
-        ("torch", "device"): _device,
-        ("torch.serialization", "_get_layout"): lambda name: name if isinstance(name, str) else "",
-    }
-    for builtins in ("builtins", "__builtin__"):
-        table[builtins, "set"] = table[builtins, "frozenset"] = group
-        table[builtins, "complex"] = _complex
-        table[builtins, "bytes"] = table[builtins, "bytearray"] = _bytes
-    return table
-
-
-def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
-    if not args or not isinstance(args[0], (list, tuple)):
-        return ()
-    budget.spend(len(args[0]))
-    return args[0]
-
-
-def _mapping(budget: CopyBudget, pairs: Any) -> object:
-    """Return a new dict with the entries of ``pairs``: a dict, or a list of pairs as Python 2 pickled it.
-
-    Raises FormatError if an item of a list is not a pair.
-    """
-    made: dict[Any, Any] = {}
-    if isinstance(pairs, (dict, list, tuple)):
-        budget.spend(len(pairs))
-    if isinstance(pairs, dict):
-        made.update(pairs)
-    elif isinstance(pairs, (list, tuple)):
-        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-            raise FormatError("the pickle has a mapping that is not made of (key, value) pairs.", rule="pickle")
-        set_items(made, pairs)
-    return made
-
-
-def _encode(budget: CopyBudget, text: Any, encoding: Any) -> object:
-    """Return the bytes of a string; protocols 0 to 2 pickle bytes as ``_codecs.encode(text, 'latin1')``."""
-    if not isinstance(text, str) or encoding not in _ENCODINGS:
-        return OpaqueResult(GlobalName("_codecs", "encode"), (text, encoding))
-    budget.spend(len(text) // _CHARACTERS)
-    return codecs.encode(text, encoding)
-
-
-def _device(*args: Any) -> object:
-    """Return a ``torch.device`` as a string, such as ``cuda:0``; an OpaqueResult if the arguments are unusual."""
-    if 1 <= len(args) <= 2 and all(type(a) is int or (type(a) is str and len(a) <= SHOWN) for a in args):
-        return ":".join(str(a) for a in args)
-    return OpaqueResult(GlobalName("torch", "device"), args)
-
-
-def _complex(*args: Any) -> object:
-    plain = all(type(a) in (int, float) for a in args) and len(args) <= 2
-    return complex(*args) if plain else OpaqueResult(GlobalName("builtins", "complex"), args)
-
-
-def _bytes(*args: Any) -> bytes:
-    return args[0] if args and isinstance(args[0], bytes) else b""
-
-
-# Stand-ins for numpy's pickled scalars, dtypes and arrays; numpy itself is not imported.
-#
-# When a pickle sets the state of a dtype or an array (BUILD), the stand-in is changed in place, as numpy's object would
-# be: the pickle may refer to the same object before and after BUILD.
+__all__ = ["ML_DTYPES", "NUMPY", "TORCH_NAMES", "Array"]
 
 _SCALARS = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
