@@ -14,22 +14,21 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
-from .vocabulary import Vocabulary, checked
+from .vocabulary import ALL, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]
 
 TEKKEN = "tekken.json"
-_NAMES = (".tiktoken", "tiktoken.model", "tokenizer.model")
-_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n")
+_LINE = re.compile(rb"\A[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n")
 _PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
 _SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
 
 
 class _BytePairs:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is a tekken.json, or has the name and the first line of a file of tiktoken."""
-        lowered = name.lower()
-        return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
+    marks = (
+        Marks(f"(?i:{re.escape(TEKKEN)})"),
+        Marks(r"(?i:.*(?:\.tiktoken|tiktoken\.model|tokenizer\.model))", ((_LINE, ALL),)),
+    )
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the tokens in the order of their rows; raises ConfigError if the file is malformed or incomplete."""

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..util.text import brief_repr
 from .plain import lines_of
 from .sentencepiece_listing import VOCABULARY as LISTING
-from .vocabulary import Vocabulary, checked
+from .vocabulary import Marks, Vocabulary, bears, checked
 
 __all__ = ["BLANK", "VOCABULARY", "alphabet_text"]
 
@@ -22,13 +22,12 @@ _ESCAPED = "\\#"
 
 
 class _Coqui:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is named alphabet.txt, or alphabet with a suffix (alphabet_ru.txt)."""
-        return name.startswith("alphabet") and name.endswith(".txt")
+    marks = (Marks(r"alphabet.*\.txt"),)
+    """The name alphabet.txt, or alphabet with a suffix (alphabet_ru.txt)."""
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the labels, followed by the CTC blank; raises ConfigError if a line before the last is the blank."""
-        if LISTING.sniff(name, data):
+        if bears(LISTING, name, data):
             labels = list(LISTING.read(name, data).tokens)
         else:
             lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]

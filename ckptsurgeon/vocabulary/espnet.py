@@ -5,15 +5,13 @@ from __future__ import annotations
 from ..errors import ConfigError
 from ..storage.yaml_text import read_yaml
 from ..util.text import brief_repr
-from .vocabulary import Vocabulary, checked
+from .vocabulary import Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]
 
 
 class _ESPnet:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is YAML, by its name."""
-        return name.lower().endswith((".yaml", ".yml"))
+    marks = (Marks(r"(?i:.*\.ya?ml)"),)
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the tokens in ``token_list``; raises ConfigError if the list is a file name, missing or malformed."""

@@ -13,9 +13,8 @@ from typing import Any
 from ..errors import ConfigError
 from ..storage.json_text import read_json
 from ..util.text import brief_repr, count, escape, listing
-from .mapping import INSIDE, marked
 from .rule_order import rule_order
-from .vocabulary import MOST, Vocabulary, checked
+from .vocabulary import ALL, INSIDE, MOST, Marks, Vocabulary, checked, marked
 
 __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language", "read_added", "read_decoder"]
 
@@ -37,9 +36,7 @@ def byte_letters() -> frozenset[str]:
 
 
 class _HuggingFace:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file may be a JSON object, by its first characters."""
-        return name.lower().endswith(".json") and data.lstrip()[:1] == b"{"
+    marks = (Marks(r"(?i:.*\.json)", ((re.compile(rb"\A\s*\{"), ALL),)),)
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the tokens sorted by id; raises ConfigError if an id is missing."""

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ..errors import ConfigError
 from ..planning.plan.rows import OMP, Row, VocabularyRows
 from ..util.text import escape, listing
 from .vocabulary import Vocabulary
 
-__all__ = ["INSIDE", "NEW_TOKENS", "Pieces", "greedy", "map_tokens", "marked"]
-
-# WordPiece, as in BERT: a word is cut greedily, and pieces that do not begin the word have a prefix.
-
-INSIDE = "##"
-_UNKNOWN = "[UNK]"
-
-
-def marked(vocabulary: Vocabulary) -> Vocabulary:
-    """Return ``vocabulary`` with the prefix ``##`` in its field ``inside`` if it has tokens of WordPiece.
-
-    Other vocabularies are returned unchanged.
-    """
-    tokens = vocabulary.tokens
-    is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
-    return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
+__all__ = ["NEW_TOKENS", "Pieces", "greedy", "map_tokens"]
 
 
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..util.text import brief_repr
-from .mapping import marked
-from .vocabulary import Vocabulary, checked
+from .vocabulary import Marks, Vocabulary, checked, marked
 
 __all__ = ["VOCABULARY", "lines_of"]
 
@@ -35,9 +34,8 @@ def lines_of(name: str, data: bytes) -> list[str]:
 
 
 class _Plain:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return True: this reader is tried last, for files that no other reader accepts."""
-        return True
+    marks: tuple[Marks, ...] = ()
+    """No marks: this reader reads the files in which no other reader finds its marks."""
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the non-empty lines as tokens.

@@ -21,7 +21,7 @@ from ..util.text import escape
 from . import plain
 from .huggingface import of_language, read_added, read_decoder
 from .row_order import in_row_order, is_of_pieces
-from .vocabulary import Reader, Vocabulary, checked
+from .vocabulary import Reader, Vocabulary, bears, checked
 
 __all__ = [
     "BYTES",
@@ -92,7 +92,7 @@ def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         raise ConfigError(f"{name} is not a list of tokens: {why}.")
     kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
     for reader in kinds.values():
-        if reader is not plain.VOCABULARY and reader.sniff(filename, data):
+        if bears(reader, filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
         raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")

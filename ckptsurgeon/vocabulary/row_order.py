@@ -109,14 +109,18 @@ def _text(token: Any) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return a function that puts the pieces of a fairseq tokeniser in the order of the embedding's rows.
+def _xlm_roberta(
+    pieces: Sequence[str], _: Mapping[str, Any], last: Sequence[str] = ("<mask>",)
+) -> Sequence[str] | None:
+    """Return ``<s> <pad> </s> <unk>`` of fairseq, then the pieces from the fourth on, then ``last``.
 
-    The arguments of the function are the pieces and the tokeniser's settings, which it does not use. It returns
-    ``<s> <pad> </s> <unk>``, then the pieces from the fourth on, then ``last``. It returns None unless the first three
-    pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
+    Returns None unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """
-    return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
+    return (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
+
+
+def _xglm(pieces: Sequence[str], settings: Mapping[str, Any]) -> Sequence[str] | None:
+    return _xlm_roberta(pieces, settings, [f"<madeupword{one}>" for one in range(7)])
 
 
 def _camembert(pieces: Sequence[str], _: Mapping[str, Any]) -> Sequence[str]:
@@ -126,7 +130,7 @@ def _camembert(pieces: Sequence[str], _: Mapping[str, Any]) -> Sequence[str]:
 _MADE: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]] = {
     **dict.fromkeys(_OF_T5, _t5),
     **dict.fromkeys(("pegasus", "bigbirdpegasus"), _pegasus),
-    **dict.fromkeys(("xlmroberta", "xlmrobertaxl", "layoutxlm"), _fairseq("<mask>")),
-    "xglm": _fairseq(*(f"<madeupword{one}>" for one in range(7))),
+    **dict.fromkeys(("xlmroberta", "xlmrobertaxl", "layoutxlm"), _xlm_roberta),
+    "xglm": _xglm,
     "camembert": _camembert,
 }

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import ConfigError
-from .vocabulary import MOST, Vocabulary, checked
+from .vocabulary import MOST, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY", "Piece", "described_pieces", "pieces_in"]
 
@@ -20,9 +21,11 @@ _NORMAL = 1
 
 
 class _SentencePiece:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file has the name of a sentencepiece model, or begins with a piece ``<unk>``."""
-        return name.lower().endswith((".model", ".spm")) or (data[:1] == b"\n" and b"\n\x05<unk>" in data[:32])
+    marks = (
+        Marks(r"(?i:.*\.(?:model|spm))"),
+        Marks(content=((re.compile(rb"\A(?=\n).*\n\x05<unk>", re.DOTALL), slice(32)),)),
+    )
+    """The name of a sentencepiece model, or a piece ``<unk>`` at the beginning."""
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the pieces and their scores, in the order of the file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .plain import lines_of
-from .vocabulary import Vocabulary, checked
+from .vocabulary import HEAD, TAIL, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]
 
@@ -15,13 +15,11 @@ _NORMAL = re.compile(rb"^[^\t\r\n]+\t-[0-9.e+-]+\r?$", re.MULTILINE)
 
 
 class _Listing:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether the file is a ``.vocab`` of sentencepiece: first scores of 0, then negative ones.
+    marks = (Marks(content=((_SPECIAL, HEAD), (_NORMAL, TAIL))),)
+    """A piece near the beginning with the score 0, as special ones have, and one near the end with a lower score.
 
-        Special pieces, which come first, have the score 0. In a list of tokens with their indices (Kaldi's words.txt),
-        no number is negative.
-        """
-        return _SPECIAL.search(data[:4096]) is not None and _NORMAL.search(data[-4096:]) is not None
+    So a list of tokens with their indices (Kaldi's words.txt) is not of this kind.
+    """
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the pieces and their scores, in the order of the file; a line without a score gets the score 0."""

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from ..errors import ConfigError
 from .plain import lines_of
-from .vocabulary import MOST, Vocabulary, checked
+from .vocabulary import ALL, HEAD, MOST, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]
 
@@ -17,9 +18,8 @@ _BETWEEN = " => "
 
 
 class _SpeechBrain:
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file has lines of labels and indices, and the line of equals signs."""
-        return b" => " in data[:4096] and b"\n====" in data
+    marks = (Marks(content=((re.compile(b" => "), HEAD), (re.compile(b"\n===="), ALL))),)
+    """Lines of labels and indices, and the line of equals signs."""
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the labels sorted by index, which need not be the order of the lines.

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import ConfigError
 from ..util.text import count, listing
 from .rule_order import RuleOrder
 
-__all__ = ["TWICE", "Reader", "Vocabulary", "checked", "digest_of_tokens"]
+__all__ = [
+    "ALL",
+    "HEAD",
+    "INSIDE",
+    "TAIL",
+    "TWICE",
+    "Marks",
+    "Reader",
+    "Vocabulary",
+    "bears",
+    "checked",
+    "digest_of_tokens",
+    "marked",
+]
 
 MOST = 4_000_000
 """The largest number of tokens that a list may have; real vocabularies have fewer."""
 TWICE = "has tokens twice"
 """A part of the message about a list in which a token has two ids."""
+INSIDE, _UNKNOWN = "##", "[UNK]"
+"""The prefix of pieces that do not begin a word, and the unknown token, in a WordPiece vocabulary such as BERT's."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +71,40 @@ class Vocabulary:
     order: RuleOrder = field(default=RuleOrder(), hash=False, compare=False)
 
 
+HEAD, TAIL, ALL = slice(4096), slice(-4096, None), slice(None)
+"""Parts of a file's content: its first bytes, its last bytes, all of it."""
+
+
+class Marks(NamedTuple):
+    """The marks of a kind of vocabulary file; a file of this kind has all of them.
+
+    ``name`` is a pattern that the whole file name matches. ``content`` are patterns, each with the part of the file in
+    which it is found.
+    """
+
+    name: str = ".*"
+    content: tuple[tuple[re.Pattern[bytes], slice], ...] = ()
+
+
 class Reader(Protocol):
     """The reader of one kind of vocabulary file; each module for a kind of file has one, named ``VOCABULARY``."""
 
-    def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file with this name and content is of this kind."""
+    @property
+    def marks(self) -> tuple[Marks, ...]:
+        """The marks of these files; a file is of this kind if it has the marks in any of the entries."""
         ...
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the vocabulary; raises ConfigError if the file is malformed."""
         ...
+
+
+def bears(reader: Reader, name: str, data: bytes) -> bool:
+    """Return whether a file with this name and content is of the kind that ``reader`` reads."""
+    return any(
+        re.fullmatch(marks.name, name, re.DOTALL) and all(pattern.search(data[part]) for pattern, part in marks.content)
+        for marks in reader.marks
+    )
 
 
 def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> Vocabulary:
@@ -80,6 +120,16 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
     if twice:
         raise ConfigError(f"{name} {TWICE}: {listing([repr(token) for token in twice], where='')}.")
     return Vocabulary(name, tuple(tokens), tuple(scores))
+
+
+def marked(vocabulary: Vocabulary) -> Vocabulary:
+    """Return ``vocabulary`` with the prefix ``##`` in its field ``inside`` if it has tokens of WordPiece.
+
+    Other vocabularies are returned unchanged.
+    """
+    tokens = vocabulary.tokens
+    is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
+    return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
 
 
 def digest_of_tokens(tokens: Iterable[str]) -> str:
