@@ -25,16 +25,16 @@ import contextlib, io, json, shlex, subprocess, sys, types
 from ckptsurgeon.cli import main
 
 def reopen_here():
-    from ckptsurgeon.trainer.checks import reload
+    from ckptsurgeon.trainer.checks import saved
     from ckptsurgeon.trainer.system.random_state import preserve_random_state
 
     def again(command, *, input, **_):
         sys.stdin = io.StringIO(input)
         with preserve_random_state(), contextlib.redirect_stdout(io.StringIO()) as out:
-            reload.main()
+            saved.main()
         return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
 
-    reload.subprocess = types.SimpleNamespace(run=again, TimeoutExpired=subprocess.TimeoutExpired)
+    saved.subprocess = types.SimpleNamespace(run=again, TimeoutExpired=subprocess.TimeoutExpired)
 
 outcomes = []
 for command in sys.argv[1:]:

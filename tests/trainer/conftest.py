@@ -50,12 +50,12 @@ def new_process() -> None:
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let another process say what is in saved weights: one that is forked, and knows nothing of this one."""
     there = SimpleNamespace(run=_apart, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", there)
+    monkeypatch.setattr("ckptsurgeon.trainer.checks.saved.subprocess", there)
 
 
 def _apart(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m ckptsurgeon.trainer.checks.reload`` in a process that has imported torch already."""
-    name = "ckptsurgeon.trainer.checks.reload"
+    """Run ``python -m ckptsurgeon.trainer.checks.saved`` in a process that has imported torch already."""
+    name = "ckptsurgeon.trainer.checks.saved"
     assert command == [sys.executable, "-m", name]
     program = f"import io, sys\nfrom {name} import main\nsys.stdin = io.StringIO({input!r})\nmain()"
     return run_apart(program, folder=cwd or ".", nursery=with_torch())
@@ -71,12 +71,12 @@ def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def reopen_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process say what another would of saved weights: that begins by importing torch, for seconds."""
     here = SimpleNamespace(run=_again, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", here)
+    monkeypatch.setattr("ckptsurgeon.trainer.checks.saved.subprocess", here)
 
 
 def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m ckptsurgeon.trainer.checks.reload``, and leave the random state as it was."""
-    from ckptsurgeon.trainer.checks import reload as again
+    """Run ``python -m ckptsurgeon.trainer.checks.saved``, and leave the random state as it was."""
+    from ckptsurgeon.trainer.checks import saved as again
     from ckptsurgeon.trainer.system.random_state import preserve_random_state
 
     assert command == [sys.executable, "-m", again.__name__]

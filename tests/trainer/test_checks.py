@@ -20,15 +20,25 @@ from ckptsurgeon.trainer.checks.activations import (
     layer_activations,
 )
 from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks.figures import blank_share, clips_long_enough, overfits_one_batch
-from ckptsurgeon.trainer.checks.finite import finite_figures, finite_tensors
-from ckptsurgeon.trainer.checks.independence import batch_independence
-from ckptsurgeon.trainer.checks.initial_weights import MAX_Z, initialised_tensors, ties_kept, z_score
-from ckptsurgeon.trainer.checks.loss import first_loss
-from ckptsurgeon.trainer.checks.reload import SavedWeights, reload_in_new_process
-from ckptsurgeon.trainer.checks.resume import resume_is_exact
+from ckptsurgeon.trainer.checks.loss import batch_independence, first_loss
+from ckptsurgeon.trainer.checks.saved import SavedWeights, reload_in_new_process, resume_is_exact
 from ckptsurgeon.trainer.checks.suite import checks_before, checks_during
-from ckptsurgeon.trainer.checks.updates import gradient_norm, trained_tensors_moved, update_sizes
+from ckptsurgeon.trainer.checks.training import (
+    blank_share,
+    clips_long_enough,
+    finite_figures,
+    gradient_norm,
+    overfits_one_batch,
+    trained_tensors_moved,
+    update_sizes,
+)
+from ckptsurgeon.trainer.checks.weights import (
+    MAX_Z,
+    finite_tensors,
+    initialised_tensors,
+    ties_kept,
+    z_score,
+)
 from ckptsurgeon.trainer.data.source import first_batch
 from ckptsurgeon.trainer.evaluation import loss_per_item
 from ckptsurgeon.trainer.folder.run_folder import RunFolder

@@ -18,7 +18,7 @@ import torch._inductor.config
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resume import all_tensors, resume_is_exact
+from ckptsurgeon.trainer.checks.saved import all_tensors, resume_is_exact
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.data.loader import Batches
 from ckptsurgeon.trainer.data.sound import Clip

@@ -20,8 +20,7 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN
-from ckptsurgeon.trainer.checks.reload import SavedWeights, reload_in_new_process
-from ckptsurgeon.trainer.checks.resume import all_tensors
+from ckptsurgeon.trainer.checks.saved import SavedWeights, all_tensors, reload_in_new_process
 from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
 from ckptsurgeon.trainer.data.sound import Clip

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import nn
 
-from ckptsurgeon.trainer.checks.resume import all_tensors
+from ckptsurgeon.trainer.checks.saved import all_tensors
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.updates import trained_tensors_moved
+from ckptsurgeon.trainer.checks.training import trained_tensors_moved
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
 from ckptsurgeon.trainer.loop import TrainingLoop

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
-from ckptsurgeon.trainer.checks.initial_weights import loaded_tensors
+from ckptsurgeon.trainer.checks.weights import loaded_tensors
 from ckptsurgeon.trainer.evaluation import evaluate
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init_checkpoint import read_init

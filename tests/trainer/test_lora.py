@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.cli.verbs.train import _next as next_commands
 from ckptsurgeon.errors import ConfigError
-from ckptsurgeon.trainer.checks.resume import RESUMED
+from ckptsurgeon.trainer.checks.saved import RESUMED
 from ckptsurgeon.trainer.config.settings import Lora
 from ckptsurgeon.trainer.run.records import read_report
 from ckptsurgeon.trainer.state.lora import adapter_tensors, add_adapters, load_adapter

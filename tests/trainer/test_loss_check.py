@@ -10,10 +10,9 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks.figures import overfits_one_batch
 from ckptsurgeon.trainer.checks.loss import loss_drop, loss_fell
-from ckptsurgeon.trainer.checks.reload import SavedWeights, _same
-from ckptsurgeon.trainer.checks.updates import gradient_norm
+from ckptsurgeon.trainer.checks.saved import SavedWeights, _same
+from ckptsurgeon.trainer.checks.training import gradient_norm, overfits_one_batch
 from ckptsurgeon.trainer.state.run_progress import RunProgress
 from ckptsurgeon.trainer.tasks._task import Task
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import Check
-from ckptsurgeon.trainer.checks.updates import frozen_unchanged
+from ckptsurgeon.trainer.checks.training import frozen_unchanged
 from ckptsurgeon.trainer.evaluation import Evaluation
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.log import read_log

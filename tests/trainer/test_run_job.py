@@ -308,7 +308,7 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
     """Threads and determinism are the settings', there too."""
     import io
 
-    from ckptsurgeon.trainer.checks import reload as again
+    from ckptsurgeon.trainer.checks import saved as again
 
     loop = toy.loop(folder="run", threads=2, deterministic=True)
     loop.run(until=4)

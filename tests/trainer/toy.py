@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resume import all_tensors
+from ckptsurgeon.trainer.checks.saved import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init_checkpoint import read_init

@@ -28,16 +28,23 @@ from ..tasks._load import is_user_task
 from ..tasks._task import Batch, Loss, is_higher_better
 from .activations import activation_scale, dead_units, layer_activations
 from .check import NOT_RUN, Check
-from .figures import ONE_BATCH as BY_HEART
-from .figures import blank_share, clips_long_enough, not_collapsed, overfits_one_batch
-from .finite import finite_figures, finite_tensors, no_constant_tensors
-from .independence import batch_independence
-from .initial_weights import INITIALISED as DRAWN
-from .initial_weights import initialised_tensors, loaded_tensors, ties_kept
-from .loss import first_loss, loss_fell
-from .reload import BEST_REOPENED, REOPENED, SavedWeights, reload_in_new_process
-from .resume import RESUMED, resume_is_exact
-from .updates import finite_steps, frozen_unchanged, gradient_norm, trained_tensors_moved, update_sizes
+from .loss import batch_independence, first_loss, loss_fell
+from .saved import BEST_REOPENED, REOPENED, RESUMED, SavedWeights, reload_in_new_process, resume_is_exact
+from .training import ONE_BATCH as BY_HEART
+from .training import (
+    blank_share,
+    clips_long_enough,
+    finite_figures,
+    finite_steps,
+    frozen_unchanged,
+    gradient_norm,
+    not_collapsed,
+    overfits_one_batch,
+    trained_tensors_moved,
+    update_sizes,
+)
+from .weights import INITIALISED as DRAWN
+from .weights import finite_tensors, initialised_tensors, loaded_tensors, no_constant_tensors, ties_kept
 
 __all__ = ["checks_after", "checks_before", "checks_during", "collect_checks", "smoke_test"]
 

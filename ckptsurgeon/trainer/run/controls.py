@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...util.text import count
 from ..checks.check import FAIL, NOT_RUN, PASS, WARN, Check
-from ..checks.figures import BLANK_PLATEAU
+from ..checks.training import BLANK_PLATEAU
 from ..data.source import first_batch
 from ..evaluation import evaluate, loss_per_item
 from ..job.job import Job, new_part_masks

@@ -1,4 +1,4 @@
-"""Checks of the weights before the first step: loaded tensors equal their source, new tensors fit their initialiser."""
+"""Checks of the weights: loaded tensors equal their source, new ones fit their initialiser, none is NaN or constant."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
 from ...util.text import count, escape, listing
 from ..job.init_checkpoint import InitCheckpoint
-from ..state.model_tensors import bits, initial_values, state_tensors
-from .check import FAIL, NOT_RUN, PASS, Check
+from ..state.model_tensors import FullTensors, bits, initial_values, state_tensors
+from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
+__all__ = [
+    "FEW_VALUES",
+    "MAX_Z",
+    "finite_tensors",
+    "initialised_tensors",
+    "loaded_tensors",
+    "no_constant_tensors",
+    "ties_kept",
+    "z_score",
+]
+
 
 MAX_Z = 6.0
 """The largest accepted z-score; chance alone exceeds it in one of 500 million cases."""
@@ -233,3 +243,44 @@ def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
 
 def _storage(tensor: Tensor) -> int:
     return own_part(tensor).data_ptr()
+
+
+def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
+    """Fail if a tensor of the model or of ``average`` (the moving average of its weights) has NaN or Inf."""
+    name = "no NaN, no Inf"
+    found, averaged = _floating(model), average or {}
+    wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
+    wrong += [f"average of {key}" for key, tensor in averaged.items() if not bool(torch.isfinite(tensor).all())]
+    if wrong:
+        return Check(name, FAIL, f"NaN or Inf in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
+    return Check(name, PASS, f"{len(found) + len(averaged)} of {len(found) + len(averaged)} tensors")
+
+
+def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed: Collection[str] = ()) -> Check:
+    """Look for tensors of the model that are constant, although their initialiser draws random values (with ``seed``).
+
+    Fails for a matrix. Only warns about a vector, because it may have been set to zero on purpose. ``zeroed`` are the
+    keys of tensors that were set to zero on purpose when the initial weights were made; they are not reported.
+    """
+    name = "no constant tensors"
+    found = {key: tensor for key, tensor in _floating(model).items() if _is_constant(tensor)}
+    zeros = [key for key in zeroed if key in found and not bool(found[key].any())]
+    constant = [key for key in found if key not in zeros]
+    declared = {key for key, value in initial_values(target, constant, seed) if _is_constant(value)}
+    odd = [key for key in constant if key not in declared]
+    matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
+    if matrices:
+        return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but the initialiser draws random values")
+    if odd:
+        return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
+    rest = f"; constant by their initialisers: {len(constant)}" if constant else ""
+    rest += f"; set to zero by the recipe of the init: {len(zeros)}" if zeros else ""
+    return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
+
+
+def _floating(model: nn.Module) -> Mapping[str, Tensor]:
+    return FullTensors({key: value for key, value in state_tensors(model).items() if value.is_floating_point()})
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all())
