@@ -21,7 +21,7 @@ from ._document import Document, check_fields
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LIKE", "NO_INIT", "ZERO_DEVIATION", "Init", "drawn", "is_deviation", "read_init", "suggested_init"]
+__all__ = ["DEVIATION", "LIKE", "NO_INIT", "ZERO_DEVIATION", "Init", "drawn", "read_init", "suggested_init"]
 
 _AT_LEAST_2 = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal")
 _ARGUMENTS = {
@@ -72,12 +72,8 @@ ZERO_DEVIATION = Undrawable(
     "Use a source that has this tensor, or pass --reinit {key} to start with zeros nevertheless.",
     allowed=True,
 )
-_DEVIATION = re.compile(r"(.*[._])?(?<!log_)(std|stddev|stdev|istd|var|variance|deviation)")
-
-
-def is_deviation(key: str) -> bool:
-    """Return whether ``key`` is a usual name of a standard deviation or a variance (not of its logarithm)."""
-    return _DEVIATION.fullmatch(key) is not None
+DEVIATION = re.compile(r"(.*[._])?(?<!log_)(std|stddev|stdev|istd|var|variance|deviation)")
+"""Matches the usual names of standard deviations and variances, but not of their logarithms."""
 
 
 def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:

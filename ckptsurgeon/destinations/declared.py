@@ -18,7 +18,7 @@ from ..tensors.dtypes import dtype_named
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, shape_text
 from ._document import Document, check_fields
-from ._inits import LIKE, NO_INIT, ZERO_DEVIATION, Init, drawn, is_deviation, read_init, suggested_init
+from ._inits import DEVIATION, LIKE, NO_INIT, ZERO_DEVIATION, Init, drawn, read_init, suggested_init
 
 __all__ = ["CONFIG", "declare"]
 
@@ -59,7 +59,7 @@ class _Declared:
             given=given,
             undrawable={
                 **{key: NO_INIT for key in tensors if key not in inits and key not in kept and key not in ties},
-                **{key: ZERO_DEVIATION for key, init in inits.items() if init.is_zero and is_deviation(key)},
+                **{key: ZERO_DEVIATION for key, init in inits.items() if init.is_zero and DEVIATION.fullmatch(key)},
             },
             config=document.path,
         )
@@ -222,7 +222,8 @@ def _draw(
 ) -> Iterator[tuple[str, memoryview]]:
     import torch
 
-    from .torch_module.seeding import derived_seed, drawing
+    from .torch_module.construction import drawing
+    from .torch_module.recording.graph import derived_seed
 
     for key in keys:
         if key not in inits:

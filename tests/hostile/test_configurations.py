@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.destinations.torch_module import bounds
+from ckptsurgeon.destinations.torch_module import construction
 
 from ..helpers.depth import FULL
 from ..helpers.pace import bounded, in_time, little_memory
@@ -194,7 +194,7 @@ def refused(path: Path) -> str:
 @clause(INPUTS)
 def test_a_product_of_layers_and_experts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(bounds, "MOST_PARAMETERS", 300)
+    monkeypatch.setattr(construction, "MOST_PARAMETERS", 300)
     Path("config.json").write_text(json.dumps(SWITCH))
     assert refused(Path("config.json")) == "config.json would have over 300 parameters: it is not built."
 
@@ -202,7 +202,7 @@ def test_a_product_of_layers_and_experts_is_bounded(monkeypatch: pytest.MonkeyPa
 @clause(INPUTS)
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_networks_of_other_configurations_are_bounded_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "MOST_PARAMETERS", 300)
+    monkeypatch.setattr(construction, "MOST_PARAMETERS", 300)
     Path("tokens.txt").write_text("<blank>\na\n")
     Path("dst.yaml").write_text(json.dumps({"model": DOCUMENTS[kind]}))
     assert refused(Path("dst.yaml")).startswith("dst.yaml would have over 300 parameters: it is not built.")

@@ -14,10 +14,9 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
-from ..torch_module.bounds import bounded
+from ..torch_module.construction import bounded, drawing, python_random
 from ..torch_module.meta import build_on_meta
 from ..torch_module.module import module_target
-from ..torch_module.seeding import drawing, python_random
 from ..torch_module.state import infos_of, state_of
 from ..torch_module.user_code import PROCESS_STATE
 from .config import ModelDescription

@@ -1,26 +1,45 @@
-"""Constructs an ``nn.Module`` without storage (memory for values) if this can be recorded, else with storage."""
+"""Constructs an ``nn.Module`` without storage (memory for values) if this can be recorded, else with storage.
+
+During the construction, the number of parameters is limited, and the random states and defaults of Python, numpy and
+torch are set; they are restored afterwards.
+"""
 
 from __future__ import annotations
 
+import itertools
+import random
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, UnsafeError
 from ...tensors.info import TensorInfo
 from ...util.text import escape, human_bytes, listing
 from .opened import Opened
-from .recording.graph import Node, Recording, StorageView, Unrecordable
+from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable, behind, evaluate
 from .recording.record import recording, release
-from .recording.replay import Streams, behind, evaluate
-from .seeding import drawing, python_random
 from .state import infos_of, state_of, ties_of
+from .user_code import PROCESS_STATE
 
-__all__ = ["Build", "BuiltModule", "construct_with_storage", "construct_without_storage", "real_tensors"]
+__all__ = [
+    "MOST_PARAMETERS",
+    "Build",
+    "BuiltModule",
+    "bounded",
+    "construct_with_storage",
+    "construct_without_storage",
+    "drawing",
+    "python_random",
+    "real_tensors",
+]
+
 
 Build = Callable[[], nn.Module]
 """A function that constructs a module."""
@@ -116,3 +135,88 @@ def construct_with_storage(build: Build, seed: int, why: Exception) -> BuiltModu
     return BuiltModule(
         infos_of(tensors), ties_of(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
     )
+
+
+MOST_PARAMETERS = 200_000
+"""The most parameters (tensors) of a network; each takes kilobytes with its module, even without memory for its values.
+
+A model of 61 layers of 384 experts, each of them a module, has some 70,000.
+"""
+
+
+@contextmanager
+def bounded(name: str) -> Iterator[None]:
+    """Raise UnsafeError in the block as soon as modules have over MOST_PARAMETERS parameters, registered or copied.
+
+    No field of the configuration needs to be large for this: the numbers of layers and of experts are multiplied.
+    ``name`` is the name of the network.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    parameters: Any = nn.Parameter
+    numbers, copied = itertools.count(1), parameters.__deepcopy__
+
+    def count_parameter(*_: object) -> None:
+        if next(numbers) > MOST_PARAMETERS:
+            raise UnsafeError(
+                f"{escape(name)} would have over {MOST_PARAMETERS:,} parameters: it is not built.",
+                hint="Correct the numbers of layers and experts; if the file is from elsewhere, do not trust it.",
+                rule="modules",
+            )
+
+    def copy_parameter(parameter: nn.Parameter, memo: dict[int, Any]) -> Any:
+        count_parameter()  # the parameters of a copied module are not registered
+        return copied(parameter, memo)
+
+    with PROCESS_STATE:
+        hook = register_module_parameter_registration_hook(count_parameter)
+        parameters.__deepcopy__ = copy_parameter
+        try:
+            yield
+        finally:
+            parameters.__deepcopy__ = copied
+            hook.remove()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Make torch run on the CPU, with one thread and without gradients, during the block.
+
+    Afterwards the number of threads and the random state are restored. Only one thread of the process can be in such a
+    block, because all threads share the random generator; other threads wait.
+    """
+    with PROCESS_STATE:
+        threads, state = torch.get_num_threads(), torch.get_rng_state()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad(), torch.device("cpu"):
+                yield
+        finally:
+            torch.set_rng_state(state)
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def python_random(seed: int) -> Iterator[list[bool]]:
+    """Seed the random generators of Python and numpy for the block, and restore them afterwards.
+
+    Yields an empty list; after the block the list has one item, which is true if the generators were used.
+    """
+    with PROCESS_STATE:
+        python, array = random.getstate(), numpy.random.get_state()
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        seeded = random.getstate(), _numpy_state()
+        used: list[bool] = []
+        try:
+            yield used
+        finally:
+            used.append((random.getstate(), _numpy_state()) != seeded)
+            random.setstate(python)
+            numpy.random.set_state(array)
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """Return the state of numpy's random generator as values that ``==`` can compare."""
+    name, keys, *others = numpy.random.get_state(legacy=True)
+    return name, numpy.asarray(keys).tobytes(), *others

@@ -22,37 +22,15 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...planning.target import InitialFile, Undrawable
-from ...storage.small_files import is_of_system
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from .changed_files import changed_values, digest_of
 from .opened import Opened
 
-__all__ = ["RULE", "confirmed", "holds_tensors", "left_out", "loaded_files", "weights_left_out", "weights_opened"]
+__all__ = ["RULE", "confirmed", "holds_tensors", "left_out", "loaded_files", "weights_left_out"]
 
 RULE = "loaded by its constructor"
-
-_OTHERS = (
-    ".py", ".pyc", ".pyi", ".so", ".json", ".yaml", ".yml", ".txt", ".toml", ".cfg", ".md", ".model", ".vocab", ".wav",
-    ".flac", ".csv", ".tsv", ".lock", ".html", ".jinja",
-)  # fmt: skip
-"""Suffixes of files that constructors read but that contain no weights."""
-
-
-def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths in ``paths`` that may be files of weights.
-
-    Paths inside the working directory are made relative to it.
-    """
-    for path in dict.fromkeys(map(os.path.abspath, paths)):
-        if not path.lower().endswith(_OTHERS) and not is_of_system(path) and _is_file(path):
-            near = os.path.relpath(path)
-            yield path if near.startswith("..") else near
-
-
-def _is_file(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def holds_tensors(path: str) -> bool:

@@ -13,28 +13,39 @@ from torch import Tensor
 
 from ...errors import ConfigError, SourceError, UnsafeError
 from ...planning.target import Draw, InitialFile, TargetSpec
+from ...storage.small_files import is_of_system
 from ...util.text import count, escape, listing
-from .._inits import ZERO_DEVIATION, is_deviation
-from .bounds import bounded
-from .construction import Build, BuiltModule, construct_with_storage, construct_without_storage, real_tensors
+from .._inits import DEVIATION, ZERO_DEVIATION
+from .construction import (
+    Build,
+    BuiltModule,
+    bounded,
+    construct_with_storage,
+    construct_without_storage,
+    drawing,
+    python_random,
+    real_tensors,
+)
 from .constructor_weights import (
     confirmed,
     holds_tensors,
     left_out,
     loaded_files,
     weights_left_out,
-    weights_opened,
 )
 from .missing_draws import drawn_pieces
 from .opened import Opened, watched
-from .recording.graph import Unrecordable
-from .recording.replay import replay
-from .seeding import drawing, python_random
+from .recording.graph import Unrecordable, replay
 from .simple_draws import simple_draws
 
 __all__ = ["module_target"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+_OTHERS = (
+    ".py", ".pyc", ".pyi", ".so", ".json", ".yaml", ".yml", ".txt", ".toml", ".cfg", ".md", ".model", ".vocab", ".wav",
+    ".flac", ".csv", ".tsv", ".lock", ".html", ".jinja",
+)  # fmt: skip
+"""Suffixes of files that constructors read but that contain no weights."""
 
 
 class _ModuleSource:
@@ -72,7 +83,7 @@ class _ModuleSource:
         except Exception as error:  # construct with storage instead
             if opened.unreachable:
                 raise
-            loads = any(map(holds_tensors, weights_opened(opened.files)))
+            loads = any(map(holds_tensors, _weights_opened(opened.files)))
             why = Unrecordable("reads tensors from a file") if loads else error
             return construct_with_storage(self._build, seed, why)
 
@@ -177,7 +188,7 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
     hosts = list(opened.hosts)
     notes = [f"its constructor contacted {listing(hosts, where='')}"] if hosts else []
     held = {os.path.abspath(path) for path in known}
-    paths = [path for path in weights_opened(opened.files) if os.path.abspath(path) not in held]
+    paths = [path for path in _weights_opened(opened.files) if os.path.abspath(path) not in held]
     if not paths:
         return [], notes
     infos = {key: info for key, info in source.built.infos.items() if key not in source.built.ties}
@@ -190,13 +201,28 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
     return found, [*notes, *(loads if source.weights else ()), *reads]
 
 
+def _weights_opened(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths in ``paths`` that may be files of weights.
+
+    Paths inside the working directory are made relative to it.
+    """
+    for path in dict.fromkeys(map(os.path.abspath, paths)):
+        if not path.lower().endswith(_OTHERS) and not is_of_system(path) and _is_file(path):
+            near = os.path.relpath(path)
+            yield path if near.startswith("..") else near
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > 0
+
+
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
     """Yield the keys of standard deviations and variances that the constructor fills with zeros.
 
     Models divide by these tensors, so zeros are not usable: a source must provide the values.
     """
     infos = source.built.infos
-    keys = [key for key, info in infos.items() if is_deviation(key) and info.numel and info.dtype in FLOATS]
+    keys = [key for key, info in infos.items() if DEVIATION.fullmatch(key) and info.numel and info.dtype in FLOATS]
     others = {key for key in keys if key.endswith("running_var") or key in source.built.ties}
     for key, data in source.initial([key for key in keys if key not in others], 0):
         values = torch.frombuffer(data, dtype=getattr(torch, infos[key].dtype))

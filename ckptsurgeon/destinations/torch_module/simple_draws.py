@@ -22,9 +22,8 @@ from torch import Tensor
 from ...planning.target import Draw
 from ...tensors.dtypes import contiguous_stride
 from ...tensors.info import TensorInfo
-from .recording.graph import Node, Recording, StorageView, aten, covers
-from .recording.replay import Streams
-from .seeding import derived_seed
+from .recording.graph import Node, Recording, StorageView, Streams, covers, derived_seed
+from .recording.operations import aten
 
 __all__ = ["PIECE", "TOGETHER", "Fill", "drawn_whole", "filler", "pieces_of", "simple_draws"]
 

@@ -66,7 +66,7 @@ def refused(message: str, destination: str = "config.json") -> str:
 def test_values_are_bit_for_bit_those_of_a_real_construction(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ckptsurgeon.destinations.torch_module.recording.replay as replay
+    import ckptsurgeon.destinations.torch_module.recording.graph as replay
 
     def build() -> Any:
         return model_of(MODELS[architecture], architecture)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ckptsurgeon.destinations.torch_module.recording.graph as replay_module
 import ckptsurgeon.destinations.torch_module.recording.record as release_module
-import ckptsurgeon.destinations.torch_module.recording.replay as replay_module
 from ckptsurgeon.destinations.torch_module.module import module_target
 from ckptsurgeon.errors import ConfigError
 

@@ -10,25 +10,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import (
+from .graph import META, Node, Recording, StorageView, covers
+from .operations import (
     ALLOCATES,
     BY_SIZE,
     COPIES,
-    META,
     OVERWRITES,
     REBINDS,
     SMALL,
-    Node,
-    Recording,
-    StorageView,
     aten,
     changed_by,
     constant_size,
-    covers,
     draws,
+    instances_in,
     makes,
+    replaced,
+    tensors_in,
 )
-from .trees import instances_in, replaced, tensors_in
 
 __all__ = ["CPU", "Dispatch"]
 

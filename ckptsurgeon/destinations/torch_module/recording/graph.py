@@ -1,38 +1,41 @@
-"""Stores the operations of a constructor as nodes, with the storages that they fill or change."""
+"""The operations of a constructor, recorded as nodes with the storages that they fill or change, and their replay.
+
+A replay runs only the operations that the requested tensors depend on. Each random operation has a separate seed. It is
+computed from the user's seed, the first state-dict key whose tensor depends on the operation, and the operation's index
+among the operations with the same key. So the values of a tensor do not depend on which other tensors are drawn, or in
+which order.
+"""
 
 from __future__ import annotations
 
-import math
+import hashlib
 import weakref
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from .trees import instances_in, tensors_in
+from .operations import aten, replaced, tensors_in
 
 __all__ = [
-    "ALLOCATES",
-    "BY_SIZE",
-    "COPIES",
     "META",
-    "OVERWRITES",
-    "REBINDS",
-    "SMALL",
     "Node",
     "Recording",
     "StorageView",
+    "Streams",
     "Unrecordable",
-    "aten",
-    "changed_by",
-    "constant_size",
+    "behind",
     "covers",
-    "draws",
-    "makes",
+    "derived_seed",
+    "evaluate",
+    "replay",
 ]
+
 
 META = torch.device("meta")
 
@@ -162,90 +165,114 @@ def _dense(ref: StorageView) -> bool:
     return True
 
 
-# The effects of torch's operations on tensors, by the names and schemas of the operations.
-
-aten = torch.ops.aten
-
-ALLOCATES = {
-    "aten::empty",
-    "aten::empty_like",
-    "aten::new_empty",
-    "aten::empty_strided",
-    "aten::new_empty_strided",
-}
-"""Operations that allocate memory, but write no values."""
-COPIES = {"aten::clone", "aten::copy_", "aten::detach", "aten::alias"}
-"""Operations that copy values unchanged."""
-REBINDS = {"aten::set_", "aten::resize_", "aten::detach_", "aten::requires_grad_"}
-"""Operations that change a tensor's storage, size or autograd state, but no values."""
-OVERWRITES = {
-    "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
-    "aten::exponential_", "aten::log_normal_", "aten::cauchy_", "aten::geometric_", "aten::eye",
-}  # fmt: skip
-"""Operations that overwrite every element of the tensor that they change."""
-SMALL = {
-    "aten::arange", "aten::eye", "aten::full", "aten::linspace", "aten::logspace", "aten::ones", "aten::zeros",
-    "aten::scalar_tensor", "aten::tril_indices", "aten::triu_indices", "aten::hann_window", "aten::hamming_window",
-}  # fmt: skip
-"""Operations that make constants; small constants are made with storage, so that constructors can read them."""
-BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator}
-"""Random operations whose first argument is the size of the result; torch's shape function would import sympy."""
+Streams = Mapping[int, tuple[str, int]]
+"""{index of a random node: (first key whose tensor depends on the node, index of the node for that key)}."""
 
 
-@cache
-def draws(func: Any) -> bool:
-    """Return whether an operation uses the random generator."""
-    return torch.Tag.nondeterministic_seeded in func.tags
+def derived_seed(seed: int, key: str, place: int) -> int:
+    """Return the seed of a random operation, computed with SHA-256 from ``seed``, ``key`` and ``place``.
 
-
-def constant_size(func: Any, args: Any) -> Any:
-    """Return an estimate of how many elements an operation such as ``torch.arange`` makes with ``args``.
-
-    If the arguments do not determine this, the estimate is the largest number in them.
+    ``key`` is the first state-dict key whose tensor depends on the operation. ``place`` is the index of the operation
+    among the operations with the same ``key``.
     """
-    name = func._schema.name
-    numbers = instances_in(args, (int, float))
-    if name in ("aten::ones", "aten::zeros", "aten::full"):
-        return math.prod(args[0])
-    if name in ("aten::eye", "aten::tril_indices", "aten::triu_indices"):
-        return math.prod(int(number) for number in numbers[:2]) * (numbers[0] if len(numbers) == 1 else 1)
-    if name == "aten::arange" and len(numbers) == 3:
-        return int(abs((numbers[1] - numbers[0]) / (numbers[2] or 1)))
-    if name in ("aten::linspace", "aten::logspace"):
-        return int(numbers[2])
-    return int(max(map(abs, numbers), default=1))
+    digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
-@cache
-def makes(func: Any) -> bool:
-    """Return whether an operation makes a new tensor: it has an argument for the device of its result."""
-    return any(argument.name == "device" for argument in func._schema.arguments)
+def behind(record: Recording, storages: Iterable[int]) -> list[Node]:
+    """Return the recorded operations on which the values of some storages depend, in the order in which they ran.
+
+    An operation is left out if a later operation overwrites everything that it wrote.
+    """
+    found: dict[int, Node] = {}
+    waiting = [(storage, len(record.nodes)) for storage in storages]
+    walked: set[tuple[int, int]] = set()
+    while waiting:
+        storage, end = waiting.pop()
+        writers = record.writers.get(storage, [])
+        for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
+            if (storage, node.index) in walked:  # then the nodes before this one were walked as well
+                break
+            walked.add((storage, node.index))
+            if node.index not in found:
+                found[node.index] = node
+                waiting.extend((other, node.index) for other in node.reads)
+            if node.overwrites:
+                break
+    return [found[index] for index in sorted(found)]
 
 
-def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors in the arguments that an operation changes according to its schema."""
-    if _changes_view(func):
-        return []
-    found: list[Tensor] = []
-    for position, name in _written(func):
-        found += tensors_in(args[position] if position < len(args) else kwargs.get(name))
-    return found or _changed_unsaid(func, args)
+def deterministic(nodes: Iterable[Node]) -> bool:
+    """Return whether none of the recorded operations uses the random generator."""
+    return not any(node.random for node in nodes)
 
 
-@cache
-def _changes_view(func: Any) -> bool:
-    return torch.Tag.inplace_view in func.tags
+def evaluate(record: Recording, ref: StorageView) -> Tensor:
+    """Return the values that the recorded tensor ``ref`` has now, while the module is being constructed.
+
+    Raises Unrecordable if the values depend on a random operation.
+    """
+    nodes = behind(record, [ref.storage])
+    if not deterministic(nodes):
+        raise record.lost("reads the values of a tensor that was just drawn")
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        return replay(record, nodes, ref, seed=0, streams={})
 
 
-@cache
-def _written(func: Any) -> tuple[tuple[int, str], ...]:
-    """Return the position and the name of each argument to which an operation writes according to its schema."""
-    arguments = enumerate(func._schema.arguments)
-    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
+    """Run the recorded operations ``nodes`` again, now on real memory, and return the view ``wanted`` as a tensor.
+
+    The seed of each random operation is computed from ``seed`` and the operation's key and index in ``streams``.
+    """
+    last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
+    last[wanted.storage] = len(record.nodes)
+    real: dict[int, torch.UntypedStorage] = {}
+    for node in nodes:
+        if node.call is aten.clone.default and _steal(node, real, last):
+            continue
+        args, kwargs = replaced((node.args, node.kwargs), StorageView, partial(_tensor, record, real))
+        if node.random:
+            torch.default_generator.manual_seed(derived_seed(seed, *streams[node.index]))
+        out = node.call(*args, **kwargs)
+        made = tensors_in(out)
+        for ref, tensor in zip(node.outputs, made, strict=False):
+            if ref is not None:
+                _bind(record, real, ref, tensor)
+        del args, kwargs, out, made
+        for storage in [s for s in real if last.get(s, -1) <= node.index]:
+            del real[storage]
+    return _tensor(record, real, wanted)
 
 
-def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm changes in training, although its schema does not declare it."""
-    if func is not aten.native_batch_norm.default or not args[5]:
-        return []
-    return tensors_in(args[3:5])
+def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
+    """Let a clone's output use the storage of its input if no later node uses the input; return whether it does."""
+    source, target = node.args[0], node.outputs[0]
+    if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
+        return False
+    if source.storage not in real or source[1:] != target[1:]:
+        return False
+    real[target.storage] = real.pop(source.storage)
+    return True
+
+
+def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView) -> Tensor:
+    """Return a view as a tensor with storage; if no operation has written that storage, it is filled with zeros."""
+    storage = real.get(ref.storage)
+    if storage is None:
+        nbytes = record.storages[ref.storage].nbytes()
+        storage = real[ref.storage] = torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
+    return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
+
+
+def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
+    """Make the result ``tensor`` of an operation available to later operations, which refer to it as ``ref``.
+
+    If ``tensor`` has the same layout as ``ref``, its storage is used; otherwise its values are copied.
+    """
+    same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
+    if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
+        raise Unrecordable("makes a tensor of another dtype or shape with storage than without storage")
+    if same and tensor.untyped_storage().nbytes() >= record.storages[ref.storage].nbytes():
+        real[ref.storage] = tensor.untyped_storage()
+    else:
+        _tensor(record, real, ref).copy_(tensor)

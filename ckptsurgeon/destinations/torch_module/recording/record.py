@@ -21,8 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .dispatch import CPU, Dispatch
-from .graph import Node, Recording, StorageView, Unrecordable, covers
-from .replay import behind, replay
+from .graph import Node, Recording, StorageView, Unrecordable, behind, covers, replay
 
 __all__ = ["recording", "release"]
 
