@@ -11,19 +11,21 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ConfigError
 from ...storage.small_files import open_file, read_file
 from ...util.text import brief_repr, escape
 
 __all__ = [
+    "CSV",
+    "FOLDER",
     "JSON_LINES",
+    "Marks",
     "Row",
+    "bears",
     "check_columns",
-    "columns_of",
     "field_of",
-    "fields_of_first_line",
     "file_beside",
     "file_beside_or_here",
     "first_line",
@@ -48,6 +50,22 @@ JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 
 LONGEST = 1 << 20
 """At most this many bytes of the first line are read to recognise the format of a manifest."""
+
+CSV, FOLDER = (".csv",), ("/",)
+"""Endings of the names of tables; and in place of an ending: the manifest is a folder."""
+
+
+class Marks(NamedTuple):
+    """How a manifest of some format is recognised: its name has one of ``endings``, and certain names are in it.
+
+    All names of ``has`` are in it, and none of ``lacks``. They are the columns of a CSV, the fields of the JSON object
+    on the first line, or the files of a folder.
+    """
+
+    endings: tuple[str, ...]
+    has: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+
 
 Row = tuple[str, Mapping[str, str]]
 """A line of a table: its position for messages (file and line number), and its values by column."""
@@ -99,13 +117,18 @@ def _decompressed(path: str) -> bytes:
     return data
 
 
-def columns_of(path: str) -> list[str]:
-    """Return the column names in the first line of a CSV; an empty list if the file's name does not end in ``.csv``.
+def bears(path: str, marks: Marks) -> bool:
+    """Return whether a file or folder has these marks."""
+    if os.path.isdir(path):
+        return marks.endings == FOLDER and all(os.path.isfile(os.path.join(path, name)) for name in marks.has)
+    if not path.lower().endswith(marks.endings):
+        return False
+    names = set(columns_of(path)) if marks.endings == CSV else fields_of_first_line(path)
+    return marks.has <= names and marks.lacks.isdisjoint(names)
 
-    Raises ConfigError if the line has a stray carriage return.
-    """
-    if not path.lower().endswith(".csv"):
-        return []
+
+def columns_of(path: str) -> list[str]:
+    """Return the column names in the first line of a CSV; raises ConfigError for a stray carriage return."""
     with open_file(path) as file:
         data = file.readline(1 << 16)
     _check_encoding(path, data)
@@ -125,8 +148,6 @@ def first_line(path: str) -> str:
 
 def fields_of_first_line(path: str) -> set[str]:
     """Return the field names of the JSON object on a file's first line; an empty set if the line is no JSON object."""
-    if not path.lower().endswith(JSON_LINES):
-        return set()
     try:
         found = json.loads(_first_line(path, LONGEST).decode("utf-8-sig"))
     except (ValueError, RecursionError):

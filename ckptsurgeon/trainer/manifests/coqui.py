@@ -7,7 +7,7 @@ import math
 from ...errors import ConfigError
 from ...util.text import escape
 from ..data.sound import Clip
-from ._text import columns_of, file_beside, read_rows
+from ._text import CSV, Marks, file_beside, read_rows
 
 __all__ = ["MANIFEST"]
 
@@ -15,10 +15,10 @@ __all__ = ["MANIFEST"]
 class _CoquiCSV:
     kind = "a CSV with wav_filename and transcript (Coqui STT)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether a file is a CSV with ``wav_filename``, or with ``transcript`` and without ``ID``."""
-        columns = set(columns_of(path))
-        return "wav_filename" in columns or ("transcript" in columns and "ID" not in columns)
+    marks = (
+        Marks(CSV, frozenset({"wav_filename"})),
+        Marks(CSV, frozenset({"transcript"}), lacks=frozenset({"ID"})),
+    )
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips. ``wav_filesize``, by which Coqui STT sorts clips, is checked but not used."""

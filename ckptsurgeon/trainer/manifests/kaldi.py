@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...errors import ConfigError
 from ...util.text import escape
 from ..data.sound import Clip
-from ._text import file_beside_or_here, place, read_text
+from ._text import FOLDER, Marks, file_beside_or_here, place, read_text
 
 __all__ = ["MANIFEST"]
 
@@ -32,9 +32,8 @@ class _Entry:
 class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if one is missing."""
-        return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
+    marks = (Marks(FOLDER, frozenset({"wav.scp"})), Marks(FOLDER, frozenset({"text"})))
+    """``read`` raises if one of the two files is missing."""
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips in the order of the file ``text``.

@@ -6,7 +6,7 @@ import math
 
 from ...errors import ConfigError
 from ..data.sound import Clip
-from ._text import columns_of, file_beside, read_rows
+from ._text import CSV, Marks, file_beside, read_rows
 
 __all__ = ["MANIFEST"]
 
@@ -14,9 +14,8 @@ __all__ = ["MANIFEST"]
 class _LabelledCSV:
     kind = "a CSV with path and label (classification)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether a file is a CSV with a column ``label``; ``read`` raises if the column ``path`` is missing."""
-        return "label" in columns_of(path)
+    marks = (Marks(CSV, frozenset({"label"})),)
+    """``read`` raises if the column ``path`` is missing."""
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the examples as clips; the ``text`` of a clip is its class, and is read even if ``texts`` is false."""

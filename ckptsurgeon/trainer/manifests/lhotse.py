@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..data.sound import Clip
-from ._text import field_of, fields_of_first_line, file_beside_or_here, read_json_lines, seconds_of
+from ._text import JSON_LINES, Marks, field_of, file_beside_or_here, read_json_lines, seconds_of
 
 __all__ = ["MANIFEST"]
 
@@ -26,11 +26,13 @@ _SETS = {
 class _LhotseCuts:
     kind = "lines of JSON with cuts and their supervisions (lhotse)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether the first line of a file is a cut, or another entry of lhotse, which ``read`` refuses."""
-        fields = fields_of_first_line(path)
-        is_cut = "start" in fields and bool(fields & {"supervisions", "recording"})
-        return is_cut or "tracks" in fields or _set_of(fields) is not None
+    marks = (
+        Marks(JSON_LINES, frozenset({"start", "supervisions"})),
+        Marks(JSON_LINES, frozenset({"start", "recording"})),
+        Marks(JSON_LINES, frozenset({"tracks"})),
+        *(Marks(JSON_LINES, frozenset(fields)) for fields in _SETS.values()),
+    )
+    """Cuts, and other entries of lhotse, which ``read`` refuses."""
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return one clip for each cut; raises ConfigError for entries that are not cuts."""

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..data.sound import Clip
-from ._text import field_of, fields_of_first_line, file_beside_or_here, read_json_lines, seconds_of
+from ._text import JSON_LINES, Marks, field_of, file_beside_or_here, read_json_lines, seconds_of
 
 __all__ = ["MANIFEST"]
 
@@ -21,9 +21,7 @@ __all__ = ["MANIFEST"]
 class _NeMoLines:
     kind = "lines of JSON with audio_filepath and text (NeMo)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether the first line of a file is a JSON object with ``audio_filepath``."""
-        return "audio_filepath" in fields_of_first_line(path)
+    marks = (Marks(JSON_LINES, frozenset({"audio_filepath"})),)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips; a clip begins at ``offset`` and lasts ``duration``, both in seconds, as in NeMo."""

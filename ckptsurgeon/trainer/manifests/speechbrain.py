@@ -15,9 +15,9 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..data.sound import Clip, sound_rate
 from ._text import (
-    columns_of,
+    CSV,
+    Marks,
     field_of,
-    fields_of_first_line,
     file_beside,
     parse_json,
     read_rows,
@@ -37,13 +37,10 @@ ROOTS = ("{data_root}", "$data_root")
 class _SpeechBrain:
     kind = "a JSON of {id: {wav, words}}, or a CSV with ID and wav (SpeechBrain)"
 
-    def sniff(self, path: str) -> bool:
-        """Return whether a file is a CSV with the columns ID and wav, or a JSON file (but not of NeMo or lhotse)."""
-        columns = set(columns_of(path))
-        if "ID" in columns and columns & set(WAVES):
-            return True
-        is_json = path.lower().endswith(".json") and os.path.isfile(path)
-        return is_json and not {"audio_filepath", "supervisions"} & fields_of_first_line(path)
+    marks = (
+        *(Marks(CSV, frozenset({"ID", name})) for name in WAVES),
+        Marks((".json",), lacks=frozenset({"audio_filepath", "supervisions"})),  # not of NeMo, not of lhotse
+    )
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips; ``{data_root}`` and ``$data_root`` are replaced by the manifest's folder.
