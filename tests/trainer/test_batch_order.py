@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ckptsurgeon.trainer.data.order import BatchSize, epoch_batches, padding, sorted_batches
+from ckptsurgeon.trainer.data.loader import BatchSize, epoch_batches, padding, sorted_batches
 
 LENGTHS = [random.Random(i).uniform(0.5, 3.5) for i in range(1600)]
 

@@ -19,7 +19,7 @@ from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..config.bounds import find_fault
 from ..config.settings import Settings
-from ..data.order import BatchSize, sorted_batches
+from ..data.loader import BatchSize, sorted_batches
 from ..data.sound import SUFFIXES, Clip, sound_seconds
 from ..evaluation import evaluation_mode
 from ..folder.run_folder import RunFolder

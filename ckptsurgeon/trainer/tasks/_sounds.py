@@ -16,8 +16,7 @@ from ..config.error_collector import ErrorCollector
 from ..config.settings import Settings
 from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
-from ..data.loader import Batches
-from ..data.order import BatchSize
+from ..data.loader import Batches, BatchSize
 from ..data.segmenter import Segmenter
 from ..data.sound import Clip
 from ..data.split import Split, read_split

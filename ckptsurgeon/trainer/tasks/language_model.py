@@ -21,7 +21,7 @@ from ...errors import ConfigError, SourceError
 from ...storage.small_files import open_file
 from ...util.text import count, escape
 from ..config.settings import Settings
-from ..data.order import BatchSize, epoch_batches
+from ..data.loader import BatchSize, epoch_batches
 from ..data.segmenter import Segmenter
 from ._masks import unchecked_positions
 from ._task import Batch, Loss, Task

@@ -24,7 +24,7 @@ from ...errors import ConfigError
 from ...util.text import escape, listing
 from ..config.settings import Settings
 from ..data.labels import Labels
-from ..data.order import epoch_batches
+from ..data.loader import epoch_batches
 from ..data.sound import Clip
 from ..system.random_state import preserve_cpu_random_state
 from ._sounds import TranscribedTask
