@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.loggers import _load
-from ckptsurgeon.trainer.loggers._load import LoggerThread
 from ckptsurgeon.trainer.loggers._logger import LoggedRun, Logger, Summary, scalars
 from ckptsurgeon.trainer.run import run_loggers
+from ckptsurgeon.trainer.run.run_loggers import LoggerThread
 
 from . import together, toy
 
@@ -391,7 +390,7 @@ def test_the_package_itself(name: str) -> None:
 
 
 def test_every_logger_names_its_package_and_an_extra() -> None:
-    known = _load.discover(_load.LOGGERS, "LOGGER")
+    known = run_loggers.discover(run_loggers.LOGGERS, "LOGGER")
     assert known.keys() == {"mlflow", "tensorboard", "wandb"}
     import tomllib
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["FAIL", "NOT_RUN", "PASS", "WARN", "Check", "Status"]
 
@@ -26,7 +26,3 @@ class Check:
     status: Status
     says: str
     when: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the check as a dict of strings, for JSON."""
-        return asdict(self)

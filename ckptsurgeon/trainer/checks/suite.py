@@ -20,7 +20,7 @@ from ..job.job import Job, new_part_masks, unknown_metric_error
 from ..log import Observer
 from ..loop import TrainingLoop
 from ..parallel.ranks import is_communication_error
-from ..run.controls import knowledge_moved
+from ..run.controls import KNOWLEDGE_MOVED, knowledge_moved
 from ..run.result import Controls
 from ..state.run_progress import COLLAPSED, NONFINITE
 from ..system.device import autocast
@@ -126,7 +126,10 @@ def checks_after(
         ],
     )
     yield from _guarded((RESUMED,), lambda: [_resumed(loop)])
-    yield knowledge_moved(controls)
+    if controls is None:
+        yield Check(KNOWLEDGE_MOVED, NOT_RUN, "--controls also trains from scratch and from permuted weights")
+    else:
+        yield knowledge_moved(controls)
     yield from _guarded((REOPENED, BEST_REOPENED), lambda: _reopened(loop, sets, overfitting=overfitting))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
-from ..config.settings import Features, Settings
+from ..config.settings import Augment, Features, Settings
 from ..models._layers import mel_filters
 from ..system.signals import start_loader, worker_options
 from .augment import Augmenter
@@ -45,11 +46,6 @@ class FeatureExtractor:
             self._check()
             self._hann = torch.hann_window(self.window)
             self._n_fft = 1 << (self.window - 1).bit_length()
-        if features.kind == "log_mel":
-            self._filters = mel_filters(features.size, self._n_fft, features.rate)
-        if features.kind == "mfcc":
-            self._filters = _htk_filters(CEPSTRAL_BANDS, self._n_fft, features.rate)
-            self._cosines = _cosines(CEPSTRAL_BANDS, features.size)
 
     def _check(self) -> None:
         features = self.features
@@ -65,6 +61,16 @@ class FeatureExtractor:
                 f"train.features.size is {features.size}: mfcc has at most {CEPSTRAL_BANDS} features.",
                 hint=f"Write `size: {CEPSTRAL_BANDS}` or less, or `kind: log_mel`.",
             )
+
+    @cached_property
+    def _filters(self) -> Tensor:
+        if self.features.kind == "mfcc":
+            return _htk_filters(CEPSTRAL_BANDS, self._n_fft, self.features.rate)
+        return mel_filters(self.features.size, self._n_fft, self.features.rate)
+
+    @cached_property
+    def _cosines(self) -> Tensor:
+        return _cosines(CEPSTRAL_BANDS, self.features.size)
 
     @property
     def width(self) -> int:
@@ -146,21 +152,21 @@ class ClipInputs:
         self.extractor = FeatureExtractor(settings.features)
         self._workers = settings.data.workers or 0
         folder = settings.data.cache
-        self._augmenter = Augmenter(settings.augment, settings.features)
+        self._augmenter = Augmenter(settings.augment, settings.features) if settings.augment != Augment() else None
         self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
 
     def __call__(self, clip: Clip) -> Tensor:
         """Return a clip's input, from the cache if it is there; raises SourceError for a sound that cannot be used."""
         if is_array(clip.path):
             return torch.from_numpy(read_array(clip))
-        found = None
-        if self._cache is not None and not (clip.augmented and self._augmenter.changes_waves):
+        found, augmenter = None, self._augmenter if clip.augmented else None
+        if self._cache is not None and not (augmenter is not None and augmenter.changes_waves):
             found = self._cache.get(clip)
         if found is None:
             found = self._compute(clip)
         elif self.extractor.features.kind == "waves":
             found = found[:, 0]
-        return self._augmenter.masked(found) if clip.augmented else found
+        return augmenter.masked(found) if augmenter is not None else found
 
     def frames(self, clip: Clip) -> float:
         """Return the number of frames of a clip's input, without opening its file; infinity if the number is unknown.
@@ -200,7 +206,9 @@ class ClipInputs:
 
     def _compute(self, clip: Clip) -> Tensor:
         wave = torch.from_numpy(read_sound(clip, self.extractor.features.rate))
-        return self.extractor(self._augmenter.wave(wave) if clip.augmented else wave)
+        if clip.augmented and self._augmenter is not None:
+            wave = self._augmenter.wave(wave)
+        return self.extractor(wave)
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):

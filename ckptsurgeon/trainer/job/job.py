@@ -120,7 +120,9 @@ class Job:
         return ShardedModel(model, self.ranks, self.device, bf16=self.settings.precision == "bf16")
 
     def _build(self) -> nn.Module:
-        model = use_matrix_products(build_model(self.target, self.document))
+        model = build_model(self.target, self.document)
+        if self.device.type == "cuda":
+            model = use_matrix_products(model)
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:

@@ -20,9 +20,7 @@ T = TypeVar("T")
 
 
 def shard_task(job: Job, model: ParallelModel) -> Job:
-    """Return the job with a task that runs the sharded ``model`` on all ranks, or the job itself for other models."""
-    if not model.is_sharded:
-        return job
+    """Return the job with a task that runs the sharded ``model`` on all ranks."""
     task: Any = _ShardedTask(job.task, model)
     return replace(job, task=task)
 

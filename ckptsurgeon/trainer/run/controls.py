@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...util.text import count
-from ..checks.check import FAIL, NOT_RUN, PASS, WARN, Check
+from ..checks.check import FAIL, PASS, WARN, Check
 from ..checks.training import BLANK_PLATEAU
 from ..data.source import first_batch
 from ..evaluation import evaluate, loss_per_item
@@ -67,16 +67,11 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
     return KNOWLEDGE if beats(warm, permuted, higher=higher) else SCALE_ONLY
 
 
-def knowledge_moved(
-    found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
-) -> Check:
+def knowledge_moved(found: Controls) -> Check:
     """Return the check that the model learns better from its checkpoint than in the control runs without it.
 
-    Its text has the verdict and the mean metric of each kind of run. If ``found`` is None, the check is NOT RUN with
-    the reason ``why``.
+    Its text has the verdict and the mean metric of each kind of run.
     """
-    if found is None:
-        return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
     figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
     body = "body frozen" if found.decided_on == "frozen" else "all parts trained"

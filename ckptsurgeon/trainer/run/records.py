@@ -8,6 +8,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...api.inputs.argument_types import Path
@@ -174,7 +175,7 @@ def _title(folder: RunFolder, result: Trained) -> str:
 
 
 def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
-    folder.write_json(CHECKS, {"checks": [check.to_json() for check in checks]})
+    folder.write_json(CHECKS, {"checks": [asdict(check) for check in checks]})
 
 
 def _unfinished(folder: RunFolder) -> ConfigError:

@@ -4,43 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
+from ...errors import OutputError, SourceError
+from ...util.text import escape
 from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
-from ..data.source import BatchSource
-from ..evaluation import evaluate_shared
-from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
 from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import fill_caches
 from ..job.job import Job
-from ..log import LOG_FILE as LOG
-from ..log import Observer, TrainingLog, read_log
+from ..log import Observer
 from ..loop import TrainingLoop
-from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
 from ..state.run_progress import DONE, FAILED, PATIENCE
-from ..state.saved_model import saved_model
 from ..system.signals import StopSignal, catch_stop_signals
-from ..tasks._task import Batch
 from .controls import run_controls
+from .final_evaluation import FinalFigures, evaluate_test_split
 from .lineage import LINEAGE, metadata_of, record_steps
 from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
 from .run_loggers import RunLoggers
-from .saved_hint import hint_at_saved
 from .start_or_resume import RunStart, check_free
 from .train_request import TrainRequest, rank_mismatch
 
 __all__ = [
     "UNTESTED",
-    "FinalFigures",
     "RunOptions",
-    "evaluate_test_split",
     "has_test_split",
     "lost_notes",
     "make_result",
@@ -69,8 +62,8 @@ class RunOptions:
     observer: Observer
     began: float
     """The time at which ``train`` was called, by time.perf_counter()."""
-    send_request: Callable[[TrainRequest], None] = lambda request: None
-    """A function that tells the other ranks to train."""
+    send_request: Callable[[TrainRequest], None] | None = None
+    """A function that tells the other ranks to train; None if there is only one rank."""
 
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
@@ -82,15 +75,18 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     if options.resume:
         loop = _saved_loop(job, options) if builds_first else None
         fill_caches(job, options.observer)
-        _request_training(job, start, options)
+        if options.send_request is not None:
+            _request_training(job, start, options, options.send_request)
         loop, before = loop or _saved_loop(job, options), read_start_checks(options.folder)
         record_steps(job, options.folder.read_json(LINEAGE), options.folder, options.sets)
     else:
         built = job.parallel_model() if builds_first else None
         fill_caches(job, options.observer)
-        _request_training(job, start, options)
+        if options.send_request is not None:
+            _request_training(job, start, options, options.send_request)
         model, plan = built or job.parallel_model()
-        job = shard_task(job, model)
+        if job.is_sharded:
+            job = shard_task(job, model)
         before = collect_checks("before", checks_before(job, model.module, plan), options.observer)
         options.observer({"event": "checks", "checks": before})
         if not options.keep_going and any(check.status == FAIL for check in before):
@@ -123,7 +119,7 @@ def _train_and_check(
     ``before`` are the results of the checks before the first step. ``before_s`` is the training time of the run before
     it was resumed, in seconds.
     """
-    with catch_stop_signals() as stop, hint_at_saved(options.folder):
+    with catch_stop_signals() as stop, _hint_at_saved(options.folder):
         loop.run(stop=stop)
     notes = (*loggers.notes, *lost_notes(loop.state.lost_ranks, options.folder))
     start = replace(start, notes=(*start.notes, *notes))
@@ -131,19 +127,20 @@ def _train_and_check(
     if (loop.stopped if job.ranks.size > 1 else stop.name) or loop.state.lost_ranks:
         return finish(checks=before)
     checks = (*before, *collect_checks("during", checks_during(loop), options.observer))
-    job = loop.job = single_process_job(job)  # the other ranks have ended
+    if job.ranks.size > 1:  # the other ranks have ended
+        job = loop.job = single_process_job(job)
     missing = (UNCHECKED, UNCONTROLLED) if options.controls else (UNCHECKED,)
     finish(checks=(*checks, *missing), is_preliminary=True)  # the rest takes long, and may be interrupted
     test = evaluate_test_split(loop, options.observer) if has_test_split(loop) else None
-    controls = _controls(job, options)
+    controls = _controls(job, options) if options.controls else None
     after = checks_after(loop, options.sets, controls, overfitting=options.overfit)
     return finish(checks=(*checks, *collect_checks("after", after, options.observer)), controls=controls, test=test)
 
 
-def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
+def _request_training(job: Job, start: RunStart, options: RunOptions, send: Callable[[TrainRequest], None]) -> None:
     """Ask the other ranks to train the same job; raises ConfigError if they read another model, settings or data."""
     init = start.init.path if start.init is not None else None
-    options.send_request(
+    send(
         TrainRequest(
             start.config, options.sets, init, options.overfit, options.folder.path, options.resume, job.strategy
         )
@@ -151,6 +148,23 @@ def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
     different = rank_mismatch(job)
     if different is not None:
         raise different
+
+
+@contextmanager
+def _hint_at_saved(folder: RunFolder) -> Iterator[None]:
+    """If the block raises an error about a sound or the disk, make its hint say how the run can continue."""
+    try:
+        yield
+    except (SourceError, OutputError) as error:
+        saved, goes_on = folder.saved_steps, f"ckpt train --run {escape(folder.path)} --resume goes on"
+        if saved and isinstance(error, OutputError):
+            error.hint = f"{error.hint} Step {saved[-1]} is saved, and {goes_on}.".lstrip()
+        elif saved:
+            error.hint = (
+                f"Replace it by a valid sound of the same length: step {saved[-1]} is saved, and {goes_on} with the "
+                "same clips. To train without this clip, start another run."
+            )
+        raise
 
 
 def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
@@ -181,14 +195,13 @@ def _saved_loop(job: Job, options: RunOptions) -> TrainingLoop:
     """Return the training loop of the run in the folder, with the state of its newest checkpoint."""
     options.folder.tidy()
     model = job.empty_parallel_model()
-    loop = TrainingLoop(shard_task(job, model), model, folder=options.folder, observer=options.observer)
+    job = shard_task(job, model) if job.is_sharded else job
+    loop = TrainingLoop(job, model, folder=options.folder, observer=options.observer)
     loop.state.restore(*options.folder.load())
     return loop
 
 
-def _controls(job: Job, options: RunOptions) -> Controls | None:
-    if not options.controls:
-        return None
+def _controls(job: Job, options: RunOptions) -> Controls:
     return run_controls(
         job,
         seeds=options.seeds,
@@ -247,73 +260,6 @@ def make_result(
 UNTESTED = "test was not evaluated: the metric was NaN in all evaluations on dev, so there is no best model"
 
 
-@dataclass(frozen=True)
-class FinalFigures:
-    """The metrics of the split ``test``, which has ``clips`` clips, with the weights after ``step`` steps."""
-
-    step: int
-    figures: Mapping[str, float]
-    clips: int
-
-    def row(self) -> dict[str, Any]:
-        """Return the metrics as a row of the log."""
-        return {"step": self.step, "test": dict(self.figures), "test_clips": self.clips}
-
-
 def has_test_split(loop: TrainingLoop) -> bool:
     """Return whether the split ``test`` must be evaluated: the run has one, and no signal or fault ended the run."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
-
-
-def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures | None:
-    """Return the metrics of a run's best weights on the split ``test``; None if there are no best weights.
-
-    If these weights were evaluated before, the metrics come from the run's log.
-    """
-    progress, job, folder = loop.state.progress, loop.job, loop.folder
-    assert job.test is not None
-    assert folder is not None
-    if job.dev is not None and progress.best is None:
-        return None
-    step = progress.best_step if job.dev is not None else progress.step
-    for row in read_log(folder.of(LOG)):
-        if row["step"] == step and "test" in row:  # the run had ended before, and was resumed
-            return FinalFigures(step, row["test"], row["test_clips"])
-    observer({"event": "test", "step": step})
-    found = _evaluate_weights(loop, folder.best, step)
-    log = TrainingLog(folder, progress.step)
-    try:
-        log.write(found.row())
-    finally:
-        log.close()
-    observer(found.row())
-    return found
-
-
-def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigures:
-    """Evaluate a file of weights on the test split, and write the hypotheses to the run folder.
-
-    The file is loaded into a new model, because the run's own model has the weights of the last step.
-    """
-    job = loop.job
-    assert job.test is not None
-    counted = _Counted(job.test)
-    found = evaluate_shared(ParallelModel(saved_model(job, weights)), job.task, counted, settings=job.settings)
-    if loop.folder is not None and (texts := hypotheses(found.rows, clip_sounds(job.test, loop.folder.path))):
-        loop.folder.write(hypotheses_file("test"), texts)
-    return FinalFigures(step, found.figures, counted.clips)
-
-
-class _Counted:
-    """A source with the same batches as ``source``; it counts in ``clips`` how many clips were read."""
-
-    def __init__(self, source: BatchSource) -> None:
-        self._source, self.clips = source, 0
-
-    def size(self, epoch: int) -> int:
-        return self._source.size(epoch)
-
-    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for batch in self._source.read(seed, epoch, start):
-            self.clips += len(batch.names)
-            yield batch

@@ -18,7 +18,6 @@ from ..folder.run_lock import RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
 from ..log import Observer
-from ..loggers._load import check_loggers
 from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
@@ -29,6 +28,7 @@ from .controls import check_controls
 from .lineage import check_unchanged
 from .result import Trained
 from .run_job import RunOptions, make_result, run_job, start_notes
+from .run_loggers import check_loggers
 from .start_or_resume import (
     RunStart,
     check_free,
@@ -105,7 +105,7 @@ def train(
         if not ranks.is_main:
             return run_worker(ranks, torch_device)
         stack.enter_context(ranks.detect_lost())
-        send_request = stack.enter_context(request_sender(ranks))
+        send_request = stack.enter_context(request_sender(ranks)) if ranks.size > 1 else None
         lock = stack.enter_context(RunLock(folder.path))
         start, sets = _start(lock, folder, mode, _text("config", config), _text("init", init), sets)
         job = build_job(

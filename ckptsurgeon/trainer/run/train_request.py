@@ -32,7 +32,7 @@ class TrainRequest:
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
     """Yield a function that sends a request to the other ranks; if the block never calls it, the other ranks end."""
-    sent = ranks.size == 1
+    sent = False
 
     def send(request: TrainRequest) -> None:
         nonlocal sent
@@ -53,8 +53,6 @@ def rank_mismatch(job: Job) -> ConfigError | None:
 
     Returns None if all ranks would train the same.
     """
-    if job.ranks.size == 1:
-        return None
     own = {
         "settings": plain_json(asdict(job.settings)), "model": job.document.model, "data": data_digests(job),
         "init": [file["sha256"] for file in job.init.files] if job.init is not None else [],

@@ -77,7 +77,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
 def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
     """Return the training loop of a new or resumed run; None if the run cannot begin (rank 0 reports why)."""
     model, plan = (job.empty_parallel_model(), None) if request.resume else job.parallel_model()
-    job = shard_task(job, model)
+    job = shard_task(job, model) if job.is_sharded else job
     if request.resume:
         loop = TrainingLoop(job, model)
         loop.state.restore(*RunFolder(request.run).load())

@@ -59,7 +59,7 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
     fields of its entry (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError if the code
     does not exist, fails, or does not return a map-style dataset.
     """
-    makers = [one for one in named if not isinstance(one, str) or split_file_name(one)]
+    makers = [one for one in named if not isinstance(one, str) or (":" in one and split_file_name(one))]
     if not makers:
         return None
     if len(named) > 1:
