@@ -16,7 +16,7 @@ from ..storage.small_files import open_file
 from ..storage.write.output_checks import output_error
 from ..storage.write.temp_files import sync
 from .folder.run_folder import RunFolder
-from .state.run_progress import RunProgress
+from .state.training_state import RunProgress
 from .step_result import StepResult
 
 __all__ = ["Observer", "TrainingLog", "evaluation_row", "log_rows", "read_log"]

@@ -23,9 +23,8 @@ from .log import Observer, PendingStep, TrainingLog, evaluation_row, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
 from .state.checkpointing import CheckpointWriter
-from .state.optimizer import Optimizer, anneal, lr_factor
-from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
-from .state.training_state import TrainingState
+from .state.optimizer import Optimizer, lr_factor
+from .state.training_state import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE, TrainingState, anneal
 from .step_result import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
 from .system.compiling import LossFunction, compiled_loss
 from .system.device import autocast, explain_nondeterminism, out_of_memory_error, peak_bytes

@@ -48,7 +48,7 @@ from ckptsurgeon.trainer.run import controls
 from ckptsurgeon.trainer.run.controls import knowledge_moved, permute, run_controls, verdict_of
 from ckptsurgeon.trainer.run.result import Arm, Controls
 from ckptsurgeon.trainer.state.model_tensors import initialise, state_tensors
-from ckptsurgeon.trainer.state.run_progress import RunProgress
+from ckptsurgeon.trainer.state.training_state import RunProgress
 from ckptsurgeon.trainer.tasks._task import Loss
 
 from . import toy

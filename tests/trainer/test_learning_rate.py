@@ -19,8 +19,8 @@ from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
 from ckptsurgeon.trainer.run.lineage import config_text
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
-from ckptsurgeon.trainer.state.optimizer import anneal, lr_factor
-from ckptsurgeon.trainer.state.run_progress import RunProgress
+from ckptsurgeon.trainer.state.optimizer import lr_factor
+from ckptsurgeon.trainer.state.training_state import RunProgress, anneal
 
 from . import toy
 

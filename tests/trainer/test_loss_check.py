@@ -13,7 +13,7 @@ from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks.loss import loss_drop, loss_fell
 from ckptsurgeon.trainer.checks.saved import SavedWeights, _same
 from ckptsurgeon.trainer.checks.training import gradient_norm, overfits_one_batch
-from ckptsurgeon.trainer.state.run_progress import RunProgress
+from ckptsurgeon.trainer.state.training_state import RunProgress
 from ckptsurgeon.trainer.tasks._task import Task
 
 from . import toy

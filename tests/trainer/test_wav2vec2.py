@@ -22,7 +22,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.source import first_batch
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
-from ckptsurgeon.trainer.state.run_progress import COLLAPSED
+from ckptsurgeon.trainer.state.training_state import COLLAPSED
 from ckptsurgeon.trainer.tasks._contrastive import masked_frames, most_masked, negatives_of
 from ckptsurgeon.trainer.tasks._conv_frontend import ConvFrontend
 

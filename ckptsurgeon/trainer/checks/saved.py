@@ -28,8 +28,8 @@ from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..loop import TrainingLoop
 from ..state.model_tensors import digests, state_tensors, unsaved_buffers
-from ..state.run_progress import NONFINITE
 from ..state.saved_model import saved_model
+from ..state.training_state import NONFINITE
 from ..system.compiling import lengths_vary
 from ..system.device import torch_settings
 from ..system.random_state import random_state

@@ -22,7 +22,7 @@ from ..loop import TrainingLoop
 from ..parallel.ranks import is_communication_error
 from ..run.controls import KNOWLEDGE_MOVED, knowledge_moved
 from ..run.result import Controls
-from ..state.run_progress import COLLAPSED, NONFINITE
+from ..state.training_state import COLLAPSED, NONFINITE
 from ..system.device import autocast
 from ..tasks._load import is_user_task
 from ..tasks._task import Batch, Loss, is_higher_better

@@ -12,8 +12,7 @@ from ...util.text import apart, count, escape, grouped, listing, percent
 from ..data.source import first_batch
 from ..evaluation import loss_per_item
 from ..state.model_tensors import state_tensors
-from ..state.run_progress import COLLAPSED, NONFINITE, RunProgress
-from ..state.training_state import TrainingState
+from ..state.training_state import COLLAPSED, NONFINITE, RunProgress, TrainingState
 from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = [

@@ -22,7 +22,7 @@ from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
 from ..state.optimizer import lr_factor
-from ..state.run_progress import PATIENCE
+from ..state.training_state import PATIENCE
 from ..tasks._load import task_file
 from .known_settings import known_settings
 from .result import plain_json

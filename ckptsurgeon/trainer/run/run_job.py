@@ -20,7 +20,7 @@ from ..log import Observer
 from ..loop import TrainingLoop
 from ..parallel.ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
-from ..state.run_progress import DONE, FAILED, PATIENCE
+from ..state.training_state import DONE, FAILED, PATIENCE
 from ..system.signals import StopSignal, catch_stop_signals
 from .controls import run_controls
 from .final_evaluation import FinalFigures, evaluate_test_split

@@ -17,7 +17,7 @@ from ..job.job import Job
 from ..loop import TrainingLoop
 from ..parallel.ranks import LostRanksError, Ranks
 from ..parallel.sharded_task import shard_task
-from ..state.run_progress import LOST
+from ..state.training_state import LOST
 from ..system.compiling import explain_compile_errors, lengths_vary
 from ..system.device import explain_out_of_memory, torch_settings
 from ..system.signals import catch_stop_signals

@@ -1,6 +1,6 @@
 """The optimizer: parameter groups, learning rates, gradient clipping, and steps that are skipped on the device.
 
-The learning rate has a warm-up and a schedule. Two schedules react to a metric that stops improving.
+The learning rate has a warm-up and a schedule.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from ..config.settings import ANNEALED, Settings
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from .freezing import ParameterRule
-from .run_progress import RunProgress
 
-__all__ = ["Optimizer", "anneal", "lr_factor"]
+__all__ = ["Optimizer", "lr_factor"]
 
 
 class Optimizer:
@@ -160,34 +159,3 @@ def lr_factor(settings: Settings, step: int) -> float:
         return math.pow(settings.final_lr, done)
     falling = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
     return settings.final_lr + (1 - settings.final_lr) * falling
-
-
-def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> bool:
-    """Multiply the learning rate by ``train.anneal`` if ``value``, an evaluation's metric, has not improved enough.
-
-    Returns whether it did.
-
-    ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
-    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest sufficient
-    improvement, as a share of the earlier metric. The first ``anneal_patience`` evaluations without sufficient
-    improvement do not lower the learning rate. NaN is never an improvement.
-    """
-    if settings.schedule not in ANNEALED:
-        return False
-    other = progress.compared
-    if other is None:
-        progress.compared = None if math.isnan(value) else value
-        return False
-    gain = (value - other if higher_is_better else other - value) / max(abs(other), 1e-12)
-    is_best = settings.schedule == "plateau"
-    is_better = gain > settings.anneal_threshold if is_best else gain >= settings.anneal_threshold
-    if not math.isnan(value) and (is_better or not is_best):
-        progress.compared = value
-    if is_better:
-        progress.stalled = 0 if is_best else progress.stalled  # newbob keeps the count, as in SpeechBrain
-    elif progress.stalled < settings.anneal_patience:
-        progress.stalled += 1
-    else:
-        progress.lr_scale, progress.stalled = progress.lr_scale * settings.anneal, 0
-        return True
-    return False
