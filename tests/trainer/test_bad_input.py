@@ -24,7 +24,7 @@ from ckptsurgeon.render.train import trained_view
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
-from ckptsurgeon.trainer.run.records import read_report
+from ckptsurgeon.trainer.run.report import read_report
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 
 from .sounds import RATE, corpus

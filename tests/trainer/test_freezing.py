@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.state.freezing import FreezeSchedule
 from ckptsurgeon.trainer.state.model_tensors import digests, state_tensors
+from ckptsurgeon.trainer.state.optimizer import FreezeSchedule
 
 from . import toy
 

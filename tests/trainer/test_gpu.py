@@ -25,8 +25,7 @@ from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop, gradient_step
 from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
-from ckptsurgeon.trainer.state.freezing import parameter_rules
-from ckptsurgeon.trainer.state.optimizer import Optimizer
+from ckptsurgeon.trainer.state.optimizer import Optimizer, parameter_rules
 from ckptsurgeon.trainer.system.long_convolution import use_matrix_products
 from ckptsurgeon.trainer.system.signals import StopSignal
 

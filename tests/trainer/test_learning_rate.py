@@ -17,7 +17,7 @@ from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
-from ckptsurgeon.trainer.run.lineage import config_text
+from ckptsurgeon.trainer.run.records import config_text
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.state.optimizer import lr_factor
 from ckptsurgeon.trainer.state.training_state import RunProgress, anneal

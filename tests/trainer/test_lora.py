@@ -17,7 +17,7 @@ from ckptsurgeon.cli.verbs.train import _next as next_commands
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.trainer.checks.saved import RESUMED
 from ckptsurgeon.trainer.config.settings import Lora
-from ckptsurgeon.trainer.run.records import read_report
+from ckptsurgeon.trainer.run.report import read_report
 from ckptsurgeon.trainer.state.lora import adapter_tensors, add_adapters, load_adapter
 from ckptsurgeon.trainer.state.saved_model import saved_model
 

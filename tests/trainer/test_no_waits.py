@@ -19,8 +19,7 @@ from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
 from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
 from ckptsurgeon.trainer.state.ema import EMA
-from ckptsurgeon.trainer.state.freezing import parameter_rules
-from ckptsurgeon.trainer.state.optimizer import Optimizer
+from ckptsurgeon.trainer.state.optimizer import Optimizer, parameter_rules
 from ckptsurgeon.trainer.step_result import StepResult
 from ckptsurgeon.trainer.tasks._task import Batch, Loss, begin_step
 from ckptsurgeon.trainer.tasks.classify import Classify

@@ -21,8 +21,9 @@ from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.run import run_job as running
-from ckptsurgeon.trainer.run.lineage import FREE, check_unchanged, lineage_of
-from ckptsurgeon.trainer.run.records import read_report
+from ckptsurgeon.trainer.run.records import lineage_of
+from ckptsurgeon.trainer.run.report import read_report
+from ckptsurgeon.trainer.run.resuming import FREE, check_unchanged
 
 from . import toy
 from .sounds import corpus

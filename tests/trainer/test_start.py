@@ -14,7 +14,7 @@ import pytest
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.folder.run_lock import RunLock
-from ckptsurgeon.trainer.run import start_or_resume as claim
+from ckptsurgeon.trainer.run import start as claim
 
 from . import toy
 

@@ -21,7 +21,7 @@ import yaml
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.run.records import read_report
+from ckptsurgeon.trainer.run.report import read_report
 
 from ..helpers.forked import Forked, as_ckpt
 from . import toy

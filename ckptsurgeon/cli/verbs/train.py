@@ -127,7 +127,7 @@ def run(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ...errors import ConfigError
     from ...render.train import report_view, trained_view
-    from ...trainer.run.records import read_report
+    from ...trainer.run.report import read_report
     from ...trainer.run.train import train
 
     if report:

@@ -24,8 +24,8 @@ from ..data.loader import Batches
 from ..data.source import BatchSource, OneBatch, first_batch
 from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
-from ..state.freezing import parameter_rules, pattern_notes
 from ..state.lora import check_lora
+from ..state.optimizer import parameter_rules, pattern_notes
 from ..system.compiling import compile_notes
 from ..system.device import choose_device, device_notes, usual_workers
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from

@@ -1,34 +1,217 @@
-"""Writes the records of a run and curves.png into its folder, and reads the records again for a report."""
+"""Writes the records of a run into its folder: lineage (its origin), configuration, checks, result, curves.png."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import io
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ...api.inputs.argument_types import Path
-from ...errors import ConfigError, FormatError
-from ...storage.small_files import read_file
-from ...util.did_you_mean import did_you_mean
+from ...destinations._document import RELATIVE_TO, Document
+from ...errors import FormatError
+from ...storage.small_files import open_file, read_file
+from ...storage.yaml_text import dump_yaml
 from ...util.text import escape
+from ...util.version import __version__
+from ...vocabulary.vocabulary import digest_of_tokens
 from ..checks.check import Check
+from ..data.loader import Batches
+from ..data.sound import Clip
 from ..folder.run_folder import BEST, RunFolder
 from ..job.job import Job
 from ..log import LOG_FILE as LOG
 from ..log import read_log
-from .lineage import KEPT, LINEAGE, OVERFITTING, config_text, lineage_of
-from .result import Arm, Controls, Trained
+from ..tasks._load import task_file
+from .result import Trained, plain_json
 from .run_loggers import LOGGER_IDS
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records", "write_start_records"]
+__all__ = [
+    "KEPT",
+    "OVERFITTING",
+    "config_text",
+    "curves_png",
+    "data_digests",
+    "lineage_of",
+    "metadata_of",
+    "model_sha256",
+    "read_lineage",
+    "write_end_records",
+    "write_start_records",
+]
+
+
+def data_digests(job: Job) -> dict[str, str]:
+    """Return digests of the data of a run, by name, without data that the run does not use.
+
+    The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train`` and ``dev`` (their clips in
+    order), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
+    """
+    home = os.path.dirname(os.path.abspath(job.document.path))
+    found = {"tokens": digest_of_tokens(job.tokens)} if job.tokens else {}
+    for name, source in (("train", job.train), ("dev", job.dev)):
+        if isinstance(source, Batches):
+            found[name] = _digest(_clip_line(clip, home) for clip in source.split.clips)
+    segmenter = job.settings.data.segmenter
+    if segmenter is not None:
+        found["segmenter"] = hashlib.sha256(read_file(os.path.join(home, segmenter))).hexdigest()
+    if job.settings.lm is not None:
+        with open_file(os.path.join(home, job.settings.lm)) as file:
+            found["lm"] = hashlib.file_digest(file, "sha256").hexdigest()
+    task = task_file(job.settings.task, home)
+    if task and os.path.isfile(task):
+        found["task"] = hashlib.sha256(read_file(task)).hexdigest()
+    return found
+
+
+def _clip_line(clip: Clip, home: str) -> str:
+    path = os.path.relpath(os.path.abspath(clip.path), home) if clip.path else clip.where
+    return json.dumps([path, clip.text, clip.seconds, clip.begin_s, *(clip.cell or ())])
+
+
+def _digest(lines: Iterable[str]) -> str:
+    made = hashlib.sha256()
+    for line in lines:
+        made.update(line.encode() + b"\n")
+    return made.hexdigest()
+
+
+LINEAGE = "lineage.json"
+OVERFITTING = "overfit_one_batch"
+KEPT = "kept_sha256"
+"""The field of the lineage with the SHA-256 of config.yaml in the run folder."""
+
+
+def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
+    """Return the lineage of a run, that is, its starting point, as a dict for JSON.
+
+    Paths are relative to the run folder.
+    """
+    return {
+        "kind": "ckpt.lineage",
+        "version": 1,
+        "ckptsurgeon": __version__,
+        "config": os.path.relpath(os.path.abspath(job.document.path), os.path.abspath(folder.path)),
+        "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
+        "model_sha256": model_sha256(job.document),
+        "sets": list(sets),
+        "settings": plain_json(asdict(job.settings)),
+        "seed": job.settings.seed,
+        "device": job.device.type,
+        "processes": job.ranks.size,
+        "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
+        "data": data_digests(job),
+        "init": job.init.lineage(folder.path) if job.init is not None else None,
+        "plan_sha256": plan.sha256() if plan is not None else None,
+    }
+
+
+def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return the part of the lineage that is written into the safetensors metadata of a saved model."""
+    kept = ("ckptsurgeon", "config_sha256", "seed", "init", "plan_sha256")
+    return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
+
+
+def config_text(job: Job, folder: str) -> str:
+    """Return the text of config.yaml in the run folder: the configuration with every setting, including defaults.
+
+    ``folder`` is the folder of the original configuration, relative to the run folder. The paths in the text are
+    relative to ``folder``.
+    """
+    content = job.document.content
+    if not isinstance(content, dict):
+        return job.document.text
+    rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
+    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(replace(job.settings, epochs=None)))}
+    return "# the configuration as it was used, defaults included\n" + dump_yaml(document)
+
+
+def _listed(value: Any) -> Any:
+    """Return settings (a dict) with lists in place of tuples, because YAML has no tuples."""
+    if isinstance(value, Mapping):
+        return {name: _listed(one) for name, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_lineage(folder: RunFolder) -> dict[str, Any]:
+    """Return the lineage of a run, the record of its origin; raises SourceError or FormatError if it is not valid."""
+    found = folder.read_json(LINEAGE)
+    if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
+        raise FormatError(
+            f"{escape(folder.of(LINEAGE))} was not written by ckpt train, or was written by a newer version of it."
+        )
+    return found
+
+
+def model_sha256(document: Document) -> str:
+    """Return the SHA-256 of the model in a configuration: of its section ``model:``, or of the whole file."""
+    text = document.text if not document.model else json.dumps(plain_json(document.model), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+CHECKS = "checks.json"
+
+
+def write_start_records(
+    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
+) -> None:
+    """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
+
+    The lineage is written first, because it marks the folder as the folder of a run. If the run is killed before its
+    first checkpoint, a run can be started in the folder again.
+    """
+    folder.create()
+    left = (
+        BEST,
+        os.path.relpath(folder.adapter, folder.path),
+        "result.json",
+        LOGGER_IDS,
+    )  # files of a run that was killed before its first checkpoint
+    for name in left:
+        folder.remove(name)
+    home = os.path.abspath(job.document.folder)
+    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
+    folder.write_json(
+        LINEAGE,
+        {
+            **lineage_of(job, plan, folder, sets),
+            KEPT: hashlib.sha256(used).hexdigest(),
+            OVERFITTING: overfitting,
+        },
+    )
+    folder.write("config.yaml", used)
+    for one in job.target.companions:  # such as config.json of transformers, for the best weights
+        folder.write(one.name, read_file(one.path) if one.path else one.text.encode())
+    _write_checks(folder, checks)
+
+
+def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
+    """Write the checks, the result and the curves of a run; raises OutputError."""
+    _write_checks(folder, result.checks)
+    folder.write_json("result.json", result.to_json())
+    rows = read_log(folder.of(LOG)) if curves else []
+    drawn = curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step)
+    if drawn is not None:
+        folder.write("curves.png", drawn)
+
+
+def _title(folder: RunFolder, result: Trained) -> str:
+    """Return the title of the curves: the name of the run, its task, and its initial weights."""
+    name = os.path.basename(os.path.abspath(folder.path))
+    begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
+    return escape(f"{name}: {result.task}, {begun}", 100)
+
+
+def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
+    folder.write_json(CHECKS, {"checks": [asdict(check) for check in checks]})
+
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
@@ -113,102 +296,3 @@ def _smoothed(values: Sequence[float]) -> list[float]:
         near = [value for value in values[i - side : i + side + 1] if math.isfinite(value)]
         made.append(sum(near) / len(near) if near else math.nan)
     return made
-
-
-CHECKS = "checks.json"
-
-
-def write_start_records(
-    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
-) -> None:
-    """Create the folder; write the lineage, the configuration and the checks before the first step. Raises OutputError.
-
-    The lineage is written first, because it marks the folder as the folder of a run. If the run is killed before its
-    first checkpoint, a run can be started in the folder again.
-    """
-    folder.create()
-    left = (
-        BEST,
-        os.path.relpath(folder.adapter, folder.path),
-        "result.json",
-        LOGGER_IDS,
-    )  # files of a run that was killed before its first checkpoint
-    for name in left:
-        folder.remove(name)
-    home = os.path.abspath(job.document.folder)
-    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
-    folder.write_json(
-        LINEAGE,
-        {
-            **lineage_of(job, plan, folder, sets),
-            KEPT: hashlib.sha256(used).hexdigest(),
-            OVERFITTING: overfitting,
-        },
-    )
-    folder.write("config.yaml", used)
-    for one in job.target.companions:  # such as config.json of transformers, for the best weights
-        folder.write(one.name, read_file(one.path) if one.path else one.text.encode())
-    _write_checks(folder, checks)
-
-
-def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
-    """Return the checks that were recorded before a run's first step."""
-    made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
-    return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
-
-
-def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
-    """Write the checks, the result and the curves of a run; raises OutputError."""
-    _write_checks(folder, result.checks)
-    folder.write_json("result.json", result.to_json())
-    rows = read_log(folder.of(LOG)) if curves else []
-    drawn = curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step)
-    if drawn is not None:
-        folder.write("curves.png", drawn)
-
-
-def _title(folder: RunFolder, result: Trained) -> str:
-    """Return the title of the curves: the name of the run, its task, and its initial weights."""
-    name = os.path.basename(os.path.abspath(folder.path))
-    begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
-    return escape(f"{name}: {result.task}, {begun}", 100)
-
-
-def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
-    folder.write_json(CHECKS, {"checks": [asdict(check) for check in checks]})
-
-
-def _unfinished(folder: RunFolder) -> ConfigError:
-    begun = folder.holds_a_run
-    hint = f"The run is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
-    return ConfigError(f"{escape(folder.path)} contains no report of a run.", hint=hint)
-
-
-def _number(value: float | None) -> float:
-    """Return a metric that was read from JSON; None becomes NaN, because JSON has no NaN."""
-    return math.nan if value is None else float(value)
-
-
-def read_report(run: Path) -> Trained:
-    """Return the result of the run in a folder; raises ConfigError if there is none, FormatError if it is invalid."""
-    folder = RunFolder(os.fspath(run))
-    if not os.path.isdir(folder.path):
-        hint = did_you_mean(folder.path, "Give the folder of a run: ckpt train --report DIR.")
-        raise ConfigError(f"there is no run in {escape(folder.path)}.", hint=hint)
-    if not os.path.exists(folder.of("result.json")):
-        raise _unfinished(folder)
-    data = folder.read_json("result.json")
-    step = data.get("step")
-    if folder.saved_steps and isinstance(step, int) and folder.last_step() > step:
-        raise _unfinished(folder)  # the run was resumed after result.json was written, and killed
-    try:
-        known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
-        made = known.get("controls")
-        if made is not None:
-            arms = tuple(Arm(arm["name"], arm["frozen"], tuple(map(_number, arm["values"]))) for arm in made["arms"])
-            known["controls"] = Controls(**{**made, "arms": arms, "plateau": tuple(made.get("plateau", ()))})
-        known["figures"] = {name: _number(value) for name, value in known["figures"].items()}
-        checks = tuple(Check(**check) for check in known["checks"])
-        return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{escape(folder.of('result.json'))} is not a valid result of a run: {error}.") from error

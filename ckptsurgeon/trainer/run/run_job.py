@@ -24,11 +24,12 @@ from ..state.training_state import DONE, FAILED, PATIENCE
 from ..system.signals import StopSignal, catch_stop_signals
 from .controls import run_controls
 from .final_evaluation import FinalFigures, evaluate_test_split
-from .lineage import LINEAGE, metadata_of, record_steps
-from .records import read_start_checks, write_end_records, write_start_records
+from .records import LINEAGE, metadata_of, write_end_records, write_start_records
+from .report import read_start_checks
 from .result import Controls, Trained
+from .resuming import record_steps
 from .run_loggers import RunLoggers
-from .start_or_resume import RunStart, check_free
+from .start import RunStart, check_free
 from .train_request import TrainRequest, rank_mismatch
 
 __all__ = [

@@ -25,19 +25,11 @@ from ..state.source_moments import check_moments
 from ..system.compiling import explain_compile_errors, lengths_vary
 from ..system.device import choose_device, explain_out_of_memory, torch_settings
 from .controls import check_controls
-from .lineage import check_unchanged
 from .result import Trained
+from .resuming import check_overfitting, check_unchanged, resume_start
 from .run_job import RunOptions, make_result, run_job, start_notes
 from .run_loggers import check_loggers
-from .start_or_resume import (
-    RunStart,
-    check_free,
-    check_inputs_are_safe,
-    check_overfitting,
-    find_start,
-    other_files_note,
-    resume_start,
-)
+from .start import RunStart, check_free, check_inputs_are_safe, find_start, other_files_note
 from .train_request import request_sender
 from .worker_ranks import run_worker
 
@@ -118,7 +110,9 @@ def train(
             strategy=strategy,
         )
         start = _checked_start(start, job, mode, folder)
-        overfits = check_overfitting(start, overfit_one_batch, folder)
+        overfits = overfit_one_batch
+        if start.known is not None:
+            overfits = check_overfitting(start.known, overfit_one_batch, folder)
         if controls:
             _check_whole(job, "--controls")
             check_controls(job, seeds)

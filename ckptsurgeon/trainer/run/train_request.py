@@ -10,7 +10,7 @@ from ...errors import ConfigError
 from ...util.text import escape
 from ..job.job import Job
 from ..parallel.ranks import Ranks
-from .lineage import data_digests
+from .records import data_digests
 from .result import plain_json
 
 __all__ = ["TrainRequest", "rank_mismatch", "request_sender"]

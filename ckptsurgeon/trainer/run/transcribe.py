@@ -30,7 +30,7 @@ from ..state.saved_model import saved_model
 from ..system.device import autocast, choose_device, explain_out_of_memory, torch_settings
 from ..tasks._load import explain_task_errors
 from ..tasks._task import Batch, Task
-from .lineage import LINEAGE
+from .records import LINEAGE
 
 __all__ = ["Transcript", "Transcripts", "transcribe"]
 

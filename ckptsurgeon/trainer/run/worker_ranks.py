@@ -23,7 +23,7 @@ from ..system.device import explain_out_of_memory, torch_settings
 from ..system.signals import catch_stop_signals
 from .result import Trained
 from .run_job import lost_notes, make_result
-from .start_or_resume import RunStart
+from .start import RunStart
 from .train_request import TrainRequest, rank_mismatch
 
 __all__ = ["run_worker"]

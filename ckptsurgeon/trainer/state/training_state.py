@@ -19,10 +19,9 @@ from ..parallel.ranks import SINGLE_PROCESS
 from ..system.gradient_checkpointing import enable_gradient_checkpointing
 from ..system.random_state import random_state, seed_all, seed_from, set_random_state
 from .ema import EMA
-from .freezing import FreezeSchedule
 from .lora import add_adapters
 from .model_tensors import own_numbers, restore_numbers, restore_tensors, unsaved_buffers
-from .optimizer import Optimizer
+from .optimizer import FreezeSchedule, Optimizer
 from .sharded_state import load_moments, shard_state, state_without_moments
 from .source_moments import keep_moments
 

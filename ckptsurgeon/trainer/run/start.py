@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +18,19 @@ from ..config.imports import user_code_in
 from ..config.settings import DATASET
 from ..data.split import resolve_paths
 from ..folder.run_folder import ADAPTER, BEST, RunFolder
-from ..folder.run_lock import RunLock
 from ..job.assembly import train_section
 from ..job.init_checkpoint import InitCheckpoint, read_init
 from ..job.job import Job
 from ..tasks._load import task_file
-from .known_settings import check_known_settings
-from .lineage import LINEAGE, OVERFITTING, edited_config_note, read_lineage
+from .records import LINEAGE, read_lineage
 from .run_loggers import LOGGER_IDS
 
 __all__ = [
     "RunStart",
     "check_free",
     "check_inputs_are_safe",
-    "check_overfitting",
     "find_start",
     "other_files_note",
-    "resume_start",
 ]
 
 WRITTEN = (
@@ -120,62 +116,6 @@ def _inputs(job: Job) -> Iterator[str]:
             yield path
     if job.init is not None:
         yield job.init.path
-
-
-def resume_start(
-    lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
-) -> tuple[RunStart, tuple[str, ...]]:
-    """Lock the folder of a run to resume; return the starting point of the run, and its ``--set`` strings.
-
-    ``sets`` are the ``--set`` strings of this call; they are added to the recorded strings of the run. The initial
-    weights are only read if ``controls`` is true. Raises ConfigError if there is no run, or if the initial weights have
-    changed.
-    """
-    folder.last_step()
-    known = read_lineage(folder)
-    lock.take()
-    notes = tuple(filter(None, (folder.relinked(), edited_config_note(folder, known))))
-    if config is None:
-        config = os.path.relpath(os.path.join(folder.path, known["config"]))
-    check_known_settings(known, config, folder)
-    begun = known["init"]["path"] if known["init"] is not None else None
-    from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
-    init = _same_init(from_, known["init"]["files"]) if controls and from_ is not None else None
-    return RunStart(config, init, notes, from_=from_, known=known), (*known["sets"], *sets)
-
-
-def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
-    if not os.path.exists(path):
-        raise ConfigError(
-            f"--controls trains again from the initial weights of the run, but {escape(path)} is gone.",
-            hint="Put the file back, or resume without --controls.",
-        )
-    init = read_init(path)
-    if [(file["size"], file["sha256"]) for file in init.files] != [(file["size"], file["sha256"]) for file in files]:
-        raise ConfigError(
-            f"--controls trains again from the initial weights of the run, but {escape(path)} has changed since the "
-            "run was started.",
-            hint="Put the old file back, or resume without --controls.",
-        )
-    return init
-
-
-def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether the run trains on one batch only.
-
-    A new run trains on one batch if ``asked`` is true, that is, with ``--overfit-one-batch``. A resumed run trains on
-    one batch if it was started with that option. Raises ConfigError if ``asked`` is true, but the resumed run was
-    started on all of its data.
-    """
-    if start.known is None:
-        return asked
-    began = bool(start.known.get(OVERFITTING, False))
-    if asked and not began:
-        raise ConfigError(
-            f"{escape(folder.path)} was started without --overfit-one-batch: it trains on all of its data.",
-            hint="Leave out --overfit-one-batch, or start another run: --run DIR.",
-        )
-    return began
 
 
 PATTERN = "*.init.safetensors"
