@@ -60,7 +60,7 @@ class TrainingLoop:
         self._rows_per_fetch = 1 if job.device.type == "cpu" else ROWS_ON_GPU
         self._pending: list[PendingStep] = []
         self._signal_of_step = ""
-        self._compiled_loss = compiled_loss(job, self.state.model)
+        self._compiled_loss = compiled_loss(job, self.state.model) if job.may_compile else None
         peak = peak_flops(job.settings, job.device)
         self._peak_flops = peak * job.ranks.size if peak is not None else None
 

@@ -28,8 +28,7 @@ from ckptsurgeon.trainer.evaluation import evaluation_mode
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
-from ckptsurgeon.trainer.system.compiling import explain_compile_errors, lengths_vary
-from ckptsurgeon.trainer.system.device import device_notes, torch_settings, usual_workers
+from ckptsurgeon.trainer.system.device import device_notes, explain_compile_errors, torch_settings, usual_workers
 from ckptsurgeon.trainer.system.random_state import random_state, set_random_state
 from ckptsurgeon.trainer.system.recurrent import keep_recurrent_in_float32
 from ckptsurgeon.trainer.tasks._ctc_model import CTCOutput, ctc_losses
@@ -174,9 +173,9 @@ def test_attention_of_cudnn_is_left_out_if_lengths_vary(clips: tuple[float, ...]
     job = loop_of().job
     assert isinstance(job.train, Batches)
     job.train.split = replace(job.train.split, clips=tuple(Clip("a.wav", "a", "x:1", one) for one in clips))
-    assert lengths_vary(job) == vary
+    assert job.lengths_vary == vary
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)):
+    with torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary):
         assert torch.backends.cuda.cudnn_sdp_enabled() == (before and not vary)
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
 

@@ -30,7 +30,6 @@ from ..loop import TrainingLoop
 from ..state.model_tensors import digests, state_tensors, unsaved_buffers
 from ..state.saved_model import saved_model
 from ..state.training_state import NONFINITE
-from ..system.compiling import lengths_vary
 from ..system.device import torch_settings
 from ..system.random_state import random_state
 from ..tasks._task import begin_step
@@ -59,7 +58,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     init = read_init(order["init"]) if order["init"] else None
     job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)
-    with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)), closing(job):
+    with torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary), closing(job):
         if order["overfitting"]:
             job = with_one_batch(job)
         for saved in order["saved"]:

@@ -128,7 +128,7 @@ def build_job(
         *pattern_notes(settings, keys),
         *useless_settings(settings),
         *device_notes(settings, where),
-        *compile_notes(job),
+        *(compile_notes(job) if job.may_compile else ()),
     )
     if init is not None and (told := other_tokens(init.recipe, init.path, target)):
         notes = (*notes, f"the rows of the init belong to other tokens: {told} in ckpt transplant")

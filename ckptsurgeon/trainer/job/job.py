@@ -92,6 +92,16 @@ class Job:
         """Whether each process holds a shard of the model."""
         return self.strategy == "fsdp" and self.ranks.size > 1
 
+    @property
+    def may_compile(self) -> bool:
+        """Whether torch.compile may be used: with ``compile: on``, or on a GPU with ``compile: auto``."""
+        return self.settings.compile == "on" or (self.settings.compile == "auto" and self.device.type == "cuda")
+
+    @property
+    def lengths_vary(self) -> bool:
+        """Whether the inputs of different batches may have different lengths."""
+        return not isinstance(self.train, Batches) or len(set(self.train.split.lengths)) != 1
+
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
         """Return the model that all ranks train, with its initial values, and the plan for loading ``init``.
 

@@ -26,7 +26,6 @@ from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..parallel.parallel_model import ParallelModel
 from ..parallel.sharded_task import single_process_job
-from ..system.compiling import lengths_vary
 from ..system.device import explain_out_of_memory, torch_settings
 from ..tasks._task import is_higher_better
 
@@ -53,7 +52,7 @@ def _opened(config: str) -> Iterator[Job]:
     """Yield the job of a configuration, which reads its data; raises the errors of ``build_job``."""
     job = single_process_job(build_job(config, cached=False))
     with ExitStack() as stack:
-        stack.enter_context(torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)))
+        stack.enter_context(torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary))
         stack.enter_context(closing(job))
         yield job
 

@@ -22,8 +22,7 @@ from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
-from ..system.compiling import explain_compile_errors, lengths_vary
-from ..system.device import choose_device, explain_out_of_memory, torch_settings
+from ..system.device import choose_device, explain_compile_errors, explain_out_of_memory, torch_settings
 from .controls import check_controls
 from .result import Trained
 from .resuming import check_overfitting, check_unchanged, resume_start
@@ -234,7 +233,7 @@ def _check_whole(job: Job, option: str) -> None:
 def _run(job: Job, start: RunStart, options: RunOptions, mode: _Mode) -> Trained:
     """Train the job, or do something else that ``mode`` asks for; return the result."""
     with (
-        torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
+        torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary),
         closing(job),
         explain_out_of_memory(job.settings),
         explain_compile_errors(job.settings),

@@ -18,8 +18,7 @@ from ..loop import TrainingLoop
 from ..parallel.ranks import LostRanksError, Ranks
 from ..parallel.sharded_task import shard_task
 from ..state.training_state import LOST
-from ..system.compiling import explain_compile_errors, lengths_vary
-from ..system.device import explain_out_of_memory, torch_settings
+from ..system.device import explain_compile_errors, explain_out_of_memory, torch_settings
 from ..system.signals import catch_stop_signals
 from .result import Trained
 from .run_job import lost_notes, make_result
@@ -49,7 +48,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
     init = read_init(request.init) if request.init is not None else None
     job = build_job(request.config, sets=request.sets, device=device, init=init, ranks=ranks, strategy=request.strategy)
     with (
-        torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
+        torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary),
         closing(job),
         explain_out_of_memory(job.settings),
         explain_compile_errors(job.settings),

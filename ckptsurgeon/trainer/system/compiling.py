@@ -1,4 +1,4 @@
-"""Compiles the task's loss with torch.compile: decides which runs are compiled, and explains failures.
+"""Compiles the task's loss with torch.compile, and decides which of the runs that may be compiled are.
 
 The task's loss (a function of a model and a batch) is compiled, and not the model. So code that saves, evaluates or
 checks the model sees its original modules and keys. With several processes, and for tasks with ``by_blocks``, each
@@ -7,25 +7,20 @@ block of the model is compiled separately; the compiled blocks are in the model 
 
 from __future__ import annotations
 
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ...errors import CheckpointError, ConfigError
-from ...util.text import escape
-from ..config.settings import Settings
+from ...errors import ConfigError
 from ..data.loader import Batches
 from ..job.job import Job
 from ..tasks._task import Batch, Loss
 from .gradient_checkpointing import blocks_of
 
-__all__ = ["LossFunction", "compile_notes", "compiled_loss", "explain_compile_errors", "has_one_shape", "lengths_vary"]
+__all__ = ["LossFunction", "compile_notes", "compiled_loss", "has_one_shape"]
 
 BACKEND = "inductor"
 """torch's own compiler: C++ on a CPU, Triton on a GPU."""
@@ -35,9 +30,9 @@ LossFunction = Callable[[nn.Module, Batch], Loss]
 
 
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
-    """Return the task's loss function, compiled; None if the run is not compiled.
+    """Return the loss function of a job that ``may_compile``, compiled; None if the run is not compiled.
 
-    With ``compile: auto``, a run is compiled if it is on a GPU and all batches have the same shape. For tasks with
+    With ``compile: auto``, a run is compiled if all batches have the same shape. For tasks with
     ``by_blocks``, it is enough that all clips have the same length. torch first compiles for one shape; when a second
     shape occurs, it compiles once more, for all sizes. Raises ConfigError if ``compile: on`` is set and the run cannot
     be compiled.
@@ -92,10 +87,10 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 
 def _is_wanted(job: Job) -> bool:
-    if job.settings.compile == "auto":
-        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # label lengths do not matter
-        return job.device.type == "cuda" and (has_one_shape(job) or of_equal_clips) and _can_compile()
-    return job.settings.compile == "on"
+    if job.settings.compile == "on":
+        return True
+    of_equal_clips = getattr(job.task, "by_blocks", False) and not job.lengths_vary  # label lengths do not matter
+    return (has_one_shape(job) or of_equal_clips) and _can_compile()
 
 
 def _can_compile() -> bool:
@@ -108,15 +103,10 @@ def has_one_shape(job: Job) -> bool:
     return len(_lengths(job)) == 1
 
 
-def lengths_vary(job: Job) -> bool:
-    """Return whether the inputs of different batches may have different lengths."""
-    return not isinstance(job.train, Batches) or len(set(job.train.split.lengths)) != 1
-
-
 def compile_notes(job: Job) -> list[str]:
-    """Return a list with a note if a run on a GPU with ``compile: auto`` is not compiled; the note has the reason."""
+    """Return a list with a note if a job that ``may_compile`` is not compiled; the note has the reason."""
     lengths = _lengths(job)
-    if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
+    if job.settings.compile != "auto" or not lengths:
         return []
     if len(lengths) == 1:
         old = f"not compiled: this needs torch 2.7 or newer, and this is torch {torch.__version__}"
@@ -133,35 +123,3 @@ def _lengths(job: Job) -> set[float]:
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()
     return set(train.split.lengths)
-
-
-@contextmanager
-def explain_compile_errors(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if something in the block cannot be compiled, or if there is no compiler."""
-    try:
-        with warnings.catch_warnings():
-            # These warnings are from functions of transformers that look up installed packages, and from torch itself.
-            warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            # train.precision decides whether float32 is rounded to TF32.
-            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
-            yield
-    except (CheckpointError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if settings.compile == "off" or not _is_compile_error(error):
-            raise
-        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ConfigError(
-            f"the task {escape(settings.task)} cannot be compiled with this model: {escape(why.strip(), 300)}.",
-            hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see the traceback.",
-        ) from error
-
-
-def _is_compile_error(error: Exception) -> bool:
-    """Return whether torch.compile raised an error: by its class or, in a compiled backward pass, by its traceback."""
-    if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
-        return True
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(str(frame.f_globals.get("__name__", "")).startswith("torch._inductor") for frame, _ in frames)

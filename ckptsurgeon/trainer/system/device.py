@@ -1,15 +1,17 @@
-"""The device of a run: threads, precision, determinism, memory."""
+"""The device of a run: threads, precision, determinism, memory; explains errors of torch."""
 
 from __future__ import annotations
 
 import os
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...util.text import count, escape, human_bytes
 from ...util.torchrun import cores_of_process
 from ..config.settings import Settings
@@ -18,6 +20,7 @@ __all__ = [
     "autocast",
     "choose_device",
     "device_notes",
+    "explain_compile_errors",
     "explain_nondeterminism",
     "explain_out_of_memory",
     "out_of_memory_error",
@@ -187,3 +190,35 @@ def _gpu_size() -> str:
     if not torch.cuda.is_available():
         return ""
     return f" ({human_bytes(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)})"
+
+
+@contextmanager
+def explain_compile_errors(settings: Settings) -> Iterator[None]:
+    """Raise ConfigError if something in the block cannot be compiled, or if there is no compiler."""
+    try:
+        with warnings.catch_warnings():
+            # These warnings are from functions of transformers that look up installed packages, and from torch itself.
+            warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            # train.precision decides whether float32 is rounded to TF32.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication")
+            yield
+    except (CheckpointError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if settings.compile == "off" or not _is_compile_error(error):
+            raise
+        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(
+            f"the task {escape(settings.task)} cannot be compiled with this model: {escape(why.strip(), 300)}.",
+            hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see the traceback.",
+        ) from error
+
+
+def _is_compile_error(error: Exception) -> bool:
+    """Return whether torch.compile raised an error: by its class or, in a compiled backward pass, by its traceback."""
+    if any(one.__module__.startswith(("torch._dynamo", "torch._inductor")) for one in type(error).__mro__):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__", "")).startswith("torch._inductor") for frame, _ in frames)

@@ -14,7 +14,6 @@ import yaml
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
-from ckptsurgeon.trainer.system.compiling import lengths_vary
 from ckptsurgeon.trainer.system.device import torch_settings
 
 from .arms import Arm
@@ -35,7 +34,7 @@ def train_ours(arm: Arm, work: Work, window: Window, options: argparse.Namespace
     job = build_job("run.yaml", device=options.device, sets=arm.settings)
     folder = RunFolder("run")
     folder.create()
-    with torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)):
+    with torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary):
         # Noise has nothing to learn: in pre-training all of it soon has the same code, which would end a real run.
         job.task.collapsed = lambda parts: ""
         loop = TrainingLoop(job, job.model()[0], folder=folder)
