@@ -1,26 +1,40 @@
-"""Evaluates a model on a split or on batches; restores random states and the training mode of modules afterwards."""
+"""Runs a model without changing its run: evaluations of a split or of batches, and a trial of the longest batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..util.text import brief_repr, escape
 from .config.settings import Settings
+from .data.loader import Batches
 from .data.source import BatchSource, whole_batches
-from .parallel.parallel_model import ParallelModel
+from .parallel.ranks import ParallelModel
 from .state.ema import EMA
-from .system.device import autocast, without_cudnn_attention
+from .state.model_tensors import own_numbers, restore_numbers
+from .state.training_state import TrainingState
+from .step_result import BufferSnapshot
+from .system.device import autocast, explain_nondeterminism, without_cudnn_attention
 from .system.random_state import preserve_random_state
 from .tasks._load import explain_task_errors
-from .tasks._task import Batch, Task
+from .tasks._task import Batch, Task, begin_step
 
-__all__ = ["Evaluation", "evaluate", "evaluate_shared", "evaluation_mode", "loss_per_item", "uniform_loss"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_shared",
+    "evaluation_mode",
+    "loss_per_item",
+    "try_longest_batch",
+    "uniform_loss",
+]
+
 
 _LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 
@@ -138,3 +152,51 @@ def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settin
     device = next(model.parameters()).device
     with evaluation_mode(model), autocast(settings, device), explain_task_errors(settings.task):
         return float(function(model, batch.to(device)))
+
+
+def try_longest_batch(state: TrainingState) -> None:
+    """Run the longest batch of ``train`` forward and backward, as a step does, without changing the state.
+
+    Does nothing if the model is sharded, or if ``train`` is not a ``Batches``, because other sources cannot return
+    their longest batch. Raises torch.OutOfMemoryError, and ConfigError if the settings ask for determinism and torch
+    has no deterministic implementation of an operation.
+    """
+    job = state.job
+    if not isinstance(job.train, Batches) or state.parallel.is_sharded:
+        return
+    batch = job.train.longest(rank=job.ranks.rank, of=job.ranks.size)
+    begin_step(job.task, state.model, state.progress.step)
+    numbers, buffers = own_numbers(state.model), BufferSnapshot(state.model)
+    moments = _moments(state)
+    try:
+        with preserve_random_state(), explain_nondeterminism(job.settings):
+            _run(state.parallel, job.task, batch, job.settings)
+    finally:
+        del moments
+        state.model.zero_grad(set_to_none=True)
+        buffers.restore_if(torch.ones((), dtype=torch.bool))
+        restore_numbers(state.model, numbers)
+
+
+def _run(model: ParallelModel, task: Task, batch: Batch, settings: Settings) -> None:
+    device = next(model.module.parameters()).device
+    with model.no_sync():
+        with autocast(settings, device):
+            total: Tensor = model(partial(_total, task, batch.to(device)))
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+
+
+def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
+    return task.loss(module, batch).total
+
+
+def _moments(state: TrainingState) -> list[Tensor]:
+    """Return uninitialised tensors that take as much GPU memory as the optimizer's state will take.
+
+    Returns [] on a CPU, or if this state exists already.
+    """
+    optimizer = state.optimizer
+    if state.job.device.type == "cpu" or optimizer.inner.state:
+        return []
+    return [torch.empty_like(one) for one in optimizer.parameters for _ in range(optimizer.moments)]

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .config.settings import Settings
-from .evaluation import evaluate_shared
+from .evaluation import evaluate_shared, try_longest_batch
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
 from .log import Observer, PendingStep, TrainingLog, evaluation_row, log_rows
-from .parallel.parallel_model import ParallelModel
-from .parallel.ranks import LostRanksError
+from .parallel.lost_ranks import LostRanksError
+from .parallel.ranks import ParallelModel
 from .state.checkpointing import CheckpointWriter
 from .state.optimizer import Optimizer, lr_factor
 from .state.training_state import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE, TrainingState, anneal
@@ -33,7 +33,6 @@ from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
 from .tasks._load import explain_task_errors
 from .tasks._task import Batch, Loss, Task, begin_step, is_higher_better
-from .try_out import try_longest_batch
 
 __all__ = ["TrainingLoop", "gradient_step"]
 

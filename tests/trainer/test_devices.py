@@ -24,7 +24,7 @@ from ckptsurgeon.trainer.checks.saved import SavedWeights, all_tensors, reload_i
 from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
 from ckptsurgeon.trainer.data.sound import Clip
-from ckptsurgeon.trainer.evaluation import evaluation_mode
+from ckptsurgeon.trainer.evaluation import evaluation_mode, try_longest_batch
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop
@@ -33,7 +33,6 @@ from ckptsurgeon.trainer.system.random_state import random_state, set_random_sta
 from ckptsurgeon.trainer.system.recurrent import keep_recurrent_in_float32
 from ckptsurgeon.trainer.tasks._ctc_model import CTCOutput, ctc_losses
 from ckptsurgeon.trainer.tasks._task import Batch
-from ckptsurgeon.trainer.try_out import try_longest_batch
 
 from ..conftest import pytest_configure
 from . import toy

@@ -24,7 +24,7 @@ from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.loop import TrainingLoop, gradient_step
-from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+from ckptsurgeon.trainer.parallel.ranks import ParallelModel
 from ckptsurgeon.trainer.state.optimizer import Optimizer, parameter_rules
 from ckptsurgeon.trainer.system.long_convolution import use_matrix_products
 from ckptsurgeon.trainer.system.signals import StopSignal

@@ -166,6 +166,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from torch import distributed
 from ckptsurgeon.trainer.parallel import device_group, watch
+from ckptsurgeon.trainer.parallel.process_group import NEVER
 from ckptsurgeon.trainer.run import train as running
 
 device_group.GRACE_S = watch.GRACE_S = 0.2
@@ -180,9 +181,9 @@ def is_idle():
     return True
 
 @contextmanager
-def played(env, device, real=ranks.process_group):
+def played(env, device, real=running.process_group):
     with real(env, device) as made:
-        group = distributed.new_group(backend="gloo", timeout=ranks.NEVER)
+        group = distributed.new_group(backend="gloo", timeout=NEVER)
         yield replace(made, device=device_group.DeviceGroup(Backend(), lambda: is_idle()), watching=group)
 
 running.process_group = played
@@ -238,7 +239,7 @@ import os, threading
 import torch
 from torch import distributed
 from ckptsurgeon.trainer.parallel import watch
-from ckptsurgeon.trainer.parallel.ranks import NEVER, process_group, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import NEVER, process_group, read_torchrun_env
 
 watch.GRACE_S = 0.1
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
@@ -277,7 +278,7 @@ import os, signal
 import torch
 from torch import distributed
 from ckptsurgeon.trainer.parallel import watch
-from ckptsurgeon.trainer.parallel.ranks import NEVER, process_group, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import NEVER, process_group, read_torchrun_env
 
 watch.SEND_S = 0.2
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:

@@ -17,7 +17,7 @@ from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.loop import gradient_step
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+from ckptsurgeon.trainer.parallel.ranks import ParallelModel
 from ckptsurgeon.trainer.state.ema import EMA
 from ckptsurgeon.trainer.state.optimizer import Optimizer, parameter_rules
 from ckptsurgeon.trainer.step_result import StepResult

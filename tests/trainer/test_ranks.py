@@ -16,7 +16,8 @@ import yaml
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.source import RankBatches, share_batches
 from ckptsurgeon.trainer.loop import gradient_step
-from ckptsurgeon.trainer.parallel.ranks import SINGLE_PROCESS, Ranks, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import read_torchrun_env
+from ckptsurgeon.trainer.parallel.ranks import SINGLE_PROCESS, Ranks
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 
 from . import toy
@@ -28,7 +29,7 @@ import json, sys, torch
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.loop import TrainingLoop
-from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import process_group, read_torchrun_env
 from ckptsurgeon.trainer.loop import gradient_step
 import os
 torch.set_num_threads(1)
@@ -133,7 +134,7 @@ def test_nothing_holds_the_group_of_processes_when_it_is_left() -> None:
 
 
 UNUSED = """
-from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+from ckptsurgeon.trainer.parallel.ranks import ParallelModel
 finish = ParallelModel.finish_backward
 def finished(self):
     data = self._wrapped._get_ddp_logging_data()

@@ -111,7 +111,7 @@ from ckptsurgeon.storage.read import local
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
-from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import process_group, read_torchrun_env
 from ckptsurgeon.destinations.torch_module.state import own_part
 from ckptsurgeon.destinations.torch_module.meta import build_on_meta
 from ckptsurgeon.trainer.parallel.sharded_model import ShardedModel
@@ -427,7 +427,7 @@ def test_buffers_of_every_type_are_the_first_process_s() -> None:
 
 FOLLOWED = """
 import os, torch
-from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
+from ckptsurgeon.trainer.parallel.process_group import process_group, read_torchrun_env
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
     first = ranks.is_main
     tensors = [torch.full((2,), 1 if first else 5, dtype=torch.int16), torch.full((2,), first),

@@ -19,7 +19,7 @@ from ..folder.run_folder import MODEL
 from ..job.job import Job, new_part_masks, unknown_metric_error
 from ..log import Observer
 from ..loop import TrainingLoop
-from ..parallel.ranks import is_communication_error
+from ..parallel.lost_ranks import is_communication_error
 from ..run.controls import KNOWLEDGE_MOVED, knowledge_moved
 from ..run.result import Controls
 from ..state.training_state import COLLAPSED, NONFINITE

@@ -18,8 +18,7 @@ from ...util.text import escape
 from ..config.settings import Settings
 from ..data.loader import Batches
 from ..data.source import BatchSource
-from ..parallel.parallel_model import ParallelModel
-from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from ..parallel.ranks import SINGLE_PROCESS, ParallelModel, Ranks
 from ..state.model_tensors import initial_values, initialise
 from ..system.long_convolution import use_matrix_products
 from ..system.random_state import preserve_random_state, seed_all

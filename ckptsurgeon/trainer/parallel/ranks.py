@@ -1,59 +1,51 @@
-"""The processes that train one model together: the rank of this process, and the collective calls of all.
+"""The processes that train one model together, and the model that they train (DistributedDataParallel, DDP).
 
-``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Metrics and decisions are exchanged by
-gloo, on the CPU. Gradients are summed by NCCL if there are GPUs. Gloo reports a rank that died; NCCL would wait for it.
+Metrics and decisions are exchanged by gloo, on the CPU. Gradients are summed by NCCL if there are GPUs. Gloo reports a
+rank that died; NCCL would wait for it.
 """
 
 from __future__ import annotations
 
-import datetime
-import gc
-import itertools
-import os
+import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...errors import CheckpointError, ConfigError
-from ...util.text import escape, listing
 from ..system.signals import ignore_sigterm
 from .device_group import DeviceGroup
+from .lost_ranks import LostRanksError, is_communication_error
 from .watch import RankWatch
 
 __all__ = [
     "SINGLE_PROCESS",
-    "LostRanksError",
+    "TORCHRUN",
+    "ForwardProxy",
+    "ParallelModel",
     "Ranks",
     "TorchrunEnv",
-    "describe_lost_rank",
-    "is_communication_error",
-    "process_group",
-    "read_torchrun_env",
 ]
 
+
 T = TypeVar("T")
-
-TIMEOUT = datetime.timedelta(hours=12)
-"""The longest wait of the other ranks while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends soon."""
-
-NEVER = datetime.timedelta(days=3650)
-"""The timeout of the group in which ranks watch each other: ten years, because torch needs a number."""
 
 DETECTION_S = 5.0
 """The seconds within which every living rank notices that another rank has ended."""
 
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""The environment variables in which torchrun tells a process its rank."""
+
+
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """The environment variables of torchrun: RANK, WORLD_SIZE and LOCAL_RANK.
+    """The values of the environment variables of torchrun; without arguments, those of a single process.
 
-    LOCAL_RANK is the index of this process on its machine; it is also the index of the GPU that the process uses.
+    ``local_rank`` is the index of this process on its machine; it is also the index of the GPU that the process uses.
     """
 
     rank: int = 0
@@ -210,117 +202,79 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
-class LostRanksError(CheckpointError):
-    """Raised if other processes ended before the run was done.
+class ParallelModel:
+    """A model (``module``) that is trained by one process, or by several processes with DDP.
 
-    ``ranks`` maps the rank of each ended process to the reason that it reported, '' for none.
-
-    ``is_whole`` is true if the model of this process has the values after the last complete step. It is false if the
-    GPU was in a step, and the step was aborted.
+    To run the model, call this object with a function that takes ``module``: only then does DDP notice the forward
+    pass. https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
-    def __init__(self, ranks: Mapping[int, str], *, is_whole: bool = True) -> None:
-        said = ", ".join(describe_lost_rank(rank, reason) for rank, reason in ranks.items())
-        super().__init__(f"{said}.", hint="Read the messages of that process.")
-        self.ranks, self.is_whole = ranks, is_whole
+    def __init__(self, module: nn.Module, ranks: Ranks = SINGLE_PROCESS) -> None:
+        self.module, self.ranks = module, ranks
+        self._wrapped: Any = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a shard of the model."""
+        return False
+
+    @property
+    def gradient_scale(self) -> int:
+        """The factor by which gradients are multiplied to be sums over the ranks, because DDP computes means."""
+        return self.ranks.size
+
+    def wrap(self) -> None:
+        """Wrap the module in DDP for the parameters that now require gradients; every rank must call this.
+
+        It must be called before the first step, and whenever other parameters are trained.
+        """
+        if self.ranks.size == 1:
+            return
+        from torch.nn.parallel import DistributedDataParallel
+
+        self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
+        self.ranks.barrier()  # detects dead ranks; DDP begins with sums on the GPUs, which would wait for them
+        self.ranks.begin_device_work()
+        # find_unused_parameters, because a model may drop layers and a task may switch losses, in any step: the first
+        # steps do not show it, and without the search DDP would then leave gradients unsummed. A step that uses all
+        # parameters pays for a search of its graph (0.1 ms on a CPU for 212 parameters in 12 layers) and for one small
+        # sum. A step that leaves parameters out waits for the GPU.
+        taken = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers"  # the option's name since torch 2.13
+        options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends buffers
+        self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
+
+    def __call__(self, function: Callable[[nn.Module], T]) -> T:
+        """Return ``function(module)``; if that is several values, the backward pass must start from the first value."""
+        if self._wrapped is None:
+            return function(self.module)
+        return cast(T, self._wrapped(function))
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Inside the block, do not sum gradients over the ranks; the first backward pass after the block sums them."""
+        return nullcontext() if self._wrapped is None else cast(AbstractContextManager[None], self._wrapped.no_sync())
+
+    def optimizer_parameters(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return the parameters that the optimizer of this rank updates."""
+        return dict(parameters)
+
+    def finish_backward(self) -> None:
+        """Complete the gradients of the optimizer's parameters, and give every rank the buffers of rank 0.
+
+        Call this after the last backward pass of a step. DDP itself would send the buffers only at the next forward
+        pass; by then, a rank may have ended.
+        """
+        if self._wrapped is not None:
+            self.ranks.broadcast_tensors(list(self.module.buffers()))
 
 
-def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return a phrase for messages about a rank that ended; ``reason`` is the reason that the rank reported, or ''."""
-    return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
+class ForwardProxy(nn.Module):
+    """A wrapper of ``module`` for DDP and FSDP; its forward pass calls a given function with ``module``."""
 
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
 
-def is_communication_error(error: Exception) -> bool:
-    """Return whether the class and message of an error suggest that a rank has ended.
-
-    Messages of gloo's errors, which are RuntimeErrors, contain the names of gloo's source files.
-    """
-    from torch import distributed
-
-    if isinstance(error, distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("gloo", "Connection", "ProcessGroup")
-    )
-
-
-def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
-    """Return the variables that torchrun set, or the values of a single process if none is set.
-
-    Raises ConfigError if only some of the variables are set, or if they contradict each other.
-    """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    given = [environment[name] for name in names if name in environment]
-    if not given:
-        return TorchrunEnv()
-    lacking = [name for name in names if name not in environment]
-    wrong = [name for name in names if name in environment and not environment[name].isdecimal()]
-    if lacking:
-        said = f"does not set {listing(lacking, where='')}, but sets other variables of torchrun"
-    elif wrong:
-        said = f"sets {wrong[0]}={escape(environment[wrong[0]], 20)}, which is not a whole number"
-    elif int(given[0]) >= int(given[1]):
-        said = f"sets RANK={given[0]}, which must be below WORLD_SIZE={given[1]}"
-    else:
-        return TorchrunEnv(*map(int, given))
-    raise ConfigError(
-        f"the environment {said}.",
-        hint="Start the processes with torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK, or unset these.",
-    )
-
-
-_CALLS = itertools.count()
-"""Counts the runs of a process, so that each run has separate keys in the store."""
-
-
-@contextmanager
-def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes, and yield their Ranks; leave them when the block ends.
-
-    Raises ConfigError if the other processes cannot be reached.
-    """
-    if env.world_size == 1:
-        yield SINGLE_PROCESS
-        return
-    from torch import distributed
-    from torch.distributed.rendezvous import rendezvous
-
-    gpu = device.type == "cuda"
-    if distributed.is_initialized():
-        raise ConfigError(
-            "torch.distributed is already initialised in this process.",
-            hint="Do not call init_process_group: cs.train makes the process group itself, and destroys it at the end.",
-        )
-    if gpu:
-        torch.cuda.set_device(device)
-        # Off, as torch's _abort_process_group asks: NCCL's watchdog would kill this process before it saves.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    try:
-        store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
-        exits = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
-        distributed.init_process_group(
-            "nccl" if gpu else "gloo", store=store, rank=env.rank, world_size=env.world_size,
-            timeout=None if gpu else TIMEOUT,
-        )  # fmt: skip
-        control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
-        watching = distributed.new_group(backend="gloo", timeout=NEVER) if gpu else None
-    except (RuntimeError, ValueError) as error:
-        why = escape(str(error).splitlines()[0], 200)
-        raise ConfigError(
-            f"rank {env.rank} of {env.world_size} cannot reach the other ranks: {why}.",
-            hint="Start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
-        ) from error
-    nccl = DeviceGroup.of_default(device) if gpu else None
-    ranks = Ranks(env.rank, env.world_size, control, exits, nccl, watching)
-    try:
-        yield ranks
-    except BaseException as error:
-        ranks.report_exit(f"{type(error).__name__}: {error}"[:500])
-        if nccl is not None:
-            nccl.abort()  # NCCL would wait for the other ranks before it lets this process go
-        raise
-    finally:
-        # DDP's reducer refers to the group. If it were the last reference, the destructor would hold the GIL and wait
-        # for a gloo thread that may need the GIL to free its last tensor. destroy_process_group releases the GIL.
-        gc.collect()
-        distributed.destroy_process_group()
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        """Return ``function(module)``."""
+        return function(self.module)

@@ -18,8 +18,7 @@ from torch import nn
 from ...destinations.torch_module.state import own_part
 from ...errors import ConfigError
 from ...util.text import escape
-from .parallel_model import ForwardProxy, ParallelModel
-from .ranks import Ranks
+from .ranks import ForwardProxy, ParallelModel, Ranks
 
 __all__ = ["ShardedModel"]
 

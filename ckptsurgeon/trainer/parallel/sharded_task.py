@@ -11,8 +11,7 @@ from torch import nn
 
 from ..job.job import Job
 from ..tasks._task import Batch, Loss, Task
-from .parallel_model import ParallelModel
-from .ranks import SINGLE_PROCESS
+from .ranks import SINGLE_PROCESS, ParallelModel
 
 __all__ = ["shard_task", "single_process_job"]
 

@@ -12,7 +12,7 @@ from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
 from ..log import LOG_FILE as LOG
 from ..log import Observer, TrainingLog, read_log
 from ..loop import TrainingLoop
-from ..parallel.parallel_model import ParallelModel
+from ..parallel.ranks import ParallelModel
 from ..state.saved_model import saved_model
 from ..tasks._task import Batch
 

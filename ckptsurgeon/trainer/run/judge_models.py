@@ -24,7 +24,7 @@ from ..evaluation import evaluate_shared
 from ..job.assembly import build_job
 from ..job.init_checkpoint import read_init
 from ..job.job import Job
-from ..parallel.parallel_model import ParallelModel
+from ..parallel.ranks import ParallelModel
 from ..parallel.sharded_task import single_process_job
 from ..system.device import explain_out_of_memory, torch_settings
 from ..tasks._task import is_higher_better

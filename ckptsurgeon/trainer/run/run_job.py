@@ -18,7 +18,7 @@ from ..job.assembly import fill_caches
 from ..job.job import Job
 from ..log import Observer
 from ..loop import TrainingLoop
-from ..parallel.ranks import describe_lost_rank
+from ..parallel.lost_ranks import describe_lost_rank
 from ..parallel.sharded_task import shard_task, single_process_job
 from ..state.training_state import DONE, FAILED, PATIENCE
 from ..system.signals import StopSignal, catch_stop_signals

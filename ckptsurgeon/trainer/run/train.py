@@ -18,8 +18,8 @@ from ..folder.run_lock import RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
 from ..log import Observer
-from ..parallel.parallel_model import ParallelModel
-from ..parallel.ranks import process_group, read_torchrun_env
+from ..parallel.process_group import process_group, read_torchrun_env
+from ..parallel.ranks import SINGLE_PROCESS, TORCHRUN, ParallelModel, TorchrunEnv
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
 from ..system.device import choose_device, explain_compile_errors, explain_out_of_memory, torch_settings
@@ -89,10 +89,10 @@ def train(
     mode.check()
     sets = _all_sets(sets, steps, seed)
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
-    env = read_torchrun_env(os.environ)
+    env = read_torchrun_env(os.environ) if any(name in os.environ for name in TORCHRUN) else TorchrunEnv()
     torch_device = choose_device(device, env.local_rank if env.world_size > 1 else None)
     with ExitStack() as stack:
-        ranks = stack.enter_context(process_group(env, torch_device))
+        ranks = stack.enter_context(process_group(env, torch_device)) if env.world_size > 1 else SINGLE_PROCESS
         if not ranks.is_main:
             return run_worker(ranks, torch_device)
         stack.enter_context(ranks.detect_lost())

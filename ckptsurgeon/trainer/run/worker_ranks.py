@@ -15,7 +15,8 @@ from ..job.assembly import build_job, with_one_batch
 from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..loop import TrainingLoop
-from ..parallel.ranks import LostRanksError, Ranks
+from ..parallel.lost_ranks import LostRanksError
+from ..parallel.ranks import Ranks
 from ..parallel.sharded_task import shard_task
 from ..state.training_state import LOST
 from ..system.device import explain_compile_errors, explain_out_of_memory, torch_settings

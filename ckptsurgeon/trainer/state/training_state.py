@@ -14,8 +14,7 @@ from ..config.settings import ANNEALED, Settings
 from ..data.source import BatchStream, share_batches
 from ..folder.run_folder import MOMENTS
 from ..job.job import Job
-from ..parallel.parallel_model import ParallelModel
-from ..parallel.ranks import SINGLE_PROCESS
+from ..parallel.ranks import SINGLE_PROCESS, ParallelModel
 from ..system.gradient_checkpointing import enable_gradient_checkpointing
 from ..system.random_state import random_state, seed_all, seed_from, set_random_state
 from .ema import EMA

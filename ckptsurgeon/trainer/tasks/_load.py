@@ -15,7 +15,7 @@ from ...errors import CheckpointError, ConfigError
 from ...util.registry import discover, module_names
 from ...util.text import brief_repr, escape
 from ..config.imports import load_from_user_file
-from ..parallel.ranks import is_communication_error
+from ..parallel.lost_ranks import is_communication_error
 from ._task import Task
 
 __all__ = ["explain_task_errors", "is_user_task", "load_task", "task_file"]
