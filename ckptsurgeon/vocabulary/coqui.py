@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..util.text import brief_repr
-from .plain import lines_of
+from .read import lines_of
 from .sentencepiece_listing import VOCABULARY as LISTING
 from .vocabulary import Marks, Vocabulary, bears, checked
 

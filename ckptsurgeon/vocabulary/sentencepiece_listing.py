@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .plain import lines_of
+from .read import lines_of
 from .vocabulary import HEAD, TAIL, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]

@@ -9,7 +9,7 @@ import ast
 import re
 
 from ..errors import ConfigError
-from .plain import lines_of
+from .read import lines_of
 from .vocabulary import ALL, HEAD, MOST, Marks, Vocabulary, checked
 
 __all__ = ["VOCABULARY"]
