@@ -7,6 +7,7 @@ torch are set; they are restored afterwards.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import resource
 import time
@@ -20,11 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, UnsafeError
+from ...planning.target import Draw
+from ...tensors.dtypes import contiguous_stride
 from ...tensors.info import TensorInfo
 from ...util.text import escape, human_bytes, listing
 from .opened import Opened
-from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable, behind, evaluate
+from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable, behind, covers, evaluate
+from .recording.operations import aten
 from .recording.record import recording, release
+from .simple_draws import RANDOM
 from .state import infos_of, state_of, ties_of
 from .user_code import PROCESS_STATE
 
@@ -38,11 +43,19 @@ __all__ = [
     "drawing",
     "python_random",
     "real_tensors",
+    "simple_draws",
 ]
 
 
 Build = Callable[[], nn.Module]
 """A function that constructs a module."""
+_FILLS: dict[Any, str] = {
+    aten.normal_.default: "normal_",
+    aten.uniform_.default: "uniform_",
+    aten.fill_.Scalar: "fill_",
+    aten.zero_.default: "zero_",
+}
+"""Operations that fill a tensor: their names as methods of a tensor."""
 
 
 @dataclass
@@ -85,6 +98,31 @@ def construct_without_storage(build: Build, seed: int) -> BuiltModule:
     built.streams = _streams(built.nodes)
     built.uses_python_random = used[0]
     return built
+
+
+def simple_draws(built: BuiltModule) -> dict[str, Draw]:
+    """Return {key: operation} for the tensors whose values are the result of a single known operation."""
+    if built.record is None or built.uses_python_random:
+        return {}
+    found = {}
+    for key, nodes in built.nodes.items():
+        draw = _draw(nodes[0], built.refs[key], built.record) if len(nodes) == 1 else None
+        if draw is not None and built.streams.get(nodes[0].index, (key, 0)) == (key, 0):
+            found[key] = draw
+    return found
+
+
+def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
+    how, (view, *numbers) = _FILLS.get(node.call), node.args or (None,)
+    if how is None or view != ref or any(node.kwargs.values()) or len(numbers) > 2:
+        return None
+    if how in RANDOM and not ref.dtype.is_floating_point:
+        return None
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        return None
+    if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):
+        return None
+    return Draw(how, tuple(numbers))
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:

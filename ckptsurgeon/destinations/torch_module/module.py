@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, SourceError, UnsafeError
-from ...planning.target import Draw, InitialFile, TargetSpec
+from ...planning.target import InitialFile, TargetSpec
 from ...storage.small_files import is_of_system
 from ...util.text import count, escape, listing
 from .._inits import DEVIATION, ZERO_DEVIATION
@@ -25,6 +25,7 @@ from .construction import (
     drawing,
     python_random,
     real_tensors,
+    simple_draws,
 )
 from .constructor_weights import (
     confirmed,
@@ -36,7 +37,6 @@ from .constructor_weights import (
 from .missing_draws import drawn_pieces
 from .opened import Opened, watched
 from .recording.graph import Unrecordable, replay
-from .simple_draws import simple_draws
 
 __all__ = ["module_target"]
 
@@ -86,13 +86,6 @@ class _ModuleSource:
             loads = any(map(holds_tensors, _weights_opened(opened.files)))
             why = Unrecordable("reads tensors from a file") if loads else error
             return construct_with_storage(self._build, seed, why)
-
-    def draws(self) -> dict[str, Draw]:
-        """Return {key: operation} for the tensors whose values are the result of a single known operation."""
-        built = self.built
-        if built.record is None or built.uses_python_random:
-            return {}
-        return simple_draws(built.record, built.nodes, built.refs, built.streams)
 
     def tensors_again(self) -> Mapping[str, Tensor]:
         """Construct the module once more, with storage, and return its tensors."""
@@ -169,7 +162,7 @@ def module_target(
         tensors=built.infos,
         ties=built.ties,
         initial=source.initial,
-        draws=(draws := source.draws()),
+        draws=(draws := simple_draws(built)),
         pieces=lambda key, seed, had=None: drawn_pieces(draws[key], built.infos[key], key, seed, had),
         given=tuple(given) if weights else (),
         undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},

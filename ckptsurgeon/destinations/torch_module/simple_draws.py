@@ -12,30 +12,23 @@ same, but not with vectors. Versions of torch that draw other values (``_rounds`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...planning.target import Draw
-from ...tensors.dtypes import contiguous_stride
 from ...tensors.info import TensorInfo
-from .recording.graph import Node, Recording, StorageView, Streams, covers, derived_seed
-from .recording.operations import aten
+from .recording.graph import derived_seed
 
-__all__ = ["PIECE", "TOGETHER", "Fill", "drawn_whole", "filler", "pieces_of", "simple_draws"]
+__all__ = ["PIECE", "RANDOM", "TOGETHER", "Fill", "drawn_whole", "filler", "pieces_of"]
 
-_FILLS: dict[Any, str] = {
-    aten.normal_.default: "normal_",
-    aten.uniform_.default: "uniform_",
-    aten.fill_.Scalar: "fill_",
-    aten.zero_.default: "zero_",
-}
 Fill: TypeAlias = Callable[[Tensor], None]
 """A function that fills a tensor with the next values of a stream."""
-_RANDOM = ("normal_", "uniform_")
+RANDOM = ("normal_", "uniform_")
+"""The operations that draw random numbers."""
 TOGETHER = 16
 """The number of elements that torch computes together, from the same number of random numbers."""
 PIECE = 1 << 20
@@ -43,34 +36,6 @@ PIECE = 1 << 20
 ROUNDED = 1 << 15
 """The number of elements that are drawn in single precision at once: they fit in a core's cache, and for more of them
 torch would start threads."""
-
-
-def simple_draws(
-    record: Recording, nodes: Mapping[str, Sequence[Node]], refs: Mapping[str, StorageView], streams: Streams
-) -> dict[str, Draw]:
-    """Return {key: operation} for the tensors that a single known operation fills completely.
-
-    ``nodes`` are the recorded operations on which each tensor depends.
-    """
-    found = {}
-    for key, behind in nodes.items():
-        draw = _draw(behind[0], refs[key], record) if len(behind) == 1 else None
-        if draw is not None and streams.get(behind[0].index, (key, 0)) == (key, 0):
-            found[key] = draw
-    return found
-
-
-def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
-    how, (view, *numbers) = _FILLS.get(node.call), node.args or (None,)
-    if how is None or view != ref or any(node.kwargs.values()) or len(numbers) > 2:
-        return None
-    if how in _RANDOM and not ref.dtype.is_floating_point:
-        return None
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-        return None
-    if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):
-        return None
-    return Draw(how, tuple(numbers))
 
 
 def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[memoryview]:
@@ -95,7 +60,7 @@ def drawn_whole(draw: Draw, info: TensorInfo, key: str, seed: int) -> memoryview
 def filler(draw: Draw, key: str, seed: int) -> Fill:
     """Return a function that fills a tensor with the next values of the stream of ``key``."""
     generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, key, 0))
-    options = {"generator": generator} if draw.how in _RANDOM else {}
+    options = {"generator": generator} if draw.how in RANDOM else {}
 
     def fill(values: Tensor) -> None:
         if draw.how == "normal_" and values.numel() % TOGETHER == 0 and _rounds(values.dtype):
