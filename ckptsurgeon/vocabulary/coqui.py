@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..util.text import brief_repr
 from .read import lines_of
 from .sentencepiece_listing import VOCABULARY as LISTING
-from .vocabulary import Marks, Vocabulary, bears, checked
+from .vocabulary import Marks, Vocabulary, checked, has_marks
 
 __all__ = ["BLANK", "VOCABULARY", "alphabet_text"]
 
@@ -27,7 +27,7 @@ class _Coqui:
 
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the labels, followed by the CTC blank; raises ConfigError if a line before the last is the blank."""
-        if bears(LISTING, name, data):
+        if has_marks(LISTING, name, data):
             labels = list(LISTING.read(name, data).tokens)
         else:
             lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]

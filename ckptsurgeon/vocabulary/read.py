@@ -21,7 +21,7 @@ from ..util.registry import discover
 from ..util.text import brief_repr, escape
 from .huggingface import of_language, read_added, read_decoder
 from .row_order import in_row_order, is_of_pieces
-from .vocabulary import Marks, Reader, Vocabulary, bears, checked, marked
+from .vocabulary import Marks, Reader, Vocabulary, checked, has_marks, marked
 
 __all__ = [
     "BYTES",
@@ -95,7 +95,7 @@ def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         raise ConfigError(f"{name} is not a list of tokens: {why}.")
     kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
     for reader in kinds.values():
-        if bears(reader, filename, data):
+        if has_marks(reader, filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
         raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")

@@ -23,9 +23,9 @@ __all__ = [
     "Marks",
     "Reader",
     "Vocabulary",
-    "bears",
     "checked",
     "digest_of_tokens",
+    "has_marks",
     "marked",
 ]
 
@@ -99,7 +99,7 @@ class Reader(Protocol):
         ...
 
 
-def bears(reader: Reader, name: str, data: bytes) -> bool:
+def has_marks(reader: Reader, name: str, data: bytes) -> bool:
     """Return whether a file with this name and content is of the kind that ``reader`` reads."""
     return any(
         re.fullmatch(marks.name, name, re.DOTALL) and all(pattern.search(data[part]) for pattern, part in marks.content)

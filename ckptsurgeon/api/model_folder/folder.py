@@ -254,14 +254,14 @@ class ModelFolder:
         from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
         from ...vocabulary.row_order import is_of_pieces
         from ...vocabulary.sentencepiece import pieces_in
-        from ...vocabulary.vocabulary import bears
+        from ...vocabulary.vocabulary import has_marks
 
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
                 with suppress(ConfigError, SourceError):  # an unreadable file is reported when it is copied
                     data = read_small(one.path, LARGEST)  # without a fingerprint: no plan depends on this file
-                    if not bears(TIKTOKEN, one.name, data):
+                    if not has_marks(TIKTOKEN, one.name, data):
                         found[one.name] = pieces_in(data)
         return found
 

@@ -23,12 +23,12 @@ __all__ = [
     "JSON_LINES",
     "Marks",
     "Row",
-    "bears",
     "check_columns",
     "field_of",
     "file_beside",
     "file_beside_or_here",
     "first_line",
+    "has_marks",
     "parse_json",
     "place",
     "read_json_lines",
@@ -117,7 +117,7 @@ def _decompressed(path: str) -> bytes:
     return data
 
 
-def bears(path: str, marks: Marks) -> bool:
+def has_marks(path: str, marks: Marks) -> bool:
     """Return whether a file or folder has these marks."""
     if os.path.isdir(path):
         return marks.endings == FOLDER and all(os.path.isfile(os.path.join(path, name)) for name in marks.has)

@@ -1,4 +1,4 @@
-"""Finds the starting point of a run: a configuration, weights, and a folder that is free or has the run to resume."""
+"""Finds the starting point of a new run: a configuration, initial weights, and a folder that is free."""
 
 from __future__ import annotations
 
