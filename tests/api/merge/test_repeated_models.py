@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.inputs import inputs
+from ckptsurgeon.api.inputs import sampled_parts
 
 ZERO = "its change from the base is zero, so it only makes the merged change smaller"
 
@@ -42,14 +42,14 @@ def test_a_copy_or_another_path_of_the_base_is_said(monkeypatch: pytest.MonkeyPa
     for name in ("copy", "link", "./base"):
         said = f"{name}.safetensors has the same weights as the base base.safetensors: {ZERO}"
         assert notes([name, "a"], "task_arithmetic") == [said]
-    monkeypatch.setattr(inputs, "LARGEST", 10)
+    monkeypatch.setattr(sampled_parts, "LARGEST_FILE", 10)
     assert notes(["copy", "a"], "task_arithmetic") == []  # a large copy is not read
     for name in ("link", "./base"):
         assert ZERO in notes([name, "a"], "task_arithmetic")[0]
 
 
 def test_a_large_model_under_two_paths_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "LARGEST", 10)
+    monkeypatch.setattr(sampled_parts, "LARGEST_FILE", 10)
     said = "./a.safetensors has the same weights as a.safetensors, so these weights count twice"
     assert notes(["a", "./a", "b"], "linear", None, weights=[1, 1, 1]) == [said]
     assert list(cs.average(["a.safetensors", "./a.safetensors"]).notes) == [said]
