@@ -89,7 +89,8 @@ def apply(
     has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
-    from ..engine.output.layout import is_shared_out, parse_size
+    from ..engine.output.layout import is_shared_out
+    from ..engine.output.shards import parse_size
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe

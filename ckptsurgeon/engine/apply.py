@@ -10,23 +10,24 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ..checkpoint.seen_zeros import seen_zero_notes
-from ..errors import PlanError
 from ..formats.base.header import ExtraEntries, seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
-from ..planning.plan.plan import Plan
+from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.plan.receipt import Receipt
 from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
 from ..storage.write.output_checks import check_output, identities, output_lock
-from ..util.text import escape, listing
+from ..tensors.dtypes import TORCH_QUANTISED
+from ..util.text import listing
 from .check_steps import check_step
 from .checksums import recipe_notes
 from .compute.growth import grown_notes
 from .consuming import source_consumer
 from .identity import identity_digest
-from .inputs import PlanInputs
+from .inputs import PlanInputs, keeping
+from .output.carried_entries import carried_entries
 from .output.companions import (
     StaleCompanions,
     all_checksums,
@@ -37,7 +38,6 @@ from .output.companions import (
     stale_companions,
 )
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
-from .output.optimizer_state import optimizer_state
 from .output.pipeline import check_subfolder, component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import signing
@@ -52,7 +52,7 @@ from .part_run import (
     unsound_notes,
 )
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
-from .prefetch import keeping, prefetch
+from .prefetch import prefetch
 from .processes import Helpers
 from .staged_output import StagedOutput, staged_output
 
@@ -88,19 +88,22 @@ def carry_out(
         check_step(step)
     written = as_written(plan, options)
     text = RecipeText(recipe_as_written(recipe, written))
-    shape = lay_out(
-        written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs),
-        quantisers_of(written, inputs.sources),
-    )  # fmt: skip
+    if beside is None and plan.carried != CarriedEntries():
+        beside = carried_entries(plan, inputs.sources)
+    has_quantisers = any(step.source_dtype in TORCH_QUANTISED for step in written.steps)
+    quantisers = quantisers_of(written, inputs.sources) if has_quantisers else {}
+    shape = lay_out(written, options, () if is_folder(options) else text.checked({}), beside, quantisers)
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     with ExitStack() as stack:
         inside = [*dict.fromkeys(one.subfolder for one in written.target.companions if one.subfolder)]
         stack.enter_context(_claimed(path, shape, options, taken, inside))
-        consumer = source_consumer(written, inputs, options, shape)
+        consumer = source_consumer(written, inputs, options, shape) if options.consume else None
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
-        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or bool(scheme_of(path))))
+        signer = None
+        if options.key:
+            signer = stack.enter_context(signing(options, path, taken, folder=shape.folder or bool(scheme_of(path))))
         staged = stack.enter_context(
             _opening(path)(
                 path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers,
@@ -114,7 +117,8 @@ def carry_out(
         check_unchanged(inputs.sources)
         sums = _merged(one.checksums for one in receipts)
         _finish(receipts, shape, staged, text.checked(all_checksums(plan, sums)))
-        signed.finish(staged.files.values(), staged.folder)
+        if signer is not None:
+            signer.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
     consumed = consumer.finish() if consumer is not None else ()
     return Receipt(
@@ -131,10 +135,10 @@ def carry_out(
         notes=(
             *staged.notes,
             *_value_notes(receipts, plan, written, inputs),
-            *recipe_notes(written, inputs.sources, sums),
+            *(recipe_notes(written, inputs.sources, sums) if any(one.recipe for one in inputs.sources) else ()),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),
-            *component_notes(path, shape.subfolders),
+            *(component_notes(path, shape.subfolders) if shape.subfolders else ()),
             *former.notes,
             *consumed,
         ),
@@ -180,7 +184,8 @@ def _value_notes(receipts: Sequence[PartReceipt], plan: Plan, written: Plan, inp
     yield from lost_notes(_merged(one.lost for one in receipts), written.steps)
     yield from unsound_notes(_merged(one.unsound for one in receipts))
     yield from unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes)
-    yield from grown_notes(_merged(one.grown for one in receipts), written.steps)
+    if grown := _merged(one.grown for one in receipts):
+        yield from grown_notes(grown, written.steps)
     yield from negative_notes(_merged(one.negative for one in receipts))
     yield from adapter_notes(one.adapters for one in receipts)
     yield from _odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales])
@@ -213,7 +218,8 @@ def _write_parts(
     counter = ByteCounter(progress, shape.size + staged.sends, kept, watch=staged.take_in)
     staged.advance = counter.advance
     unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
-    counter.fetched(prefetch(unwritten, inputs, counter.fetching))
+    if inputs.is_remote:
+        counter.fetched(prefetch(unwritten, inputs, counter.fetching))
     _check_equal(plan, inputs)
     runs = [PartRun(plan, steps[part.name], inputs, part, staged.files[part.name], counter.advance) for part in parts]
     write_parts(runs, staged.finished)
@@ -232,56 +238,6 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
     elif left and is_folder(options):
         why = "PEFT reads an adapter only from a folder with one safetensors file"
         yield f"these files are not written, because {why}: {listing(left, 12, where='')}"
-
-
-def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries other than tensors (such as ``epoch``) that a plan copies; None if the plan copies no entries.
-
-    Raises PlanError if the source lacks one of these entries.
-    """
-    carried = plan.carried
-    if carried.groups:
-        return optimizer_state(plan, inputs.sources[0])
-    if not (carried.root or carried.entries):
-        return None
-    source = inputs.sources[0] if inputs.sources else None
-    path = source.root_names if source is not None else None
-    if source is None or path is None or source.root != carried.root:
-        where = escape(carried.root) if carried.root else "the top level"
-        raise PlanError(
-            f"the plan copies entries that are not tensors from the state dict at {where}, but the source has no state "
-            "dict there.",
-            hint="Make a new plan.",
-        )
-    wanted = set(carried.entries)
-    entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]
-    lacking = wanted - {entry.name for entry in entries}
-    if lacking:
-        raise PlanError(
-            f"the plan copies entries that {escape(source.path)} lacks: {listing(sorted(lacking))}.",
-            hint="Make a new plan.",
-        )
-    depths = range(len(path) + 1)
-    levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
-    _check_apart(plan, path, levels)
-    return ExtraEntries(path, levels)
-
-
-def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
-    """Raise PlanError if a copied entry has the same name as a tensor, or as a dict that contains the tensors.
-
-    The dict of tensors may be in nested dicts: ``path`` are the keys that lead to it, from the outermost dict inwards.
-    ``levels`` has the copied entries of each of these dicts, in the same order.
-    """
-    taken = [step.key for step in plan.steps if step.key in levels[-1]]
-    taken += [name for name, level in zip(path, levels, strict=False) if name in level]
-    if taken:
-        raise PlanError(
-            "the plan copies entries that are not tensors, but the output has tensors with the same names: "
-            f"{listing(taken)}.",
-            hint="Make a new plan.",
-            details=taken,
-        )
 
 
 def _check_equal(plan: Plan, inputs: PlanInputs) -> None:

@@ -64,15 +64,11 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile
     return found
 
 
-def source_consumer(
-    plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape
-) -> SourceConsumer | None:
-    """Return the consumer that deletes the shards of the sources; None without the option ``consume``.
+def source_consumer(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> SourceConsumer:
+    """Return the consumer that deletes the shards of the sources, for a run with the option ``consume``.
 
     Raises OutputError if the sources must not be deleted, or if the output is at an address or a single file.
     """
-    if not options.consume:
-        return None
     if scheme_of(options.path):
         raise OutputError(
             "--consume does not work with an output at an address: an interrupted run leaves no finished parts there, "

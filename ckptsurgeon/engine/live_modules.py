@@ -22,9 +22,9 @@ from .compute.compute import computed_blocks, takes_numbers
 from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
-from .inputs import PlanInputs
+from .inputs import PlanInputs, keeping
 from .part_run import changed_error, check_unchanged, lost_notes, unsound_notes
-from .prefetch import keeping, prefetch
+from .prefetch import prefetch
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,8 @@ def stage_tensors(
     returned dict is empty.
     """
     with keeping(inputs):
-        prefetch(plan, inputs)
+        if inputs.is_remote:
+            prefetch(plan, inputs)
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs.sources)

@@ -137,7 +137,8 @@ class PartRun:
     def _checked(self, source: int, key: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
         opened = self.inputs.sources[source]
         info = opened.get(key)
-        info = info and (codes_of(info) or info)
+        if info is not None and info.opaque:
+            info = codes_of(info) or info
         if info is None or info.dtype != dtype or info.shape != shape or info.opaque:
             raise changed_error(opened, key)
         return info

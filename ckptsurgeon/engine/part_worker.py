@@ -15,14 +15,14 @@ from ..storage.write.folders import StagedFolder
 from ..util.text import escape
 from .check_steps import check_step
 from .identity import identity_digest
-from .inputs import PlanInputs
+from .inputs import PlanInputs, keeping
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
-from .prefetch import keeping, prefetch
+from .prefetch import prefetch
 from .processes import SEEN_S, ProcessGroup
 
 __all__ = ["PartWorker", "run_worker"]
@@ -114,7 +114,9 @@ class PartWorker:
                 staged.remove(name)  # it may exist if a machine was lost and its task is repeated
             files = {name: staged.file(name, size) for name, size in sizes.items()}
             with keeping(self.inputs):
-                counter.fetched(prefetch(plan_of_parts(self._written, steps, parts), self.inputs, counter.fetching))
+                if self.inputs.is_remote:
+                    unwritten = plan_of_parts(self._written, steps, parts)
+                    counter.fetched(prefetch(unwritten, self.inputs, counter.fetching))
                 runs = [
                     PartRun(self._written, steps[part.name], self.inputs, part, files[part.name], counter.advance)
                     for part in parts

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from threading import Lock
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..errors import FormatError
 from ..planning.plan.plan import Plan
 from ..storage.read.base import Advance, File
 from ..tensors.composition import leaves
@@ -15,7 +13,7 @@ from ..tensors.dtypes import reach
 from ..tensors.info import TensorInfo
 from .inputs import PlanInputs
 
-__all__ = ["fetch_keys", "fetch_tensors", "keeping", "no_progress", "prefetch"]
+__all__ = ["fetch_keys", "fetch_tensors", "no_progress", "prefetch"]
 
 Ranges = list[tuple[int, int]]
 Parts = Iterable[tuple[Checkpoint, TensorInfo | None]]
@@ -31,7 +29,7 @@ def prefetch(plan: Plan, inputs: PlanInputs, advance: Advanced = no_progress) ->
 
     ``advance`` is called with (bytes fetched, total bytes).
     """
-    return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*inputs.sources) else 0
+    return fetch_tensors(_read(plan, inputs), advance)
 
 
 def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
@@ -49,28 +47,9 @@ def fetch_tensors(parts: Parts, advance: Advanced = no_progress) -> int:
 
 def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = no_progress) -> int:
     """Fetch the tensors with these keys if the checkpoint is remote; return the number of bytes fetched."""
-    return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance) if _is_remote(checkpoint) else 0
-
-
-@contextmanager
-def keeping(inputs: PlanInputs) -> Iterator[None]:
-    """Keep the fetched bytes if the ``with`` block fails, so that the next run does not have to fetch them again.
-
-    If the block raises FormatError, the bytes are not kept, since they may be wrong.
-    """
-    _keep(inputs, True)
-    try:
-        yield
-    except FormatError:
-        _keep(inputs, False)
-        raise
-    _keep(inputs, False)
-
-
-def _keep(inputs: PlanInputs, wanted: bool) -> None:
-    for checkpoint in inputs.sources:
-        for file in checkpoint.open_files().values():
-            file.keep(wanted)
+    if not any(file.remote for file in checkpoint.open_files().values()):
+        return 0
+    return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance)
 
 
 class _FetchCounter:
@@ -85,10 +64,6 @@ class _FetchCounter:
         with self._lock:
             self.done += nbytes
             self._told(self.done)
-
-
-def _is_remote(*checkpoints: Checkpoint) -> bool:
-    return any(file.remote for checkpoint in checkpoints for file in checkpoint.open_files().values())
 
 
 def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:

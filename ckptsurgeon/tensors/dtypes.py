@@ -19,6 +19,7 @@ __all__ = [
     "OF_SHORT_ROWS",
     "ROUNDED",
     "SATURATED",
+    "TORCH_QUANTISED",
     "DType",
     "contiguous_stride",
     "dtype_named",
@@ -111,6 +112,8 @@ def _table() -> dict[str, DType]:
 
 
 DTYPES: Mapping[str, DType] = _table()
+TORCH_QUANTISED = frozenset(name for name, one in DTYPES.items() if one.kind == "quantized" and one.block is None)
+"""The types of tensors that torch quantised, whose scales and zero points are stored with the tensor."""
 _SHORT = {
     "double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
     "f64": "float64", "f32": "float32", "f16": "float16", "fp64": "float64", "fp32": "float32",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from .dtypes import DTYPES
+from .dtypes import TORCH_QUANTISED
 from .info import TensorInfo
 
 __all__ = ["OWN_PICKLE", "PACKED", "Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
@@ -78,8 +78,7 @@ def codes_of(info: TensorInfo) -> TensorInfo | None:
     The dtype stays the same. Returns None for a tensor that torch did not quantise, and for invalid parameters: then
     the tensor cannot be copied.
     """
-    dtype = DTYPES[info.dtype]
-    if not info.opaque or dtype.kind != "quantized" or dtype.block:
+    if not info.opaque or info.dtype not in TORCH_QUANTISED:
         return None
     try:
         quantiser = quantiser_of(info)

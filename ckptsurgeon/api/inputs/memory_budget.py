@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...engine.compute.costs import costs_of
 from ...engine.context import MEMORY, MergeContext
-from ...engine.output.layout import parse_size
+from ...engine.output.shards import parse_size
 from ...methods.merge._method import Method
 from ...planning.plan.plan import Plan
 

@@ -52,9 +52,7 @@ class Growths:
 
 
 def grown_notes(grown: Mapping[str, float], steps: Iterable[Step]) -> tuple[str, ...]:
-    """Return a note on merged tensors whose values became far larger, or () if there are none; ``steps`` made them."""
-    if not grown:
-        return ()
+    """Return a note on merged tensors whose values became far larger; ``steps`` made them."""
     used = (step.merge.parameters[RIDGE] for step in steps if step.key in grown and step.merge is not None)
     larger = max([0.01, *(10 * one for one in used if isinstance(one, (int, float)))])
     has = "has" if len(grown) == 1 else "have"

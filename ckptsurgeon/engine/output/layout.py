@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from typing import TypeGuard
 
 from ...errors import ConfigError, OutputError
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
 from ...formats.base.marks import Writers, writers
-from ...formats.base.rank_layout import SpreadLayout
-from ...formats.base.sharded_writer import split_shards
+from ...formats.base.rank_layout import RankWriter, SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.plan import Plan
@@ -21,8 +20,9 @@ from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
-from .pipeline import check_pipeline, component_files, writes_components
-from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
+from .pipeline import ComponentWriter, check_pipeline, component_files
+from .ranks import RankOptions, check_ranks, rank_shares
+from .shards import DEFAULT_SHARD, parse_size, sharded
 from .unknown_format import unknown_suffix, unknown_to
 
 __all__ = [
@@ -30,56 +30,12 @@ __all__ = [
     "OutputOptions",
     "OutputShape",
     "check_options",
-    "check_shards",
     "is_folder",
     "is_shared_out",
     "lay_out",
-    "parse_size",
     "writer_of",
 ]
 
-# Sizes as users write them; a small number without a unit is an error: with ``5``, a user means 5 GB, not 5 bytes.
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-SMALL = 10**6
-"""A size of shards or memory below this must have a unit: a number without one is probably meant in MB or GB."""
-
-
-def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
-    """Return a size such as ``5GB``, ``200 MB`` or ``1GiB`` in bytes.
-
-    A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other string;
-    its message contains ``option``.
-    """
-    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
-    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
-    if found is None or size <= 0:
-        raise ConfigError(
-            f"{option} {escape(str(text))} is not a valid size.", hint="Write a number and a unit, as in 5GB or 200MB."
-        )
-    if not found[2] and size < SMALL:
-        number = found[1]
-        raise ConfigError(
-            f"{option} {number} has no unit, so it means {count(size, 'byte')}.",
-            hint=f"Write {number}GB or {number}MB, or {number}B if it is bytes.",
-        )
-    return size
-
-
-def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB and would make a shard for each tensor.
-
-    ``text`` is the size as the user wrote it. ``shards`` and ``tensors`` are the numbers of shards and of tensors.
-    """
-    if size < SMALL and shards == tensors > 1:
-        raise ConfigError(
-            f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
-            hint="Write a size that several tensors fit in, as in 5GB or 200MB.",
-        )
-
-
-DEFAULT_SHARD = "5GB"
 USUAL = ("safetensors", "pth")
 """The formats that hints name first."""
 ALL_RANKS = "all ranks"
@@ -205,6 +161,24 @@ def _check_suffix(options: OutputOptions, known: Writers) -> None:
         )
 
 
+def _writes_ranks(writer: Writer) -> TypeGuard[RankWriter]:
+    """Return whether a format has a file for each rank."""
+    return hasattr(writer, "spread")
+
+
+def _check_ranks(writer: Writer, ranks: RankOptions) -> None:
+    """Raise ConfigError if the options for ranks do not fit the format, or are not valid."""
+    if _writes_ranks(writer):
+        check_ranks(writer, ranks)
+    elif ranks != RankOptions():
+        raise ConfigError(f"{ranks.given} needs --to fsdp or --to tp.", hint=f"Leave {ranks.given} out.")
+
+
+def _writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
+    """Return whether a format has a folder for each component of a pipeline."""
+    return hasattr(writer, "components")
+
+
 def _is_of_folders(writer: Writer) -> bool:
     return not writer.suffixes
 
@@ -248,11 +222,11 @@ def check_options(options: OutputOptions) -> None:
 
         check_writable(options.path)
     writer = writer_of(options)
-    check_ranks(writer, options.ranks)
-    if writes_components(writer):
+    _check_ranks(writer, options.ranks)
+    if _writes_components(writer):
         check_pipeline(options.path)
     if options.max_shard_size:
-        if writes_ranks(writer):
+        if _writes_ranks(writer):
             raise ConfigError(
                 f"--to {writer.name} writes one file for each rank.", hint="Use --ranks in place of --max-shard-size."
             )
@@ -274,7 +248,7 @@ def lay_out(
     ``beside``. Raises OutputError for a dtype that the format does not support.
     """
     writer = writer_of(options)
-    check_ranks(writer, options.ranks)
+    _check_ranks(writer, options.ranks)
     if plan.target.weights:
         _check_adapter(options)
     if beside is not None and (is_folder(options) or not writer.carries):
@@ -283,18 +257,18 @@ def lay_out(
     tensors = _out_tensors(plan.steps, writer, quantisers or {})
     _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
-    if writes_ranks(writer):
+    if _writes_ranks(writer):
         check_options(options)
         shares = rank_shares(writer, tensors, options.ranks)
         whole = OutputFile(ALL_RANKS, writer.spread(tensors, metadata, shares))
         return OutputShape((whole,), folder=True, index=writer.index_of(shares))
-    if writes_components(writer):
-        sharded = partial(_sharded, text=options.max_shard_size or DEFAULT_SHARD, writer=writer)
-        files, index = component_files(writer, tensors, metadata, options.path, sharded)
+    if _writes_components(writer):
+        divide = partial(sharded, text=options.max_shard_size or DEFAULT_SHARD, writer=writer)
+        files, index = component_files(writer, tensors, metadata, options.path, divide)
         return OutputShape(tuple(OutputFile(*one) for one in files.items()), folder=True, index=index)
     if not is_folder(options):
         return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
-    shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
+    shards = [tensors] if plan.target.weights else sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
     names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
     layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
     parts = tuple(OutputFile(name, layout) for name, (_, layout) in layouts.items())
@@ -320,14 +294,6 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
             f"{most_segments(len(tensors))}.",
             hint="Write several smaller outputs, with ckpt filter.",
         )
-
-
-def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
-    """Return the tensors of each shard; raises ConfigError if the shard size ``text`` is not valid, or too small."""
-    size = parse_size(text)
-    shards = split_shards(tensors, size, shares=writer.shares)
-    check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
-    return shards
 
 
 def is_adapter(options: OutputOptions) -> bool:

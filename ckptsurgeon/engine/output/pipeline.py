@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 from ...errors import ConfigError, OutputError
 from ...formats.base.file_names import indexed_name, is_weights
@@ -16,12 +16,12 @@ from ...storage.read.uri import open_source, scheme_of
 from ...util.text import escape, listing
 
 __all__ = [
+    "ComponentWriter",
     "check_pipeline",
     "check_subfolder",
     "component_files",
     "component_notes",
     "component_weights",
-    "writes_components",
 ]
 
 
@@ -43,11 +43,6 @@ class ComponentWriter(Writer, Protocol):
     def stripped(self, tensors: Sequence[OutTensor]) -> list[OutTensor]:
         """Return tensors of one component with their keys in its files."""
         ...
-
-
-def writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
-    """Return whether a format has a folder for each component of a pipeline."""
-    return hasattr(writer, "components")
 
 
 def check_pipeline(path: str) -> dict[str, str]:

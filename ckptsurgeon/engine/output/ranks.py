@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from ...errors import ConfigError, OutputError
-from ...formats.base.header import OutTensor, Writer
+from ...formats.base.header import OutTensor
 from ...formats.base.limits import RANK_PIECES, RANKS
 from ...formats.base.rank_layout import RankShares, RankWriter
 from ...planning.keys.pattern import KeyPattern
@@ -16,7 +15,7 @@ from ...planning.keys.pattern_hints import matched
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 
-__all__ = ["RankOptions", "check_ranks", "rank_shares", "writes_ranks"]
+__all__ = ["RankOptions", "check_ranks", "rank_shares"]
 
 NONE = "none"
 """The axis in ``GLOB=AXIS`` for tensors that are not split."""
@@ -43,17 +42,8 @@ class RankOptions:
         return next((name for name, value in named.items() if value), "")
 
 
-def writes_ranks(writer: Writer) -> TypeGuard[RankWriter]:
-    """Return whether a format has a file for each rank."""
-    return hasattr(writer, "spread")
-
-
-def check_ranks(writer: Writer, options: RankOptions) -> None:
-    """Raise ConfigError if the options do not fit the format, or are not valid."""
-    if not writes_ranks(writer):
-        if options.given:
-            raise ConfigError(f"{options.given} needs --to fsdp or --to tp.", hint=f"Leave {options.given} out.")
-        return
+def check_ranks(writer: RankWriter, options: RankOptions) -> None:
+    """Raise ConfigError if the options are not valid for a format with a file for each rank."""
     if not options.ranks:
         raise ConfigError(
             f"--to {writer.name} needs the number of ranks, because it writes a file for each rank.",

@@ -21,17 +21,15 @@ __all__ = ["OutputSigner", "check_signable", "signing"]
 
 
 class OutputSigner:
-    """Signs the files of an output with the key of ``options``; without a key it does nothing."""
+    """Signs the files of an output with the key of ``options``."""
 
     def __init__(self, options: OutputOptions, path: str, place: StagedFile | None = None) -> None:
-        self._signer = load_signer(options.key) if options.key else None
+        self._signer = load_signer(options.key)
         self._name = os.path.basename(os.path.abspath(path))
         self.place = place
 
     def finish(self, files: Iterable[StagedFile], folder: StagedFolder | None) -> None:
         """Read the temporary files, and write their signature into the folder, or next to the single file."""
-        if self._signer is None:
-            return
         if folder is not None:
             names = sorted(name for name in os.listdir(folder.path) if name != JOURNAL)
             digests = {name: _digest(os.path.join(folder.path, name), folder.shown) for name in names}
@@ -45,11 +43,13 @@ class OutputSigner:
 def signing(
     options: OutputOptions, path: str, protected: set[tuple[int, int]], *, folder: bool
 ) -> Iterator[OutputSigner]:
-    """Yield the signer of an output; if the output is a single file, its signature is published after the block.
+    """Yield the signer of an output with the key of ``options``.
+
+    If the output is a single file, its signature is published after the block.
 
     ``protected`` are the device and inode numbers of files that must not be overwritten.
     """
-    if folder or not options.key:
+    if folder:
         yield OutputSigner(options, path)
         return
     place = signature_of(path, folder=False)
@@ -67,13 +67,11 @@ def signing(
 
 
 def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
-    """Raise OutputError if an output is to be signed but its folder contains files that the signature would not cover.
+    """Raise OutputError if the folder of a signed output contains files that the signature would not cover.
 
     ``replaced`` are the files that the output replaces.
     """
-    if not options.key or not os.path.isdir(path):
-        return
-    left = sorted(set(os.listdir(path)) - set(replaced))
+    left = sorted(set(os.listdir(path)) - set(replaced)) if os.path.isdir(path) else []
     if left:
         raise OutputError(
             f"{escape(path)} contains files that are not replaced and that the signature would not cover: "

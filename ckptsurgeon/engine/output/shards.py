@@ -1,0 +1,63 @@
+"""Reads sizes such as 5GB, and divides the tensors of an output between shards of such a size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ...errors import ConfigError
+from ...formats.base.header import OutTensor, Writer
+from ...formats.base.sharded_writer import split_shards
+from ...util.text import count, escape
+
+__all__ = ["DEFAULT_SHARD", "parse_size", "sharded"]
+
+DEFAULT_SHARD = "5GB"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SMALL = 10**6
+"""A size of shards or memory below this must have a unit: a number without one is probably meant in MB or GB.
+
+With ``5``, a user means 5 GB, not 5 bytes.
+"""
+
+
+def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
+    """Return a size such as ``5GB``, ``200 MB`` or ``1GiB`` in bytes.
+
+    A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other string;
+    its message contains ``option``.
+    """
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(text), re.ASCII)
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
+    if found is None or size <= 0:
+        raise ConfigError(
+            f"{option} {escape(str(text))} is not a valid size.", hint="Write a number and a unit, as in 5GB or 200MB."
+        )
+    if not found[2] and size < SMALL:
+        number = found[1]
+        raise ConfigError(
+            f"{option} {number} has no unit, so it means {count(size, 'byte')}.",
+            hint=f"Write {number}GB or {number}MB, or {number}B if it is bytes.",
+        )
+    return size
+
+
+def sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
+    """Return the tensors of each shard; raises ConfigError if the shard size ``text`` is not valid, or too small."""
+    size = parse_size(text)
+    shards = split_shards(tensors, size, shares=writer.shares)
+    _check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
+    return shards
+
+
+def _check_shards(size: int, text: str, shards: int, tensors: int) -> None:
+    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB and would make a shard for each tensor.
+
+    ``text`` is the size as the user wrote it. ``shards`` and ``tensors`` are the numbers of shards and of tensors.
+    """
+    if size < SMALL and shards == tensors > 1:
+        raise ConfigError(
+            f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
+            hint="Write a size that several tensors fit in, as in 5GB or 200MB.",
+        )
