@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator, Mapping
 
-from ..tensors.encodings.bitsandbytes import VALUES as TABLES
+from ..tensors.bitsandbytes_values import VALUES as TABLES
 from ..util.note_kind import NoteKind
 from ..util.notes import notes_of
 from ..util.text import NUMBER_IN_KEY, listing

@@ -15,9 +15,8 @@ from ..formats.base.header import FilePrint, Header
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
-from ..tensors.find_codes import find_codes
+from ..tensors.find_codes import find_codes, is_plain
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.plain_tensors import is_plain
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.tied_keys import tied_keys
 from ..util.note_kind import NoteKind

@@ -8,11 +8,10 @@ from typing import Any
 
 from ..storage.read.base import Folder
 from ..tensors.info import TensorInfo
-from ..tensors.plain_tensors import are_plain_integers
 from ..tensors.quantised.agreement import contradictions, left_out, plain_heads
 from ..tensors.quantised.config_groups import untargeted
 from ..tensors.quantised.contradictions import Contradiction
-from ..tensors.quantised.encoding import QuantisedTensors
+from ..tensors.quantised.encoding import QuantisedTensors, are_plain_integers
 from ..tensors.quantised.exclusions import HEADS
 from ..tensors.quantised.methods import family
 from ..tensors.quantised.packings import AUTOROUND_NAMES, PACKING, assumed_packing, packing_of

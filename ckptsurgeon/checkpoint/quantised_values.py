@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from ..storage.read.base import File
-from ..tensors.encodings.bitsandbytes import STATE, VALUES
+from ..tensors.bitsandbytes_values import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.methods import family

@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from ..tensors.dtypes import size_of_float
 from .checksums import bad_checksum, crc32
 from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
+from .part_run import SMALL
 
-__all__ = ["SMALL", "THREADS", "Advance", "copying"]
+__all__ = ["THREADS", "Advance", "copying"]
 
 BLOCK = 1 << 20
 """How many bytes are read at once: about the size of a core's cache."""
-SMALL = 256 << 10
-"""Fewer bytes than this are read and written by this process, which is as fast as a copy by the kernel."""
 LOOKED_AT = 64 << 10
 """A task looks for NaN and infinite values in at most this many bytes of a tensor; most norms and biases have fewer."""
 THREADS = 2

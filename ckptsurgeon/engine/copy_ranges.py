@@ -1,4 +1,4 @@
-"""Prepares the ranges of bytes to copy: joins neighbouring ranges, and splits large ranges into tasks for threads."""
+"""Lists the ranges of bytes to copy: joins neighbouring ranges, and splits large ranges into tasks for threads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from ..storage.read.base import File
 from ..storage.write.staging import StagedFile
-from ..tensors.dtypes import has_non_finite
+from ..tensors.dtypes import has_non_finite, is_masked, size_of_float
+from ..tensors.quantised.methods import is_packed_in_floats
 from .checksums import combine
+from .part_run import PartRun
 
-__all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "tasks_of"]
+__all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "ranges_of", "tasks_of"]
 
 CHUNK = 8 << 20
 """The bytes of one task: enough to keep a disk busy, and few enough for two threads to share a tensor."""
@@ -76,6 +78,26 @@ class CopyRange:
             and self.source_offset == other.source_offset + size
             and self.output_offset == other.output_offset + size
         )
+
+
+def ranges_of(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
+    """Yield the ranges of all tensors whose bytes do not change, in the order of the output.
+
+    The ``CopyPiece`` of each tensor is put into ``pieces``.
+    """
+    for key, (offset, nbytes) in run.part.layout.slots.items():
+        if key not in run.copies:
+            continue
+        step, info = run.copies[key]
+        assert step.source is not None
+        assert info.storage is not None
+        source = run.inputs.sources[step.source]
+        whole = info.nbytes == info.storage.nbytes
+        is_looked_at = size_of_float(info.dtype) and not (info.storage.big_endian or is_masked(key))
+        is_packed = info.shape[1:] == (1,) and is_packed_in_floats(step.source_key, source.codes)
+        dtype = info.dtype if is_looked_at and not is_packed else ""
+        piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None, dtype)
+        yield CopyRange(source.file(info), info.storage.offset + info.offset, run.file, offset, [piece])
 
 
 def joined(copies: Iterable[CopyRange]) -> list[CopyRange]:

@@ -21,7 +21,6 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing
 from .checksums import crc32
-from .copy_bytes import SMALL
 from .inputs import PlanInputs
 from .output.layout import OutputFile
 from .part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA, PartReceipt
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ..tensors.ops.casts import CastLosses
 
 __all__ = [
+    "SMALL",
     "PartRun",
     "adapter_notes",
     "changed_error",
@@ -43,6 +43,8 @@ __all__ = [
     "unsound_notes",
 ]
 
+SMALL = 256 << 10
+"""Fewer bytes than this are read and written by this process, which is as fast as a copy by the kernel."""
 WRITE = 1 << 20
 """How many bytes are written at once."""
 

@@ -6,7 +6,8 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from threading import Lock, Thread
 
@@ -14,11 +15,14 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.seen_zeros import take_zeros
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
-from ..storage.read.base import Progress
+from ..storage.read.base import File, Progress
 from ..tensors.composition import leaves
-from .copy_steps import check_storages, copied_steps
+from ..tensors.info import Storage, TensorInfo
+from .checksums import check_storage, checkable
+from .copy_bytes import THREADS, copying
+from .copy_ranges import CopyPiece, ranges_of
 from .output.layout import OutputFile, OutputShape
-from .part_run import PartRun, check_unchanged
+from .part_run import PartRun, check_unchanged, checked_on_the_way, is_copy
 from .rank_files import SpreadFile
 
 __all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]
@@ -49,9 +53,9 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
     ``done`` is called with each run when all tensors of its file are written. Values that the destination's initialiser
     draws are written into all files while the first file is written, so that the model is built only once.
     """
-    check_storages(runs)
+    _check_storages(runs)
     for number, run in enumerate(runs):
-        with copied_steps(run):
+        with _copied(run) if run.copies else nullcontext():
             if number == 0:
                 with _importing_torch(runs):
                     _compute(run)
@@ -67,6 +71,61 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
         for step in run.shared:
             run.receipt.checksums[step.key] = run.receipt.checksums[step.tied_to]
         done(run)
+
+
+def _check_storages(runs: Sequence[PartRun]) -> None:
+    """Raise FormatError if a storage that the runs will read does not match its checksum.
+
+    This function checks storages of which only a part is copied, and the storages of the inputs of computed tensors.
+    Other storages are checked while they are read: storages that are copied completely, and the inputs of some merges.
+    """
+    wanted: dict[int, tuple[File, Storage]] = {}
+    may_have: dict[int, bool] = {}
+    # Of each source once: the runs share their sources, which may have many tensors.
+    for run in runs:
+        read = [*run.inputs.sources, *([run.keeper] if run.keeper is not None else [])]
+        for source in read:
+            if id(source) not in may_have:
+                may_have[id(source)] = _may_have_checksums(source)
+        if not any(may_have[id(source)] for source in read):
+            continue
+        partly = [step for step, info in run.copies.values() if not _passes_by(info)]
+        for step in (*partly, *run.others, *run.shared):
+            for info, source in run.sources_of(step):
+                if not (is_copy(step, info) and _passes_by(info)) and not checked_on_the_way(step, info):
+                    wanted.update((id(one), (file, one)) for file, one in checkable(source, info))
+    if not wanted:
+        return
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:
+        list(pool.map(lambda pair: check_storage(*pair), wanted.values()))
+
+
+def _may_have_checksums(source: Checkpoint) -> bool:
+    return any(one.made is not None or one.storage is None or one.storage.has_checksum for one in source.values())
+
+
+def _passes_by(info: TensorInfo) -> bool:
+    """Return whether a tensor can be copied without comparing its storage with a checksum first.
+
+    It can if its storage has no checksum. It also can if the tensor is the whole storage and the checksum is a CRC-32:
+    then the copy itself computes and compares the CRC-32. A tensor without storage, which is computed, cannot.
+    """
+    storage = info.storage
+    if storage is None or not storage.has_checksum:
+        return storage is not None
+    return info.nbytes == storage.nbytes and storage.crc32c is None
+
+
+@contextmanager
+def _copied(run: PartRun) -> Iterator[None]:
+    """Copy every tensor whose bytes do not change, while the body of the ``with`` computes the other tensors."""
+    pieces: dict[str, CopyPiece] = {}
+    with copying(ranges_of(run, pieces), run.advance) as run.check:
+        yield
+    run.receipt.nbytes_read += sum(piece.nbytes for piece in pieces.values())
+    run.receipt.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
+    run.receipt.unsound_copies += (key for key, piece in pieces.items() if piece.unsound)
+    run.copies.clear()
 
 
 def _read_files(run: PartRun) -> list[tuple[Checkpoint, set[str]]]:

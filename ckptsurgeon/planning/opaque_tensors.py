@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import FormatError, PlanError
-from ..tensors.encodings.torch_quantised import is_pickled
 from ..tensors.info import TensorInfo
-from ..tensors.torch_quantisers import OWN_PICKLE, PACKED, codes_of
+from ..tensors.torch_quantisers import OWN_PICKLE, PACKED, codes_of, is_pickled
 from ..util.text import escape
 from .quantised_error import QuantisedError, dequantise
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ..analysis.inspection import Inspection
-from ..tensors.encodings.torch_quantised import stored_bytes
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensor
+from ..tensors.torch_quantisers import stored_bytes
 
 __all__ = ["LogicalTensors", "logical_tensors"]
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES as LEVELS
+from ckptsurgeon.tensors.bitsandbytes_values import VALUES as LEVELS
 
 Run = Callable[..., Any]
 SAID = "perhaps they are quantised codes that were cast without their scales"

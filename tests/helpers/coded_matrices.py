@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ckptsurgeon.tensors.bitsandbytes_values import VALUES
 from ckptsurgeon.tensors.encoders.bitsandbytes import dynamic_map
-from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 
 __all__ = ["SETTINGS", "Encode", "auto_round", "awq", "gptq", "llm_int8", "mlx", "nf4", "old_mlx", "save_model"]
 

@@ -1327,8 +1327,8 @@ MUTANTS = (
     ),
     Mutant(
         "what stays plain is listed in the settings of quantisation",
-        "return {**scheme.settings, scheme.ignore: list(plain)}",
-        "return {**scheme.settings, scheme.ignore: []}",
+        "return {**settings, scheme.ignore: list(plain)}",
+        "return {**settings, scheme.ignore: []}",
         "api/quantising",
     ),
     Mutant(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.operations.perform import Weights
-from ...tensors.encodings.torch_quantised import is_pickled
 from ...tensors.info import Decoded, TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensor
+from ...tensors.torch_quantisers import is_pickled
 from .outline import Outline
 from .results import UNREAD, Pair
 

@@ -9,8 +9,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.prefetch import fetch_tensors, no_progress
 from ...errors import FormatError, PlanError
 from ...planning.operations.perform import Weights
-from ...tensors.encodings.torch_quantised import is_pickled, pickled_torchao
 from ...tensors.info import Decoded
+from ...tensors.torch_quantisers import is_pickled, pickled_torchao
 from ...util.text import escape
 from .bytewise import unequal_keys
 from .logical import EncodedOtherwise, by_name

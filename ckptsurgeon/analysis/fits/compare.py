@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from ...formats.pickle.values import ARRAY
 from ...planning.target import TargetSpec
+from ...tensors.bitsandbytes_values import STATE
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings.bitsandbytes import STATE
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, natural_key, number_in
 from ..compare.results import Pair

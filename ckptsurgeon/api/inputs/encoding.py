@@ -11,7 +11,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
-from ...tensors.encodings.torch_quantised import notes_on_activations
+from ...tensors.torch_quantisers import notes_on_activations
 from ...util.text import escape, listing
 from .operations import operate
 

@@ -77,7 +77,8 @@ def value_notes(
         scales = activation_scales(tensors, coded)
         some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
         yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
-        numbers = {key: one for key, one in tensors.items() if not is_packed_in_floats(key, one.shape, lambda: codes)}
+        packed = {key for key, one in tensors.items() if one.shape[1:] == (1,) and is_packed_in_floats(key, codes)}
+        numbers = {key: one for key, one in tensors.items() if key not in packed}
     small = sampled_small_tensors(numbers, handles)
     yield from non_finite_notes(tensors, small)
     if any(map(NUMBER_IN_KEY.search, small.raw)):  # else there are no other layers to compare with

@@ -28,7 +28,7 @@ def rotation_kind(terms: int) -> str:
     return f"{ROTATION} {terms}" if terms else ROTATION
 
 
-_TERMS = {rotation_kind(terms): terms for terms in range(MOST_TERMS + 1)}
+_TERMS = {ROTATION: 0} | {f"{ROTATION} {terms}": terms for terms in range(1, MOST_TERMS + 1)}
 
 
 def neumann_terms(kind: str) -> int | None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 from ...errors import FormatError, PlanError
 from ...tensors.composition import given
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
+from ...tensors.torch_quantisers import is_pickled, notes_on_activations
 from ...util.text import escape
 from ..keys.pattern_hints import notes_on_hits, notes_on_ranges
 from ..keys.renaming import KeyMatcher

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...util.text import brief_repr
+from ..bitsandbytes_values import STATE
 from ..composition import decoded, reshape
-from ..encodings.bitsandbytes import STATE
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ..quantised.contradictions import STORAGE, cast_from

@@ -21,9 +21,9 @@ import numpy as np
 
 from ..composition import decoded, reshape
 from ..dtypes import DTYPES
-from ..encodings.torch_quantised import INT4, KINDS, MX, NVFP4, SCALED, pickled_torchao
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
+from ..torch_quantisers import INT4, KINDS, MX, NVFP4, SCALED, pickled_torchao
 from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents, groups_of
 
 __all__ = ["DECODER"]

@@ -25,6 +25,31 @@ JOINED = (
 
 
 @dataclass(frozen=True)
+class Compressed:
+    """The settings of a scheme of compressed-tensors: the name of its format, and what differs from the defaults.
+
+    ``weights`` are the settings of weights; ``activations`` those of activations, None if these are not quantised.
+    """
+
+    form: str
+    weights: Mapping[str, Any]
+    activations: Mapping[str, Any] | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Return the ``quantization_config``, without its ``ignore`` list."""
+        common = {"num_bits": 8, "symmetric": True, "dynamic": False, "group_size": None, "observer": None}
+        args: dict[str, Any] = {**common, "actorder": None, "block_structure": None, "observer_kwargs": {}}
+        group = {
+            "targets": ["Linear"], "weights": {**args, **self.weights}, "output_activations": None,
+            "format": self.form,
+            "input_activations": None if self.activations is None else {**args, **self.activations},
+        }  # fmt: skip
+        return {"quant_method": "compressed-tensors", "quantization_status": "compressed", "format": self.form,
+                "config_groups": {"group_0": group}, "kv_cache_scheme": None,
+                "global_compression_ratio": None}  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Scheme:
     """A way to quantise a matrix: the encoder, its stored tensors, and the settings in config.json.
 
@@ -41,7 +66,7 @@ class Scheme:
     codes: tuple[str, str]
     steps: tuple[int, int]
     scale: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] | Compressed
     ignore: str = "ignore"
     per: int = 1
     scale_dtype: str = ""
@@ -61,21 +86,6 @@ class Scheme:
         return "over" in dict(self.facts)
 
 
-def _compressed(form: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a ``quantization_config`` of compressed-tensors without its ``ignore`` list.
-
-    ``form`` is the name of the format; ``weights`` and ``activations`` have the settings that differ from the defaults.
-    """
-    common = {"num_bits": 8, "symmetric": True, "dynamic": False, "group_size": None, "observer": None}
-    args: dict[str, Any] = {**common, "actorder": None, "block_structure": None, "observer_kwargs": {}}
-    group = {
-        "targets": ["Linear"], "weights": {**args, **weights}, "output_activations": None, "format": form,
-        "input_activations": None if activations is None else {**args, **activations},
-    }  # fmt: skip
-    return {"quant_method": "compressed-tensors", "quantization_status": "compressed", "format": form,
-            "config_groups": {"group_0": group}, "kv_cache_scheme": None, "global_compression_ratio": None}  # fmt: skip
-
-
 _CHANNEL = {"strategy": "channel"}
 _PER_TOKEN = {"strategy": "token", "dynamic": True}
 _OF_FOUR = {"num_bits": 4, "type": "float"}
@@ -90,29 +100,29 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         Scheme(
             "fp8-channel", "fp8", (WEIGHT, FLOAT8), (1, 0), ".weight_scale",
-            _compressed("float-quantized", {"type": "float", **_CHANNEL}, {"type": "float", **_PER_TOKEN}),
+            Compressed("float-quantized", {"type": "float", **_CHANNEL}, {"type": "float", **_PER_TOKEN}),
             facts=(("top", 448.0),),
         ),
         Scheme(
             "int8", "int8", (WEIGHT, "int8"), (1, 0), ".weight_scale",
-            _compressed("int-quantized", {"type": "int", **_CHANNEL}, {"type": "int", **_PER_TOKEN}),
+            Compressed("int-quantized", {"type": "int", **_CHANNEL}, {"type": "int", **_PER_TOKEN}),
             facts=(("bits", 8),), of_experts="transformers 5.23 cannot load experts as int8",
         ),
         Scheme(
             "int4-group128", "packed", (".weight_packed", "int32"), (1, 128), ".weight_scale",
-            _compressed("pack-quantized", {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}),
+            Compressed("pack-quantized", {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}),
             per=8, facts=(("bits", 4),), more={".weight_shape": "shape"},
         ),
         Scheme(
             "mxfp4", "mxfp4", (".weight_packed", "uint8"), (1, 32), ".weight_scale",
-            _compressed("mxfp4-pack-quantized", {
+            Compressed("mxfp4-pack-quantized", {
                 **_OF_FOUR, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8",
             }),
             per=2, scale_dtype=EXPONENTS, stored_scale="uint8",
         ),
         Scheme(
             "nvfp4", "nvfp4", (".weight_packed", "uint8"), (1, 16), ".weight_scale",
-            _compressed("nvfp4-pack-quantized", {
+            Compressed("nvfp4-pack-quantized", {
                 **_OF_FOUR, "strategy": "tensor_group", "group_size": 16, "scale_dtype": "torch.float8_e4m3fn",
             }),
             per=2, scale_dtype=FLOAT8, facts=(("over", 448.0 * 6),), more={".weight_global_scale": "whole"},
@@ -164,7 +174,8 @@ def quantised_parts(
 
 def stated_settings(scheme: Scheme, plain: Sequence[str]) -> dict[str, Any]:
     """Return the ``quantization_config`` of a model; ``plain`` are the names of modules that are not quantised."""
-    return {**scheme.settings, scheme.ignore: list(plain)}
+    settings = scheme.settings.stated() if isinstance(scheme.settings, Compressed) else scheme.settings
+    return {**settings, scheme.ignore: list(plain)}
 
 
 def together(name: str) -> tuple[str, ...]:

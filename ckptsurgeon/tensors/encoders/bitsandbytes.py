@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ..encodings.bitsandbytes import VALUES
+from ..bitsandbytes_values import VALUES
 from ..info import Encoded
 from ..ops.regions import Array
 from ._encoder import Packing, Scales

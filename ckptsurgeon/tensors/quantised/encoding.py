@@ -13,6 +13,7 @@ from .settings import QuantisationSettings
 
 __all__ = [
     "ACTIVATIONS",
+    "CODE_TYPES",
     "EXPERT_SCALES",
     "NO_CODES",
     "Encoding",
@@ -20,6 +21,7 @@ __all__ = [
     "Parts",
     "QuantisedTensor",
     "QuantisedTensors",
+    "are_plain_integers",
     "same_shape",
     "some",
 ]
@@ -27,6 +29,13 @@ __all__ = [
 Parts: TypeAlias = Mapping[str, TensorInfo]
 """The stored tensors of one logical tensor, by the endings of their keys; the first identifies the encoding."""
 
+CODE_TYPES = frozenset(
+    name
+    for name, dtype in DTYPES.items()
+    if dtype.kind == "quantized" or name.startswith(("float8", "float6", "float4"))
+) | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}  # fmt: skip
+"""Dtypes that codes can have. Integers of 64 bits are indices and counters, not codes."""
+_SIGNED = frozenset({"int8", "int16", "int32"})
 ACTIVATIONS = (
     ".input_scale", ".input_scale_inv", ".input_scale_ub", ".input_zero_point", ".input_global_scale",
     ".input_activation_scale", ".output_scale", ".output_zero_point", ".output_activation_scale", ".activation_scale",
@@ -107,6 +116,14 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
         return LogicalTensor(method, None, at_least=next(iter(parts.values())).numel)
 
     return logical
+
+
+def are_plain_integers(key: str, info: TensorInfo) -> bool:
+    """Return whether a tensor is a matrix of signed integers called ``weight``; it may be a table of ids, not codes.
+
+    Such integers are taken for codes only if there are scales, quantisation settings or other quantised tensors.
+    """
+    return key.rpartition(".")[2] == "weight" and len(info.shape) > 1 and info.dtype in _SIGNED and info.numel > 1
 
 
 # The logical tensors of a state dict that are stored as codes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 from .encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
@@ -98,15 +98,13 @@ def family(method: str) -> str:
     return "packed" if "packed" in method and first != "torchao" else first
 
 
-def is_packed_in_floats(key: str, shape: Sequence[int], codes: Callable[[], QuantisedTensors]) -> bool:
-    """Return whether a tensor is codes of 4 bits that bitsandbytes may store in floats (``bnb_4bit_quant_storage``).
+def is_packed_in_floats(key: str, codes: QuantisedTensors) -> bool:
+    """Return whether a matrix of one column contains codes of bitsandbytes, which may be stored in floats.
 
-    Then its values are not numbers, and may look like NaN. Such codes have one column (``shape``); only for this shape
-    is ``codes``, which returns the quantised tensors of the checkpoint, called.
+    With the setting ``bnb_4bit_quant_storage``, a float packs codes of 4 bits: it is not a number, and may look like
+    NaN. ``codes`` are the quantised tensors of the checkpoint.
     """
-    if len(shape) != 2 or shape[1] != 1:
-        return False
-    one = codes().by_key.get(key)
+    one = codes.by_key.get(key)
     return one is not None and one.codes == key and family(one.method) == "bitsandbytes"
 
 

@@ -9,10 +9,9 @@ from functools import cache
 from typing import cast
 
 from ...util.registry import discover
-from ..encodings.torch_quantised import pickled_torchao, stored_bytes
 from ..info import TensorInfo
-from ..plain_tensors import CODE_TYPES
-from .encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
+from ..torch_quantisers import pickled_torchao, stored_bytes
+from .encoding import CODE_TYPES, NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from .parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from .settings import QuantisationSettings, Settings
 from .unknown import unknown

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ..plain_tensors import CODE_TYPES, are_plain_integers
 from ..possible_scales import decodes_nothing, fits_as_scale
-from .encoding import QuantisedTensor
+from .encoding import CODE_TYPES, QuantisedTensor, are_plain_integers
 from .methods import UNKNOWN
 from .parts import WITHOUT_SCALES
 from .settings import QuantisationSettings

@@ -98,7 +98,7 @@ def test_squared_scales_of_all_layers_are_found(scheme: str, model: Path) -> Non
 
 def nf4(state: dict[str, torch.Tensor], change: Change) -> dict[str, torch.Tensor]:
     """The matrices of the layers as bitsandbytes stores nf4."""
-    from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
+    from ckptsurgeon.tensors.bitsandbytes_values import VALUES
 
     found, table = {}, torch.tensor(VALUES["nf4"])
     for key, one in state.items():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
+from ckptsurgeon.tensors.bitsandbytes_values import VALUES
 from ckptsurgeon.util.text import natural_key
 
 from ...analysis.page.made import data_of

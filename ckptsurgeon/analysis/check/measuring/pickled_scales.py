@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....tensors.encodings.torch_quantised import pickled_scale
 from ....tensors.info import TensorInfo
+from ....tensors.torch_quantisers import pickled_scale
 from .figures import Figures
 from .passing import measure
 

@@ -14,7 +14,7 @@ from ....checkpoint.values.samples import first_and_last_rows
 from ....checkpoint.values.zero_points import UNLIKE_OTHERS
 from ....formats.base.limits import ELEMENTS
 from ....storage.read.uri import scheme_of
-from ....tensors.encodings.bitsandbytes import STATE
+from ....tensors.bitsandbytes_values import STATE
 from ....tensors.quantised.encoding import QuantisedTensor
 from ....tensors.quantised.methods import family
 from ....tensors.quantised.settings import gptq_format

@@ -70,7 +70,9 @@ def logical_tensors(
     plain = {
         one.key
         for one in tensors
-        if is_number(one) and len(one.shape) > 1 and not is_packed_in_floats(one.key, one.shape, lambda: found_codes)
+        if is_number(one)
+        and len(one.shape) > 1
+        and not (one.shape[1:] == (1,) and is_packed_in_floats(one.key, found_codes))
     }
     found = [
         DescribedTensor(key, _DTYPE, whole_shape(key, shape, config), is_quantised=True)

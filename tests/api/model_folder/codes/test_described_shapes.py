@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
-from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
+from ckptsurgeon.tensors.bitsandbytes_values import VALUES
 
 FILE = "m/model.safetensors"
 SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
