@@ -159,12 +159,13 @@ def _concatenates(step: Step) -> bool:
 
 def _merges_by_method(step: Step) -> bool:
     """Return whether all inputs of a step are real floating-point tensors, and its policy can align their shapes."""
-    if step.merge is None:
+    if step.merge is None or not _real(step):
         return False
+    if not (step.policy or step.merge.statistics) and all(one.shape == step.shape for one in step.inputs):
+        return True
     from .compute.aligning import aligns  # imports numpy, which copying does not need
 
-    dtypes = [DTYPES[one.dtype] for one in step.inputs]
-    return all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
+    return aligns(step)
 
 
 def _copies(step: Step) -> bool:

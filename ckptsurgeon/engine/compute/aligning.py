@@ -15,7 +15,7 @@ from ...planning.plan.step import Input, Step
 from ...tensors.ops.regions import Array, Box, blocks
 from .reading import OutputBlock, numbered_blocks
 
-__all__ = ["MissingRowFiller", "Read", "aligns", "common_shape", "inner_blocks"]
+__all__ = ["MissingRowFiller", "Read", "aligns", "inner_blocks", "overlap_of"]
 
 Shape = tuple[int, ...]
 
@@ -29,13 +29,8 @@ def shape_in(step: Step, one: Input) -> Shape:
     return step.shape if one.shape != step.shape and is_reshape(one.shape, step.shape) else one.shape
 
 
-def common_shape(step: Step) -> Shape:
-    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, the overlap's shape.
-
-    The overlap is the region that all inputs have: along each dimension, its size is the smallest size of an input.
-    """
-    if step.policy != "overlap":
-        return step.shape
+def overlap_of(step: Step) -> Shape:
+    """Return the shape of the region that all inputs have: along each dimension, the smallest size of an input."""
     return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.combined), strict=True))
 
 
@@ -70,7 +65,7 @@ def aligns(step: Step) -> bool:
     if step.policy == "slice":
         return all(h >= w for shape in shapes for h, w in zip(shape, step.shape, strict=True))
     if step.policy == "overlap":
-        return step.keeper.shape == step.shape and next(blocks(common_shape(step), 1), None) is not None
+        return step.keeper.shape == step.shape and next(blocks(overlap_of(step), 1), None) is not None
     return step.policy == "" and all(shape == step.shape for shape in shapes)
 
 

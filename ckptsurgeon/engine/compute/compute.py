@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.composition import decoded_names, is_rowwise
+from ...tensors.composition import is_decoded, is_rowwise
 from ...tensors.decoders._decoder import decode_rounded
 from ...tensors.decoders._tables import is_looked_up
 from ...tensors.dtypes import DTYPES
@@ -203,7 +203,7 @@ def takes_numbers(step: Step, inputs: Iterable[TensorInfo]) -> bool:
     """Return whether a step computes with the values of ``inputs``, as a cast does, instead of only moving them."""
     if step.op in (*MERGES, "lora", "concat", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype:
         return True
-    return any(True for info in inputs for _ in decoded_names(info))
+    return any(info.made is not None and is_decoded(info) for info in inputs)
 
 
 def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[OutputBlock]:
@@ -239,7 +239,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
         coded = coding_of(step, weight, block_places(numbers, parts, context), context, order)
         return copying_rows(step, parts[1], coded) if step.copies_rows else coded
     check_memory(step, block_places(step, parts, context), context)
-    parts = [(info, banded(info, source)) for info, source in parts]
+    parts = [(info, source if info.made is None else banded(info, source)) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts, context.roundings)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))

@@ -165,8 +165,10 @@ def compute_steps(run: PartRun) -> None:
                 run.advance(values.nbytes)
         _finished(run, computing)
         run.receipt.fits = tuple(shared.factors.fits.values())
-        run.receipt.rounded = roundings.rounded()
-        run.receipt.grown = shared.growths.grown()
+        if roundings.losses:
+            run.receipt.rounded = roundings.rounded()
+        if shared.growths.blocks:
+            run.receipt.grown = shared.growths.grown()
         run.receipt.adapters = {run.inputs.sources[one].path: found for one, found in shared.adapters.keys.items()}
         run.receipt.odd_scales = _odd_scales(run)
     finally:

@@ -72,19 +72,19 @@ def _passes(step: Step, context: MergeContext) -> int:
         return adapting_passes(step)
     if step.factor is not None:
         return factoring_passes(step)
-    if is_pursuit(step):
-        return pursuit_passes(step, context.memory)
     means = any(rows.padded for rows in step.vocabularies)
-    return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
+    if step.merge is not None:
+        return means + context.method(step.merge.method).passes
+    return pursuit_passes(step, context.memory) if is_pursuit(step) else means + 1
 
 
 def _alike(step: Step) -> tuple[object, ...]:
     """Return a value that is equal for two steps only if both need the same memory."""
+    if step.op == "merge":
+        return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
     if is_pursuit(step):
         return (step.key,)
-    if step.op != "merge":
-        return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
-    return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
+    return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
 
 
 def _computes(step: Step) -> bool:
@@ -93,7 +93,7 @@ def _computes(step: Step) -> bool:
 
 
 def _places(step: Step, context: MergeContext) -> list[OutputBlock]:
-    if not _computes(step) or is_pursuit(step):  # new tokens are computed one batch at a time
+    if not _computes(step) or (step.op == "map" and is_pursuit(step)):  # new tokens are computed one batch at a time
         return []
     return block_places(step, (), context)
 

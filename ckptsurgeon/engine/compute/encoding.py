@@ -32,26 +32,26 @@ Larger groups are split: to compute their scales, rows of other blocks are read 
 
 @dataclass
 class Roundings:
-    """The rounding losses of quantised tensors, by key and by index of the block.
+    """``losses``: the rounding losses of quantised tensors, by key and by index of the block.
 
     If ``is_measured`` is false, losses are not measured. ``kept`` caches numbers that are computed from all values of a
     tensor, such as its global scale.
     """
 
     is_measured: bool = False
+    losses: dict[str, dict[int, RoundingLoss]] = field(default_factory=dict)
     kept: TensorStatistics = field(default_factory=TensorStatistics)
-    _losses: dict[str, dict[int, RoundingLoss]] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, made: Encoded, index: int, losses: Sequence[RoundingLoss]) -> None:
         """Add the rounding losses of one block of a tensor; ``index`` is the block's index. Threads may call this."""
         self._shapes[made.name] = made.of[0].shape
-        self._losses.setdefault(made.name, {})[index] = sum(losses, RoundingLoss())
+        self.losses.setdefault(made.name, {})[index] = sum(losses, RoundingLoss())
 
     def rounded(self) -> tuple[RoundedTensor, ...]:
         """Return the rounding errors of all tensors, in the order in which the tensors were rounded."""
         found = []
-        for name, by_block in self._losses.items():
+        for name, by_block in self.losses.items():
             loss = sum((by_block[index] for index in sorted(by_block)), RoundingLoss())
             found.append(RoundedTensor(name, self._shapes[name], loss.relative, loss.largest))
         return tuple(found)

@@ -30,21 +30,21 @@ def largest_of(arrays: Sequence[Array]) -> float:
 
 @dataclass(frozen=True)
 class Growths:
-    """The largest absolute value of the inputs and of the result of merged tensors, by key and by index of the block.
+    """``blocks``: the largest absolute values of the inputs and of the result of merged tensors.
 
-    Several threads may add blocks.
+    They are by key and by index of the block. Several threads may add blocks.
     """
 
-    _blocks: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    blocks: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, key: str, index: int, before: float, after: float) -> None:
         """Add the largest values of one block of a tensor: of its inputs (``before``), and of the result."""
-        self._blocks.setdefault(key, {})[index] = before, after
+        self.blocks.setdefault(key, {})[index] = before, after
 
     def grown(self) -> dict[str, float]:
         """Return {key: how many times as large the values became} for tensors whose values became far larger."""
         found = {}
-        for key, blocks in self._blocks.items():
+        for key, blocks in self.blocks.items():
             before, after = (max(one) for one in zip(*blocks.values(), strict=True))
             if before > 0 and after > FAR * before:
                 found[key] = after / before

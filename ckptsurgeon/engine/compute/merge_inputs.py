@@ -18,7 +18,7 @@ from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
 from ..context import MergeContext
-from .aligning import MissingRowFiller, common_shape, inner_blocks
+from .aligning import MissingRowFiller, inner_blocks, overlap_of
 from .array_backends import library
 from .random_numbers import random_numbers
 from .reading import OutputBlock, Part, Seen, cast_for, numbered_blocks, read_as, read_part
@@ -88,7 +88,7 @@ def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
 def factorising_bytes(step: Step, context: MergeContext) -> int:
     """Return the bytes of memory for factorising a whole tensor, if the merge method of a step does so; else 0."""
     merge = merge_of(step)
-    itemsize, shape, number = np.dtype(merge.compute).itemsize, common_shape(step), len(step.combined)
+    itemsize, shape, number = np.dtype(merge.compute).itemsize, _merged_shape(step), len(step.combined)
     if merge.statistics != TURNED_GRAM:
         return method_of(step, context).bytes_held(shape, number, itemsize, merge.parameters)
     whole = prod(shape) * (number * itemsize + WHOLE)  # its columns are merged together, and so whole matrices
@@ -101,10 +101,15 @@ def whole_bytes(step: Step, context: MergeContext) -> int:
 
     Factorising takes more memory: see ``factorising_bytes``.
     """
-    merge, shape = merge_of(step), common_shape(step)
+    merge, shape = merge_of(step), _merged_shape(step)
     if not method_of(step, context).is_read_whole(shape, merge.parameters):
         return 0
     return _whole_bytes(shape, merge, len(step.combined))
+
+
+def _merged_shape(step: Step) -> tuple[int, ...]:
+    """Return the shape of the merged values: the output's or, with the policy ``overlap``, that of the overlap."""
+    return step.shape if step.policy != "overlap" else overlap_of(step)
 
 
 def _whole_bytes(shape: tuple[int, ...], merge: Merge, inputs: int) -> int:
@@ -149,7 +154,7 @@ class MergedTensors:
 
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
-        self.key, self.shape = step.key, common_shape(step)
+        self.key, self.shape = step.key, _merged_shape(step)
         models = len(step.combined)
         self.count, self.has_base = models - merge.base, merge.base
         self.is_transposed = merge.statistics in OF_ROWS.values()
@@ -158,7 +163,9 @@ class MergedTensors:
         self.library = library(device_of(step, context))
         self.xp = self.library.xp
         places = merging_places(step, context)
-        self.inner = inner_blocks(places, self.shape)
+        self.inner: list[OutputBlock | None] = [*numbered_blocks((one.box for one in places), 1)]
+        if step.policy == "overlap":
+            self.inner = inner_blocks(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
         self._fill = MissingRowFiller(step, self._rows) if step.policy == "vocab" else None
         small = len(places) == 1 and not step.policy and prod(self.shape) <= SMALL

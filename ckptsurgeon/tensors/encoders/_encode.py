@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,12 +21,12 @@ from ._losses import RoundingLoss, loss_of
 __all__ = ["TensorStatistics", "encode"]
 
 
+@dataclass(frozen=True)
 class TensorStatistics:
     """Caches numbers computed from all values of a tensor, such as a global scale; several threads may call ``of``."""
 
-    def __init__(self) -> None:
-        self._found: dict[Encoded, tuple[Array, Array]] = {}
-        self._lock = threading.Lock()
+    _found: dict[Encoded, tuple[Array, Array]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, made: Encoded, compute: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
         """Return the result of ``compute`` for ``made``; ``compute`` is called only once for all equal ``made``."""
