@@ -110,10 +110,10 @@ def new_names(
 
 
 def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, tuple[int, ...]]:
-    """Return the token ids of a configuration by the dotted path of their field.
+    """Return {dotted path of a field: the token ids that it has now}, such as {"eos_token_id": (2,)}.
 
-    Left out are fields that pair ids with positions or biases (``forced_decoder_ids``, ``sequence_bias``), and nested
-    configurations with another vocabulary, whose ids ``numbers`` does not change.
+    Two kinds of fields are left out: those that pair ids with positions or biases (``forced_decoder_ids``,
+    ``sequence_bias``), and those of nested configurations with another vocabulary than that of ``numbers``.
     """
     found = (
         (path, value)

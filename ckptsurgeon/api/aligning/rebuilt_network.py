@@ -79,7 +79,10 @@ class RebuiltNetwork:
         return [*axes], after
 
     def width(self, path: str) -> int:
-        """Return the width in the section of the configuration that has the field ``path``; 64 if there is none."""
+        """Return the value of the width field (such as ``hidden_size``) beside the field ``path``.
+
+        Both fields are in the same section of the configuration. The result is 64 if this section has no width field.
+        """
         found = (value for name, value in self.beside(path).items() if role_of(name) == "width")
         return next((value for value in found if type(value) is int), 64)
 

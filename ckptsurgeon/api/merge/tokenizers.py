@@ -158,10 +158,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return (for each model, its rows for the output's ``tokens``; notes), after the recipe's choices.
+    """Return (for each model, the numbers of its embedding rows for the output's ``tokens``; notes).
 
-    ``asked`` has these choices, ``every`` the rows of each model before them, and ``lists`` the token list of each
-    model. Raises ConfigError if the recipe chooses a row that does not exist.
+    ``every`` has these numbers as the token lists give them, and ``asked`` the recipe's choices of other rows.
+    ``lists`` are the token lists of the models. Raises ConfigError if the recipe chooses a row that does not exist.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]

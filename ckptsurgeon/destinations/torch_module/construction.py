@@ -161,7 +161,8 @@ def construct_with_storage(build: Build, seed: int, why: Exception) -> BuiltModu
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(
-            f"tensors of the model have no values (meta device, or made by an earlier construction): {listing(cached)}."
+            f"tensors of the model have no values (they are on the meta device): {listing(cached)}.",
+            hint="Make these tensors in the model's constructor: they may be cached from an earlier model.",
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -345,7 +345,7 @@ class _Reader:
 
     def _compiled_weight(self, said: Any) -> TensorInfo:
         if not isinstance(said, list) or len(said) != 4 or not isinstance(said[0], str):
-            raise FormatError("the description is not a list [record, shape, stride, offset].", rule="pt2 config")
+            raise FormatError("its entry is not a list [record, shape, stride, offset].", rule="pt2 config")
         name, shape, stride, offset = said
         whole = self._saved_in(_WEIGHTS + name)
         if not isinstance(whole, TensorInfo):

@@ -83,7 +83,7 @@ class PieceFiles:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(
-                f"the pickles of the pieces have more bytes in total than the limit of {limits.PIECE_PICKLES}.",
+                f"the pickled data of all parts of tensors has more bytes than the limit of {limits.PIECE_PICKLES}.",
                 rule="pickle size",
             )
         tree = archive.load_cached(self._rebuild, self._known)

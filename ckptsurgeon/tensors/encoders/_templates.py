@@ -166,7 +166,7 @@ def _order(asked: _Asked, end: str) -> Array:
     """
     order, stored = dict(asked.made.parts)["order"], asked.request.stored(end)
     if order.dtype not in ("int32", "int64") or len(stored) != order.nbytes:
-        raise UnencodableError(f"the {end[1:]} cannot be read")
+        raise UnencodableError(f"its {end[1:]} is incomplete, or its dtype is neither int32 nor int64")
     return np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
 
 

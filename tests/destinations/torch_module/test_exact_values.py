@@ -480,7 +480,7 @@ def test_what_is_too_large_to_be_given_values_is_never_taken_for_zeros(monkeypat
     cached_table.cache_clear()
     build = functools.partial(Made, make)
     ours(build)
-    with pytest.raises(ConfigError, match="or made by an earlier construction"):
+    with pytest.raises(ConfigError, match="have no values .they are on the meta device.: table"):
         ours(build)
     cached_table.cache_clear()
 
