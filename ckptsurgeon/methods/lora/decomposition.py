@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from math import sqrt
 from threading import Lock
 
@@ -64,23 +65,34 @@ def _in_parts(left: Array, right: Array) -> Array:
     return total
 
 
-class _BlasThreads:
-    """Limits the number of threads of a BLAS library to one during a product, and restores it afterwards."""
+_Functions = tuple[Callable[[], int], Callable[[int], object]]
+"""A function that returns how many threads a BLAS library uses, and a function that sets this number."""
 
-    def __init__(self, get: Callable[[], int] | None, put: Callable[[int], object]) -> None:
-        self._get, self._put = get, put
-        self._lock, self._users, self._former = Lock(), 0, 1
+
+@dataclass
+class _BlasThreads:
+    """Limits the number of threads of a BLAS library to one during a product, and restores it afterwards.
+
+    ``find`` returns the functions of the library, or None if it has none. It is called at the first product.
+    """
+
+    find: Callable[[], _Functions | None]
+    _lock: Lock = field(default_factory=Lock)
+    _users: int = 0
+    _former: int = 1
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Limit the library to one thread during the block; yields False if it cannot be limited, else True."""
-        if self._get is None:
+        functions = self.find()
+        if functions is None:
             yield False
             return
+        get, put = functions
         with self._lock:
             if not self._users:
-                self._former = self._get()
-                self._put(1)
+                self._former = get()
+                put(1)
             self._users += 1
         try:
             yield True
@@ -88,23 +100,24 @@ class _BlasThreads:
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    self._put(self._former)
+                    put(self._former)
 
 
-def _blas_threads() -> _BlasThreads:
-    """Return a limiter of the threads of numpy's OpenBLAS; with another BLAS it has no effect."""
+@cache
+def _openblas() -> _Functions | None:
+    """Return the functions of numpy's OpenBLAS that get and set its number of threads; None for another BLAS."""
     try:
         core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is also found in the libraries it is linked with
     except (AttributeError, OSError):
-        return _BlasThreads(None, lambda number: None)
+        return None
     for name in _NAMES:
         get, put = (getattr(core, name.format(f"{verb}_num_threads"), None) for verb in ("get", "set"))
         if get is not None and put is not None:
-            return _BlasThreads(get, put)
-    return _BlasThreads(None, lambda number: None)
+            return get, put
+    return None
 
 
-_LIMITS = _blas_threads()
+_LIMITS = _BlasThreads(_openblas)
 """The only limiter in this process, since all products must share its lock."""
 
 

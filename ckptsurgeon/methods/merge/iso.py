@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
@@ -13,7 +14,7 @@ from .arithmetic.spectra import (
     Components,
     components,
     factorised,
-    held_by,
+    held_with,
     is_matrix,
     joined,
     mean_of_changes,
@@ -31,7 +32,7 @@ _PAPER = "https://arxiv.org/abs/2502.04959"
     compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
-    held=held_by(lambda rows, columns, inputs: rows * columns),
+    held=partial(held_with, lambda rows, columns, inputs: rows * columns),
 )
 def iso_c(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> Merging | Array:
     """Return the base plus the sum of the models' changes, with all singular values of the sum replaced by their mean.
@@ -72,7 +73,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
-    held=held_by(_doubles),
+    held=partial(held_with, _doubles),
 )
 def iso_cts(
     tensors: Tensors,

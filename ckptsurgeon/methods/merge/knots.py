@@ -9,13 +9,14 @@ sum of the changes is the same in any basis; so KnOTS would not change methods t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
 from .arithmetic.shared_basis import dare_ties_in_basis, ties_in_basis
-from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes, product
+from .arithmetic.spectra import Changes, factorised, held_with, is_matrix, left_vectors, mean_of_changes, product
 
 __all__ = ["METHODS"]
 
@@ -35,7 +36,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
-    held=held_by(_doubles),
+    held=partial(held_with, _doubles),
 )
 def knots_ties(
     tensors: Tensors,
@@ -67,7 +68,7 @@ def knots_ties(
     compared="the paper's formula: equal within 1e-10 in float64",
     base="required",
     passes=2,
-    held=held_by(_doubles),
+    held=partial(held_with, _doubles),
 )
 def knots_dare_ties(
     tensors: Tensors,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from .arithmetic.orthogonal import nearest_orthogonal, orthogonal_sum
@@ -9,7 +11,7 @@ from .arithmetic.spectra import (
     Changes,
     components,
     factorised,
-    held_by,
+    held_with,
     is_matrix,
     joined,
     mean_of_changes,
@@ -31,7 +33,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
-    held=held_by(_doubles),
+    held=partial(held_with, _doubles),
 )
 def tsv_m(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> Merging | Array:
     """Return the base plus the sum of the models' low-rank changes, whose singular vectors are made orthogonal.

@@ -12,13 +12,14 @@ With the pseudo-inverse, W is the minimum nearest to S. Gradient descent from S 
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, mean_of_changes, product
+from .arithmetic.spectra import Changes, factorised, held_with, is_matrix, mean_of_changes, product
 
 __all__ = ["METHODS"]
 
@@ -41,7 +42,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     compared="FusionBench 0.2.33, which stops before the minimum; NumPy's minimum: equal within 1e-5 (float64: 1e-8)",
     base="required",
     passes=2,
-    held=held_by(_doubles),
+    held=partial(held_with, _doubles),
 )
 def wudi(
     tensors: Tensors, *, ridge: Annotated[float, Between(0)] = 0.0, lambda_: float = 1.0, matrices: bool = True

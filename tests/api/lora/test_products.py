@@ -86,7 +86,7 @@ def test_few_values_are_summed_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_of_many_threads_are_those_of_one(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = (np.random.default_rng(3).integers(-9, 9, shape).astype("f8") for shape in ((70, 90), (90, 1000)))
     if not known:
-        monkeypatch.setattr(blas, "_LIMITS", blas._BlasThreads(None, print))
+        monkeypatch.setattr(blas, "_LIMITS", blas._BlasThreads(lambda: None))
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(blas.multiplied(left, right))) for _ in range(4)]
     for thread in threads:
@@ -98,7 +98,7 @@ def test_products_of_many_threads_are_those_of_one(known: bool, monkeypatch: pyt
 
 def test_the_number_of_threads_is_left_as_it_was() -> None:
     number, seen = [7], []
-    limits = blas._BlasThreads(lambda: number[0], lambda n: number.__setitem__(0, n))
+    limits = blas._BlasThreads(lambda: (lambda: number[0], lambda n: number.__setitem__(0, n)))
     with limits.alone() as first:
         with limits.alone() as second:
             seen.append((number[0], first, second))

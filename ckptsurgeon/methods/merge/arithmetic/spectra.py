@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 from ....errors import PlanError
 from ....tensors.ops.regions import Array
@@ -28,7 +28,7 @@ __all__ = [
     "counted",
     "factorised",
     "gram",
-    "held_by",
+    "held_with",
     "is_matrix",
     "joined",
     "left_vectors",
@@ -250,22 +250,21 @@ def joined(xp: ModuleType, several: Sequence[Components]) -> Components:
     )
 
 
-Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
-
-
-def held_by(doubles: Callable[[int, int, int], int]) -> Held:
-    """Return the function ``held`` of a merge method, which returns the bytes of memory for factorising a tensor.
+def held_with(
+    doubles: Callable[[int, int, int], int],
+    shape: tuple[int, ...],
+    inputs: int,
+    itemsize: int,
+    parameters: Mapping[str, Any],
+) -> int:
+    """Return the bytes of memory for factorising a tensor of this shape: ``held`` of a merge method (see ``Held``).
 
     ``doubles(rows, columns, inputs)`` returns how many numbers in double precision the method has in memory for a
     matrix of this shape, in addition to the inputs, one change, and what LAPACK needs for its decomposition.
     """
-
-    def held(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
-        if not is_matrix(shape, parameters):
-            return 0
-        rows, columns = shape
-        elements, short = rows * columns, min(shape)
-        decomposing = 2 * elements + 2 * short * (rows + columns) + 5 * short**2
-        return (inputs + 1) * itemsize * elements + 8 * (decomposing + doubles(rows, columns, inputs))
-
-    return held
+    if not is_matrix(shape, parameters):
+        return 0
+    rows, columns = shape
+    elements, short = rows * columns, min(shape)
+    decomposing = 2 * elements + 2 * short * (rows + columns) + 5 * short**2
+    return (inputs + 1) * itemsize * elements + 8 * (decomposing + doubles(rows, columns, inputs))
