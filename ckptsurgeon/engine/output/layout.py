@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -14,16 +14,15 @@ from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTen
 from ...formats.base.marks import Writers, writers
 from ...formats.base.rank_layout import RankWriter, SpreadLayout
 from ...formats.base.untrusted import most_segments
-from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
-from ...util.text import count, escape
+from ...util.text import escape
 from .pipeline import ComponentWriter, check_pipeline, component_files
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
-from .unknown_format import unknown_suffix, unknown_to
+from .unfit_format import too_many, unfit_dtype, unknown_suffix, unknown_to
 
 __all__ = [
     "OutputFile",
@@ -36,8 +35,6 @@ __all__ = [
     "writer_of",
 ]
 
-USUAL = ("safetensors", "pth")
-"""The formats that hints name first."""
 ALL_RANKS = "all ranks"
 """The name of the ``OutputFile`` that represents the files of all ranks."""
 
@@ -179,37 +176,11 @@ def _writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
     return hasattr(writer, "components")
 
 
-def _is_of_folders(writer: Writer) -> bool:
-    return not writer.suffixes
-
-
-def _names_of_writers(fits: Callable[[Writer], bool]) -> list[str]:
-    """Return the names of the formats for whose writer the function ``fits`` returns true.
-
-    The formats in ``USUAL`` come first, the formats whose outputs are always folders last.
-    """
-    found = [writer.name for writer in sorted(writers().values(), key=_is_of_folders) if fits(writer)]
-    return [name for name in USUAL if name in found] + [name for name in found if name not in USUAL]
-
-
-def _names_with_dtype(dtype: str) -> list[str]:
-    return _names_of_writers(lambda writer: dtype in writer.dtypes)
-
-
 def _out_tensors(steps: Sequence[Step], writer: Writer, quantisers: Mapping[str, StoredQuantiser]) -> list[OutTensor]:
     made = []
     for step in steps:
         if step.dtype not in writer.dtypes:
-            others = _names_with_dtype(step.dtype)
-            leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
-            is_made = step.operation.startswith(QUANTISED_NOW)
-            other = " Or leave --gguf-type out." if is_made else " Or decode it: ckpt convert --dequantize."
-            decode = other if DTYPES[step.dtype].kind == "quantized" else ""
-            hint = f"Use --to {others[0]}.{decode}" if others else leave
-            raise OutputError(
-                f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",
-                hint=hint,
-            )
+            raise unfit_dtype(step, writer)
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
         made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to, quantisers.get(step.key)))
     return made
@@ -281,12 +252,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
     The limit for keys is the total number of their segments. A segment is the part of a key between two dots.
     """
     if len(tensors) > writer.most:
-        others = _names_of_writers(lambda other: other.most >= len(tensors))
-        raise OutputError(
-            f"{count(len(tensors), 'tensor')} are too many for the format {writer.name}: "
-            f"ckptsurgeon reads at most {writer.most}.",
-            hint=f"Use --to {others[0]}." if others else "Write several smaller outputs, with ckpt filter.",
-        )
+        raise too_many(len(tensors), writer)
     segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
     if segments > most_segments(len(tensors)):
         raise OutputError(

@@ -1,14 +1,22 @@
-"""Errors for outputs of a format that ckpt does not write; they say what the name means, and what to write instead."""
+"""Errors for outputs whose format is unknown or does not fit the tensors; their hints name formats to use instead."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from ...errors import ConfigError
-from ...formats.base.marks import Writers
-from ...util.text import escape
+from ...errors import ConfigError, OutputError
+from ...formats.base.header import Writer
+from ...formats.base.marks import Writers, writers
+from ...planning.operations.operation import QUANTISED_NOW
+from ...planning.plan.step import Step
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape
 
-__all__ = ["unknown_suffix", "unknown_to"]
+__all__ = ["too_many", "unfit_dtype", "unknown_suffix", "unknown_to"]
+
+USUAL = ("safetensors", "pth")
+"""The formats that hints name first."""
 
 _ONLY_READ = {
     "nemo": "A .nemo is a tar archive: write model_weights.ckpt, and pack it with the other files of the original: "
@@ -62,3 +70,37 @@ def _instead(word: str) -> str:
     if word in _ONLY_READ:
         return _ONLY_READ[word]
     return f"{word} is a layout, so give --layout {word}." if word in layout_names() else ""
+
+
+def unfit_dtype(step: Step, writer: Writer) -> OutputError:
+    """Return the error for a tensor whose dtype a format does not support."""
+    others = _names_of_writers(lambda other: step.dtype in other.dtypes)
+    leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
+    is_made = step.operation.startswith(QUANTISED_NOW)
+    other = " Or leave --gguf-type out." if is_made else " Or decode it: ckpt convert --dequantize."
+    decode = other if DTYPES[step.dtype].kind == "quantized" else ""
+    return OutputError(
+        f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",
+        hint=f"Use --to {others[0]}.{decode}" if others else leave,
+    )
+
+
+def too_many(tensors: int, writer: Writer) -> OutputError:
+    """Return the error for a number of tensors that ckptsurgeon could not read back from the format."""
+    others = _names_of_writers(lambda other: other.most >= tensors)
+    return OutputError(
+        f"{count(tensors, 'tensor')} are too many for the format {writer.name}: "
+        f"ckptsurgeon reads at most {writer.most}.",
+        hint=f"Use --to {others[0]}." if others else "Write several smaller outputs, with ckpt filter.",
+    )
+
+
+def _names_of_writers(fits: Callable[[Writer], bool]) -> list[str]:
+    """Return the names of the formats for whose writer the function ``fits`` returns true.
+
+    The formats in ``USUAL`` come first, the formats whose outputs are always folders last.
+    """
+    found = [
+        writer.name for writer in sorted(writers().values(), key=lambda writer: not writer.suffixes) if fits(writer)
+    ]
+    return [name for name in USUAL if name in found] + [name for name in found if name not in USUAL]
