@@ -32,7 +32,7 @@ Larger groups are split: to compute their scales, rows of other blocks are read 
 
 @dataclass
 class Roundings:
-    """``losses``: the rounding losses of quantised tensors, by key and by index of the block.
+    """The rounding losses of quantised tensors (``losses``), by key and by index of the block.
 
     If ``is_measured`` is false, losses are not measured. ``kept`` caches numbers that are computed from all values of a
     tensor, such as its global scale.

@@ -30,9 +30,10 @@ def largest_of(arrays: Sequence[Array]) -> float:
 
 @dataclass(frozen=True)
 class Growths:
-    """``blocks``: the largest absolute values of the inputs and of the result of merged tensors.
+    """The largest absolute values of the inputs and of the result of merged tensors, for each block of a tensor.
 
-    They are by key and by index of the block. Several threads may add blocks.
+    ``blocks`` is {key: {index of a block: (largest value of the inputs, largest value of the result)}}. Several threads
+    may add blocks.
     """
 
     blocks: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
