@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import CheckpointError, UnsafeError
 from ..base import limits
 from ._opcodes import NAMES, PickleOpcodes
-from .shortcut import plain_tensors
+from .shortcut import SHORT_PUTS, plain_tensors
 from .state import BARE, NO_EDGE, Rebuild, TruncatedError, UnknownOpcodeError, bounds
 from .values import GlobalName, OpaqueResult, set_items
 
@@ -84,7 +84,7 @@ class PickleMachine(PickleOpcodes):
                     value = memo.get(data[position])
                     position += 1
                     taken = None
-                    if type(value) is GlobalName and value.makes_tensors and not far:
+                    if type(value) is GlobalName and value.makes_tensors and len(near) >= SHORT_PUTS and not far:
                         taken = plain_tensors(data, position, near, persistent, value, edge=edge)
                     if taken is None:
                         stack.append(value)

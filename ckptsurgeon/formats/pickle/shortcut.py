@@ -17,7 +17,10 @@ from typing import Any
 from .torch import StridedForm, TypedStorage, form_of, view
 from .values import GlobalName
 
-__all__ = ["plain_tensors"]
+__all__ = ["SHORT_PUTS", "plain_tensors"]
+
+SHORT_PUTS = 256
+"""The number of memo entries that pickle writes with BINPUT. The pattern below only matches LONG_BINPUT, used later."""
 
 _INT = rb"(?:K.|M..|J...[\0-\x7f])"
 """Matches BININT1, BININT2, or BININT with a number that is not negative."""
