@@ -36,7 +36,7 @@ from .shard_notes import (
     shard_notes,
 )
 from .values.value_notes import value_notes
-from .wrappers import NOT_WRAPPED, Unwrapping, lacking_prefix_note, unwrap, unwrap_as
+from .wrappers import NOT_WRAPPED, WRAPPERS, Unwrapping, lacking_prefix_note, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self._entries = root.entries
         self._packing = root.packing
         self._keys = root.keys
-        self._show(unwrap(self._tensors) if unwrapped else NOT_WRAPPED)
+        self._show(self._unwrapping() if unwrapped else NOT_WRAPPED)
         self.checked: set[Storage] = set()
         self._odd_scales: dict[str, OddScales] = {}  # shared by all views of the file
 
@@ -381,10 +381,15 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """
         other = self._copied()
         if stripped is None:
-            other._show(unwrap(self._tensors, destination))
+            other._show(self._unwrapping(destination))
         else:
             other._show(unwrap_as(self._tensors, stripped) if stripped else NOT_WRAPPED)
         return other
+
+    def _unwrapping(self, destination: Collection[str] = ()) -> Unwrapping:
+        """Return how the keys lose their wrappers; most files and destinations have no key with a wrapper's name."""
+        text = "\n".join((*self._tensors, *destination))
+        return unwrap(self._tensors, destination) if any(f"{one}." in text for one in WRAPPERS) else NOT_WRAPPED
 
     def _copied(self) -> Checkpoint:
         other = object.__new__(Checkpoint)
