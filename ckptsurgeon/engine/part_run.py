@@ -12,7 +12,6 @@ from ..checkpoint.values.value_notes import is_non_finite_note
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
-from ..storage.read.base import has_changed
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
@@ -173,7 +172,7 @@ def check_unchanged(
     for source in sources:
         handles = source.open_files()
         for name in handles if names is None else names:
-            if not handles[name].closed and has_changed(handles[name]):  # a shard that was consumed is closed
+            if not handles[name].closed and handles[name].has_changed():  # a shard that was consumed is closed
                 path = os.path.join(source.path, name) if name else source.path
                 raise PlanError(f"{escape(path)} has changed since {since}.", hint=hint)
 

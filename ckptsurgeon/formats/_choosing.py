@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ..errors import FormatError
+from ..storage.folder_files import broken_links
 from ..storage.read.base import File, Folder
-from ..storage.read.local import broken_links
 from ..util.text import count, escape, listing
 from ._espnet_pack import META, packed_weights
 from .base import limits

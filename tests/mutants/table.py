@@ -1429,8 +1429,8 @@ MUTANTS = (
     ),
     Mutant(
         "a source that changed since the plan is refused",
-        "    return now is not None and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)",
-        "    return False",
+        "        return now is not None and (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)",
+        "        return False",
         "engine/test_apply.py engine/test_output.py api/test_edit.py",
     ),
     Mutant(

@@ -30,9 +30,9 @@ from ...formats.base.sharded_writer import RECIPE_FILE
 from ...formats.clusters.rank_files import has_rank_files
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
+from ...storage.folder_files import broken_links
 from ...storage.json_text import read_json
 from ...storage.read.base import Folder
-from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix

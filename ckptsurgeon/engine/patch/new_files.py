@@ -10,7 +10,7 @@ from contextlib import closing
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError, SourceError
 from ...storage.read._descriptors import leads_out
-from ...storage.read.base import File, Folder, has_changed
+from ...storage.read.base import File, Folder
 from ...storage.read.uri import open_source, scheme_of
 from ...util.text import escape
 from .blocks import BLOCK
@@ -69,7 +69,7 @@ class NewFiles:
     def check_unchanged(self) -> None:
         """Raise PlanError if a file that does not belong to the open checkpoint has changed since it was opened."""
         for file in self._opened:
-            if has_changed(file):
+            if file.has_changed():
                 raise PlanError(f"{escape(file.uri)} has changed since it was opened.", hint="Make the patch again.")
 
     def close(self) -> None:

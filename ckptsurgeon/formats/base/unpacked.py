@@ -83,10 +83,9 @@ class UnpackedFile(File):
         """Whether the file was closed."""
         return self._spool.fileno() < 0
 
-    @property
-    def original(self) -> File:
-        """The gzip file that was unpacked."""
-        return self._packed
+    def has_changed(self) -> bool:
+        """Return whether the gzip file was written to since it was opened."""
+        return self._packed.has_changed()
 
     def descriptor(self) -> AbstractContextManager[None]:
         """Return a context whose value is None and not a file descriptor: no named local file has these bytes."""

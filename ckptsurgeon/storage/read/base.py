@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-__all__ = ["Advance", "File", "Folder", "Progress", "Source", "has_changed"]
+__all__ = ["Advance", "File", "Folder", "Progress", "Source"]
 
 Advance = Callable[[int], None]
 """A function that is called, from any thread, with the number of bytes that were just received."""
@@ -55,10 +54,9 @@ class File(ABC):
     def closed(self) -> bool:
         """Whether the file was closed."""
 
-    @property
-    def original(self) -> File:
-        """The file whose content this is: the compressed file if this is an unpacked copy, else the file itself."""
-        return self
+    def has_changed(self) -> bool:
+        """Return whether the file was written to since it was opened; False if it is not a file on this machine."""
+        return False
 
     @abstractmethod
     def descriptor(self) -> AbstractContextManager[int | None]:
@@ -100,11 +98,3 @@ class Folder(ABC):
 
 
 Source = File | Folder
-
-
-def has_changed(file: File) -> bool:
-    """Return whether an open file on this machine was written to since it was opened."""
-    file = file.original
-    with file.descriptor() as fd:
-        now = None if fd is None or file.mtime_ns is None else os.fstat(fd)
-    return now is not None and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)

@@ -18,7 +18,7 @@ from .consumed_shard import CONSUMED, consumed_shard
 from .unwritten_ranges import unwritten_ranges
 from .zero_pages import GRID, zero_page
 
-__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "is_local", "link_of"]
+__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "is_local", "link_of"]
 
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
@@ -117,6 +117,12 @@ class LocalFile(File):
             yield fd
         finally:
             self._descriptor.give_back()
+
+    def has_changed(self) -> bool:
+        """Return whether the file was written to since it was opened; raises SourceError."""
+        with self.descriptor() as fd:
+            now = None if fd is None or self.mtime_ns is None else os.fstat(fd)
+        return now is not None and (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)
 
     def folder(self) -> LocalFolder:
         """Return the folder the file is in."""
@@ -260,25 +266,6 @@ def link_of(source: Source) -> str:
         return os.readlink(source.path)
     except OSError:
         return ""
-
-
-def broken_links(source: Source) -> list[str]:
-    """Return the names of the links in a folder whose targets do not exist, sorted.
-
-    ``LocalFolder.names`` omits them.
-    """
-    return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
-
-
-def contents(source: Folder) -> list[str]:
-    """Return the names of all files and folders in a folder, sorted; the names of folders end in a slash."""
-    folders = set(source.folders())
-    names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
-    return sorted(f"{name}/" if name in folders else name for name in names)
-
-
-def _is_broken(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
