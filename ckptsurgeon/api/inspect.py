@@ -195,7 +195,7 @@ def initial_config(
 
 
 def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
-    from ..destinations.declared import declare
+    from ..destinations._declare import declare
 
     opaque = [key for key, info in checkpoint.items() if info.opaque]
     if opaque:

@@ -1,26 +1,30 @@
-"""Destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``.
+"""Reads destinations that list their tensors: ``model: {tensors: {key: {shape, dtype, init}}, tied: [[key, key]]}``.
 
 Tensors with ``init: like`` start with the values of a checkpoint. The field ``values`` is the path of that checkpoint,
-and the field ``root`` chooses one of its state dicts.
+and the field ``root`` chooses one of its state dicts. For other tensors, ``init`` is the name of a function of
+``torch.nn.init`` without its last underscore, alone (``ones``) or with arguments (``{normal: {std: 0.02}}``). It may
+also be a number, to which all values are set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.opening import open_checkpoint
-from ..errors import CheckpointError, ConfigError
-from ..planning.target import InitialFile, TargetSpec
-from ..storage.yaml_text import InlineMapping
-from ..tensors.dtypes import dtype_named
+from ..errors import ConfigError
+from ..planning.target import InitialFile, TargetSpec, Undrawable
+from ..tensors.dtypes import DTYPES, dtype_named
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, shape_text
 from ._document import Document, check_fields
-from ._inits import DEVIATION, LIKE, NO_INIT, ZERO_DEVIATION, Init, drawn, read_init, suggested_init
+from ._initial_values import DEVIATION, LIKE, ZERO_DEVIATION, Init, file_with, initial_values
 
-__all__ = ["CONFIG", "declare"]
+__all__ = ["CONFIG", "unfit"]
+
+NO_INIT = Undrawable(
+    "does not say how to initialise {keys}, and no source has all of the values",
+    "Give each of these tensors a field init in the destination's file.",
+)
 
 
 class _Declared:
@@ -55,11 +59,11 @@ class _Declared:
             name=document.name,
             tensors=tensors,
             ties=ties,
-            initial=lambda keys, seed: _initial(tensors, inits, given, keys, seed),
+            initial=lambda keys, seed: initial_values(tensors, inits, given, keys, seed),
             given=given,
             undrawable={
                 **{key: NO_INIT for key in tensors if key not in inits and key not in kept and key not in ties},
-                **{key: ZERO_DEVIATION for key, init in inits.items() if init.is_zero and DEVIATION.fullmatch(key)},
+                **{key: ZERO_DEVIATION for key, init in inits.items() if _is_zero(init) and DEVIATION.fullmatch(key)},
             },
             config=document.path,
         )
@@ -78,6 +82,10 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
         return TensorInfo(dtype_named(str(row.get("dtype", "float32"))), tuple(shape))
     except ConfigError as error:
         raise document.fail(f"tensor {escape(key)}: {error.said}") from None
+
+
+def _is_zero(init: Init) -> bool:
+    return init.name == "zeros" or (init.name == "constant" and init.arguments.get("val") == 0)
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
@@ -128,139 +136,115 @@ def _type_text(info: TensorInfo) -> str:
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
     """Return a tuple with the checkpoint that has the initial values of the tensors ``kept``; () if ``kept`` is empty.
 
-    The field ``values`` has the path of the checkpoint, and the field ``root`` the path of its state dict. Raises
-    ConfigError if these fields are missing, malformed or not needed; if a tensor cannot be read from the checkpoint or
-    has another shape in it; or if tied tensors have different initialisers, or different values in the checkpoint.
-    Raises the errors of ``open_checkpoint``.
+    Raises the errors of ``file_with``, and ConfigError if the fields of that checkpoint are given but not needed.
     """
-    values, root = document.model.get("values"), document.model.get("root")
-    if not kept:
-        if values is not None or root is not None:
-            raise document.fail(
-                "the fields values and root are only used for tensors with init: like, and no tensor has init: like."
-            )
-        return ()
-    for key in kept:
-        if ties.get(key, key) not in kept:
-            raise document.fail(
-                f"the tensor {escape(key)} is tied to {escape(ties[key])}, but has a different initialiser."
-            )
-    first = next(iter(kept))
-    if not isinstance(values, str):
-        is_value = "is missing" if values is None else f"is {brief_repr(values, 80)}, not a path"
+    if kept:
+        return (file_with(document, kept, ties),)
+    if any(document.model.get(name) is not None for name in ("values", "root")):
         raise document.fail(
-            f"the tensor {escape(first)} has 'init: like', but the field 'values' {is_value}.",
-            "Add values: FILE, a checkpoint with the values of this tensor.",
+            "the fields values and root are only used for tensors with init: like, and no tensor has init: like."
         )
-    if not isinstance(root, (str, type(None))):
-        raise document.fail(f"the field 'root' is {brief_repr(root, 80)}, not the path of a state dict.")
-    path = values if "://" in values else document.resolve(values)
-    try:
-        raw = open_checkpoint(path, root or ".", unwrap=False)
-    except CheckpointError as error:
-        error.message = f"{escape(document.name)}: values: {error.message}"
-        raise
-    with raw:
-        checkpoint = raw.unwrapped(destination=list(kept))
-        for key, info in kept.items():
-            owner = ties.get(key, key)
-            if owner != key and key not in checkpoint:
-                continue
-            _check_there(document, key, info, checkpoint)
-            if owner in checkpoint and not checkpoint.tensor(key).equal(checkpoint.tensor(owner)):
-                raise document.fail(
-                    f"the tensor {escape(key)} is tied to {escape(owner)}, "
-                    f"but has other values in {escape(checkpoint.path)}."
-                )
-    keys = {key: key for key in kept if key not in ties}
-    return (InitialFile(path, root or ".", keys, "keep", "init: like", checkpoint.stripped),)
+    return ()
 
 
-def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Checkpoint) -> None:
-    there = checkpoint.get(key)
-    name = escape(checkpoint.path)
-    if there is None:
-        raise document.fail(
-            f"the tensor {escape(key)} should get its values from another file (init: like), but {name} has no "
-            "tensor of that name."
-        )
-    if there.opaque:
-        raise document.fail(
-            f"the tensor {escape(key)} should get its values from another file (init: like), but the tensor in "
-            f"{name} cannot be read: {there.opaque}."
-        )
-    if there.shape != info.shape:
-        raise document.fail(
-            f"the tensor {escape(key)} (init: like) has the shape {shape_text(info.shape)}, "
-            f"but the shape {shape_text(there.shape)} in {name}."
-        )
+# Initialisers.
+
+_AT_LEAST_2 = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal")
+_ARGUMENTS = {
+    "uniform": ("a", "b"), "normal": ("mean", "std"), "trunc_normal": ("mean", "std", "a", "b"),
+    "constant": ("val",), "ones": (), "zeros": (), "eye": (), "dirac": ("groups",), "arange": (),
+    "xavier_uniform": ("gain",), "xavier_normal": ("gain",),
+    "kaiming_uniform": ("a", "mode", "nonlinearity"), "kaiming_normal": ("a", "mode", "nonlinearity"),
+    "orthogonal": ("gain",), "sparse": ("sparsity", "std"),
+}  # fmt: skip
+"""Initialisers and their arguments, as in ``torch.nn.init``; ``arange`` is ours: 0, 1, 2, …, as for position ids."""
+_CHOICES = {
+    "mode": ("fan_in", "fan_out"),
+    "nonlinearity": (
+        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid",
+        "tanh", "relu", "leaky_relu", "selu",
+    ),
+}  # fmt: skip
+_NEEDED = {"constant": "val", "sparse": "sparsity"}
+
+_EXACT = ("constant", "ones", "zeros", "eye", "arange")
+"""Initialisers that can fill tensors of integers and booleans."""
 
 
-def _initial(
-    tensors: Mapping[str, TensorInfo],
-    inits: Mapping[str, Init],
-    given: Sequence[InitialFile],
-    keys: Iterable[str],
-    seed: int,
-) -> Iterator[tuple[str, memoryview]]:
-    """Yield each key with the bytes of its initial values, from a checkpoint in ``given`` or from an initialiser."""
-    for key in keys:
-        file = next((one for one in given if key in one.keys), None)
-        if file is None:
-            yield from _draw(tensors, inits, [key], seed)
-            continue
-        import torch
+def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:
+    """Return the initialiser that ``spec`` describes; raises ConfigError if it is unknown or does not fit the tensor.
 
-        with open_checkpoint(file.path, file.root, unwrap=False) as raw:
-            checkpoint = raw.unwrapped(stripped=file.stripped)
-            values = checkpoint.tensor(file.keys[key]).to(getattr(torch, tensors[key].dtype), copy=True)
-        yield key, values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _draw(
-    tensors: Mapping[str, TensorInfo], inits: Mapping[str, Init], keys: Iterable[str], seed: int
-) -> Iterator[tuple[str, memoryview]]:
-    import torch
-
-    from .torch_module.construction import drawing
-    from .torch_module.recording.graph import derived_seed
-
-    for key in keys:
-        if key not in inits:
-            raise ConfigError(f"the destination does not say how to initialise the tensor {escape(key)}.")
-        with drawing():
-            torch.default_generator.manual_seed(derived_seed(seed, key, 0))
-            data = drawn(tensors[key], inits[key])
-        yield key, data
-
-
-def declare(
-    tensors: Mapping[str, TensorInfo], ties: Mapping[str, str], coded: Container[str], like: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the ``model:`` section that lists ``tensors``, each with the initialiser that its name and shape suggest.
-
-    Weights of two or more dimensions get torch's default for linear and convolution layers. One-dimensional weights,
-    scales and variances get ones; biases get zeros. All other tensors, such as buffers, get ``init: like``: they start
-    with the values of a checkpoint. Tensors with keys in ``coded``, which are parts of quantised tensors, also get
-    ``init: like``.
-
-    ``like`` has the fields of the section that name this checkpoint: ``values`` (its path) and, if the checkpoint has
-    several state dicts, ``root``. If ``like`` is empty, tensors that would get ``init: like`` get no initialiser.
+    ``spec`` is the value of the field ``init`` of the tensor ``key``.
     """
-    rows = {}
-    for key, info in tensors.items():
-        init = LIKE if key in coded else suggested_init(key, info)
-        fields = {} if init == LIKE and not like else {"init": init}
-        rows[key] = InlineMapping(shape=list(info.shape), dtype=info.dtype, **fields)
-    groups: dict[str, list[str]] = {}
-    for alias, owner in ties.items():
-        groups.setdefault(owner, [owner]).append(alias)
-        rows[alias].update({name: init for name, init in rows[owner].items() if name == "init"})
-    kept = any(row.get("init") == LIKE for row in rows.values())
-    model: dict[str, Any] = {**(like if kept else {}), "tensors": rows}
-    if groups:
-        model["tied"] = list(groups.values())
-    return model
+    if isinstance(spec, (int, float)):
+        spec = {"constant": {"val": spec}}
+    name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
+    if not isinstance(name, str) or name not in _ARGUMENTS:
+        raise document.fail(
+            f"the tensor {escape(key)} has an unknown initialiser: {brief_repr(spec)}.",
+            f"Use one of {', '.join(_ARGUMENTS)}.",
+        )
+    arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise document.fail(f"the arguments of the initialiser {name} of the tensor {escape(key)} are not a map.")
+    check_fields(document, f"{name} of {key}", arguments, _ARGUMENTS[name])
+    needed = _NEEDED.get(name)
+    if needed and needed not in arguments:
+        raise document.fail(f"the initialiser {name} of the tensor {escape(key)} needs the argument {needed}.")
+    why = unfit(info, name) or _bad_arguments(info, name, arguments)
+    if why:
+        raise document.fail(f"{name} cannot initialise the tensor {escape(key)}: {why}.")
+    return Init(name, arguments)
+
+
+def unfit(info: TensorInfo, name: str) -> str:
+    """Return the reason why the initialiser ``name`` does not fit a tensor with this shape and dtype; '' if it fits."""
+    dims, dtype = len(info.shape), DTYPES[info.dtype]
+    wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
+    if not wanted or (name in _AT_LEAST_2 and dims < 2):
+        needed = {"eye": "2", "sparse": "2", "dirac": "3 to 5", "arange": "1 or more"}.get(name, "2 or more")
+        return f"it has {dims} dimensions, not {needed}"
+    if name != "zeros" and (dtype.kind in ("quantized", "bits") or dtype.values > 1 or dtype.bits % 8):
+        return f"a tensor of {info.dtype} can only be initialised with zeros"
+    if name not in _EXACT and not dtype.is_floating:
+        return f"its dtype is {info.dtype}, not a floating-point dtype"
+    if name == "arange" and info.numel and not _holds(info.dtype, info.shape[-1] - 1):
+        return f"{info.dtype} cannot represent the last value, {info.shape[-1] - 1}"
+    return ""
+
+
+def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) -> str:
+    """Return what is wrong with the arguments of an initialiser; '' if they are valid."""
+    for argument, value in arguments.items():
+        choices = _CHOICES.get(argument)
+        if choices is not None and value not in choices:
+            return f"{argument} is {brief_repr(value, 40)}, not one of {', '.join(choices)}"
+        if choices is None and (isinstance(value, str) or not isinstance(value, (int, float))):
+            return f"{argument} is {brief_repr(value, 40)}, not a number"
+    low, high = arguments.get("a", 0.0), arguments.get("b", 1.0)
+    if name == "uniform" and low > high:
+        return f"its lower bound a is {low}, above its upper bound b, {high}"
+    if arguments.get("std", 0) < 0:
+        return f"std is {arguments['std']}, below zero"
+    if not 0 <= arguments.get("sparsity", 0) <= 1:
+        return f"sparsity is {arguments['sparsity']}, not between 0 and 1"
+    groups = arguments.get("groups", 1)
+    if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
+        return f"groups is {groups}, not a whole number that divides the size of the first axis, {info.shape[0]}"
+    if name == "constant" and not _holds(info.dtype, arguments["val"]):
+        return f"{arguments['val']} is not a value of {info.dtype}"
+    return ""
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Return whether a dtype can represent a value: integer and bool dtypes exactly, floating-point dtypes rounded."""
+    kind, bits = DTYPES[dtype].kind, DTYPES[dtype].bits
+    low, high = {
+        "bool": (0, 1),
+        "int": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
+        "uint": (0, 2**bits - 1),
+    }.get(kind, (value, value))
+    return kind in ("float", "complex") or (value == int(value) and low <= value <= high)
 
 
 CONFIG = _Declared()

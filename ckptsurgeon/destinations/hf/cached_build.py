@@ -16,7 +16,7 @@ from ...storage.cached_documents import cached_document, document_key, keep_docu
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from .._document import Document
-from .._inits import ZERO_DEVIATION
+from .._initial_values import ZERO_DEVIATION
 from .config_text import changed_fields, config_text, texts_in, with_changes
 from .files import CONFIG, companions
 from .given_fields import GivenFields

@@ -15,7 +15,7 @@ from ...errors import ConfigError, SourceError, UnsafeError
 from ...planning.target import InitialFile, TargetSpec
 from ...storage.small_files import is_of_system
 from ...util.text import count, escape, listing
-from .._inits import DEVIATION, ZERO_DEVIATION
+from .._initial_values import DEVIATION, ZERO_DEVIATION
 from .construction import (
     Build,
     BuiltModule,
