@@ -17,7 +17,7 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import Check
-from ckptsurgeon.trainer.config.error_collector import ErrorCollector
+from ckptsurgeon.trainer.config.joined_errors import joined
 
 from . import toy
 from .sounds import RATE, corpus
@@ -127,15 +127,14 @@ def test_a_compressed_sound_that_was_cut_short(ckpt: Run) -> None:
 
 
 def test_one_error_of_several_fields_is_said_once() -> None:
-    collected = ErrorCollector()
-    collected.add(*(cs.ConfigError(f"data.{split}: no such file.") for split in ("train", "dev")))
-    collected.add(cs.ConfigError("train.csv, line 4: no text."), cs.ConfigError("dev.csv, line 4: no text."))
-    with pytest.raises(cs.ConfigError) as raised:
-        collected.check()
-    assert raised.value.message == (
+    files = [cs.ConfigError(f"data.{split}: no such file.") for split in ("train", "dev")]
+    lines = [cs.ConfigError(f"{split}.csv, line 4: no text.") for split in ("train", "dev")]
+    error = joined([*files, *lines])
+    assert type(error) is cs.ConfigError
+    assert error.message == (
         "data.train, data.dev: no such file. And: train.csv, line 4: no text. dev.csv, line 4: no text."
     )
-    assert len(raised.value.details) == 4
+    assert len(error.details) == 4
 
 
 @pytest.mark.usefixtures("sounds")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...util.text import count, escape
 from ...vocabulary.read import BYTES
-from ..config.error_collector import ErrorCollector
+from ..config.joined_errors import joined
 from ..config.settings import DATASET, Data, Named, Settings
 from ..manifests.read import read_manifests
 from .sound import Clip
@@ -111,11 +111,14 @@ def read_split(
     if not read or len(read) < len(named):
         why = "refers to a function (_target_), but this task reads manifests" if named else "lists no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"List one or more manifests, as in {name}: {name}.csv.")
-    faults = ErrorCollector()
+    faults = list[CheckpointError]()
     clips = read_manifests(read, faults, texts=texts)
-    with faults.gathering():
+    try:
         check(clips)
-    faults.check()
+    except CheckpointError as error:
+        faults.append(error)
+    if faults:
+        raise joined(faults)
     reasons = [_reason(clip, data, fits) for clip in clips]
     kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
     dropped = dict(Counter(filter(None, reasons)))

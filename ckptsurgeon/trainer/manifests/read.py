@@ -15,7 +15,7 @@ from ...errors import CheckpointError, ConfigError, SourceError
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import escape
-from ..config.error_collector import ErrorCollector
+from ..config.joined_errors import joined
 from ..config.settings import Named
 from ..data.sound import TOLERANCE_S, Clip, is_array, sound_seconds
 from . import hugging_face
@@ -49,25 +49,27 @@ class Manifest(Protocol):
         ...
 
 
-def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None, *, texts: bool = True) -> list[Clip]:
+def read_manifests(
+    named: Sequence[Named], faults: list[CheckpointError] | None = None, *, texts: bool = True
+) -> list[Clip]:
     """Return the clips of the manifests and datasets ``named``, in order, with their lengths in seconds.
 
     If ``texts`` is false, manifests and datasets need no transcripts. Errors in sound files are added to ``faults``. If
     ``faults`` is None, they are raised as SourceError or ConfigError. Raises ConfigError if a manifest has no known
     format or is malformed, or if a clip occurs twice.
     """
-    own = ErrorCollector() if faults is None else faults
+    own = list[CheckpointError]() if faults is None else faults
     clips = [clip for one in named for clip in _clips(one, texts=texts)]
     _check_twice(clips)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(_measured, clips))
-    with own.gathering():
-        _check_there(clips)
+    if (absent := _absent_sounds(clips)) is not None:
+        own.append(absent)
     wrong = [one for one in found if isinstance(one, CheckpointError)]
     if wrong:
-        own.add(_together(wrong, len(clips)))
-    if faults is None:
-        own.check()
+        own.append(_together(wrong, len(clips)))
+    if own and faults is None:
+        raise joined(own)
     return [one if isinstance(one, Clip) else clip for one, clip in zip(found, clips, strict=True)]
 
 
@@ -137,17 +139,18 @@ def _check_twice(clips: Sequence[Clip]) -> None:
             )
 
 
-def _check_there(clips: Sequence[Clip]) -> None:
-    """Raise SourceError if files of clips are missing or empty; the error's details list them."""
+def _absent_sounds(clips: Sequence[Clip]) -> SourceError | None:
+    """Return an error whose details list the clips with a missing or empty file; None if there are no such clips."""
     missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
-    if missing:
-        (first, why), *rest = missing
-        more = f"; {len(missing)} of {len(clips)} sounds cannot be used" if rest else ""
-        raise SourceError(
-            f"{first.where}: the sound {escape(first.path)} {why}{more}.",
-            hint="Copy the file again, or remove the clip from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
-            details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
-        )
+    if not missing:
+        return None
+    (first, why), *rest = missing
+    more = f"; {len(missing)} of {len(clips)} sounds cannot be used" if rest else ""
+    return SourceError(
+        f"{first.where}: the sound {escape(first.path)} {why}{more}.",
+        hint="Copy the file again, or remove the clip from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
+        details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
+    )
 
 
 def _is_sound(path: str) -> bool:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...util.text import count, escape, percent, shape_text
-from ..config.error_collector import ErrorCollector
+from ..config.joined_errors import joined
 from ..config.settings import Settings
 from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
@@ -67,12 +67,15 @@ class SoundTask(ABC):
 
         Raises ConfigError if a manifest or a transcript is wrong, and SourceError if a sound is missing.
         """
-        data, faults = self.settings.data, ErrorCollector()
+        data, faults = self.settings.data, list[CheckpointError]()
         for name in ("train", "dev", "test"):
             if name not in self._splits and (name == "train" or getattr(data, name)):
-                with faults.gathering():
+                try:
                     self._splits[name] = self.split(name)
-        faults.check()
+                except CheckpointError as error:
+                    faults.append(error)
+        if faults:
+            raise joined(faults)
         # The batches are not stored in self: a data loader in a reference cycle ends its workers only after seconds.
         return {name: self._batches(split) for name, split in self._splits.items()}
 
@@ -206,11 +209,11 @@ class TranscribedTask(SoundTask):
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for transcripts that are empty or have unknown letters; the error's details list them."""
-        faults = ErrorCollector()
+        faults = []
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
             more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
-            faults.add(
+            faults.append(
                 ConfigError(
                     f"{empty[0]}: the transcript is empty{more}.", hint="Write the transcript, or remove the line.",
                     details=[f"{where}: the transcript is empty" for where in empty],
@@ -224,8 +227,9 @@ class TranscribedTask(SoundTask):
                 unknown[clip.where] = error
                 letters |= {error.letter, *self.labels.unknown_letters(clip.text)}
         if unknown:
-            faults.add(self._unknown(unknown, letters))
-        faults.check()
+            faults.append(self._unknown(unknown, letters))
+        if faults:
+            raise joined(faults)
 
     def _unknown(self, unknown: Mapping[str, UnknownLetterError], letters: Collection[str] = ()) -> ConfigError:
         where, first = next(iter(unknown.items()))
