@@ -16,7 +16,7 @@ from ..models._layers import mel_filters
 from ..system.signals import start_loader, worker_options
 from .augment import Augmenter
 from .cache import FeatureCache
-from .sound import Clip, is_array, read_array, read_sound
+from .sound import ARRAY, Clip, read_sound, unreadable, unusable
 
 __all__ = ["ClipInputs", "FeatureExtractor"]
 
@@ -157,8 +157,8 @@ class ClipInputs:
 
     def __call__(self, clip: Clip) -> Tensor:
         """Return a clip's input, from the cache if it is there; raises SourceError for a sound that cannot be used."""
-        if is_array(clip.path):
-            return torch.from_numpy(read_array(clip))
+        if clip.path.endswith(ARRAY):
+            return torch.from_numpy(_read_array(clip))
         found, augmenter = None, self._augmenter if clip.augmented else None
         if self._cache is not None and not (augmenter is not None and augmenter.changes_waves):
             found = self._cache.get(clip)
@@ -173,7 +173,7 @@ class ClipInputs:
 
         For waves it is unknown: the model decides how many frames it makes from the samples.
         """
-        unknown = is_array(clip.path) or self.extractor.features.kind == "waves"
+        unknown = clip.path.endswith(ARRAY) or self.extractor.features.kind == "waves"
         return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
@@ -185,7 +185,7 @@ class ClipInputs:
         """
         if self._cache is None:
             return 0
-        clips = [clip for clip in clips if not is_array(clip.path)]
+        clips = [clip for clip in clips if not clip.path.endswith(ARRAY)]
         pieces = self._cache.pieces(clips)
         done = computed = 0
         if progress is not None:
@@ -209,6 +209,24 @@ class ClipInputs:
         if clip.augmented and self._augmenter is not None:
             wave = self._augmenter.wave(wave)
         return self.extractor(wave)
+
+
+def _read_array(clip: Clip) -> Any:
+    """Return the array in a clip's ``.npy`` file as float32 or int64; nothing in the file is unpickled.
+
+    Raises SourceError if the file cannot be read, has no numbers, or has values that are not finite.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(clip.path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise unreadable(clip.path, clip.where, error) from error
+    if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype.kind not in "biuf":
+        raise unusable(clip, "contains no numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise unusable(clip, "contains values that are NaN or infinite")
+    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):

@@ -1,4 +1,4 @@
-"""A clip and its samples: WAV, FLAC, Ogg or an array, resampled."""
+"""A clip, and the samples of its sound: WAV, FLAC or Ogg, resampled."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 __all__ = [
+    "ARRAY",
     "SUFFIXES",
     "TOLERANCE_S",
     "Clip",
-    "is_array",
     "missing_bytes",
-    "read_array",
     "read_sound",
     "sound_rate",
     "sound_seconds",
+    "unreadable",
+    "unusable",
 ]
 
 
@@ -53,6 +54,8 @@ class Clip:
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name extensions of sounds."""
+ARRAY = ".npy"
+"""The file name extension of an array, which a model gets unchanged."""
 OPEN_ENDED = 0x7FFF_0000
 """If the size in a WAV header is at least this, the writer did not know the length, for example in a pipe."""
 
@@ -84,11 +87,6 @@ TOLERANCE_S = 0.1
 """The maximum difference in seconds between the length in a manifest and the length of the sound."""
 
 
-def is_array(path: str) -> bool:
-    """Return whether the file at ``path`` is an array (``.npy``), which a model gets unchanged, and not a sound."""
-    return path.endswith(".npy")
-
-
 def sound_seconds(clip: Clip) -> float:
     """Return the length of the whole sound file of a clip in seconds, from the header of the file.
 
@@ -99,7 +97,7 @@ def sound_seconds(clip: Clip) -> float:
     try:
         missing = missing_bytes(sound)
     except OSError as error:
-        raise _unreadable(clip.path, clip.where, error) from error
+        raise unreadable(clip.path, clip.where, error) from error
     if missing:
         raise SourceError(
             f"{clip.where}: {escape(clip.path)} is truncated: {missing} bytes of the sound that its header promises "
@@ -127,7 +125,7 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
     try:
         return soundfile.info(sound)
     except (OSError, soundfile.SoundFileError) as error:
-        raise _unreadable(path, where, error) from error
+        raise unreadable(path, where, error) from error
 
 
 def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
@@ -146,40 +144,23 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
             promised = min(round(clip.seconds * own), file.frames - file.tell())
             samples = file.read(round(clip.seconds * own), dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        raise _unreadable(clip.path, clip.where, error) from error
+        raise unreadable(clip.path, clip.where, error) from error
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)
     if own != rate and len(mono):
         mono = require_package("soxr").resample(mono, own, rate)
     if len(samples) < promised - TOLERANCE_S * own:
-        raise _unusable(clip, f"is truncated: it ends after {len(samples) / own:g} s of {promised / own:g} s")
+        raise unusable(clip, f"is truncated: it ends after {len(samples) / own:g} s of {promised / own:g} s")
     if not len(mono):
-        raise _unusable(clip, "has no samples")
+        raise unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
-        raise _unusable(clip, "contains samples that are NaN or infinite")
+        raise unusable(clip, "contains samples that are NaN or infinite")
     if not may_be_silent and not mono.any():
-        raise _unusable(clip, "is silent: all of its samples are 0")
+        raise unusable(clip, "is silent: all of its samples are 0")
     return mono
 
 
-def read_array(clip: Clip) -> Any:
-    """Return the array in a clip's ``.npy`` file as float32 or int64; nothing in the file is unpickled.
-
-    Raises SourceError if the file cannot be read, has no numbers, or has values that are not finite.
-    """
-    import numpy as np
-
-    try:
-        array = np.load(clip.path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(clip.path, clip.where, error) from error
-    if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype.kind not in "biuf":
-        raise _unusable(clip, "contains no numbers")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _unusable(clip, "contains values that are NaN or infinite")
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
-
-
-def _unreadable(path: str, where: str, error: Exception) -> SourceError:
+def unreadable(path: str, where: str, error: Exception) -> SourceError:
+    """Return the error to raise for a sound or an array that cannot be read; ``where`` is the line that lists it."""
     why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return SourceError(
         f"{where}: {escape(path)} cannot be read: {escape(str(why)).rstrip('.')}.",
@@ -187,6 +168,7 @@ def _unreadable(path: str, where: str, error: Exception) -> SourceError:
     )
 
 
-def _unusable(clip: Clip, why: str) -> SourceError:
+def unusable(clip: Clip, why: str) -> SourceError:
+    """Return the error to raise for a clip that a model cannot use; ``why`` follows the path of the clip."""
     begin = f" from {clip.begin_s:g} s on" if clip.begin_s else ""
     return SourceError(f"{clip.where}: {escape(clip.path)}{begin} {why}.", hint="Remove the clip from the manifest.")

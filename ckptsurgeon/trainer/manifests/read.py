@@ -17,7 +17,7 @@ from ...util.registry import discover
 from ...util.text import escape
 from ..config.joined_errors import joined
 from ..config.settings import Named
-from ..data.sound import TOLERANCE_S, Clip, is_array, sound_seconds
+from ..data.sound import ARRAY, TOLERANCE_S, Clip, sound_seconds
 from . import hugging_face
 from ._text import Marks, first_line, has_marks
 
@@ -182,7 +182,7 @@ def _measured(clip: Clip) -> Clip | CheckpointError:
 
 
 def _with_length(clip: Clip) -> Clip:
-    if is_array(clip.path):
+    if clip.path.endswith(ARRAY):
         return dataclasses.replace(clip, seconds=0.0)
     whole = sound_seconds(clip)
     end_s = whole if math.isnan(clip.seconds) else clip.begin_s + clip.seconds
