@@ -124,10 +124,10 @@ def initialised_tensors(
     the values whose mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
-    wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
+    tensors = state_tensors(model)
+    wanted = [key for key in target.tensors if (key in keys or key in parts) and tensors[key].numel()]
     if not wanted:
         return Check(INITIALISED, NOT_RUN, "no tensor is known to be newly initialised")
-    tensors = state_tensors(model)
     values = {key: _masked(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
     others = _other_draws(target, wanted, seed, parts)
     found = {key: z_score(values[key], others[key]) for key in wanted}

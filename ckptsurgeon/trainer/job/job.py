@@ -182,7 +182,7 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
     """
     if job.init is None or plan is None:
         return {}
-    keys = [key for key in job.target.tensors if key in job.init.partly]
+    keys = [key for key, info in job.target.tensors.items() if key in job.init.partly and info.numel]
     source_keys = {step.key: step.source_key for step in plan.steps}
     parts = {}
     with open_checkpoint(job.init.path) as opened:

@@ -116,16 +116,16 @@ def initialise(
     ``parts`` maps the keys of further tensors to masks: of these tensors, only elements whose mask is true are set.
     """
     tensors, parts = state_tensors(model), parts or {}
-    for key, value in initial_values(target, [*keys, *parts], seed):
+    wanted = [key for key in (*keys, *parts) if tensors[key].numel()]
+    for key, value in initial_values(target, wanted, seed):
         if key in parts:
             value = torch.where(parts[key], value, tensors[key])
         own_part(tensors[key]).copy_(part_of(value, tensors[key]))
 
 
 def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
-    """Yield each key with the values that the initialiser of its tensor draws with ``seed``."""
-    wanted = [key for key in keys if target.tensors[key].numel]
-    for key, data in target.initial(wanted, seed):
+    """Yield each of ``keys`` with the values that the initialiser of its tensor, which is not empty, draws."""
+    for key, data in target.initial(keys, seed):
         info = target.tensors[key]
         yield key, torch.frombuffer(data, dtype=getattr(torch, info.dtype)).reshape(info.shape)
 
