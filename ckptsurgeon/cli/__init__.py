@@ -5,16 +5,20 @@ Signal handlers are installed first, before modules that take time to import.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from ..util.collection import collect_rarely
 from .stopping import say, stop_message, stoppable
 
-__all__ = ["command", "main"]
+__all__ = ["RARELY", "command", "main"]
+
+RARELY = (10_000_000, 50, 50)
+"""The thresholds of the garbage collector: two headers of 92,000 tensors make a million objects, all of them in use."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,10 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return complete(command)
     args = list(sys.argv[1:] if argv is None else argv)
-    with stoppable("--json" in args, whole_program=argv is None):
+    with stoppable("--json" in args, whole_program=argv is None), _rare_collection(whole_program=argv is None):
         try:
-            if argv is None:
-                collect_rarely()  # before the imports; the process ends with the command
             from .run import run
 
             return run(args)
@@ -40,6 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             say(line)
             return code
+
+
+@contextmanager
+def _rare_collection(*, whole_program: bool) -> Iterator[None]:
+    """Let the cyclic garbage collector run rarely within the ``with`` block, to save time.
+
+    If the process ends with the command, it stays rare: a collection at the end would be time lost.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*RARELY)
+    try:
+        yield
+    finally:
+        if not whole_program:
+            gc.set_threshold(*thresholds)
 
 
 def command() -> Any:

@@ -11,7 +11,6 @@ from typing import Any, TextIO, cast
 import typer
 
 from ..errors import OutputError
-from ..util.collection import rare_collection
 from .application import COMPLETION, GROUPS, TIMEOUT, application
 from .failing import failed
 from .stopping import output_in_place
@@ -26,7 +25,7 @@ SIGPIPE = 141
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     as_json = "--json" in args
-    with rare_collection(), guarded_streams(), ExitStack() as stack:
+    with guarded_streams(), ExitStack() as stack:
         try:
             args = _set_timeout(args, stack)
             code = _invoke(_verb_first(_search_of_merge(args)), as_json)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ckptsurgeon.cli.run import run
-from ckptsurgeon.util import collection
+from ckptsurgeon.cli import RARELY, main
 
 LISTED = """
 import sys
@@ -69,7 +68,7 @@ def test_python_looks_for_no_unreachable_objects_when_a_command_ends() -> None:
     command = [sys.executable, "-c", COLLECTIONS, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     thresholds, frozen = done.stdout.splitlines()[-1].rsplit(maxsplit=1)
-    assert thresholds == str(collection.RARELY)
+    assert thresholds == str(RARELY)
     assert int(frozen) > 1000
 
 
@@ -87,6 +86,6 @@ def test_nothing_is_collected_during_a_command(monkeypatch: pytest.MonkeyPatch) 
         return len(kept)
 
     monkeypatch.setattr("ckptsurgeon.cli.run._invoke", invoke)
-    assert run(["inspect"]) == 50_000
+    assert main(["inspect"]) == 50_000
     assert found == []
     assert gc.get_threshold() == thresholds
