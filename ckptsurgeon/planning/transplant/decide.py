@@ -357,7 +357,8 @@ def decide(
     asked = resized or (decider.faults.mismatches and decider.axes is None)
     # To find the vocabulary axes, the model is built again: so read ``target.vocabulary`` only if a message needs it.
     by_place = PositionalRows(decider.changes, target.vocabulary) if asked else None
-    raise_faults(decider.faults, names, target.name, decider.axes, by_place)
+    if any(vars(decider.faults).values()):
+        raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []

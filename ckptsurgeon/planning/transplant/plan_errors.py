@@ -19,10 +19,13 @@ from ..quantised_error import dequantise
 from ..target import TargetSpec, Undrawable
 from .by_place import BY_TOKEN, PositionalRows
 from .options import Options
-from .select import Selection, SourceView, TensorOrigin
+from .select import SourceView, TensorOrigin
 from .vocabulary import VocabularyAxes
 
-__all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_prefixes", "missing_text", "raise_faults"]
+__all__ = [
+    "PlanFaults", "check_completeness", "check_destination_patterns", "check_prefixes", "missing_text",
+    "nothing_loaded", "raise_faults",
+]  # fmt: skip
 
 # Mismatches, casts and tensors that cannot be drawn, collected to be reported at once.
 
@@ -119,8 +122,6 @@ def _is_unloaded(step: Step) -> bool:
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
     """Return notes on patterns that match few keys of the destination; raises PatternError if one matches no key."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
-    if not flags:
-        return []
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
 
@@ -146,21 +147,11 @@ def missing_text(keys: Sequence[str]) -> str:
     return f"{count(len(keys), 'tensor')} of the destination {are} in no source: {listing(keys)}."
 
 
-def check_plan(
-    steps: Sequence[Step],
-    unexpected: Sequence[TensorOrigin],
-    *,
-    selection: Selection,
-    options: Options,
-    target: TargetSpec,
-    views: Sequence[SourceView] = (),
-) -> None:
-    """Raise PlanError if --on-missing error, --strict or --require is not met, or no tensor comes from a source.
+def check_completeness(steps: Sequence[Step], unexpected: Sequence[TensorOrigin], options: Options) -> None:
+    """Raise PlanError if --require, --on-missing error or --strict is not met.
 
     ``unexpected`` are the selected source tensors that the destination does not have.
     """
-    if all(_is_unloaded(step) for step in steps):
-        raise _nothing_loaded(steps, unexpected, target, views)
     if options.require:
         _check_required(steps, options)
     missing = [step.key for step in steps if step.reason == "missing"]
@@ -206,7 +197,7 @@ _REMEDIES = {
 """{reason why a tensor comes from no source: hint}."""
 
 
-def _nothing_loaded(
+def nothing_loaded(
     steps: Sequence[Step], unexpected: Sequence[TensorOrigin], target: TargetSpec, views: Sequence[SourceView]
 ) -> PlanError:
     """Return the error for a transplant without a tensor from a source; the hint says what to change."""

@@ -15,7 +15,7 @@ from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
 from .decide import InitialView, decide
 from .options import Options
-from .plan_errors import check_destination_patterns, check_plan, check_prefixes
+from .plan_errors import check_completeness, check_destination_patterns, check_prefixes, nothing_loaded
 from .plan_notes import few_copied, other_modules
 from .select import Selection, SourceView, TensorOrigin, select
 
@@ -46,8 +46,10 @@ def plan_transplant(
     the quantised tensors of the destination. Raises PatternError for patterns that match nothing; PlanError for
     impossible requests; FormatError for values that cannot be copied.
     """
-    overlooked = check_destination_patterns(target, options)
-    check_prefixes(views, target)
+    names_tensors = options.reinit or options.require or options.mismatch.scoped
+    overlooked = check_destination_patterns(target, options) if names_tensors else []
+    if any(view.dst for view in views):
+        check_prefixes(views, target)
     selection = select(views, options)
     names = [view.source.name for view in views]
     decisions = decide(target, selection, options, names, initial)
@@ -56,7 +58,10 @@ def plan_transplant(
         check_decoded(decisions.steps, selection, views)
     if wanted:
         check_replaced(decisions.steps, selection, views, wanted)
-    check_plan(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
+    if all(step.reason for step in decisions.steps):  # no tensor gets values from a source
+        raise nothing_loaded(decisions.steps, unexpected, target, views)
+    if options.require or options.strict or options.on_missing == "error":
+        check_completeness(decisions.steps, unexpected, options)
     kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
     few = list(few_copied(views, decisions.steps, unexpected, options)) if unexpected else []
     others = not few and unexpected
