@@ -78,7 +78,7 @@ class AskedFields:
             if name not in self.new:
                 raise ConfigError(
                     f"--keep {escape(name)} has no effect: this field is not changed.",
-                    hint="Set a smaller number with --set.",
+                    hint=f"Set a smaller {escape(name)} with --set, or leave out --keep.",
                 )
             if role_of(name) not in _KEPT or self.grows(name):
                 raise ConfigError(

@@ -269,7 +269,7 @@ def most_common(values: Iterable[float]) -> float:
 
 
 def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transpose: bool = False) -> Step:
-    """Return the step that makes the factor ``part`` ("A" or "B") of a module, with the name ``key``.
+    """Return the step of a plan that makes one factor of ``module``: ``part`` is "A" or "B", ``key`` its output key.
 
     If ``rank`` is larger than the module's rank, the factor is filled with zeros up to this rank. If ``transpose``, the
     factor is stored as (in, rank) or (rank, out).

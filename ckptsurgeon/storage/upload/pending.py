@@ -63,9 +63,9 @@ def _send(file: Any, source: str, advance: Advance) -> int:
 class DeferredUploads:
     """Uploads files as multipart uploads of S3 or resumable uploads of GCS; a completed upload becomes a file.
 
-    The mark is a file with the paths of the uploads. If the run is killed, the next run reads the mark, asks S3 for
-    unfinished uploads to these paths, and aborts them. GCS cannot list unfinished uploads, but removes them after a
-    week.
+    While uploads are not completed, a file at the address ``mark`` lists their paths. If the run is killed, the next
+    run reads this list, asks S3 for unfinished uploads to these paths, and aborts them. GCS cannot list unfinished
+    uploads, but removes them after a week.
     """
 
     def __init__(self, fs: Any, mark: str) -> None:

@@ -60,7 +60,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     if role == "":
         if name in STAYING or (f".{name}" in ACTIVATIONS and f".{name}" not in OF_WEIGHTS):
             return stored
-        raise UnencodableError(f"the stored tensor {name} cannot be computed from new values")
+        raise UnencodableError(f"no encoder is known for its stored tensor {name}")
     own = replace(template, role=role)
     # Loaders accept no shape that a cast of all tensors changed to floats.
     dtype = "int64" if role == "shape" and stored.dtype not in ("int64", "int32") else stored.dtype

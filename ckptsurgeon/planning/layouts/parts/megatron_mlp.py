@@ -176,7 +176,10 @@ _JOINED = "experts.{n}.{i}.gate_up.weight"
 
 
 def _beside(experts: Experts, prefix: str = THEIRS) -> tuple[Change, ...]:
-    """Return the changes of the modules next to the experts: the attention (unless latent) and the shared expert."""
+    """Return how tensors beside the experts differ from transformers: fused q, k and v, and a fused shared expert.
+
+    Latent attention has no fused tensor. ``prefix`` is the name of a layer in Megatron.
+    """
     shared = mlp_fused(experts.shared, f"{prefix}.mlp.shared_experts.linear_fc1") if experts.shared else ()
     return shared if experts.has_latent else (*attention_fused(prefix), *shared)
 
