@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, pickle_by_enum_name
+from enum import Enum
+from typing import Any
 
 __all__ = ["NoteKind"]
 
@@ -32,8 +33,6 @@ class NoteKind(_Properties, Enum):
     weights than the file has. Any other contradiction is a warning. Some checks find such faults themselves, and report
     no notes. ``check`` is empty if no check reports such a note.
     """
-
-    __reduce_ex__ = pickle_by_enum_name  # type: ignore[assignment]  # not by value: kinds may have the same properties
 
     REMARK = ("", _WARNING, "")
     """Says how a checkpoint was opened, or a fault that checks of values find again: no check reports such a note."""
@@ -196,3 +195,10 @@ class NoteKind(_Properties, Enum):
     PREFIXED_KEYS = ("missing-tensors", _FAILURE, "Remove the prefix: ckpt rename --unwrap.")
     MISSING_COMPONENT = ("missing-tensors", _FAILURE, "Fetch or save the folder of this component again.")
     MISSING_TENSORS = ("missing-tensors", _FAILURE, "Copy the missing tensors from the source, or correct config.json.")
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """Return how to pickle and copy this kind: by its name, since several kinds have the same properties.
+
+        ``enum.pickle_by_enum_name`` is not in the first releases of Python 3.11.
+        """
+        return getattr, (NoteKind, self.name)

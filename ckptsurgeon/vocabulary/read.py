@@ -26,7 +26,7 @@ from .vocabulary import Marks, Reader, Vocabulary, checked, has_marks, marked
 __all__ = [
     "BYTES",
     "BY_LANGUAGE",
-    "VOCABULARY",
+    "PLAIN_LIST",
     "VOCABULARY_BYTES",
     "lines_of",
     "read_lists",
@@ -99,7 +99,7 @@ def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
             return reader.read(name, data)
     if name.lower().endswith(".json"):
         raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")
-    return VOCABULARY.read(name, data)
+    return PLAIN_LIST.read(name, data)
 
 
 # Finds the token list next to a model.
@@ -288,4 +288,5 @@ def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
     return [tokens[number] for number in numbers]
 
 
-VOCABULARY = _Plain()
+PLAIN_LIST = _Plain()
+"""The reader of plain lists of tokens: of each file that has the marks of no other kind."""

@@ -13,7 +13,7 @@ from ..errors import ConfigError, PlanError
 from ..planning.target import Companion
 from ..util.text import count, escape
 from . import huggingface
-from .read import VOCABULARY, read_lists, read_vocabulary, tokens_beside, vocabulary_beside
+from .read import PLAIN_LIST, read_lists, read_vocabulary, tokens_beside, vocabulary_beside
 from .renumbering import Renumbering
 from .vocabulary import Vocabulary
 
@@ -29,7 +29,7 @@ def token_file(tokens: Sequence[str]) -> tuple[str, str]:
     """Return the name and text of a token list: one token on each line, or JSON if a token cannot be a line."""
     text = "".join(f"{token}\n" for token in tokens)
     try:
-        if VOCABULARY.read("tokens.txt", text.encode()).tokens == tuple(tokens):
+        if PLAIN_LIST.read("tokens.txt", text.encode()).tokens == tuple(tokens):
             return "tokens.txt", text
     except (ConfigError, UnicodeEncodeError):
         pass

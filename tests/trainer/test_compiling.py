@@ -160,7 +160,10 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert not job.may_compile
     assert gpu.may_compile
     assert compiled_loss(gpu, NET) is not None
-    assert not replace(gpu, settings=replace(gpu.settings, compile="off")).may_compile
+    off = replace(gpu, settings=replace(gpu.settings, compile="off"))
+    assert not off.may_compile
+    assert compiled_loss(off, NET) is None
+    assert compiled_loss(job, NET) is None
     assert not compile_notes(gpu)
     other = replace(build_job(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
     assert compiled_loss(other, NET) is None

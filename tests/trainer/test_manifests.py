@@ -13,7 +13,7 @@ import pytest
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.sound import Clip
 from ckptsurgeon.trainer.manifests import _text
-from ckptsurgeon.trainer.manifests._text import has_marks
+from ckptsurgeon.trainer.manifests._text import has_marks, names_in
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.util.registry import discover
 
@@ -240,7 +240,11 @@ def test_every_kind_says_what_it_is_called_and_knows_no_other_kinds_file() -> No
     assert files.keys() == kinds.keys()
     for name, paths in files.items():
         for path in paths:
-            assert [kind for kind, one in kinds.items() if any(has_marks(path, marks) for marks in one.marks)] == [name]
+            assert [
+                kind
+                for kind, one in kinds.items()
+                if any(has_marks(path, names_in(path), marks) for marks in one.marks)
+            ] == [name]
         assert kinds[name].kind
 
 

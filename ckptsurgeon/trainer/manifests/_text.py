@@ -10,7 +10,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError
@@ -29,6 +29,7 @@ __all__ = [
     "file_beside_or_here",
     "first_line",
     "has_marks",
+    "names_in",
     "parse_json",
     "place",
     "read_json_lines",
@@ -117,14 +118,21 @@ def _decompressed(path: str) -> bytes:
     return data
 
 
-def has_marks(path: str, marks: Marks) -> bool:
-    """Return whether a file or folder has these marks."""
+def names_in(path: str) -> set[str]:
+    """Return the column names of a CSV, the fields of the JSON object on a file's first line, or {} for a folder.
+
+    Raises ConfigError for a CSV with a stray carriage return in its first line.
+    """
+    if os.path.isdir(path):
+        return set()
+    return set(columns_of(path)) if path.lower().endswith(CSV) else fields_of_first_line(path)
+
+
+def has_marks(path: str, names: Set[str], marks: Marks) -> bool:
+    """Return whether a file or folder has these marks; ``names`` are the ``names_in`` it."""
     if os.path.isdir(path):
         return marks.endings == FOLDER and all(os.path.isfile(os.path.join(path, name)) for name in marks.has)
-    if not path.lower().endswith(marks.endings):
-        return False
-    names = set(columns_of(path)) if marks.endings == CSV else fields_of_first_line(path)
-    return marks.has <= names and marks.lacks.isdisjoint(names)
+    return path.lower().endswith(marks.endings) and marks.has <= names and marks.lacks.isdisjoint(names)
 
 
 def columns_of(path: str) -> list[str]:

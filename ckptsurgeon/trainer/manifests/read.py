@@ -19,7 +19,7 @@ from ..config.joined_errors import joined
 from ..config.settings import Named
 from ..data.sound import ARRAY, TOLERANCE_S, Clip, sound_seconds
 from . import hugging_face
-from ._text import Marks, first_line, has_marks
+from ._text import Marks, first_line, has_marks, names_in
 
 __all__ = ["Manifest", "read_manifests"]
 
@@ -96,7 +96,8 @@ def _read(path: str, *, texts: bool) -> list[Clip]:
     if os.path.isfile(path) and not os.path.getsize(path):
         raise ConfigError(f"the manifest {escape(path)} is empty.", hint=f"Known formats: {_known()}.")
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
-    found = next((kind for kind in kinds.values() if any(has_marks(path, one) for one in kind.marks)), None)
+    names = names_in(path)
+    found = next((kind for kind in kinds.values() if any(has_marks(path, names, one) for one in kind.marks)), None)
     if found is None:
         raise ConfigError(f"{escape(path)} is not a manifest in a known format{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path, texts=texts)

@@ -87,8 +87,8 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 
 def _is_wanted(job: Job) -> bool:
-    if job.settings.compile == "on":
-        return True
+    if job.settings.compile == "on" or not job.may_compile:
+        return job.settings.compile == "on"
     of_equal_clips = getattr(job.task, "by_blocks", False) and not job.lengths_vary  # label lengths do not matter
     return (has_one_shape(job) or of_equal_clips) and _can_compile()
 

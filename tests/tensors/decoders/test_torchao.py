@@ -59,8 +59,8 @@ def test_a_decoded_weight_is_a_plain_tensor_in_the_metadata(tmp_path: Path) -> N
         ({"0.weight": "[", "1.weight": "[]"}, "does not say which torchao class the tensor has"),
         (
             {key: entry("Int4TilePackedTo4dTensor") for key in BOTH},
-            "Int4TilePackedTo4dTensor stores codes in an order that only a kernel of CUDA can read. Its output for an "
-            "identity matrix as the input is the weight",
+            "Int4TilePackedTo4dTensor stores codes in an order that only a kernel of CUDA can read: the kernel's "
+            "output for an identity matrix is the weight",
         ),
         ({key: entry("NewTensor") for key in BOTH}, "no decoder knows torchao's class NewTensor"),
         ({key: entry("Int4Tensor") for key in BOTH}, "the tensor has no zero points"),
