@@ -421,7 +421,7 @@ def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -
         assert list(checkpoint) == ["w"]
     assert len(shown) == 2
     monkeypatch.setattr(limits, "PIECE_PICKLES", 100)
-    with pytest.raises(UnsafeError, match="more bytes in total than the limit of 100"):
+    with pytest.raises(UnsafeError, match="has more bytes than the limit of 100"):
         cs.open_checkpoint("d")
 
 
