@@ -1,8 +1,4 @@
-"""Reads the state dict of an ``nn.Module``: tensors, dtypes, shapes and ties.
-
-A tensor may be sharded over processes: torch's DTensor, as in FSDP2 and tensor parallelism
-(https://docs.pytorch.org/docs/stable/distributed.tensor.html).
-"""
+"""Reads the state dict of an ``nn.Module``: tensors, dtypes, shapes and ties."""
 
 from __future__ import annotations
 
@@ -15,8 +11,9 @@ from ...errors import ConfigError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
+from .parts import is_distributed
 
-__all__ = ["infos_of", "is_distributed", "own_bounds", "own_part", "part_of", "state_of", "ties_of", "whole"]
+__all__ = ["infos_of", "state_of", "ties_of"]
 
 
 def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -74,38 +71,3 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
         if tensor.numel() and first.setdefault(place, key) != key:
             ties[key] = first[place]
     return ties
-
-
-def is_distributed(tensor: object) -> bool:
-    """Return whether an object is a tensor that is sharded over processes."""
-    return hasattr(tensor, "full_tensor")
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a tensor, in the same memory; the whole tensor if it is not a DTensor."""
-    held: Tensor = tensor.detach().to_local() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
-    return held
-
-
-def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
-    """Return (start, end) of this process's shard for each dimension of the whole tensor."""
-    if not is_distributed(tensor):
-        return tuple((0, size) for size in tensor.shape)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
-    return tuple((begin, begin + size) for begin, size in zip(offset, shape, strict=True))
-
-
-def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of ``values`` that belongs to this process's shard of ``tensor``.
-
-    ``values`` has the shape of the whole tensor.
-    """
-    return values[tuple(slice(*part) for part in own_bounds(tensor))] if is_distributed(tensor) else values
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return the whole tensor; all processes with a shard must call it together."""
-    found: Tensor = tensor.detach().full_tensor() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
-    return found
