@@ -198,13 +198,26 @@ def _apart(group: Sequence[_Row]) -> str:
     finite = [one for one in numbers if one.max_abs != 0]  # the others differ only in NaN and infinities, if at all
     relative = [one.relative for one in finite if one.relative is not None]
     cosine = [one.cosine for one in finite if one.cosine is not None]
-    nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
     words = [f"max {_largest(finite)}"] if finite else []
     words += [f"rel {max(relative):.2g}"] if relative else []
     words += [f"cos {min(cosine):.5f}"] if cosine else []
-    words += [f"{nan} NaN in one checkpoint only"] if nan else []
-    words += [f"{inf} Inf in one checkpoint only"] if inf else []
+    words += [f"{' and '.join(some)} in {where}" for where, some in _in_one_only(numbers).items()]
     return "  ".join(words)
+
+
+def _in_one_only(numbers: Sequence[Numbers]) -> dict[str, list[str]]:
+    """Return how many values are NaN or infinite in each place: ``{"the second only": ["3 NaN", "1 Inf"]}``."""
+    found: dict[str, list[str]] = {}
+    for name, total, parts in (
+        ("NaN", sum(one.nan for one in numbers), [one.nan_in for one in numbers]),
+        ("Inf", sum(one.inf for one in numbers), [one.inf_in for one in numbers]),
+    ):
+        counts = {"the first only": sum(n for n, _ in parts), "the second only": sum(n for _, n in parts)}
+        counts["both, but different"] = total - sum(counts.values())
+        for where, number in counts.items():
+            if number:
+                found.setdefault(where, []).append(f"{number} {name}")
+    return found
 
 
 def _largest(numbers: Sequence[Numbers]) -> str:
@@ -252,12 +265,11 @@ def _summary(found: Difference) -> RenderableType:
 
 
 def _not_finite(found: Difference) -> str:
-    """Return a text with the numbers of values that are NaN or infinite in only one of two tensors; '' if none are."""
+    """Return how many values are NaN or infinite in only one of two tensors, and in which; '' if none are."""
     numbers = [
         pair.numbers
         for pair in (*found.retyped, *found.changed, *found.close, *found.decoded)
         if pair.numbers is not None
     ]
-    nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
-    words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]
-    return f"; {' and '.join(words)} in one checkpoint only" if words else ""
+    words = [f"{' and '.join(some)} in {where}" for where, some in _in_one_only(numbers).items()]
+    return f"; {', '.join(words)}" if words else ""

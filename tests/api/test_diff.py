@@ -587,4 +587,4 @@ def test_the_last_line_counts_nan_and_inf_of_one_of_them(ckpt: Any) -> None:
     save_file({"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.ones(2)}, "a.safetensors")
     save_file({"a": torch.tensor([1.0, float("nan"), float("inf")]), "b": torch.ones(2)}, "b.safetensors")
     last = ckpt("diff", "a.safetensors", "b.safetensors", "--values").out.splitlines()[-1]
-    assert last == "  1 tensor identical byte for byte, 1 changed; 1 NaN and 1 Inf in one checkpoint only"
+    assert last == "  1 tensor identical byte for byte, 1 changed; 1 NaN and 1 Inf in the second only"

@@ -29,7 +29,8 @@ class Numbers:
     ``relative`` is the L2 norm of the difference divided by the L2 norm of the first tensor, ``cosine`` the cosine of
     the angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot
     hold it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of elements that are
-    infinite in only one tensor, or a different infinity in each.
+    infinite in only one tensor, or a different infinity in each. ``nan_in`` and ``inf_in`` count the elements that are
+    NaN or infinite in the first tensor only, and those in the second tensor only.
     """
 
     differing: int
@@ -38,6 +39,8 @@ class Numbers:
     cosine: float | None
     nan: int
     inf: int = 0
+    nan_in: tuple[int, int] = (0, 0)
+    inf_in: tuple[int, int] = (0, 0)
 
 
 UNREAD = TensorInfo("uint8", (0,))

@@ -28,12 +28,14 @@ class _Figures:
 
     ``gap``, ``first`` and ``second`` are the sums of the squares of the difference and of each tensor; ``product`` is
     the sum of the products of the two tensors' elements. ``within`` is true if all differences are within the
-    tolerance.
+    tolerance. ``opposite`` is the number of elements that are a different infinity in each tensor; see Numbers for the
+    other counts.
     """
 
     differing: int = 0
-    nan: int = 0
-    inf: int = 0
+    nan_in: tuple[int, int] = (0, 0)
+    inf_in: tuple[int, int] = (0, 0)
+    opposite: int = 0
     largest: float = 0.0
     gap: Sum = ZERO
     first: Sum = ZERO
@@ -44,8 +46,9 @@ class _Figures:
     def __add__(self, other: _Figures) -> _Figures:
         return _Figures(
             self.differing + other.differing,
-            self.nan + other.nan,
-            self.inf + other.inf,
+            _added(self.nan_in, other.nan_in),
+            _added(self.inf_in, other.inf_in),
+            self.opposite + other.opposite,
             max(self.largest, other.largest),
             self.gap + other.gap,
             self.first + other.first,
@@ -72,8 +75,10 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
         finite(total.largest),
         quotient(norm(total.gap), norm(total.first)),
         quotient(total.product, norm(total.first), norm(total.second)),
-        total.nan,
-        total.inf,
+        sum(total.nan_in),
+        sum(total.inf_in) + total.opposite,
+        total.nan_in,
+        total.inf_in,
     )
     return numbers, total.within
 
@@ -100,20 +105,22 @@ def values_of(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
 
 def _figures(x: Array, y: Array, tolerance: Tolerance) -> _Figures:
     """Return the sums over one block of two tensors, from which the distance of the tensors is computed."""
-    x, y, nan, inf = _finite_in_both(x, y)
+    x, y, nan_in, inf_in, opposite = _finite_in_both(x, y)
+    special = sum(nan_in) + sum(inf_in) + opposite
     with np.errstate(over="ignore", invalid="ignore"):  # a figure that float64 cannot hold becomes None
         gap = _gap(x, y)
         a, b, c = scaled(x), scaled(y), scaled(gap)
         return _Figures(
-            int(np.count_nonzero(gap)) + nan + inf,
-            nan,
-            inf,
+            int(np.count_nonzero(gap)) + special,
+            nan_in,
+            inf_in,
+            opposite,
             float(gap.max(initial=0)),
             dot(c, c),
             dot(a, a),
             dot(b, b),
             dot(a, b),
-            not (nan or inf) and _within(gap, b.values if not b.exponent else y, tolerance),
+            not special and _within(gap, b.values if not b.exponent else y, tolerance),
         )
 
 
@@ -123,19 +130,29 @@ def _within(gap: Array, second: Array, tolerance: Tolerance) -> bool:
     return bool((gap <= tolerance.absolute + tolerance.relative * np.abs(second)).all())
 
 
-def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
-    """Return the elements that are finite in both arrays, and two counts of the other elements.
+def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, tuple[int, int], tuple[int, int], int]:
+    """Return the elements that are finite in both arrays, and counts of the other elements that differ.
 
-    The first count is of elements that are NaN in only one array. The second is of elements that are infinite in only
-    one array, or a different infinity in each.
+    The counts are of the elements that are NaN in the first array only and in the second only, of those that are
+    infinite in the first only and in the second only, and of those that are a different infinity in each.
     """
     both = np.isfinite(x) & np.isfinite(y)
     if both.all():
-        return x, y, 0, 0
+        return x, y, (0, 0), (0, 0), 0
     a, b = x[~both], y[~both]
     nan = np.isnan(a) | np.isnan(b)
-    lone = int(np.count_nonzero(np.isnan(a) != np.isnan(b)))
-    return x[both], y[both], lone, int(np.count_nonzero((a != b) & ~nan))
+    here, there = np.isinf(a) & ~nan, np.isinf(b) & ~nan
+    opposite = int(np.count_nonzero(here & there & (a != b)))
+    return x[both], y[both], _in_one(np.isnan(a), np.isnan(b)), _in_one(here, there), opposite
+
+
+def _in_one(first: Array, second: Array) -> tuple[int, int]:
+    """Return how many elements are true in the first array only, and how many in the second only."""
+    return int(np.count_nonzero(first & ~second)), int(np.count_nonzero(second & ~first))
+
+
+def _added(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return a[0] + b[0], a[1] + b[1]
 
 
 def _gap(x: Array, y: Array) -> Array:

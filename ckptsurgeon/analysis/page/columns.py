@@ -289,6 +289,6 @@ def _states(found: Difference) -> dict[str, str]:
 
 
 def _figures(numbers: Numbers) -> list[float | int | None]:
-    """Return the fields of ``numbers`` as a list: differing, max_abs, relative, cosine, nan, inf."""
+    """Return the fields of ``numbers`` as a list: differing, max_abs, relative, cosine, nan, inf, nan_in, inf_in."""
     distances = (figure(numbers.max_abs), figure(numbers.relative), exact(numbers.cosine))
-    return [numbers.differing, *distances, numbers.nan, numbers.inf]
+    return [numbers.differing, *distances, numbers.nan, numbers.inf, *numbers.nan_in, *numbers.inf_in]

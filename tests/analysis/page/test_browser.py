@@ -785,6 +785,9 @@ def test_a_tensor_with_nan_in_one_of_two_is_the_first_of_the_largest_changes(bro
     show(browser, cs.view("before.pth", "after.pth"))
     said = text(browser, ".panel-body")
     assert said.index(f"{key} NaN or infinite values in one") < said.index(other)
+    look_for(browser, key, pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    assert facts(browser)["NaN in the second only"] == "1"
 
 
 def test_of_several_models_only_the_one_with_nan_cannot_be_measured(browser: Chrome) -> None:

@@ -129,11 +129,17 @@ class Panel {
     if (encodings.has(row)) facts.push(["stored as", encodings.get(row).join(", then ")]);
     if (why.has(row)) facts.push(["why", nameElement(why.get(row)[0])]);
     if (numbers.has(row)) {
-      const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
+      const [differing, maxAbs, , cosine, , inf, nanFirst, nanSecond, infFirst, infSecond] = numbers.get(row);
       facts.push(["elements", differing ? `${grouped(differing)} differ` : "equal in value, in other bits"]);
-      if (nan) facts.push(["NaN in one", el("strong.bad", {}, grouped(nan))]);
-      if (inf) facts.push(["infinite in one", el("strong.bad", {}, grouped(inf))]);
-      const rest = nan || inf ? ", finite ones" : "";
+      const lone = [
+        ["NaN in the first only", nanFirst],
+        ["NaN in the second only", nanSecond],
+        ["infinite in the first only", infFirst],
+        ["infinite in the second only", infSecond],
+        ["another infinity in each", inf - infFirst - infSecond],
+      ].filter(([, number]) => number);
+      for (const [name, number] of lone) facts.push([name, el("strong.bad", {}, grouped(number))]);
+      const rest = lone.length ? ", finite ones" : "";
       facts.push([`max abs${rest}`, figureText(maxAbs)], ["change", changeText(this.model.relative.get(row))]);
       facts.push([`cosine${rest}`, exactText(cosine)]);
     }
