@@ -22,8 +22,7 @@ from .state.training_state import TrainingState
 from .step_result import BufferSnapshot
 from .system.device import autocast, explain_nondeterminism, without_cudnn_attention
 from .system.random_state import preserve_random_state
-from .tasks._load import explain_task_errors
-from .tasks._task import Batch, Task, begin_step
+from .tasks._task import Batch, Task, begin_step, explain_task_errors
 
 __all__ = [
     "Evaluation",

@@ -31,8 +31,7 @@ from .system.device import autocast, explain_nondeterminism, out_of_memory_error
 from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
-from .tasks._load import explain_task_errors
-from .tasks._task import Batch, Loss, Task, begin_step, is_higher_better
+from .tasks._task import Batch, Loss, Task, begin_step, explain_task_errors, is_higher_better
 
 __all__ = ["TrainingLoop", "gradient_step"]
 

@@ -17,10 +17,10 @@ from ckptsurgeon.storage.yaml_text import read_yaml
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.data.inputs import FeatureExtractor
 from ckptsurgeon.trainer.data.split import resolve_paths
+from ckptsurgeon.trainer.job.assembly import load_task
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import LANGUAGES, demo_data, words_of
 from ckptsurgeon.trainer.speech.espeak import check_language
-from ckptsurgeon.trainer.tasks import load_task
 from ckptsurgeon.vocabulary.read import read_vocabulary
 
 

@@ -19,10 +19,9 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels
 from ckptsurgeon.trainer.data.source import BatchStream
-from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.assembly import build_job, load_task
 from ckptsurgeon.trainer.log import read_log
 from ckptsurgeon.trainer.tasks import speechbrain
-from ckptsurgeon.trainer.tasks._load import load_task
 from ckptsurgeon.trainer.tasks._task import Batch, begin_step
 from ckptsurgeon.trainer.tasks.speechbrain import BrainBatch, Tokenizer, entries_used
 

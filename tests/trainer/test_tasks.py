@@ -19,12 +19,11 @@ from ckptsurgeon.trainer.checks.suite import checks_during
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.data.sound import Clip
-from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.assembly import build_job, load_task
 from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._sounds import SoundTask
-from ckptsurgeon.trainer.tasks._task import Batch
+from ckptsurgeon.trainer.tasks._task import Batch, task_file
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC
 from ckptsurgeon.trainer.tasks.hybrid import Hybrid

@@ -24,8 +24,7 @@ from ..run.controls import KNOWLEDGE_MOVED, knowledge_moved
 from ..run.result import Controls
 from ..state.training_state import COLLAPSED, NONFINITE
 from ..system.device import autocast
-from ..tasks._load import is_user_task
-from ..tasks._task import Batch, Loss, is_higher_better
+from ..tasks._task import Batch, Loss, is_higher_better, is_user_task
 from .activations import activation_scale, dead_units, layer_activations
 from .check import NOT_RUN, Check
 from .loss import batch_independence, first_loss, loss_fell

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,9 +16,11 @@ from ...destinations._load import target_with
 from ...destinations.torch_module.user_code import user_code
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
+from ...util.registry import discover, module_names
 from ...util.text import brief_repr, count, escape
 from ...vocabulary.read import read_vocabulary
 from ..config.bounds import find_fault, useless_settings
+from ..config.imports import load_from_user_file
 from ..config.section import apply_overrides, parse_settings
 from ..config.settings import ANNEALED, Settings
 from ..data.loader import Batches
@@ -29,14 +32,14 @@ from ..state.optimizer import parameter_rules, pattern_notes
 from ..system.compiling import compile_notes
 from ..system.device import choose_device, device_notes, usual_workers
 from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
-from ..tasks._load import explain_task_errors, load_task
-from ..tasks._task import Progress, Task
+from ..tasks._task import USERS, Progress, Task, explain_task_errors, task_file
 from .init_checkpoint import InitCheckpoint
 from .job import Job, build_model
 
 __all__ = [
     "build_job",
     "fill_caches",
+    "load_task",
     "load_task_data",
     "progress_observer",
     "read_settings",
@@ -234,3 +237,54 @@ def _tokens(path: str | None, document: Document) -> Sequence[str]:
     named = document.model.get("tokens", document.model.get("alphabet"))
     path = path or (document.resolve(named) if isinstance(named, str) else None)
     return read_vocabulary(path).tokens if path is not None else ()
+
+
+TASKS = "ckptsurgeon.trainer.tasks"
+REQUIRED = ("loss", "evaluate", "metric")
+"""The members that a task must have; optional members are described in the class Task."""
+
+
+def load_task(name: str, folder: str) -> type[Task]:
+    """Return the class of the task ``name``: a bundled task (``ctc``), or a class in a file (``my_task.py:MyTask``).
+
+    A relative path begins at ``folder``. The file, which is the user's own code, is run. The class may also be a Brain
+    of SpeechBrain (``train.py:ASR``). Raises ConfigError if the name is unknown (the hint has a similar name), if the
+    file cannot be imported, or if the class lacks a required member.
+    """
+    path = task_file(name, folder)
+    found = _users(name, path) if path else _ours(name)
+    if path and is_brain(found):
+        from ..tasks.speechbrain import brain_task
+
+        return brain_task(cast(type, found))
+    lacking = [member for member in REQUIRED if not hasattr(found, member)]
+    lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
+    if not isinstance(found, type) or lacking:
+        why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is not a class"
+        raise ConfigError(
+            f"train.task {escape(name)} is not a task: {why}.",
+            hint="ckptsurgeon/trainer/tasks/_task.py describes the members of a task; SoundTask is in _sounds.py.",
+        )
+    return cast("type[Task]", found)
+
+
+def is_brain(found: object) -> bool:
+    """Return whether a class is a Brain of SpeechBrain."""
+    return isinstance(found, type) and any(
+        one.__name__ == "Brain" and one.__module__.startswith("speechbrain") for one in found.__mro__
+    )
+
+
+def _ours(name: str) -> object:
+    known = [one for one in module_names(TASKS) if one in discover(TASKS, "TASK")]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        named = f"Use one of {', '.join(known)}, or a class of your own, as in my_task.py:MyTask."
+        hint = f"Did you mean {near[0]}? {named}" if near else named
+        raise ConfigError(f"there is no task {brief_repr(name)}.", hint=hint)
+    return discover(TASKS, "TASK")[name]
+
+
+def _users(name: str, path: str) -> object:
+    attribute = name.rpartition(":")[2]
+    return load_from_user_file(f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module=USERS)

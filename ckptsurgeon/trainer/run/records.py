@@ -26,7 +26,7 @@ from ..folder.run_folder import BEST, RunFolder
 from ..job.job import Job
 from ..log import LOG_FILE as LOG
 from ..log import read_log
-from ..tasks._load import task_file
+from ..tasks._task import task_file
 from .result import Trained, plain_json
 from .run_loggers import LOGGER_IDS
 

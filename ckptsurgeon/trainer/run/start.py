@@ -21,7 +21,7 @@ from ..folder.run_folder import ADAPTER, BEST, RunFolder
 from ..job.assembly import train_section
 from ..job.init_checkpoint import InitCheckpoint, read_init
 from ..job.job import Job
-from ..tasks._load import task_file
+from ..tasks._task import task_file
 from .records import LINEAGE, read_lineage
 from .run_loggers import LOGGER_IDS
 

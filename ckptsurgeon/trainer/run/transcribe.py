@@ -28,8 +28,7 @@ from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..state.saved_model import saved_model
 from ..system.device import autocast, choose_device, explain_out_of_memory, torch_settings
-from ..tasks._load import explain_task_errors
-from ..tasks._task import Batch, Task
+from ..tasks._task import Batch, Task, explain_task_errors
 from .records import LINEAGE
 
 __all__ = ["Transcript", "Transcripts", "transcribe"]

@@ -1,18 +1,41 @@
-"""Defines the interface of a task: its batches, its loss and its metrics. Each task is one file of this folder."""
+"""Defines the interface of a task: its batches, loss, metrics and errors. Each task is one file of this folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import torch
+from torch import Tensor, nn
 
+from ...errors import CheckpointError, ConfigError
+from ...util.text import escape
+from ..parallel.lost_ranks import is_communication_error
+
+if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..data.sound import Clip
 
-__all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "begin_step", "is_higher_better"]
+__all__ = [
+    "USERS",
+    "Batch",
+    "ClipTask",
+    "Loss",
+    "Progress",
+    "Task",
+    "begin_step",
+    "explain_task_errors",
+    "is_higher_better",
+    "is_user_task",
+    "task_file",
+]
+
+USERS = "ckptsurgeon_users_task"
+"""The name of the module with a user's own task."""
 
 Progress = Callable[[str, int, int], None]
 """A function that gets the name of a split, the number of finished clips, and the number of all clips."""
@@ -168,3 +191,42 @@ def begin_step(task: Task, model: nn.Module, step: int) -> None:
 def is_higher_better(task: Task, figure: str) -> bool:
     """Return whether a higher value of a metric is better, by the task's attribute ``higher``."""
     return figure in (getattr(task, "higher", None) or ())
+
+
+def task_file(name: str, folder: str) -> str:
+    """Return the file's path in a name such as ``my_task.py:MyTask``, joined to ``folder``; '' for a bundled task."""
+    path, between, _ = name.rpartition(":")
+    return os.path.normpath(os.path.join(folder, path)) if between else ""
+
+
+def is_user_task(task: object) -> bool:
+    """Return whether the class of a task is in a user's file."""
+    return type(task).__module__ == USERS
+
+
+@contextmanager
+def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
+    """If a user's own task raises an error in the block, raise a ConfigError with the line of the error in its place.
+
+    ``name`` is the name of the task, such as ``my_task.py:MyTask``. Errors of bundled tasks are not changed. If
+    ``there`` is true, only errors that were raised in the user's file are changed: in a training step, other errors may
+    come from the model.
+    """
+    try:
+        yield
+    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory handles the second
+        raise
+    except Exception as error:
+        if ":" not in name or is_communication_error(error) or (there and not _where(error, name)):
+            raise
+        raise ConfigError(
+            f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
+            hint="Correct the task: CKPT_DEBUG=1 shows the traceback. ckpt creates a task by MyTask(settings, tokens).",
+        ) from error
+
+
+def _where(error: Exception, name: str) -> str:
+    """Return `` in line N``, the line of the user's file that raised the error; '' if it is not from this file."""
+    file = os.path.basename(name.rpartition(":")[0])
+    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
+    return f" in line {lines[-1]}" if lines else ""
