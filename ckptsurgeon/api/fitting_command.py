@@ -22,7 +22,7 @@ from ..tensors.find_codes import find_codes
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import NUMBER_IN_KEY, escape
-from ..vocabulary.read import tokens_beside
+from ..vocabulary.beside_model import tokens_beside
 from .inputs.argument_types import CheckpointLike
 from .inputs.inputs import close_plan
 from .model_folder.folder import model_folder

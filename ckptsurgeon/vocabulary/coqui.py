@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..util.text import brief_repr
-from .read import lines_of
 from .sentencepiece_listing import VOCABULARY as LISTING
-from .vocabulary import Marks, Vocabulary, checked, has_marks
+from .vocabulary import Marks, Vocabulary, checked, has_marks, lines_of
 
 __all__ = ["BLANK", "VOCABULARY", "alphabet_text"]
 

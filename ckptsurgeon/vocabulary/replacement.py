@@ -13,9 +13,9 @@ from ..errors import ConfigError, PlanError
 from ..planning.target import Companion
 from ..util.text import count, escape
 from . import huggingface
-from .read import PLAIN_LIST, read_lists, read_vocabulary, tokens_beside, vocabulary_beside
+from .beside_model import read_lists, tokens_beside, vocabulary_beside
 from .renumbering import Renumbering
-from .vocabulary import Vocabulary
+from .vocabulary import PLAIN_LIST, Vocabulary, read_vocabulary
 
 __all__ = ["NewVocabulary", "token_file", "tokens_at", "with_added_tokens"]
 

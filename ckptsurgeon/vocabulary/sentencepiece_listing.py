@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .read import lines_of
-from .vocabulary import HEAD, TAIL, Marks, Vocabulary, checked
+from .vocabulary import HEAD, TAIL, Marks, Vocabulary, checked, lines_of
 
 __all__ = ["VOCABULARY"]
 

@@ -9,8 +9,7 @@ import ast
 import re
 
 from ..errors import ConfigError
-from .read import lines_of
-from .vocabulary import ALL, HEAD, MOST, Marks, Vocabulary, checked
+from .vocabulary import ALL, HEAD, MOST, Marks, Vocabulary, checked, lines_of
 
 __all__ = ["VOCABULARY"]
 

@@ -1,32 +1,48 @@
-"""Defines a vocabulary: the token of each row of an embedding or an output layer."""
+"""Defines a vocabulary, the token of each row of an embedding or an output layer; reads it from a file of any toolkit.
+
+Plain lists are read here; each other kind of file has a module of this folder with a ``VOCABULARY``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
+from weakref import WeakValueDictionary
 
 from ..errors import ConfigError
-from ..util.text import count, listing
+from ..storage.small_files import read_file
+from ..storage.wrong_downloads import stand_in
+from ..util.did_you_mean import did_you_mean
+from ..util.registry import discover
+from ..util.text import brief_repr, count, escape, listing
 from .rule_order import RuleOrder
 
 __all__ = [
     "ALL",
+    "BYTES",
     "HEAD",
     "INSIDE",
+    "MOST",
+    "PLAIN_LIST",
     "TAIL",
     "TWICE",
+    "VOCABULARY_BYTES",
     "Marks",
     "Reader",
     "Vocabulary",
     "checked",
     "digest_of_tokens",
     "has_marks",
+    "lines_of",
     "marked",
+    "read_vocabulary",
+    "vocabulary_of",
 ]
 
 MOST = 4_000_000
@@ -138,3 +154,117 @@ def digest_of_tokens(tokens: Iterable[str]) -> str:
     for token in tokens:
         made.update(json.dumps(token).encode() + b"\n")
     return made.hexdigest()
+
+
+BYTES = "bytes"
+"""A path that means the vocabulary of Coqui STT's bytes mode: label n is the byte n + 1, and the blank is last."""
+VOCABULARY_BYTES = 256 << 20
+"""The largest token list that is read, in bytes: more than any tokenizer.json has, with all merges."""
+
+
+def read_vocabulary(path: str) -> Vocabulary:
+    """Return the vocabulary in a file of any toolkit; for ``bytes``, return the vocabulary of Coqui STT's bytes mode.
+
+    A file with the name ``bytes`` must be given as ``./bytes``. Raises ConfigError if the file cannot be read, is
+    malformed or has a token twice.
+    """
+    if path == BYTES:
+        return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
+    try:
+        data = read_file(path, VOCABULARY_BYTES)
+    except OSError as error:
+        said = f"the vocabulary {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(path)) from error
+    return vocabulary_of(os.path.basename(path), data)
+
+
+_IN_USE: WeakValueDictionary[tuple[str, bytes], Vocabulary] = WeakValueDictionary()
+"""The vocabularies in use, by file name and digest: a command opens a folder several times, and lists are megabytes."""
+
+
+def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
+    """Return the vocabulary in a file; raises ConfigError if it is malformed, a Git LFS pointer or a web page."""
+    place = filename, hashlib.sha256(data).digest()
+    found = _IN_USE.get(place)
+    if found is None:
+        found = _IN_USE[place] = _vocabulary_of(filename, data)
+    return found
+
+
+def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
+    name = escape(filename)
+    if why := stand_in(data):
+        raise ConfigError(f"{name} is not a list of tokens: {why}.")
+    kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
+    for reader in kinds.values():
+        if has_marks(reader, filename, data):
+            return reader.read(name, data)
+    if name.lower().endswith(".json"):
+        raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")
+    return PLAIN_LIST.read(name, data)
+
+
+WORDPIECE = "vocab.txt"
+_NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
+
+
+def lines_of(name: str, data: bytes) -> list[str]:
+    """Return the lines of a UTF-8 text, with any line endings; raises ConfigError if it is not UTF-8 or has NULs."""
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{name} is not a list of tokens: it is not UTF-8.",
+            hint="Give a text file in UTF-8, with one token on each line.",
+        ) from None
+    if "\0" in text:
+        raise ConfigError(
+            f"{name} is not a list of tokens: it contains zero bytes, so it is not text.",
+            hint="Give a text file in UTF-8, with one token on each line.",
+        )
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+class _Plain:
+    """Reads a text file with one token on each line, such as ESPnet's ``tokens.txt``."""
+
+    marks: tuple[Marks, ...] = ()
+    """No marks: this reader reads the files in which no other reader finds its marks."""
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the non-empty lines as tokens.
+
+        If each line is ``token index`` (Kaldi's words.txt), the tokens are sorted by index. In a vocab.txt (BERT), an
+        empty line before the last token is a token, too, as in transformers.
+        """
+        lines = lines_of(name, data)
+        while lines and not lines[-1]:
+            lines.pop()
+        if name != WORDPIECE or _UNKNOWN not in lines:
+            lines = [line for line in lines if line]
+        found = [match for match in map(_NUMBERED.fullmatch, lines) if match is not None]
+        if len(lines) > 1 and len(found) == len(lines):
+            lines = _by_number(name, [(match[1], int(match[2])) for match in found])
+        return marked(checked(name, lines))
+
+
+def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the tokens sorted by index, from 0 or 1 on; raises ConfigError if an index is missing or occurs twice."""
+    tokens: dict[int, str] = {}
+    hint = "If the numbers are parts of the tokens, give the list as a vocab.json."
+    for token, number in pairs:
+        if number in tokens:
+            both = f"{brief_repr(tokens[number], 40)} and {brief_repr(token, 40)}"
+            raise ConfigError(f"{name} has two tokens with the index {number}: {both}.", hint=hint)
+        tokens[number] = token
+    first = 0 if 0 in tokens else 1
+    numbers = range(first, first + len(tokens))
+    absent = next((number for number in numbers if number not in tokens), None)
+    if absent is not None:
+        raise ConfigError(f"{name} has {len(tokens)} tokens, but no token with the index {absent}.", hint=hint)
+    return [tokens[number] for number in numbers]
+
+
+PLAIN_LIST = _Plain()
+"""The reader of plain lists of tokens: of each file that has the marks of no other kind."""

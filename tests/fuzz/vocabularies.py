@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ckptsurgeon.vocabulary.mapping import map_tokens
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 from .target import Files, Target, in_parts, numbered
 

@@ -23,7 +23,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.storage.small_files import IrregularError, read_file, read_text
 from ckptsurgeon.trainer.manifests._text import read_rows
 from ckptsurgeon.trainer.speech.demo import read_words
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 from ..promises.clauses import COSTS, SPECIAL, clause
 from .holding import nothing_changed

@@ -13,7 +13,7 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.folder import model_folder_at
 from ckptsurgeon.storage.json_text import read_json
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 DOUBLED = {
     "in one object": ('{"a": 1,\n "b": 2,\n "a": 3}', "key a occurs twice, again on line 3"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels, UnknownLetterError
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 COQUI = Labels([" ", "a", "b", "c", "<blank>"])
 ESPNET = Labels(["<blank>", "<unk>", "<space>", "a", "b", "ab", "<sos/eos>"])

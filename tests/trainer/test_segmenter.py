@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels, UnknownLetterError
 from ckptsurgeon.trainer.data.segmenter import Segmenter
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 from .sounds import corpus
 

@@ -21,7 +21,7 @@ from ckptsurgeon.trainer.job.assembly import load_task
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import LANGUAGES, demo_data, words_of
 from ckptsurgeon.trainer.speech.espeak import check_language
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 
 def bytes_of(folder: str) -> dict[str, str]:

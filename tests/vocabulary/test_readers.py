@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import ConfigError
+from ckptsurgeon.vocabulary.beside_model import vocabulary_beside
 from ckptsurgeon.vocabulary.coqui import VOCABULARY as COQUI
 from ckptsurgeon.vocabulary.coqui import alphabet_text
-from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside, vocabulary_of
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary, vocabulary_of
 
 
 def read(name: str, content: str | bytes) -> tuple[str, ...]:

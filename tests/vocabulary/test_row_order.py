@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.vocabulary.read import vocabulary_beside
+from ckptsurgeon.vocabulary.beside_model import vocabulary_beside
 from tests.destinations.hf.test_vocabularies import pieces
 
 UNK, T5 = ("<unk>", "<s>", "</s>"), ("<pad>", "</s>", "<unk>")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckptsurgeon.vocabulary.mapping import Pieces
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 
 TOKENS = [
     "[UNK]",

@@ -9,7 +9,7 @@ from ...errors import CheckpointError, PlanError
 from ...formats.ggml.values import UINT32, Typed, packed
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
-from ...vocabulary.read import vocabulary_of
+from ...vocabulary.vocabulary import vocabulary_of
 from ..model_folder.embedded import EmbeddedModel
 from ..model_folder.folder import ModelFolder
 from .tokenizer import tokenizer_entries

@@ -20,7 +20,7 @@ from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_c
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import escape
-from ...vocabulary.read import tokens_beside
+from ...vocabulary.beside_model import tokens_beside
 from ..inputs.argument_types import Rules
 from ..inputs.arguments import with_metadata
 from ..inputs.encoding import ENCODINGS, as_stored

@@ -15,10 +15,10 @@ from ...planning.target import Companion
 from ...planning.transplant.by_place import vocabulary_keys
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
-from ...vocabulary.read import VOCABULARY_BYTES, read_lists, tokens_beside, vocabulary_beside
+from ...vocabulary.beside_model import read_lists, tokens_beside, vocabulary_beside
 from ...vocabulary.replacement import token_file, with_added_tokens
 from ...vocabulary.union import rows_in, united
-from ...vocabulary.vocabulary import Vocabulary
+from ...vocabulary.vocabulary import VOCABULARY_BYTES, Vocabulary
 from ..model_folder.folder import ModelFolder
 from ..model_folder.rows_by_place import other_list_notes
 from ..model_folder.tokenizer.given_list import given_list_notes

@@ -231,7 +231,7 @@ class ModelFolder:
 
     @cached_property
     def _token_list(self) -> tuple[Vocabulary | None, str]:
-        from ...vocabulary.read import vocabulary_in
+        from ...vocabulary.beside_model import vocabulary_in
 
         named = {one.name for one in self.files}
         try:

@@ -21,8 +21,7 @@ from ...storage.json_text import read_json
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
 from ...util.text import brief_repr, escape
-from ...vocabulary.read import VOCABULARY_BYTES, read_vocabulary, vocabulary_of
-from ...vocabulary.vocabulary import digest_of_tokens
+from ...vocabulary.vocabulary import VOCABULARY_BYTES, digest_of_tokens, read_vocabulary, vocabulary_of
 from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place

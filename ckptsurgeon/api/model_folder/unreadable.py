@@ -14,8 +14,8 @@ from ...storage.wrong_downloads import HEAD_BYTES, error_message, stand_in
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import escape
+from ...vocabulary.beside_model import BY_LANGUAGE
 from ...vocabulary.huggingface import of_language
-from ...vocabulary.read import BY_LANGUAGE
 from .documents import GENERATION, TOKENIZER
 from .folder import LARGEST, ModelFolder
 

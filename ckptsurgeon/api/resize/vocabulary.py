@@ -12,7 +12,7 @@ from ...errors import ConfigError, PlanError
 from ...planning.resizing.change import Change
 from ...planning.resizing.fields import role_of
 from ...util.text import count, escape
-from ...vocabulary.read import tokens_beside
+from ...vocabulary.beside_model import tokens_beside
 from ...vocabulary.replacement import NewVocabulary
 from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
 from ..transplant.donor.choice import donor_choice

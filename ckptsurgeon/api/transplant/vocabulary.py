@@ -15,8 +15,9 @@ from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...storage.read.uri import scheme_of
 from ...util.text import escape
+from ...vocabulary.beside_model import vocabulary_beside
 from ...vocabulary.mapping import map_tokens
-from ...vocabulary.read import vocabulary_beside, vocabulary_of
+from ...vocabulary.vocabulary import vocabulary_of
 from ..inputs.argument_types import Patterns, Rules, Vocabularies
 
 if TYPE_CHECKING:

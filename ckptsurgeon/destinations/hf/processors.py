@@ -14,9 +14,9 @@ from typing import Any
 from ...errors import ConfigError, SourceError
 from ...planning.target import Companion
 from ...util.text import brief_repr, escape
-from ...vocabulary.read import read_vocabulary
 from ...vocabulary.renumbered_ids import MovedIds
 from ...vocabulary.spoken import BLANKS, SPACES, first_of
+from ...vocabulary.vocabulary import read_vocabulary
 from .._document import Document
 from .files import PREPROCESSOR
 from .written_files import WrittenConfig

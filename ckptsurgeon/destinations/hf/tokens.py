@@ -14,11 +14,11 @@ from ...planning.target import Companion
 from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
 from ...util.text import brief_repr, escape, listing
-from ...vocabulary.read import read_vocabulary, vocabulary_beside
+from ...vocabulary.beside_model import vocabulary_beside
 from ...vocabulary.renumbered_ids import MovedIds, moved_ids
 from ...vocabulary.renumbering import LostId, Renumbering
 from ...vocabulary.replacement import NewVocabulary
-from ...vocabulary.vocabulary import Vocabulary
+from ...vocabulary.vocabulary import Vocabulary, read_vocabulary
 from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 
 __all__ = [

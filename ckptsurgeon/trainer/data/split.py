@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import CheckpointError, ConfigError
 from ...util.text import count, escape
-from ...vocabulary.read import BYTES
+from ...vocabulary.vocabulary import BYTES
 from ..config.joined_errors import joined
 from ..config.settings import DATASET, Data, Named, Settings
 from ..manifests.read import read_manifests

@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...util.registry import discover, module_names
 from ...util.text import brief_repr, count, escape
-from ...vocabulary.read import read_vocabulary
+from ...vocabulary.vocabulary import read_vocabulary
 from ..config.bounds import find_fault, useless_settings
 from ..config.imports import load_from_user_file
 from ..config.section import apply_overrides, parse_settings

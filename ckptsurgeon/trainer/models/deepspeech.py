@@ -16,7 +16,7 @@ from ...destinations.hf.files import ALPHABET, FLAGS
 from ...errors import ConfigError
 from ...planning.target import Companion
 from ...vocabulary.coqui import VOCABULARY, alphabet_text
-from ...vocabulary.read import BYTES, read_vocabulary
+from ...vocabulary.vocabulary import BYTES, read_vocabulary
 from ._layers import padding_mask
 
 __all__ = ["MODEL", "DeepSpeech"]

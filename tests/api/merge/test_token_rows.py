@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside
+from ckptsurgeon.vocabulary.beside_model import vocabulary_beside
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

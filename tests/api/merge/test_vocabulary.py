@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import merge_inputs
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

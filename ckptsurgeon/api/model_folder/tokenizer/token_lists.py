@@ -15,9 +15,8 @@ from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
-from ....vocabulary.read import vocabulary_of
 from ....vocabulary.rule_order import rule_order
-from ....vocabulary.vocabulary import TWICE
+from ....vocabulary.vocabulary import TWICE, vocabulary_of
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from ..pre_tokenizers.split_tokens import split_token_notes

@@ -16,11 +16,12 @@ from ....planning.target import Companion
 from ....storage.json_text import read_json
 from ....storage.small_files import read_file
 from ....util.text import escape, listing
-from ....vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
+from ....vocabulary.beside_model import vocabulary_beside
 from ....vocabulary.renumbered_ids import moved_ids
 from ....vocabulary.renumbering import Renumbering
 from ....vocabulary.replacement import NewVocabulary
 from ....vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
+from ....vocabulary.vocabulary import VOCABULARY_BYTES, vocabulary_of
 from .chat_texts import chat_texts
 from .corpus import check_encodes_alike, opened_tokenizer, text_batches, used_ids
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 from tests.destinations.hf.test_vocabularies import pieces
 
 from ..test_model_folders import model
