@@ -276,9 +276,8 @@ MAY_OPEN = {
     "util/lazy.py": "the stub of the façade, beside it",
     "trainer/data/cache.py": "a map of a file that was opened and found to be whole",
     "trainer/data/inputs.py": "pieces of the cache, and arrays, once they are known to be regular files",
-    "trainer/folder/run_lock.py": "the lock, which is written",
     "trainer/log.py": "the log, which is written",
-    "trainer/folder/run_folder.py": "the state of a run, by torch's reader of plain data",
+    "trainer/folder/run_folder.py": "the state of a run, by torch's reader of plain data; the lock, which is written",
     "trainer/speech/demo.py": "what is written",
 }
 """Modules that open anything by another way than storage/small_files.py, and what."""

@@ -1687,8 +1687,8 @@ MUTANTS = (
     ),
     Mutant(
         "last leads to a checkpoint that is whole, whatever a disk does to the thread that writes",
-        "            yield staged\n        self._point(step)\n",
-        "            self._point(step)\n            yield staged\n",
+        "        yield staged\n    point_last(run, step)\n",
+        "        point_last(run, step)\n        yield staged\n",
         "trainer/test_writing.py trainer/test_resume.py",
     ),
     Mutant(

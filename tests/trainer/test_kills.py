@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ckptsurgeon.trainer.folder.checkpoint_files import finish, saving
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.state.model_tensors import SafetensorsLayout
 
@@ -87,9 +88,9 @@ class Saves:
 
     def save(self, step: int) -> None:
         layout = SafetensorsLayout({"step": torch.tensor([step])})
-        with self.folder.saving(step, keep=self.keep, nbytes=layout.nbytes) as staged:
+        with saving(self.folder.path, step, keep=self.keep, nbytes=layout.nbytes) as staged:
             layout.write(staged.file("model.safetensors", layout.nbytes))
-            self.folder.finish(staged, {"step": step})
+            finish(staged, {"step": step})
 
     def whole(self) -> int:
         """Return which checkpoint ``last`` leads to; fails where it is not whole."""

@@ -17,8 +17,7 @@ from ckptsurgeon import cli
 from ckptsurgeon.cli import stopping
 from ckptsurgeon.trainer import loop
 from ckptsurgeon.trainer.checks.check import Check
-from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.folder.run_lock import RunLock
+from ckptsurgeon.trainer.folder.run_folder import RunFolder, RunLock
 
 from ..helpers.forked import Forked
 from . import toy

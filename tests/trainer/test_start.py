@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.folder.run_lock import RunLock
+from ckptsurgeon.trainer.folder.run_folder import RunFolder, RunLock
 from ckptsurgeon.trainer.run import start as claim
 
 from . import toy

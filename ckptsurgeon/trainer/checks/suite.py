@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, count, escape
 from ..data.source import first_batch
 from ..evaluation import evaluate, evaluation_mode, loss_per_item
-from ..folder.run_folder import MODEL
+from ..folder.checkpoint_files import MODEL
 from ..job.job import Job, new_part_masks, unknown_metric_error
 from ..log import Observer
 from ..loop import TrainingLoop

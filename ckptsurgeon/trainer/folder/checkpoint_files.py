@@ -1,4 +1,4 @@
-"""Finds the complete checkpoints in a run folder, and the newest one; writes and verifies their checksums."""
+"""Saves and removes the checkpoints in a run folder, finds the complete ones and the newest, and verifies checksums."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from ...errors import FormatError, OutputError, SourceError
 from ...storage.small_files import open_file, read_file
-from ...storage.write.temp_files import temp_name
+from ...storage.write.folders import StagedFolder, staged_folder
+from ...storage.write.output_checks import output_error
+from ...storage.write.temp_files import remove_all_leftovers, sync_folder, temp_name
 from ...util.text import escape, number_in
 
 __all__ = [
-    "CHECKSUMS",
-    "FILES",
-    "checksums_of_folder",
+    "MODEL",
+    "MOMENTS",
+    "STATE",
     "clear_last",
     "complete_steps",
+    "damage_error",
+    "finish",
     "linked_step",
+    "point_last",
+    "saving",
+    "tidy",
     "verify_checksums",
 ]
 
-FILES = ("model.safetensors", "state.pth")
+FILES = MODEL, STATE = "model.safetensors", "state.pth"
 """The files of a complete checkpoint."""
+MOMENTS = "moments"
+"""The folder of optimizer moments, to which every rank of a sharded run writes."""
+CHECKSUMS = "sums.json"
 
 
 def complete_steps(run: str) -> list[int]:
@@ -83,10 +94,96 @@ def _same(one: str, other: str) -> bool:
     )
 
 
-CHECKSUMS = "sums.json"
+@contextmanager
+def saving(run: str, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
+    """Yield a temporary folder, into which the block writes the checkpoint of a step; then move it to its place.
+
+    After the block, the link ``last`` points to the new checkpoint, and all but the newest ``keep`` checkpoints are
+    removed. ``nbytes`` is the space that the checkpoint needs. Even if the process is killed, ``last`` points to a
+    complete checkpoint: the new checkpoint or the previous one. Raises OutputError.
+    """
+    stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
+    with staged_folder(os.path.join(run, "steps", str(step)), nbytes, stale=stale) as staged:
+        yield staged
+    point_last(run, step)
+    _prune(run, step, keep)
 
 
-def checksums_of_folder(folder: str) -> bytes:
+def finish(staged: StagedFolder, state: Mapping[str, Any]) -> None:
+    """Write the run's ``state`` and the checksums of all files into ``staged``, the folder that ``saving`` yields.
+
+    Raises OutputError.
+    """
+    import torch
+
+    with staged.stream(STATE) as file:
+        try:
+            torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls file.write and file.flush
+        except RuntimeError as error:
+            if isinstance(error.__context__, OutputError):  # a write failed, then torch failed to end the file
+                raise error.__context__ from None
+            raise
+    moments = os.path.join(staged.path, MOMENTS)
+    if os.path.isdir(moments):
+        sync_folder(moments)
+    staged.write(CHECKSUMS, _checksums(staged.path))
+
+
+def point_last(run: str, step: int) -> None:
+    """Point the link ``last`` to the checkpoint of a step, by an atomic rename; raises OutputError."""
+    last = os.path.join(run, "last")
+    temp = temp_name(last)
+    try:
+        os.symlink(os.path.join("steps", str(step)), temp)
+        os.replace(temp, last)
+        sync_folder(run)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temp)
+        raise output_error(last, error) from error
+
+
+def _prune(run: str, step: int, keep: int) -> None:
+    """Remove old checkpoints and the leftovers of killed runs; keep the newest ``keep`` checkpoints up to ``step``.
+
+    Checkpoints of later steps than ``step`` are also removed: they were written before the run was resumed at an
+    earlier step. Each checkpoint is renamed, and the rename is synced, before its files are removed: so half a
+    checkpoint never has the name of a checkpoint.
+    """
+    steps = os.path.join(run, "steps")
+    found = sorted(one for name in os.listdir(steps) if (one := number_in(name)) is not None)
+    kept = [one for one in found if one <= step][-keep:]
+    gone = [temp for one in found if one not in kept for temp in _unnamed(os.path.join(steps, str(one)))]
+    with suppress(OSError):
+        if gone:
+            sync_folder(steps)
+        for temp in gone:
+            shutil.rmtree(temp)
+    tidy(run)
+
+
+def _unnamed(checkpoint: str) -> list[str]:
+    """Rename a checkpoint that is to be removed; return a list with its new path, or [] if renaming failed."""
+    gone = temp_name(checkpoint)
+    try:
+        os.rename(checkpoint, gone)
+    except OSError:
+        return []
+    return [gone]
+
+
+def tidy(run: str) -> None:
+    """Remove the leftovers of killed runs; the caller must hold the lock of the folder."""
+    remove_all_leftovers(os.path.join(run, "steps"))
+    remove_all_leftovers(run)
+    with suppress(OSError):
+        for name in os.listdir(run):
+            link = os.path.join(run, name)
+            if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(link):
+                os.unlink(link)
+
+
+def _checksums(folder: str) -> bytes:
     """Return the content of a checksum file (JSON) with the SHA-256 of each file under a folder."""
     made = {}
     for path, _, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""The folder of a run: checkpoints that are complete or absent, the best model, and the records.
+"""The folder of a run: its checkpoints, the best model and the records; and the lock, so that one process trains in it.
 
 config.yaml lineage.json log.jsonl checks.json result.json curves.png
 steps/<n>/{model.safetensors,state.pth,sums.json,moments/} last -> steps/<n> best.safetensors
@@ -6,45 +6,43 @@ steps/<n>/{model.safetensors,state.pth,sums.json,moments/} last -> steps/<n> bes
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
+import socket
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ...destinations.hf.files import ADAPTER_WEIGHTS
 from ...errors import ConfigError, FormatError, OutputError, SourceError
 from ...storage.small_files import read_file
-from ...storage.write.folders import StagedFolder, staged_folder
 from ...storage.write.output_checks import output_error
 from ...storage.write.staging import staged_file
-from ...storage.write.temp_files import remove_all_leftovers, sync_folder, temp_name
+from ...storage.write.temp_files import sync_folder
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape, number_in
+from ...util.text import escape
 from .checkpoint_files import (
-    CHECKSUMS,
-    FILES,
-    checksums_of_folder,
+    MODEL,
+    MOMENTS,
+    STATE,
     clear_last,
     complete_steps,
     damage_error,
     linked_step,
+    point_last,
     verify_checksums,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ADAPTER", "BEST", "MODEL", "MOMENTS", "RunFolder"]
+__all__ = ["ADAPTER", "BEST", "RunFolder", "RunLock"]
 
-MODEL, STATE = FILES
 BEST, ADAPTER = "best.safetensors", "adapter"
 """The file with the best weights of a run; if the run trains adapters, the folder with the best adapter."""
-MOMENTS = "moments"
-"""The folder of optimizer moments, to which every rank of a sharded run writes."""
 JSON_BYTES = 64 << 20
 """The largest JSON file of a run that is read, in bytes."""
 
@@ -112,7 +110,7 @@ class RunFolder:
         if linked_step(self.path) == step:
             return ""
         clear_last(self.path, step)
-        self._point(step)
+        point_last(self.path, step)
         there = self.of("steps", str(step))
         return f"{escape(self.of('last'))} did not point to a checkpoint; resuming from {escape(there)}"
 
@@ -125,86 +123,6 @@ class RunFolder:
                 sync_folder(folder)
         except OSError as error:
             raise output_error(self.path, error) from error
-
-    @contextmanager
-    def saving(self, step: int, *, keep: int, nbytes: int = 0) -> Iterator[StagedFolder]:
-        """Yield a temporary folder, into which the block writes the checkpoint of a step; then move it to its place.
-
-        After the block, the link ``last`` points to the new checkpoint, and all but the newest ``keep`` checkpoints are
-        removed. ``nbytes`` is the space that the checkpoint needs. Even if the process is killed, ``last`` points to a
-        complete checkpoint: the new checkpoint or the previous one. Raises OutputError.
-        """
-        stale = (MODEL, STATE, CHECKSUMS, MOMENTS)
-        with staged_folder(self.of("steps", str(step)), nbytes, stale=stale) as staged:
-            yield staged
-        self._point(step)
-        self._prune(step, keep)
-
-    def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
-        """Write the run's ``state`` and the checksums of all files into ``staged``, the folder that ``saving`` yields.
-
-        Raises OutputError.
-        """
-        import torch
-
-        with staged.stream(STATE) as file:
-            try:
-                torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls file.write and file.flush
-            except RuntimeError as error:
-                if isinstance(error.__context__, OutputError):  # a write failed, then torch failed to end the file
-                    raise error.__context__ from None
-                raise
-        moments = os.path.join(staged.path, MOMENTS)
-        if os.path.isdir(moments):
-            sync_folder(moments)
-        staged.write(CHECKSUMS, checksums_of_folder(staged.path))
-
-    def _point(self, step: int) -> None:
-        """Point the link ``last`` to the checkpoint of a step, by an atomic rename."""
-        temp = temp_name(self.of("last"))
-        try:
-            os.symlink(os.path.join("steps", str(step)), temp)
-            os.replace(temp, self.of("last"))
-            sync_folder(self.path)
-        except OSError as error:
-            with suppress(OSError):
-                os.unlink(temp)
-            raise output_error(self.of("last"), error) from error
-
-    def _prune(self, step: int, keep: int) -> None:
-        """Remove old checkpoints and the leftovers of killed runs; keep the newest ``keep`` checkpoints up to ``step``.
-
-        Checkpoints of later steps than ``step`` are also removed: they were written before the run was resumed at an
-        earlier step. Each checkpoint is renamed, and the rename is synced, before its files are removed: so half a
-        checkpoint never has the name of a checkpoint.
-        """
-        found = sorted(one for name in os.listdir(self.of("steps")) if (one := number_in(name)) is not None)
-        kept = [one for one in found if one <= step][-keep:]
-        gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
-        with suppress(OSError):
-            if gone:
-                sync_folder(self.of("steps"))
-            for temp in gone:
-                shutil.rmtree(temp)
-        self.tidy()
-
-    def tidy(self) -> None:
-        """Remove the leftovers of killed runs; the caller must hold the lock of the folder."""
-        remove_all_leftovers(self.of("steps"))
-        remove_all_leftovers(self.path)
-        with suppress(OSError):
-            for name in os.listdir(self.path):
-                if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
-                    os.unlink(self.of(name))
-
-    def _unnamed(self, step: int) -> list[str]:
-        """Rename a checkpoint that is to be removed; return a list with its new path, or [] if renaming failed."""
-        gone = temp_name(self.of("steps", str(step)))
-        try:
-            os.rename(self.of("steps", str(step)), gone)
-        except OSError:
-            return []
-        return [gone]
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the state of the newest checkpoint; raises SourceError or FormatError."""
@@ -286,3 +204,94 @@ def _absent(path: str) -> list[str]:
         path = os.path.dirname(path)
         found.append(path)
     return found
+
+
+LOCK_FILE = ".ckpt-lock"
+
+
+@dataclass
+class RunLock:
+    """The lock of the run in ``folder``, until this process ends, even if it is killed.
+
+    It is a file in the folder, with a POSIX record lock. Worker processes that this process forks do not hold the lock
+    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So a killed run can be resumed immediately,
+    even if its workers live for some more seconds.
+    """
+
+    folder: str
+    _held: list[int] = field(default_factory=list)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    @property
+    def path(self) -> str:
+        """The path of the file that is locked; the file is removed when the lock is released."""
+        return os.path.join(self.folder, LOCK_FILE)
+
+    def check(self) -> None:
+        """Raise OutputError if another process trains in the folder.
+
+        If the folder has no lock file, nothing is done. If it has one, the folder is locked, as by ``take``.
+        """
+        if os.path.isfile(self.path):
+            self.take()
+
+    def take(self) -> None:
+        """Lock the folder, which must exist; raises OutputError if another process trains in it."""
+        while not self._held:
+            try:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise output_error(self.path, error) from error
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stays = _is_at(handle, self.path)
+            except BlockingIOError as error:
+                raise self._taken(handle) from error
+            except OSError as error:
+                os.close(handle)
+                raise output_error(self.path, error) from error
+            if not stays:  # its former holder removed the file between open and lock
+                os.close(handle)
+                continue
+            self._held.append(handle)
+            self._sign(handle)
+
+    def _sign(self, handle: int) -> None:
+        """Write the id and host of this process into the lock file; if that fails, unlock it and raise OutputError."""
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            self.give_back()
+            raise output_error(self.path, error) from error
+
+    def _taken(self, handle: int) -> OutputError:
+        said = os.pread(handle, 300, 0).decode("ascii", "replace").split()
+        os.close(handle)
+        number = said[0] if said else "with an unknown id"
+        at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
+        return OutputError(
+            f"{escape(self.folder)} is being trained by process {escape(number)}{at}.",
+            hint="Wait for that process, or train in another folder with --run.",
+        )
+
+    def give_back(self) -> None:
+        """Release the lock, if it is held, and remove its file."""
+        for handle in self._held:
+            with suppress(OSError):
+                os.unlink(self.path)
+            os.close(handle)
+        self._held.clear()
+
+
+def _is_at(handle: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)

@@ -12,8 +12,7 @@ from ...errors import ConfigError
 from ...storage.small_files import read_file
 from ...util.text import count, escape, listing
 from ..config.settings import ANNEALED, Settings
-from ..folder.run_folder import RunFolder
-from ..folder.run_lock import RunLock
+from ..folder.run_folder import RunFolder, RunLock
 from ..job.init_checkpoint import InitCheckpoint, read_init
 from ..job.job import Job
 from ..state.optimizer import lr_factor

@@ -12,8 +12,8 @@ from ...errors import OutputError, SourceError
 from ...util.text import escape
 from ..checks.check import FAIL, NOT_RUN, Check
 from ..checks.suite import checks_after, checks_before, checks_during, collect_checks
-from ..folder.run_folder import RunFolder
-from ..folder.run_lock import RunLock
+from ..folder.checkpoint_files import tidy
+from ..folder.run_folder import RunFolder, RunLock
 from ..job.assembly import fill_caches
 from ..job.job import Job
 from ..log import Observer
@@ -189,12 +189,12 @@ def _lock_folder(options: RunOptions) -> None:
     options.lock.take()
     if options.folder.holds_a_run:
         check_free(options.folder)
-    options.folder.tidy()
+    tidy(options.folder.path)
 
 
 def _saved_loop(job: Job, options: RunOptions) -> TrainingLoop:
     """Return the training loop of the run in the folder, with the state of its newest checkpoint."""
-    options.folder.tidy()
+    tidy(options.folder.path)
     model = job.empty_parallel_model()
     job = shard_task(job, model) if job.is_sharded else job
     loop = TrainingLoop(job, model, folder=options.folder, observer=options.observer)

@@ -13,8 +13,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..checks.suite import checks_before, collect_checks
 from ..evaluation import evaluate_shared
-from ..folder.run_folder import RunFolder
-from ..folder.run_lock import RunLock
+from ..folder.run_folder import RunFolder, RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
 from ..log import Observer

@@ -19,8 +19,9 @@ from torch import Tensor
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...storage.write.folders import staged_folder
 from ...storage.write.staging import staged_file
+from ..folder.checkpoint_files import MODEL, MOMENTS, finish, saving
 from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
-from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
+from ..folder.run_folder import BEST, RunFolder
 from .lora import adapter_config, adapter_tensors
 from .model_tensors import SafetensorsLayout, state_tensors
 from .sharded_state import save_moments
@@ -132,14 +133,14 @@ class CheckpointWriter:
         ``values`` is the ``state_dict`` of the TrainingState, which rank 0 writes.
         """
         state, folder, ranks = self._state, self.folder, self._state.job.ranks
-        with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
+        with saving(folder.path, state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
             path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")
             layout = SafetensorsLayout(state_tensors(state.model))
             layout.write(staged.file(MODEL, layout.nbytes) if staged is not None else None)
             save_moments(os.path.join(path, MOMENTS), state.model, state.optimizer, state.ema, ranks)
             ranks.barrier()  # every file must be complete before checksums are computed
-            if folder is not None and staged is not None:
-                folder.finish(staged, values)
+            if staged is not None:
+                finish(staged, values)
 
     def _metadata(self) -> dict[str, str]:
         progress = self._state.progress
@@ -151,9 +152,9 @@ def _write_checkpoint(
     folder: RunFolder, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, object], *, keep: int
 ) -> None:
     layout = SafetensorsLayout(tensors)
-    with folder.saving(step, keep=keep, nbytes=layout.nbytes) as staged:
+    with saving(folder.path, step, keep=keep, nbytes=layout.nbytes) as staged:
         layout.write(staged.file(MODEL, layout.nbytes))
-        folder.finish(staged, values)
+        finish(staged, values)
 
 
 def _write_with_texts(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..config.settings import ANNEALED, Settings
 from ..data.source import BatchStream, share_batches
-from ..folder.run_folder import MOMENTS
+from ..folder.checkpoint_files import MOMENTS
 from ..job.job import Job
 from ..parallel.ranks import SINGLE_PROCESS, ParallelModel
 from ..system.gradient_checkpointing import enable_gradient_checkpointing
