@@ -17,9 +17,8 @@ from .data.loader import Batches
 from .data.source import BatchSource, whole_batches
 from .parallel.ranks import ParallelModel
 from .state.ema import EMA
-from .state.model_tensors import own_numbers, restore_numbers
+from .state.model_tensors import BufferSnapshot, own_numbers, restore_numbers
 from .state.training_state import TrainingState
-from .step_result import BufferSnapshot
 from .system.device import autocast, explain_nondeterminism, without_cudnn_attention
 from .system.random_state import preserve_random_state
 from .tasks._task import Batch, Task, begin_step, explain_task_errors

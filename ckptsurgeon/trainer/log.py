@@ -1,4 +1,4 @@
-"""The log of a run, step by step, as JSON lines."""
+"""The log of a run: the counts and the result of each step, and its row, a line of JSON."""
 
 from __future__ import annotations
 
@@ -6,20 +6,123 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..errors import ConfigError
 from ..storage.small_files import open_file
 from ..storage.write.output_checks import output_error
 from ..storage.write.temp_files import sync
 from .folder.run_folder import RunFolder
+from .parallel.ranks import Ranks
 from .state.training_state import RunProgress
-from .step_result import StepResult
+from .system.signals import SIGNAL_NAMES
+from .tasks._task import Batch, places
 
-__all__ = ["Observer", "TrainingLog", "evaluation_row", "log_rows", "read_log"]
+__all__ = [
+    "Observer",
+    "PendingStep",
+    "StepCounts",
+    "StepResult",
+    "TrainingLog",
+    "evaluation_row",
+    "log_rows",
+    "read_log",
+]
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Counts of one step over all ranks. They are on the CPU, so that reading them never waits for a GPU.
+
+    ``clips`` is the number of clips, ``unseen_clips`` the number of clips that the run had not seen before, and
+    ``seconds`` the total length of the clips. ``room`` is the number of time steps in the batches with padding,
+    ``used`` the number of time steps without padding. ``signal`` is the name of a signal that a rank received, or ''.
+    """
+
+    clips: int
+    unseen_clips: int
+    used: int
+    room: int
+    seconds: float
+    signal: str = ""
+
+    @staticmethod
+    def of_all(
+        ranks: Ranks, batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]
+    ) -> StepCounts:
+        """Return the counts of all ranks together; every rank must call this.
+
+        The first ``unseen`` of the ``batches`` have clips that the run has not seen before. Raises ConfigError if the
+        losses of the ranks have different ``parts``.
+        """
+        packed = StepCounts.pack(batches, unseen, signal, parts)
+        ranks.all_reduce([packed])
+        return StepCounts.unpack(packed, ranks.size)
+
+    @staticmethod
+    def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
+
+        The tensor also has a hash of the names in ``parts``, and the square of the hash. The sums of both over the
+        ranks show whether all ranks have the same hash, and so whether all losses have the same parts.
+        """
+        counted = [batch for batch in batches if not batch.idle]
+        clips = sum(len(batch.names) for batch in counted)
+        unseen_clips = sum(len(batch.names) for batch in batches[:unseen] if not batch.idle)
+        used, room = places(counted)
+        names = zlib.crc32(" ".join(parts).encode()) % 2**20
+        received = [name == signal for name in SIGNAL_NAMES]
+        seconds = sum(batch.seconds for batch in batches)
+        return torch.tensor(
+            [clips, unseen_clips, used, room, seconds, *received, names, names**2], dtype=torch.float64
+        )  # fmt: skip
+
+    @staticmethod
+    def unpack(sums: Tensor, ranks: int) -> StepCounts:
+        """Return the counts of all ``ranks`` ranks together; ``sums`` is the sum of the tensors that ``pack`` returned.
+
+        Raises ConfigError if the losses of the ranks have different parts. Parts are summed in their order, so
+        different parts would be added to each other.
+        """
+        clips, unseen_clips, used, room, seconds, *received, names, squares = sums.tolist()
+        if ranks * squares != names**2:  # equal only if every rank sent the same number
+            raise ConfigError(
+                "the losses of the processes have different parts in the same step.",
+                hint="Let the task return the same parts in the same order for every batch, with 0 for an empty part.",
+            )
+        signal = next((name for name, count in zip(SIGNAL_NAMES, received, strict=True) if count), "")
+        return StepCounts(int(clips), int(unseen_clips), int(used), int(room), seconds, signal)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The result of one step: ``loss`` and ``parts`` per item, ``grad_norm`` before clipping, and counts.
+
+    ``is_skipped`` is true if the step was skipped because a value was not finite. ``too_short`` is the number of clips
+    with too few frames for CTC. These tensors stay on the device until the log fetches them. ``own_places`` is the
+    number of time steps in the padded batches of this rank, or the number of clips if inputs have no time axis.
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+    grad_norm: Tensor
+    is_skipped: Tensor
+    counts: StepCounts
+    too_short: Tensor | None = None
+    own_places: int = 0
+
+    @property
+    def places(self) -> int:
+        """The number of time steps of all clips, with padding; if inputs have no time axis, the number of clips."""
+        return self.counts.room or self.counts.clips
+
 
 Observer = Callable[[Mapping[str, Any]], None]
 """A function that is called with each row of the log."""
@@ -82,7 +185,7 @@ def evaluation_row(progress: RunProgress, *, is_lowered: bool) -> dict[str, Any]
     return {"step": progress.step, "dev": progress.figures, **scale}
 
 
-def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
+def _tensors_of(result: StepResult) -> dict[str, Tensor]:
     """Return by name the tensors of a step's result, still on the device; a part of the loss is named ``part NAME``."""
     parts = {f"part {name}": value for name, value in result.parts.items()}
     short = {} if result.too_short is None else {"too_short": result.too_short}

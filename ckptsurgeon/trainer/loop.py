@@ -19,19 +19,19 @@ from .config.settings import Settings
 from .evaluation import evaluate_shared, try_longest_batch
 from .folder.run_folder import RunFolder
 from .job.job import Job, unknown_metric_error
-from .log import Observer, PendingStep, TrainingLog, evaluation_row, log_rows
+from .log import Observer, PendingStep, StepCounts, StepResult, TrainingLog, evaluation_row, log_rows
 from .parallel.lost_ranks import LostRanksError
 from .parallel.ranks import ParallelModel
 from .state.checkpointing import CheckpointWriter
+from .state.model_tensors import BufferSnapshot
 from .state.optimizer import Optimizer, lr_factor
 from .state.training_state import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE, TrainingState, anneal
-from .step_result import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
 from .system.compiling import LossFunction, compiled_loss
 from .system.device import autocast, explain_nondeterminism, out_of_memory_error, peak_bytes
 from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
-from .tasks._task import Batch, Loss, Task, begin_step, explain_task_errors, is_higher_better
+from .tasks._task import Batch, Loss, LossSums, Task, begin_step, explain_task_errors, is_higher_better, places
 
 __all__ = ["TrainingLoop", "gradient_step"]
 
@@ -292,4 +292,4 @@ def gradient_step(
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
     """Return the total loss, from which DDP starts the backward pass, and the loss without its autograd graph."""
     loss = loss_function(model, batch)
-    return without_effect(loss) if batch.idle else (loss.total, detached(loss))
+    return loss.without_effect() if batch.idle else (loss.total, loss.detached())

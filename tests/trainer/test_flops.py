@@ -8,8 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.log import log_rows, read_log
-from ckptsurgeon.trainer.step_result import StepCounts, StepResult
+from ckptsurgeon.trainer.log import StepCounts, StepResult, log_rows, read_log
 from ckptsurgeon.trainer.system.flops import FlopCounter, peak_flops, peak_of
 from ckptsurgeon.trainer.tasks._contrastive import most_masked
 from ckptsurgeon.trainer.tasks._task import Batch

@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.log import StepResult
 from ckptsurgeon.trainer.loop import gradient_step
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
 from ckptsurgeon.trainer.parallel.ranks import ParallelModel
 from ckptsurgeon.trainer.state.ema import EMA
 from ckptsurgeon.trainer.state.optimizer import Optimizer, parameter_rules
-from ckptsurgeon.trainer.step_result import StepResult
 from ckptsurgeon.trainer.tasks._task import Batch, Loss, begin_step
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC

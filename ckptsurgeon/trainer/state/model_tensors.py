@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...storage.write.staging import StagedFile
 
 __all__ = [
+    "BufferSnapshot",
     "FullTensors",
     "SafetensorsLayout",
     "bits",
@@ -185,3 +186,34 @@ def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     data = save({key: torch.empty(0, dtype=tensor.dtype) for key, tensor in tensors.items()})
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return {key: header[key]["dtype"] for key in tensors}
+
+
+class BufferSnapshot:
+    """A copy of the buffers of all modules in training mode, such as the statistics of batch norms.
+
+    All of these buffers are copied, because ``Tensor._version`` does not tell which buffers have changed: torch's norm
+    layers do not increase this number.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found = [
+            (module, name, buffer)
+            for module in model.modules() if module.training
+            for name, buffer in module._buffers.items() if buffer is not None
+        ]  # fmt: skip
+        self._owners = [(module, name) for module, name, _ in found]
+        self._live = [buffer for _, _, buffer in found]
+        self._saved = [buffer.detach().clone() for buffer in self._live]
+
+    @torch.no_grad()
+    def restore_if(self, condition: Tensor) -> None:
+        """Restore the buffers if ``condition`` (0-d) is true; it is not read from a GPU, because the CPU would wait."""
+        on_cpu = condition.device.type == "cpu"
+        if on_cpu and not bool(condition):
+            return
+        for (module, name), live, saved in zip(self._owners, self._live, self._saved, strict=True):
+            now = module._buffers[name]
+            if now is not None and now is not live and now.shape == live.shape:  # the forward pass replaced the tensor
+                live.copy_(now)
+            module._buffers[name] = live
+            live.copy_(saved if on_cpu else torch.where(condition.to(live.device), saved, live))

@@ -25,12 +25,14 @@ __all__ = [
     "Batch",
     "ClipTask",
     "Loss",
+    "LossSums",
     "Progress",
     "Task",
     "begin_step",
     "explain_task_errors",
     "is_higher_better",
     "is_user_task",
+    "places",
     "task_file",
 ]
 
@@ -113,6 +115,12 @@ class Batch:
         )  # fmt: skip
 
 
+def places(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Return the number of time steps in ``batches``, without padding and with padding."""
+    used = sum(int(batch.lengths.sum()) for batch in batches)
+    return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)
+
+
 @dataclass(frozen=True)
 class Loss:
     """The sum of a loss over ``items`` items (labels, frames or examples).
@@ -128,6 +136,61 @@ class Loss:
     items: int | Tensor
     parts: Mapping[str, Tensor]
     too_short: Tensor | None = None
+
+    def detached(self) -> Loss:
+        """Return the loss without its autograd graph, for sums and the log."""
+        parts = {name: part.detach() for name, part in self.parts.items()}
+        return replace(self, total=self.total.detach(), parts=parts)
+
+    def without_effect(self) -> tuple[Tensor, Loss]:
+        """Return the total of the loss times 0, for the backward pass, and a loss in which all sums and items are 0.
+
+        Every rank must take part in the all-reduce. So a rank without clips in this step runs a clip of another rank,
+        and this function keeps the clip from counting twice. ``nan_to_num`` is needed because 0 times NaN is NaN.
+        """
+        short = None if self.too_short is None else torch.zeros_like(self.too_short)
+        parts = {name: torch.zeros_like(part.detach()) for name, part in self.parts.items()}
+        nothing = replace(
+            self, total=torch.zeros_like(self.total.detach()), items=self.items * 0, parts=parts, too_short=short
+        )
+        return torch.nan_to_num(self.total, 0.0, 0.0, 0.0) * 0.0, nothing
+
+
+@dataclass
+class LossSums:
+    """Sums over the batches of a step, on the device: of the losses, of the numbers of items, and of each part.
+
+    ``Ranks.all_reduce`` turns these sums into sums over all ranks.
+    """
+
+    device: torch.device
+    total: Tensor = field(init=False)
+    items: int | Tensor = 0
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    too_short: list[Tensor] = field(default_factory=list)
+    """A list of one tensor; empty if the task does not use CTC."""
+
+    def __post_init__(self) -> None:
+        self.total = torch.zeros((), device=self.device)
+
+    def add(self, loss: Loss, *, unseen: bool) -> None:
+        """Add the loss of a batch; clips that are too short for CTC are only counted in an ``unseen`` batch.
+
+        A batch is unseen if the run has not seen its clips before.
+        """
+        self.total = self.total + loss.total
+        self.items = self.items + loss.items
+        if loss.too_short is not None and unseen:
+            self.too_short = [loss.too_short + (self.too_short[0] if self.too_short else 0)]
+        for name, part in loss.parts.items():
+            self.parts[name] = self.parts[name] + part if name in self.parts else part.clone()
+
+    def item_count(self) -> Tensor:
+        """Return the number of items as a new 0-d tensor on the device."""
+        if isinstance(self.items, Tensor):
+            return self.items.float().clone()
+        # torch.full writes the number on the device; the CPU would wait for a copy to the device.
+        return torch.full((), float(self.items), device=self.device)
 
 
 class Task(Protocol):
