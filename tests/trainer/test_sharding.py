@@ -112,7 +112,7 @@ from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.parallel.process_group import process_group, read_torchrun_env
-from ckptsurgeon.destinations.torch_module.parts import own_part
+from ckptsurgeon.destinations.torch_module.tensors import own_part
 from ckptsurgeon.destinations.torch_module.meta import build_on_meta
 from ckptsurgeon.trainer.parallel.sharded_model import ShardedModel
 

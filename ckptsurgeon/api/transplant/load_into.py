@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...destinations._load import module_destination
-from ...destinations.torch_module.parts import is_distributed, own_bounds, own_part
+from ...destinations.torch_module.tensors import is_distributed, own_bounds, own_part
 from ...errors import CheckpointError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options

@@ -17,7 +17,7 @@ from ...tensors.info import TensorInfo
 from ..torch_module.construction import bounded, drawing, python_random
 from ..torch_module.meta import build_on_meta
 from ..torch_module.module import module_target
-from ..torch_module.state import infos_of, state_of
+from ..torch_module.tensors import infos_of, state_of
 from ..torch_module.user_code import PROCESS_STATE
 from .config import ModelDescription
 from .growing_axes import GrowingAxes, grown_axes

@@ -30,7 +30,7 @@ from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable
 from .recording.operations import aten
 from .recording.record import recording, release
 from .simple_draws import RANDOM
-from .state import infos_of, state_of, ties_of
+from .tensors import infos_of, state_of, ties_of
 from .user_code import PROCESS_STATE
 
 __all__ = [

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...util.text import escape, listing
-from .parts import own_part, whole
-from .state import infos_of, state_of, ties_of
+from .tensors import infos_of, own_part, state_of, ties_of, whole
 
 __all__ = ["live_target"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...api.inputs.reopening import reopen
 from ...api.verify import verify
-from ...destinations.torch_module.parts import own_part
+from ...destinations.torch_module.tensors import own_part
 from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
 from ...util.text import count, escape, listing

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from ...destinations.torch_module.parts import own_part
+from ...destinations.torch_module.tensors import own_part
 from ...errors import ConfigError
 from ...util.text import escape
 from .ranks import ForwardProxy, ParallelModel, Ranks

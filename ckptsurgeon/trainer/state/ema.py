@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...destinations.torch_module.parts import own_part
+from ...destinations.torch_module.tensors import own_part
 
 __all__ = ["EMA"]
 

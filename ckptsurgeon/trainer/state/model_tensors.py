@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...destinations.torch_module.parts import own_part, part_of, whole
+from ...destinations.torch_module.tensors import own_part, part_of, whole
 from ...errors import FormatError
 from ...planning.target import TargetSpec
 from ...util.text import listing

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...destinations.torch_module.parts import is_distributed, own_part, part_of
+from ...destinations.torch_module.tensors import is_distributed, own_part, part_of
 from ...errors import FormatError, OutputError
 from ...util.text import escape
 from ..parallel.ranks import Ranks
