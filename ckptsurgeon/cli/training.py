@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from .printing import Printer, console_of, print_to
-from .stopping import set_run_folder
 
-__all__ = ["ProgressDisplay", "training_progress"]
+__all__ = ["ProgressDisplay"]
 
 DRAWN_A_SECOND = 8
 SMOOTH = 0.9
@@ -22,14 +20,10 @@ SMOOTH = 0.9
 
 
 class ProgressDisplay:
-    """Shows the progress of a training run on stderr; its method ``observe`` is the argument ``observer`` of ``train``.
-
-    ``shown`` has the names of the phases whose checks have been shown, and ``noted`` the notes that have been shown.
-    """
+    """Shows the progress of a training run on stderr; ``shown`` has the phases whose checks have been shown."""
 
     def __init__(self, printer: Printer) -> None:
         self.shown: set[str] = set()
-        self.noted: tuple[str, ...] = ()
         self._sink = printer
         self._steps = 0
         self._last: tuple[int, float] | None = None
@@ -40,14 +34,6 @@ class ProgressDisplay:
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Show one event of a training run; ``row`` is the event as plain data."""
-        if row.get("event") == "begin":
-            set_run_folder(row["folder"])
-        if row.get("event") == "notes":
-            self._sink.notes(row["notes"])
-            self.noted += tuple(row["notes"])
-            return
-        if self._sink.quiet or self._sink.json:
-            return
         from ..render.train import checks_view, dev_line, filled_line
 
         event = row.get("event")
@@ -144,13 +130,3 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-@contextmanager
-def training_progress(printer: Printer) -> Iterator[ProgressDisplay]:
-    """Yield a display of the progress of a training run, and remove its line from the terminal after the block."""
-    watch = ProgressDisplay(printer)
-    try:
-        yield watch
-    finally:
-        watch.close()

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.cli.printing import Printer
-from ckptsurgeon.cli.training import training_progress
+from ckptsurgeon.cli.verbs.train import RunEvents
 from ckptsurgeon.trainer.checks.check import Check
 
 from .sounds import corpus
@@ -119,7 +120,7 @@ def test_on_a_terminal_a_line_lives(quiet: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    with training_progress(Printer(quiet=quiet)) as watch:
+    with closing(RunEvents(Printer(quiet=quiet))) as watch:
         for clips in (0, 2, 1200, 2400):
             watch.observe({"event": "progress", "split": "train", "clips": clips, "of": 2400})
         after = terminal.getvalue()

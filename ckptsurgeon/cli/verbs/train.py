@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..printing import Printer, quoted
-from ..stopping import unwinding
-from ..training import training_progress
+from ..stopping import set_run_folder, unwinding
+from ..training import ProgressDisplay
 
 if TYPE_CHECKING:
     from ...trainer.run.result import Trained
@@ -152,27 +154,56 @@ def run(
             page = [] if found.run is None else [f"ckpt view {quoted(found.run)}"]
             printer.show(report_view(found, every=printer.verbose, next_steps=page))
         return
-    with unwinding(), training_progress(printer) as watch:
+    with unwinding(), closing(RunEvents(printer)) as events:
         found = train(
             config, init=init, run=folder, resume=resume, sets=_sets(sets, keep_optimizer=keep_optimizer),
             steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, keep_going=keep_going,
             evaluate=evaluate, strategy=strategy,
-            observer=watch.observe,
+            observer=events.observe,
         )  # fmt: skip
     if found.rank:  # only the process of rank 0 prints
         printer.notes(found.notes)
     elif evaluate is not None and not printer.json:
-        printer.notes(note for note in found.notes if note not in watch.noted)
+        printer.notes(note for note in found.notes if note not in events.noted)
         names = sorted(found.figures, key=lambda name: name == found.metric)
         printer.lines(f"{name}: {found.figures[name]:.8g}" for name in names)
     elif not printer.answer(found):
-        printer.notes(note for note in found.notes if note not in watch.noted)
-        if not printer.quiet:
-            printer.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=printer.verbose))
+        printer.notes(note for note in found.notes if note not in events.noted)
+        if events.progress is not None:
+            shown = events.progress.shown
+            printer.show(trained_view(found, checked=shown, next_steps=_next(found), every=printer.verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
+
+
+class RunEvents:
+    """Shows the events of a training run: its notes, and also its progress unless --quiet or --json is given.
+
+    ``noted`` has the notes that have been shown.
+    """
+
+    def __init__(self, printer: Printer) -> None:
+        self.noted: tuple[str, ...] = ()
+        self.progress = None if printer.quiet or printer.json else ProgressDisplay(printer)
+        self._printer = printer
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        """Show an event, as plain data: this method is the argument ``observer`` of ``train``."""
+        event = row.get("event")
+        if event == "begin":
+            set_run_folder(row["folder"])
+        if event == "notes":
+            self._printer.notes(row["notes"])
+            self.noted += tuple(row["notes"])
+        elif self.progress is not None:
+            self.progress.observe(row)
+
+    def close(self) -> None:
+        """Remove the line of progress from the terminal."""
+        if self.progress is not None:
+            self.progress.close()
 
 
 def _sets(sets: list[str] | None, *, keep_optimizer: bool) -> list[str]:
