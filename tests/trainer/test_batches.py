@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.config.section import parse_settings, resolve_paths
 from ckptsurgeon.trainer.config.settings import Augment, Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
-from ckptsurgeon.trainer.data.split import Split, resolve_paths
+from ckptsurgeon.trainer.data.split import Split
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.ctc import CTC
 

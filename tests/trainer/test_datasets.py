@@ -16,7 +16,7 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.sound import Clip, read_sound, sound_seconds
-from ckptsurgeon.trainer.manifests.read import read_manifests
+from ckptsurgeon.trainer.data.split import read_manifests
 
 from .sounds import tone
 

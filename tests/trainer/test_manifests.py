@@ -12,9 +12,9 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.sound import Clip
+from ckptsurgeon.trainer.data.split import read_manifests
 from ckptsurgeon.trainer.manifests import _text
 from ckptsurgeon.trainer.manifests._text import has_marks, names_in
-from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.util.registry import discover
 
 from .sounds import CLIPS, corpus, tone

@@ -14,11 +14,10 @@ import soundfile
 
 import ckptsurgeon as cs
 from ckptsurgeon.storage.yaml_text import read_yaml
-from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.config.section import parse_settings, resolve_paths
 from ckptsurgeon.trainer.data.inputs import FeatureExtractor
-from ckptsurgeon.trainer.data.split import resolve_paths
+from ckptsurgeon.trainer.data.split import read_manifests
 from ckptsurgeon.trainer.job.assembly import load_task
-from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import LANGUAGES, demo_data, words_of
 from ckptsurgeon.trainer.speech.espeak import check_language
 from ckptsurgeon.vocabulary.vocabulary import read_vocabulary

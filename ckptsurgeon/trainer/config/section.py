@@ -1,20 +1,22 @@
-"""Reads a ``train:`` section, in which ``--set KEY=VALUE`` may replace values."""
+"""Reads a ``train:`` section, in which ``--set KEY=VALUE`` may replace values, and resolves its paths."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from ...errors import ConfigError
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
+from ...vocabulary.vocabulary import BYTES
 from .bounds import find_fault
 from .settings import CHOICES, DATASET, Augment, Data, Features, Lora, Named, Pretrain, Settings
 
-__all__ = ["apply_overrides", "check_section", "parse_settings"]
+__all__ = ["apply_overrides", "check_section", "parse_settings", "resolve_paths"]
 
 
 LENGTHS = ("steps", "epochs")
@@ -235,3 +237,32 @@ _MEANT = {
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }
+
+
+def resolve_paths(settings: Settings, folder: str) -> Settings:
+    """Return settings with full paths: the paths in a configuration are relative to its ``folder``."""
+    data, augment = settings.data, settings.augment
+
+    def path(name: str) -> str:
+        return os.path.normpath(os.path.join(folder, name))
+
+    def paths(several: Sequence[Named]) -> tuple[Named, ...]:
+        return tuple(path(one) if isinstance(one, str) else dataset(one) for one in several)
+
+    def dataset(one: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**one, DATASET: path(str(one[DATASET]))} if DATASET in one else one
+
+    tokens = data.tokens
+    if tokens is not None and tokens != BYTES:
+        tokens = path(tokens) if path(tokens) != BYTES else os.path.join(os.curdir, BYTES)
+    data = replace(
+        data,
+        train=paths(data.train),
+        dev=paths(data.dev),
+        test=paths(data.test),
+        tokens=tokens,
+        segmenter=path(data.segmenter) if data.segmenter is not None else None,
+        cache=path(data.cache) if data.cache is not None else None,
+    )
+    lm = path(settings.lm) if settings.lm is not None else None
+    return replace(settings, data=data, lm=lm, augment=replace(augment, noise=tuple(map(path, augment.noise))))

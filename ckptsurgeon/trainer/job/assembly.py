@@ -21,11 +21,10 @@ from ...util.text import brief_repr, count, escape
 from ...vocabulary.vocabulary import read_vocabulary
 from ..config.bounds import find_fault, useless_settings
 from ..config.imports import load_from_user_file
-from ..config.section import apply_overrides, parse_settings
+from ..config.section import apply_overrides, parse_settings, resolve_paths
 from ..config.settings import ANNEALED, Settings
 from ..data.loader import Batches
 from ..data.source import BatchSource, OneBatch, first_batch
-from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
 from ..state.lora import check_lora
 from ..state.optimizer import parameter_rules, pattern_notes

@@ -15,8 +15,8 @@ from ...errors import CheckpointError, ConfigError, OutputError
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ..config.imports import user_code_in
+from ..config.section import resolve_paths
 from ..config.settings import DATASET
-from ..data.split import resolve_paths
 from ..folder.run_folder import ADAPTER, BEST, RunFolder
 from ..job.assembly import train_section
 from ..job.init_checkpoint import InitCheckpoint, read_init
