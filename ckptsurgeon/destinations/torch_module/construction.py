@@ -26,8 +26,8 @@ from ...tensors.dtypes import contiguous_stride
 from ...tensors.info import TensorInfo
 from ...util.text import escape, human_bytes, listing
 from .opened import Opened
+from .recording.dispatch import aten
 from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable, behind, covers, evaluate
-from .recording.operations import aten
 from .recording.record import recording, release
 from .simple_draws import RANDOM
 from .tensors import infos_of, state_of, ties_of

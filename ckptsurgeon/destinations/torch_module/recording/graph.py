@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
-
-from .operations import aten, replaced, tensors_in
 
 __all__ = [
     "META",
@@ -33,7 +32,10 @@ __all__ = [
     "covers",
     "derived_seed",
     "evaluate",
+    "instances_in",
+    "replaced",
     "replay",
+    "tensors_in",
 ]
 
 
@@ -202,18 +204,13 @@ def behind(record: Recording, storages: Iterable[int]) -> list[Node]:
     return [found[index] for index in sorted(found)]
 
 
-def deterministic(nodes: Iterable[Node]) -> bool:
-    """Return whether none of the recorded operations uses the random generator."""
-    return not any(node.random for node in nodes)
-
-
 def evaluate(record: Recording, ref: StorageView) -> Tensor:
     """Return the values that the recorded tensor ``ref`` has now, while the module is being constructed.
 
     Raises Unrecordable if the values depend on a random operation.
     """
     nodes = behind(record, [ref.storage])
-    if not deterministic(nodes):
+    if any(node.random for node in nodes):
         raise record.lost("reads the values of a tensor that was just drawn")
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         return replay(record, nodes, ref, seed=0, streams={})
@@ -228,7 +225,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
     last[wanted.storage] = len(record.nodes)
     real: dict[int, torch.UntypedStorage] = {}
     for node in nodes:
-        if node.call is aten.clone.default and _steal(node, real, last):
+        if node.call is torch.ops.aten.clone.default and _steal(node, real, last):
             continue
         args, kwargs = replaced((node.args, node.kwargs), StorageView, partial(_tensor, record, real))
         if node.random:
@@ -276,3 +273,63 @@ def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: Storage
         real[ref.storage] = tensor.untyped_storage()
     else:
         _tensor(record, real, ref).copy_(tensor)
+
+
+# The tensors in nested arguments of operations.
+#
+# ``torch.utils._pytree`` walks over all kinds of containers, but takes half of the time that a construction takes.
+# So tuples, lists and dicts are walked directly here, and ``_pytree`` handles only other containers.
+
+Kind = type[Any] | tuple[type[Any], ...]
+
+_LEAVES = frozenset(
+    {int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
+)
+"""Types of arguments that contain no other values."""
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return all tensors in nested arguments."""
+    return instances_in(tree, Tensor)
+
+
+def instances_in(tree: Any, kind: Kind) -> list[Any]:
+    """Return all objects of the class ``kind`` in nested arguments."""
+    found: list[Any] = []
+    _collect(tree, kind, found)
+    return found
+
+
+def _collect(tree: Any, kind: Kind, found: list[Any]) -> None:
+    own = type(tree)
+    if own is tuple or own is list or own is dict:
+        for item in tree.values() if own is dict else tree:
+            if isinstance(item, kind):
+                found.append(item)
+            elif type(item) not in _LEAVES:
+                _collect(item, kind, found)
+    elif isinstance(tree, kind):
+        found.append(tree)
+    elif own not in _LEAVES and not isinstance(tree, Tensor):
+        leaves = pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+        found += [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def replaced(tree: Any, kind: Kind, replace: Callable[[Any], Any]) -> Any:
+    """Return the nested arguments ``tree`` with each value of the class ``kind`` replaced by ``replace(value)``."""
+    own = type(tree)
+    if own is tuple:
+        return tuple([replaced(item, kind, replace) for item in tree])
+    if own is list:
+        return [replaced(item, kind, replace) for item in tree]
+    if own is dict:
+        return {key: replaced(item, kind, replace) for key, item in tree.items()}
+    if isinstance(tree, kind):
+        return replace(tree)
+    if own in _LEAVES or isinstance(tree, Tensor):
+        return tree
+    return pytree.tree_map(
+        lambda leaf: replace(leaf) if isinstance(leaf, kind) else leaf,
+        tree,
+        is_leaf=lambda node: isinstance(node, kind),
+    )
