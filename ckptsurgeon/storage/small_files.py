@@ -1,6 +1,7 @@
 """Opens untrusted files on this machine: only regular files, and only up to a limit of bytes.
 
-Opening a FIFO would block, opening a device may have an effect, and a sparse file can have any size.
+Opening a FIFO would block, opening a device may have an effect, and a sparse file can have any size. A
+download may leave something else than the file: a Git LFS pointer, a web page or an error message.
 """
 
 from __future__ import annotations
@@ -8,20 +9,27 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 from importlib.machinery import SourceFileLoader
+from typing import Any
 
-from ..util.text import human_bytes
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
+from ..util.text import brief_repr, escape, human_bytes
 
 __all__ = [
+    "HEAD_BYTES",
     "SMALL_BYTES",
     "CodeLoader",
     "IrregularError",
+    "error_message",
     "is_of_system",
     "open_file",
     "open_regular",
     "read_file",
     "read_text",
+    "stand_in",
 ]
 
 SMALL_BYTES = 16 << 20
@@ -104,3 +112,31 @@ class CodeLoader(SourceFileLoader):
     def get_data(self, path: str) -> bytes:
         """Return the bytes of the file; raises OSError."""
         return read_file(path)
+
+
+HEAD_BYTES = 1024
+"""How many bytes at the beginning of a file ``stand_in`` needs."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""The beginning of a Git LFS pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
+_PAGE = re.compile(rb"<!doctype html|<html[\s>].*</(title|head|body)>", re.IGNORECASE | re.DOTALL)
+_MOST_FIELDS = 3
+"""The most fields of an error message in JSON; a configuration with a field ``error`` has more."""
+
+
+def stand_in(data: bytes) -> str:
+    """Return a clause such as "it is an HTML page" for a Git LFS pointer, HTML or XML; "" for other content.
+
+    ``data`` has the first bytes of the file.
+    """
+    head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(_POINTER):
+        return Note(NoteKind.UNREADABLE_FILE, "it is a Git LFS pointer, and git lfs pull fetches the file")
+    if _PAGE.match(head):
+        return "it is an HTML page"
+    return "it is an XML document" if head.startswith(b"<?xml") else ""
+
+
+def error_message(document: Any) -> str:
+    """Return "it is an error message: …" if a JSON value is an error message of a server, "" otherwise."""
+    said = document.get("error") if isinstance(document, dict) and len(document) <= _MOST_FIELDS else None
+    return f"it is an error message: {escape(brief_repr(said, 60))}" if isinstance(said, str) else ""

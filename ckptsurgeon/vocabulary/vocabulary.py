@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from weakref import WeakValueDictionary
 
 from ..errors import ConfigError
-from ..storage.small_files import read_file
-from ..storage.wrong_downloads import stand_in
+from ..storage.small_files import read_file, stand_in
 from ..util.did_you_mean import did_you_mean
 from ..util.registry import discover
 from ..util.text import brief_repr, count, escape, listing

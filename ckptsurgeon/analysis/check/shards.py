@@ -14,7 +14,7 @@ from ...formats.base.file_names import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
 from ...formats.unsupported.text import text_kind
 from ...storage.read.base import File, Folder
-from ...storage.wrong_downloads import HEAD_BYTES, stand_in
+from ...storage.small_files import HEAD_BYTES, stand_in
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
-from ...storage.wrong_downloads import stand_in
+from ...storage.small_files import stand_in
 from ...util.text import escape
 
 __all__ = [

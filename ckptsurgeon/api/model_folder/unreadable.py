@@ -10,7 +10,7 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError, SourceError
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, scheme_of
-from ...storage.wrong_downloads import HEAD_BYTES, error_message, stand_in
+from ...storage.small_files import HEAD_BYTES, error_message, stand_in
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import escape
