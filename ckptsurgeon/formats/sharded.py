@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import CheckpointError, FormatError, SourceError
-from ..storage.read._descriptors import leads_out
 from ..storage.read.base import File, Folder, Source
+from ..storage.read.uri import leads_out
 from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note

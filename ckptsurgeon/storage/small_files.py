@@ -1,7 +1,7 @@
-"""Opens untrusted files on this machine: only regular files, and only up to a limit of bytes.
+"""Reads untrusted files on this machine completely: only regular files, and only up to a limit of bytes.
 
-Opening a FIFO would block, opening a device may have an effect, and a sparse file can have any size. A
-download may leave something else than the file: a Git LFS pointer, a web page or an error message.
+A sparse file, for example, can have any size. A download may leave something else than the file: a Git LFS pointer, a web
+page or an error message.
 """
 
 from __future__ import annotations
@@ -10,23 +10,21 @@ import errno
 import io
 import os
 import re
-import stat
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import brief_repr, escape, human_bytes
+from .descriptors import open_regular
 
 __all__ = [
     "HEAD_BYTES",
     "SMALL_BYTES",
     "CodeLoader",
-    "IrregularError",
     "error_message",
     "is_of_system",
     "open_file",
-    "open_regular",
     "read_file",
     "read_text",
     "stand_in",
@@ -35,13 +33,6 @@ __all__ = [
 SMALL_BYTES = 16 << 20
 """The usual limit for the size of a file in bytes; configurations that people write are smaller."""
 
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFSOCK: "a socket",
-}
-
 
 def is_of_system(path: str) -> bool:
     """Return whether an absolute path is in a folder that the kernel fills: /proc, /sys or /dev, but not /dev/shm.
@@ -49,40 +40,6 @@ def is_of_system(path: str) -> bool:
     In /dev/shm, users keep files of their own in memory.
     """
     return path.startswith(("/proc/", "/sys/", "/dev/")) and not path.startswith("/dev/shm/")
-
-
-class IrregularError(OSError):
-    """The error for a path that is not a regular file; ``kind`` is the kind of file, such as "a FIFO"."""
-
-    def __init__(self, kind: str, path: str) -> None:
-        super().__init__(errno.EINVAL, f"it is {kind}, not a regular file", path)
-        self.kind = kind
-
-
-def open_regular(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file; raises OSError for anything else.
-
-    Opening any other kind of file could block (a FIFO) or have an effect (a device).
-    """
-    name = os.fspath(path)
-    try:
-        _check_regular(os.stat(name), name)
-        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:
-        raise OSError(errno.EINVAL, f"the name of the file is invalid ({error})", name) from None
-    try:
-        _check_regular(os.fstat(fd), name)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _check_regular(found: os.stat_result, path: str) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(found.st_mode):
-        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "of an unknown kind"), path)
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, PlanError
 from ..storage.json_text import read_json
-from ..storage.read._descriptors import leads_out
+from ..storage.read.uri import leads_out
 from ..storage.small_files import read_file
 from ..util.text import escape
 from .huggingface import of_language, read_added, read_decoder

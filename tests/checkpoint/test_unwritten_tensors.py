@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.storage.read.unwritten_ranges import unwritten_ranges
+from ckptsurgeon.storage.descriptors import unwritten_ranges
 
 Run = Callable[..., Any]
 PAGE = 4096

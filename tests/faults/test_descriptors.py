@@ -119,7 +119,7 @@ def test_what_the_limit_refuses_is_one_line() -> None:
 def test_a_file_that_was_closed_in_between_is_taken_again_only_if_it_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ckptsurgeon.storage.read._descriptors._budget", lambda: 2)
+    monkeypatch.setattr("ckptsurgeon.storage.descriptors._budget", lambda: 2)
     for n in range(4):
         Path(f"{n}").write_text(f"{n}" * 8)
     files = [open_source(f"{n}") for n in range(4)]
@@ -133,7 +133,7 @@ def test_a_file_that_was_closed_in_between_is_taken_again_only_if_it_is_the_same
 
 
 def test_no_more_are_open_than_may_be_and_none_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptsurgeon.storage.read._descriptors._budget", lambda: 8)
+    monkeypatch.setattr("ckptsurgeon.storage.descriptors._budget", lambda: 8)
     shards("m", 40)
     before = len(os.listdir("/proc/self/fd"))
     with cs.open_checkpoint("m") as found:

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.small_files import IrregularError, read_file, read_text
+from ckptsurgeon.storage.descriptors import IrregularError
+from ckptsurgeon.storage.small_files import read_file, read_text
 from ckptsurgeon.trainer.manifests._text import read_rows
 from ckptsurgeon.trainer.speech.demo import read_words
 from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
@@ -246,7 +247,8 @@ OPENERS = {"open", "fdopen", "memmap", "load", "fromfile", "read_text", "read_by
 CALLED = re.compile(rf"\b({'|'.join(OPENERS)})[\s)]*\(")
 """What a module has that calls one of these: the others need not be parsed, which takes seconds."""
 MAY_OPEN = {
-    "storage/small_files.py": "the one place",
+    "storage/descriptors.py": "the one place",
+    "storage/small_files.py": "files that storage/descriptors.py opened",
     "api/prove/media/image_files.py": "files that are open already, by Pillow",
     "api/search/study.py": "the lines of a study, which are written",
     "api/pretrainer/loading.py": "torch's own function, which is wrapped",
@@ -280,7 +282,7 @@ MAY_OPEN = {
     "trainer/folder/run_folder.py": "the state of a run, by torch's reader of plain data; the lock, which is written",
     "trainer/speech/demo.py": "what is written",
 }
-"""Modules that open anything by another way than storage/small_files.py, and what."""
+"""Modules that open anything by another way than storage/descriptors.py, and what."""
 
 
 def opened(tree: ast.AST) -> Iterator[str]:

@@ -14,9 +14,8 @@ from ...planning.plan.files import PlanCompanion
 from ...planning.plan.receipt import OutputNote
 from ...planning.recipe import Recipe
 from ...storage.folder_files import contents
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
-from ...storage.read.uri import open_source, read_small
+from ...storage.read.uri import leads_out, open_source, read_small
 from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_verifier, read_signature, signature_of
 from ...util.text import escape
 

@@ -13,9 +13,8 @@ from ...engine.patch.patch_file import PatchFile
 from ...errors import SourceError
 from ...planning.plan.receipt import Failure, OutputNote, Verification
 from ...storage.folder_files import contents
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder, Progress
-from ...storage.read.uri import open_source
+from ...storage.read.uri import leads_out, open_source
 from .other_files import digest_of
 
 __all__ = ["verify_patched"]

@@ -22,9 +22,8 @@ from ...planning.plan.receipt import OutputNote
 from ...planning.quantised import check_codes
 from ...planning.target import TargetSpec
 from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
 from ...storage.read.local import ConsumedFile
-from ...storage.read.uri import scheme_of
+from ...storage.read.uri import leads_out, scheme_of
 from ...storage.small_files import read_file
 from ...tensors.quantised.encoding import NO_CODES
 from ...util.did_you_mean import did_you_mean

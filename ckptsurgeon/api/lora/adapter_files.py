@@ -14,9 +14,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...errors import FormatError, SourceError
 from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
-from ...storage.read.uri import scheme_of
+from ...storage.read.uri import leads_out, scheme_of
 from ...storage.small_files import SMALL_BYTES, read_file
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of

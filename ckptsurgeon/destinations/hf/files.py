@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
-from ...storage.read.uri import open_source
+from ...storage.read.uri import leads_out, open_source
 from .sentence_modules import module_files
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
+from ...storage.read.uri import leads_out
 from ...util.text import escape
 from .._document import Document
 

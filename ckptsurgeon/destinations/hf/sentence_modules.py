@@ -13,9 +13,8 @@ from contextlib import suppress
 
 from ...errors import CheckpointError
 from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
-from ...storage.read.uri import read_small
+from ...storage.read.uri import leads_out, read_small
 
 __all__ = ["MODULES", "is_module_weights", "module_files"]
 

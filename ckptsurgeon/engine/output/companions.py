@@ -19,9 +19,8 @@ from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe
 from ...storage.json_text import read_json
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
-from ...storage.read.uri import open_source, read_small, scheme_of
+from ...storage.read.uri import leads_out, open_source, read_small, scheme_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...util.text import escape, listing

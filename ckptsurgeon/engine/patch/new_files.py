@@ -9,9 +9,8 @@ from contextlib import closing
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError, SourceError
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
-from ...storage.read.uri import open_source, scheme_of
+from ...storage.read.uri import leads_out, open_source, scheme_of
 from ...util.text import escape
 from .blocks import BLOCK
 from .index import OldFile

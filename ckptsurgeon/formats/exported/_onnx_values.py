@@ -8,9 +8,9 @@ from contextlib import ExitStack, closing
 from math import prod
 
 from ...errors import FormatError, SourceError, UnsafeError
-from ...storage.read._descriptors import leads_out
 from ...storage.read._memory import MemoryFile
 from ...storage.read.base import File
+from ...storage.read.uri import leads_out
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape, number_in

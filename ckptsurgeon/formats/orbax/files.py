@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ...errors import SourceError, UnsafeError
-from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
 from ...storage.read.local import LocalFolder
+from ...storage.read.uri import leads_out
 from ...util.text import escape
 from ..base import limits
 from ..base.header import FilePrint

@@ -10,10 +10,9 @@ from typing import Any
 
 from ...errors import CheckpointError, ConfigError, SourceError
 from ...util.text import escape, without_secrets
-from ._descriptors import check_name
 from .base import Folder, Source
 from .remote import RemoteFile
-from .uri import scheme_of, shown
+from .uri import check_name, scheme_of, shown
 
 __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system", "said_by"]
 

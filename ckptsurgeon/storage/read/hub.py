@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 
-from ._descriptors import check_name
 from .base import File, Folder, Source
 from .http.client import Address
 from .http.ranges import open_http
 from .hugging_face.client import hub_address, is_offline, not_cached_error
 from .hugging_face.repository import FolderListing, Repository, is_folder, listed, pinned
 from .local import LocalFile
+from .uri import check_name
 
 __all__ = ["SOURCE", "HubFolder"]
 

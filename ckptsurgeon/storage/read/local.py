@@ -11,11 +11,10 @@ from typing import NoReturn, TypeGuard
 from ...errors import FormatError, SourceError
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
-from ..small_files import IrregularError, open_regular
-from ._descriptors import Descriptor, check_name
+from ..descriptors import Descriptor, IrregularError, open_regular, unwritten_ranges
 from .base import Advance, File, Folder, Source
 from .consumed_shard import CONSUMED, consumed_shard
-from .unwritten_ranges import unwritten_ranges
+from .uri import check_name
 from .zero_pages import GRID, zero_page
 
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "is_local", "link_of"]

@@ -1,4 +1,4 @@
-"""Opens a URI with the reader for its scheme, and reads small files completely."""
+"""Opens a URI with the reader for its scheme, reads small files completely, and checks names and links of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from ...errors import ConfigError, SourceError
+from ...errors import ConfigError, FormatError, SourceError
 from ...util.registry import discover, plugin
 from ...util.text import escape, human_bytes, without_secrets
 from ..small_files import SMALL_BYTES
@@ -17,7 +17,9 @@ from .base import File, Source
 __all__ = [
     "SMALL_BYTES",
     "check_address",
+    "check_name",
     "file_address",
+    "leads_out",
     "open_source",
     "page_notes",
     "read_small",
@@ -122,3 +124,40 @@ def read_small(path: str, most: int = SMALL_BYTES) -> bytes:
                 f"{escape(path)} has {human_bytes(file.size)}, more than the limit of {human_bytes(most)}."
             )
         return file.read(0, file.size)
+
+
+# Checks the names of files in a folder that an index or manifest lists.
+
+
+def check_name(uri: str, name: str) -> None:
+    """Raise FormatError if ``name`` is not a path inside the folder ``uri``."""
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
+        raise FormatError(f"the folder {escape(uri)} refers to a file outside of it: {escape(name)}.", rule="outside")
+
+
+# Links: a file next to the weights belongs to the model only if it is really in the model's folder.
+
+_LOCAL = ("", "file", "local")
+_CACHED = re.compile(r"(.+/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+(?:/.+)?")
+_BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+"""Matches the name of a blob in the hub's cache: a digest."""
+
+
+def leads_out(path: str, folder: str = "") -> bool:
+    """Return whether a file is a link that leads out of ``folder``, by default the folder in which the file is.
+
+    The folder itself may be a link, since the user chose the folder. For a file in the hub's cache, a link to a blob of
+    the same repository does not count as leading out.
+    """
+    if scheme_of(path) not in _LOCAL:
+        return False
+    path = path.partition("://")[2] or path
+    if not os.path.islink(path):
+        return False
+    folder = folder.partition("://")[2] or folder or os.path.dirname(path)
+    folder, file = os.path.realpath(folder or os.curdir), os.path.realpath(path)
+    if file.startswith(os.path.join(folder, "")):
+        return False
+    cached = _CACHED.fullmatch(folder)
+    blobs, name = os.path.split(file)
+    return cached is None or blobs != f"{cached[1]}/blobs" or not _BLOB.fullmatch(name)

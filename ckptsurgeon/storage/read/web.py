@@ -6,12 +6,11 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ...errors import SourceError
 from ...util.text import escape
-from ._descriptors import check_name
 from .base import Folder, Source
 from .http.client import address_of
 from .http.ranges import open_http
 from .remote import RemoteFile
-from .uri import check_address, file_address, shown
+from .uri import check_address, check_name, file_address, shown
 
 __all__ = ["SOURCE", "WebFolder"]
 

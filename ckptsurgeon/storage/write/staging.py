@@ -14,7 +14,7 @@ from functools import partial
 
 from ...errors import OutputError
 from ...util.text import escape
-from ..read._descriptors import Descriptor
+from ..descriptors import Descriptor
 from ..read.base import File
 from .output_checks import check_output, check_space, identities, output_error, output_lock
 from .temp_files import folder_of, lock, remove_leftovers, reserve, start_writing, sync, sync_folder, temp_name
