@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from ..storage.read.local import LocalFile
+from ..storage.read.local import take_zeros
 from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .checkpoint import Checkpoint
 from .zero_runs import zero_run_notes
 
-__all__ = ["SeenZeros", "seen_zero_notes", "take_zeros"]
+__all__ = ["seen_zero_notes"]
 
 SeenZeros = dict[str, dict[str, list[int]]]
 """{path of a checkpoint: {name of its file: offsets of pages that were read and contain only zeros}}."""
-
-
-def take_zeros(checkpoints: Iterable[Checkpoint], names: Collection[str] | None = None) -> SeenZeros:
-    """Return the pages of zeros that were found in the files of checkpoints since the last call.
-
-    With ``names``, only the files with these names are looked at: a model may have 10,000 files.
-    """
-    found: SeenZeros = {}
-    for one in checkpoints:
-        files = one.open_files()
-        for name in files if names is None else names:
-            file = files.get(name)
-            if isinstance(file, LocalFile) and file.zeros:
-                found.setdefault(one.path, {})[name] = sorted(file.zeros)
-                file.zeros.clear()
-    return found
 
 
 def seen_zero_notes(
@@ -37,11 +21,11 @@ def seen_zero_notes(
 ) -> Iterator[Note]:
     """Yield the notes of ``ckpt check`` on zeros that were read and may come from a missing part of the file.
 
-    ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is contained
-    in one of the notes ``said`` is left out.
+    ``every`` has the zeros that were read while each file of an output was written; if it is None, they are those that
+    were read up to now. A note that is contained in one of the notes ``said`` is left out.
     """
     read = list({one.path: one for one in checkpoints}.values())
-    seen = [take_zeros(read)] if every is None else list(every)
+    seen = [{one.path: take_zeros(one.open_files()) for one in read}] if every is None else list(every)
     for one in read:
         pages = _together(places[one.path] for places in seen if one.path in places)
         stored = one.stored or one

@@ -12,10 +12,10 @@ from dataclasses import replace
 from threading import Lock, Thread
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.seen_zeros import take_zeros
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.read.base import File, Progress
+from ..storage.read.local import take_zeros
 from ..tensors.composition import leaves
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
@@ -65,7 +65,9 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
         is_last = number == len(runs) - 1  # then all files, also those that no step has read
         read = _read_files(run) if len(runs) > 1 else []
         names = None if is_last else {name for _, own in read for name in own}
-        run.receipt.zeros = take_zeros(run.inputs.sources, names)
+        for one in run.inputs.sources:
+            if zeros := take_zeros(one.open_files(), names):
+                run.receipt.zeros.setdefault(one.path, {}).update(zeros)
         for source, own in read:
             check_unchanged([source], names=own)
         for step in run.shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn, TypeGuard
@@ -17,7 +17,7 @@ from .consumed_shard import CONSUMED, consumed_shard
 from .uri import check_name
 from .zero_pages import GRID, zero_page
 
-__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "is_local", "link_of"]
+__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "is_local", "link_of", "take_zeros"]
 
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
@@ -153,6 +153,20 @@ class LocalFile(File):
 def is_local(file: File | None) -> TypeGuard[File]:
     """Return whether a file is on this machine, is open, and is complete (not a shard that ``--consume`` deleted)."""
     return file is not None and not (file.remote or file.closed or isinstance(file, ConsumedFile))
+
+
+def take_zeros(files: Mapping[str, File], names: Collection[str] | None = None) -> dict[str, list[int]]:
+    """Return {name of a file: offsets of its pages of zeros that were found since the last call}.
+
+    With ``names``, only the files with these names are looked at: a model may have 10,000 files.
+    """
+    found: dict[str, list[int]] = {}
+    for name in files if names is None else names:
+        file = files.get(name)
+        if isinstance(file, LocalFile) and file.zeros:
+            found[name] = sorted(file.zeros)
+            file.zeros.clear()
+    return found
 
 
 class ConsumedFile(LocalFile):
