@@ -17,8 +17,8 @@ from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
+from ..formats.base.header import no_collection
 from ..storage.read.uri import shown
-from ..util.collection import no_collection
 from ..util.notes import with_prefix
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress

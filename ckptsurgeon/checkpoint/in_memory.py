@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
-from ..formats.base.header import FilePrint, Header
+from ..formats.base.header import FilePrint, Header, no_collection
 from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_text
 from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
-from ..util.collection import no_collection
 from ..util.text import brief_repr, escape
 from .checkpoint import Checkpoint
 from .torch_tensors import ArrayBytes, StorageAt, is_tensor, tensor_info

@@ -10,10 +10,10 @@ from functools import partial
 
 from ...errors import CheckpointError, SourceError
 from ...formats.base import limits
+from ...formats.base.header import no_collection
 from ...storage.read.base import File, Folder
 from ...storage.read.remote import notes_of
 from ...storage.read.uri import open_source, scheme_of, shown
-from ...util.collection import no_collection
 from ...util.text import escape, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at

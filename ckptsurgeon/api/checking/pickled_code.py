@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ...analysis.scan.findings import Verdict
 from ...analysis.scan.judge import look_at
 from ...checkpoint.checkpoint import Checkpoint
+from ...formats.base.header import no_collection
 from ...storage.read.base import File
-from ...util.collection import no_collection
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import escape, listing

@@ -7,6 +7,7 @@ record is also replaced: by the checksum of the recipe with zeros.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import struct
@@ -38,6 +39,7 @@ __all__ = [
     "Writer",
     "digest_outside",
     "naming",
+    "no_collection",
     "seal",
     "seal_of",
 ]
@@ -101,6 +103,18 @@ class Header(Brief):
     notes: tuple[str, ...] = ()
     frame: Callable[[], str] = str
     stored: Mapping[str, StoredEntry] = field(default_factory=dict)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the cyclic garbage collector within the ``with`` block: a header is many small objects that stay in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
