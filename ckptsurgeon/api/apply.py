@@ -94,7 +94,7 @@ def apply(
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
-    from ..storage.write.output_checks import check_wait
+    from ..storage.write.output_paths import check_wait
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)

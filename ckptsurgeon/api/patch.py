@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ConfigError, OutputError
 from ..planning.plan.files import PlanTarget
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
-from ..storage.write.output_checks import check_output, check_space, identities, output_lock
+from ..storage.write.output_paths import check_output, check_space, identities, output_lock
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import count, escape, listing
 from .inputs.argument_types import Path, Patterns, Progress, checked

@@ -179,7 +179,7 @@ def _write(page: Page, target: str, opened: Sequence[Checkpoint], *, force: bool
 
 def _check(output: str, *, force: bool) -> None:
     """Raise OutputError if the output cannot be written; called before any values are read."""
-    from ..storage.write.output_checks import check_output
+    from ..storage.write.output_paths import check_output
 
     check_output(output, (), force=force, folder=False)
 

@@ -18,7 +18,7 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
-from ..storage.write.output_checks import check_output, identities, output_lock
+from ..storage.write.output_paths import check_output, identities, output_lock
 from ..tensors.dtypes import TORCH_QUANTISED
 from ..util.text import listing
 from .check_steps import check_step

@@ -1,4 +1,7 @@
-"""Descriptors of files on this machine: opens regular files only, keeps few open, and finds what was never written."""
+"""Opens, locks and syncs files on this machine by their descriptors.
+
+Only regular files are opened to be read, few are open at once, and ranges that were never written are found.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Descriptor", "IrregularError", "open_regular", "unwritten_ranges"]
+__all__ = [
+    "Descriptor",
+    "IrregularError",
+    "lock",
+    "open_regular",
+    "sync",
+    "sync_folder",
+    "unwritten_ranges",
+]
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -247,3 +258,39 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             found.append((begin, end))
     return found
+
+
+# Locks, and what waits until bytes are on disk.
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors of file systems without locks, such as some network file systems; temp files of killed runs stay there."""
+
+
+def lock(fd: int) -> None:
+    """Lock an open file or folder for this process; raises BlockingIOError if another run holds the lock.
+
+    Raises OSError for other errors. Nothing happens on file systems without locks.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def sync(fd: int) -> None:
+    """Wait until a file is on disk; nothing happens on file systems without ``fsync``."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EINVAL):
+            raise
+
+
+def sync_folder(path: str) -> None:
+    """Wait until a folder's entries are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)

@@ -1,7 +1,7 @@
 """Reads untrusted files on this machine completely: only regular files, and only up to a limit of bytes.
 
-A sparse file, for example, can have any size. A download may leave something else than the file: a Git LFS pointer, a web
-page or an error message.
+A sparse file, for example, can have any size. A download may leave something else than the file: a Git LFS pointer, a
+web page or an error message.
 """
 
 from __future__ import annotations

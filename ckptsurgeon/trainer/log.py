@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..storage.descriptors import sync
 from ..storage.small_files import open_file
-from ..storage.write.output_checks import output_error
-from ..storage.write.temp_files import sync
+from ..storage.write.output_paths import output_error
 from .folder.run_folder import RunFolder
 from .parallel.ranks import Ranks
 from .state.training_state import RunProgress

@@ -15,7 +15,7 @@ from ckptsurgeon.api.apply import output_formats
 from ckptsurgeon.engine import staged_output
 from ckptsurgeon.storage.upload import file_systems
 from ckptsurgeon.storage.upload.scratch import UploadedFolder, scratch_path
-from ckptsurgeon.storage.write.output_checks import output_lock
+from ckptsurgeon.storage.write.output_paths import output_lock
 
 from ..conftest import Result
 from ..helpers.addresses import Place, disk_place, hub_place, memory_place, s3_place

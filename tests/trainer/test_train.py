@@ -508,7 +508,7 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 
     def full(self: Any, offset: int, data: Any) -> None:
         if f"steps{os.sep}8" in self.shown:
-            from ckptsurgeon.storage.write.output_checks import output_error
+            from ckptsurgeon.storage.write.output_paths import output_error
 
             raise output_error(self.shown, OSError(errno.ENOSPC, "full"))
         real(self, offset, data)

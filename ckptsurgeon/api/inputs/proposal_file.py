@@ -9,7 +9,7 @@ from typing import Any
 from ...analysis.match.proposal import Proposal
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
-from ...storage.write.output_checks import check_output
+from ...storage.write.output_paths import check_output
 from ...util.text import count, escape, listing
 from .recipe_files import VALUES_AGREE, is_recipe
 

@@ -11,7 +11,7 @@ from ...formats.base.marks import writers
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
 from ...storage.read.uri import scheme_of
-from ...storage.write.output_checks import check_is_path, output_error
+from ...storage.write.output_paths import check_is_path, output_error
 from ...util.text import count, escape
 from ..apply import apply
 from ..average import average

@@ -16,7 +16,7 @@ from ...errors import CheckpointError, ConfigError, OutputError, PlanError, Sour
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
-from ...storage.write.output_checks import check_is_path
+from ...storage.write.output_paths import check_is_path
 from ...storage.write.staging import write_text
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing

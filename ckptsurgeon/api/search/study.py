@@ -14,11 +14,11 @@ from typing import Any
 from ...errors import ConfigError, FormatError
 from ...planning.search.result import BEGUN, DONE, FAILED, Trial
 from ...planning.search.space import Value
+from ...storage.descriptors import sync
 from ...storage.json_text import read_json
 from ...storage.small_files import read_file
-from ...storage.write.output_checks import output_error, output_lock
+from ...storage.write.output_paths import output_error, output_lock
 from ...storage.write.staging import write_text
-from ...storage.write.temp_files import sync
 from ...util.text import brief_repr, escape, listing
 
 __all__ = ["BEST", "PICTURE", "Study", "opened_study"]

@@ -135,7 +135,7 @@ def install(shell: str) -> tuple[str, str]:
     itself). For other shells, a line that loads the script is added to the start-up file, if it is not there. Raises
     OutputError if a file cannot be written.
     """
-    from ...storage.write.output_checks import output_error
+    from ...storage.write.output_paths import output_error
     from ...storage.write.staging import staged_file
 
     path = os.path.realpath(_place(shell))
@@ -163,7 +163,7 @@ def _place(shell: str) -> str:
 
 def _add_line(path: str, line: bytes) -> None:
     """Append a line to a file, unless the file has the line already; keeps symlinks and permissions."""
-    from ...storage.write.output_checks import output_error
+    from ...storage.write.output_paths import output_error
 
     try:
         with open(path, "a+b") as file:

@@ -12,7 +12,7 @@ from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_signer, sign, signa
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...storage.write.journal import JOURNAL
-from ...storage.write.output_checks import check_output, output_error, output_lock
+from ...storage.write.output_paths import check_output, output_error, output_lock
 from ...storage.write.staging import StagedFile, staged_file
 from ...util.text import escape, listing
 from .layout import OutputOptions

@@ -19,9 +19,8 @@ from ...errors import ConfigError, OutputError, SourceError
 from ...util.text import escape
 from ..read.base import File
 from ..read.uri import open_source
-from ..write.output_checks import output_error
+from ..write.output_paths import output_error, remove_leftovers
 from ..write.staging import StagedFile
-from ..write.temp_files import remove_leftovers
 from .cache import CachedFile
 from .download import download
 from .hub import commit_of, from_hub, pinned

@@ -12,7 +12,7 @@ from ...errors import ConfigError, FormatError, SourceError
 from ...util.text import escape
 from ..cached_documents import cache_folder
 from ..read.uri import open_source
-from ..write.output_checks import check_is_path
+from ..write.output_paths import check_is_path
 from .cache import CachedFile, read_blob
 from .collect import collect, collect_file, copy_blob, prepare
 from .hub import from_hub, pinned, repository_from_hub

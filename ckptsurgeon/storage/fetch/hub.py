@@ -13,7 +13,7 @@ from ...errors import SourceError
 from ...util.text import escape
 from ..read.hugging_face.answers import is_digest
 from ..read.hugging_face.client import HubQuery, digest_listed, fetched_revision, hub_errors, is_offline
-from ..write.output_checks import output_error
+from ..write.output_paths import output_error
 from .cache import CachedFile, blob_of, cache_base, check_cache, check_kept, read_blob, remove_kept
 from .origin import FetchConfig, FetchOrigin
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ...errors import OutputError
 from ...util.text import escape
-from ..write.output_checks import check_output, output_error
+from ..descriptors import sync_folder
+from ..write.output_paths import check_output, output_error, temp_name
 from ..write.staging import StagedFile, temp_file
-from ..write.temp_files import sync_folder, temp_name
 
 __all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
 

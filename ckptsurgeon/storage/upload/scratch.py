@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from ..read.base import Advance
 from ..read.uri import shown
 from ..write.folders import StagedFolder, locked_folder
-from ..write.output_checks import check_space, output_error
-from ..write.temp_files import remove_leftovers
+from ..write.output_paths import check_space, output_error, remove_leftovers
 from .destination import Destination
 
 __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]

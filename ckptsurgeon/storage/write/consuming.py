@@ -9,10 +9,10 @@ from contextlib import suppress
 
 from ...errors import OutputError
 from ...util.text import escape
+from ..descriptors import sync, sync_folder
 from ..read.consumed_shard import CONSUMED, MAGIC, ConsumedShard
 from ..read.local import LocalFile
-from .output_checks import output_error
-from .temp_files import remove_leftovers, sync, sync_folder, temp_name
+from .output_paths import output_error, remove_leftovers, temp_name
 
 __all__ = ["check_deletable", "consume", "delete"]
 

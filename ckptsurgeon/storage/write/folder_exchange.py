@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -10,9 +11,24 @@ from collections.abc import Iterable
 
 from ...errors import OutputError
 from ...util.text import escape
-from .temp_files import exchange, sync_folder, temp_name
+from ..descriptors import sync_folder
+from .output_paths import temp_name
+from .staging import libc
 
 __all__ = ["check_exchange", "names_inside", "place_folder"]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def exchange(first: str, second: str) -> None:
+    """Swap two paths atomically, by renameat2(2); raises OSError if the system or file system does not support this."""
+    call = getattr(libc(), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def check_exchange(path: str) -> None:

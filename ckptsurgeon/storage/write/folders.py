@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
+from ..descriptors import lock, sync_folder
 from .folder_exchange import check_exchange, names_inside, place_folder
 from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
-from .output_checks import check_space, output_error
+from .output_paths import check_space, folder_of, output_error, remove_leftovers, temp_name
 from .staging import StagedFile
-from .temp_files import folder_of, lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "locked_folder", "staged_folder"]
 

@@ -33,12 +33,12 @@ from typing import NamedTuple
 
 from ...errors import OutputError
 from ...util.text import escape
+from ..descriptors import sync, sync_folder
 from ..header_journals import SUFFIX, journals_of
 from ..json_text import read_json
 from ..replaced_header import REPLACED
 from ..small_files import read_file
-from .output_checks import output_error, output_lock
-from .temp_files import stem, sync, sync_folder
+from .output_paths import output_error, output_lock, stem
 
 __all__ = ["RECORD", "NewHeader", "check_alone", "replace_headers", "settle_interrupted"]
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..descriptors import sync, sync_folder
 from ..json_text import read_json
 from ..small_files import read_file
-from .output_checks import output_error
-from .temp_files import leftovers, sync, sync_folder
+from .output_paths import leftovers, output_error
 
 __all__ = ["JOURNAL", "ONLY_COPY", "Journal", "UnfinishedOutput", "only_copies", "unfinished_output"]
 

@@ -6,20 +6,29 @@ The temp file of a killed run is unlocked, and the next run removes it.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 
 from ...errors import OutputError
 from ...util.text import escape
-from ..descriptors import Descriptor
+from ..descriptors import Descriptor, lock, sync, sync_folder
 from ..read.base import File
-from .output_checks import check_output, check_space, identities, output_error, output_lock
-from .temp_files import folder_of, lock, remove_leftovers, reserve, start_writing, sync, sync_folder, temp_name
+from .output_paths import (
+    check_output,
+    check_space,
+    folder_of,
+    identities,
+    output_error,
+    output_lock,
+    remove_leftovers,
+    temp_name,
+)
 
-__all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
+__all__ = ["StagedFile", "libc", "staged_file", "temp_file", "write_text"]
 
 FLAGS = os.O_RDWR | os.O_CLOEXEC
 
@@ -239,3 +248,44 @@ def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wai
     check_output(path, identities(inputs), force=force, folder=False)
     with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:
         staged.write(0, data)
+
+
+# Functions of the C library that Python does not have: fallocate(2), sync_file_range(2).
+
+_FALLOC_FL_KEEP_SIZE = 1
+_SYNC_FILE_RANGE_WRITE = 2
+_TRIES = 100
+"""How often a call is retried after a signal interrupts it; Python handles the signals in between."""
+
+
+@lru_cache(maxsize=1)
+def libc() -> ctypes.CDLL:
+    """Return the C library, whose functions set errno."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def reserve(fd: int, size: int) -> None:
+    """Reserve disk space for a file, so that a full disk is found before anything is written; raises OSError.
+
+    Nothing happens on file systems that cannot do this: glibc's ``posix_fallocate`` would write zeros there.
+    """
+    call = getattr(libc(), "fallocate64", None)
+    if call is None or size == 0:
+        return
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    for _ in range(_TRIES):
+        if not call(fd, _FALLOC_FL_KEEP_SIZE, 0, size):
+            return
+        code = ctypes.get_errno()
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+
+
+def start_writing(fd: int, offset: int, nbytes: int) -> None:
+    """Ask the kernel to begin writing a range to disk. This is only a hint: ``fsync`` is the call that waits."""
+    call = getattr(libc(), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        call(fd, offset, nbytes, _SYNC_FILE_RANGE_WRITE)

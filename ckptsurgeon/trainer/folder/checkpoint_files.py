@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
 from ...errors import FormatError, OutputError, SourceError
+from ...storage.descriptors import sync_folder
 from ...storage.small_files import open_file, read_file
 from ...storage.write.folders import StagedFolder, staged_folder
-from ...storage.write.output_checks import output_error
-from ...storage.write.temp_files import remove_all_leftovers, sync_folder, temp_name
+from ...storage.write.output_paths import output_error, remove_all_leftovers, temp_name
 from ...util.text import escape, number_in
 
 __all__ = [

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...destinations.hf.files import ADAPTER_WEIGHTS
 from ...errors import ConfigError, FormatError, OutputError, SourceError
+from ...storage.descriptors import sync_folder
 from ...storage.small_files import read_file
-from ...storage.write.output_checks import output_error
+from ...storage.write.output_paths import output_error
 from ...storage.write.staging import staged_file
-from ...storage.write.temp_files import sync_folder
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .checkpoint_files import (

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...storage.write.output_checks import output_error
+from ...storage.write.output_paths import output_error
 from ._logger import LoggedRun, Logger, Summary, scalars
 
 __all__ = ["LOGGER"]

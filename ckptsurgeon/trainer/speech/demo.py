@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import ConfigError, OutputError
 from ...storage.small_files import read_file
 from ...storage.write.folders import staged_folder
-from ...storage.write.output_checks import check_is_path, output_lock
+from ...storage.write.output_paths import check_is_path, output_lock
 from ...util.did_you_mean import did_you_mean
 from ...util.text import count, escape
 from ...vocabulary.coqui import alphabet_text

@@ -19,7 +19,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.storage.write import folders, staging
-from ckptsurgeon.storage.write.output_checks import output_lock
+from ckptsurgeon.storage.write.output_paths import output_lock
 
 KINDS: dict[str, dict[str, Any]] = {
     "shards": {"max_shard_size": "4kB"},
@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 HOLDER = """
 import sys
-from ckptsurgeon.storage.write.output_checks import output_lock
+from ckptsurgeon.storage.write.output_paths import output_lock
 with output_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

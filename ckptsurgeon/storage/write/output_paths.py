@@ -1,9 +1,14 @@
-"""Checks whether an output may be written to a path, and locks the path against other processes."""
+"""Checks whether an output may be written to a path, locks the path, and names and removes its temp files."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
+import re
+import secrets
+import shutil
 import socket
 import stat
 import time
@@ -12,18 +17,24 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import ConfigError, OutputError
 from ...util.text import escape, human_bytes
+from ..descriptors import lock
 from ..read.base import File
 from ..read.uri import scheme_of
-from .temp_files import folder_of, lock, stem
 
 __all__ = [
     "check_is_path",
     "check_output",
     "check_space",
     "check_wait",
+    "folder_of",
     "identities",
+    "leftovers",
     "output_error",
     "output_lock",
+    "remove_all_leftovers",
+    "remove_leftovers",
+    "stem",
+    "temp_name",
 ]
 
 _WHY = {
@@ -246,3 +257,72 @@ def _holder(folder: int, name: str) -> str:
             os.close(fd)
     at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
     return f"process {escape(said[0])}{at}" if said else "another process"
+
+
+# Temp files and folders, next to the output.
+
+MARK = ".ckpt-tmp"
+
+
+def temp_name(path: str) -> str:
+    """Return a new hidden name next to ``path`` that contains the name of the output."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f"{stem(name)}{secrets.token_hex(4)}{MARK}")
+
+
+def stem(name: str) -> str:
+    """Return the prefix with which the names of all temp files for the output ``name`` begin."""
+    raw = os.fsencode(name)
+    short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
+    return f".{short}."
+
+
+@contextmanager
+def folder_of(path: str) -> Iterator[int]:
+    """Yield a descriptor of the folder that contains ``path``; it stays valid if the folder is renamed."""
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def leftovers(path: str) -> list[str]:
+    """Return the paths of all temp files and folders of the output ``path``, also of a run that is still writing."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return _leftovers(folder, re.escape(stem(name)))
+
+
+def remove_leftovers(path: str, *, but: str = "", folders: bool = True) -> None:
+    """Remove the temp files and folders of the output ``path`` that killed runs left, if they are not locked.
+
+    ``but`` is the path of a temp folder that is not removed, because this run continues it. If ``folders`` is false,
+    only files are removed.
+    """
+    for found in leftovers(path):
+        if found != but and (folders or not os.path.isdir(found)):
+            _remove_if_unlocked(found)
+
+
+def remove_all_leftovers(folder: str) -> None:
+    """Remove the unlocked temp files and folders that killed runs left in a folder, for any output."""
+    for found in _leftovers(folder, r"\..+\."):
+        _remove_if_unlocked(found)
+
+
+def _leftovers(folder: str, stem: str) -> list[str]:
+    ours = re.compile(stem + r"[0-9a-f]{8}" + re.escape(MARK) + r"x*", re.DOTALL)
+    try:
+        return [os.path.join(folder, entry) for entry in sorted(os.listdir(folder)) if ours.fullmatch(entry)]
+    except OSError:
+        return []
+
+
+def _remove_if_unlocked(path: str) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        finally:
+            os.close(fd)
