@@ -1,16 +1,10 @@
-"""Options that several verbs share, and checks of options before any work is done."""
+"""Declares the options that several verbs share."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-from ..errors import ConfigError
-from ..util.text import escape
 
 __all__ = [
     "Axis",
@@ -38,19 +32,11 @@ __all__ = [
     "Ruleset",
     "RunCode",
     "SetMetadata",
-    "StateDict",
-    "StateDictAndExtras",
     "Task",
     "To",
     "Unwrap",
     "Verbose",
     "Wait",
-    "check_output",
-    "default_output",
-    "given_output",
-    "metadata_of",
-    "mismatch_policies",
-    "numbers",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
@@ -255,103 +241,3 @@ KeepExtras = Annotated[
         "--keep-extras", help="Also write entries that are not tensors (epoch, arguments), if they are plain data."
     ),
 ]
-
-
-@dataclass(frozen=True)
-class StateDict:
-    """The group of options for the state dict of a source, and for the metadata of the output."""
-
-    set_metadata: SetMetadata = None
-    root: Root = None
-    unwrap: Unwrap = False
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The options as arguments for the functions of the Python API."""
-        given = vars(self).copy()
-        return {"metadata": metadata_of(given.pop("set_metadata")), **given}
-
-
-@dataclass(frozen=True)
-class StateDictAndExtras(StateDict):
-    """The group of options for the state dict of a source, and for other entries of its file."""
-
-    keep_extras: KeepExtras = False
-
-
-# Checks for options that contradict each other, before any work is done.
-
-
-def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return the entries of --set-metadata as a dict; raises ConfigError for a string that is not KEY=VALUE."""
-    found = {}
-    for text in texts or ():
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise ConfigError(
-                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
-            )
-        found[key] = value
-    return found
-
-
-def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the values of --on-mismatch, preceded by "init" if ``ignore`` (--ignore-mismatch) is true.
-
-    Each value is a policy for tensors whose shapes differ. Raises ConfigError if --ignore-mismatch contradicts a value.
-    """
-    other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
-    if other is not None:
-        raise ConfigError(
-            f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
-            hint="Leave one of the two out, or limit --on-mismatch to some keys, as in --on-mismatch ctc=init.",
-        )
-    return [*(["init"] if ignore else []), *on_mismatch]
-
-
-def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return the numbers in the comma-separated string ``text``; None if ``text`` is None.
-
-    Raises ConfigError if ``text`` is not a list of numbers; ``option`` is the name of the option, for the message.
-    """
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"{option} {escape(text or '')} is not a list of numbers.", hint="Write numbers with commas, as in 0.7,0.3."
-        ) from None
-
-
-def given_output(output: str | None) -> str:
-    """Return ``output`` if it is given, else raise ConfigError; for commands without a default output."""
-    if output is None:
-        raise ConfigError("no output given.", hint="Set the output with -o.")
-    check_output(output)
-    return output
-
-
-def check_output(path: str) -> None:
-    """Raise ConfigError if the path of the output is ``-``: stdout is not supported."""
-    if path == "-":
-        raise ConfigError(
-            "-o - is not a file name, and an output cannot be written to stdout.",
-            hint="Write a path after -o; for a file called - write ./-.",
-        )
-
-
-def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
-    """Return the path of the output if -o is not given: next to the destination, with the suffix of the format.
-
-    ``to`` and ``max_shard_size`` are the options with these names. Raises ConfigError if the destination is remote.
-    """
-    if "://" in destination:
-        raise ConfigError(
-            "no output is given, and the destination is remote, so the output cannot be written next to it.",
-            hint="Set the output with -o.",
-        )
-    stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
-    if max_shard_size is not None:
-        return stem
-    from ..api.apply import output_suffixes
-
-    return stem + "".join(output_suffixes().get(to or "safetensors", (".safetensors",))[:1])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ConfigError
 from ..util.notes import is_serious
 from ..util.text import escape
 from .options import Json, Quiet, Verbose
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["Jsonable", "Printer", "console_of", "print_to", "quoted", "show_plan", "show_receipt"]
+__all__ = [
+    "Jsonable",
+    "Printer",
+    "check_output",
+    "console_of",
+    "given_output",
+    "print_to",
+    "quoted",
+    "show_plan",
+    "show_receipt",
+]
 
 WIDTH = 100
 """The width of a line in columns if neither COLUMNS nor a terminal determines the width."""
@@ -175,6 +186,23 @@ def show_receipt(printer: Printer, receipt: Receipt, shown: Collection[str]) -> 
 
     next_steps = [f"ckpt verify {quoted(receipt.output)}"]
     printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))
+
+
+def check_output(path: str) -> None:
+    """Raise ConfigError if the path of the output is ``-``: stdout is not supported."""
+    if path == "-":
+        raise ConfigError(
+            "-o - is not a file name, and an output cannot be written to stdout.",
+            hint="Write a path after -o; for a file called - write ./-.",
+        )
+
+
+def given_output(output: str | None) -> str:
+    """Return ``output`` if it is given, else raise ConfigError; for commands without a default output."""
+    if output is None:
+        raise ConfigError("no output given.", hint="Set the output with -o.")
+    check_output(output)
+    return output
 
 
 def quoted(path: str) -> str:

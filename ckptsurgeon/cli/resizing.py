@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from .new_tokens import NewTokenOptions
-from .options import Root, SetMetadata, metadata_of
+from .options import Root, SetMetadata
+from .writing import metadata_of
 
 __all__ = ["NetworkOptions", "SizeOptions", "VocabularyOptions"]
 

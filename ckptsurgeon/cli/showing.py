@@ -10,8 +10,7 @@ import typer
 
 from ..errors import ConfigError
 from ..util.text import escape
-from .options import check_output
-from .printing import Printer, print_to, quoted
+from .printing import Printer, check_output, print_to, quoted
 
 if TYPE_CHECKING:
     from ..analysis.page.contents import Page

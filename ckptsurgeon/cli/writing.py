@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError, ConfigError
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
 from .failing import is_for_memory
@@ -14,6 +16,7 @@ from .options import (
     DryRun,
     Engine,
     Force,
+    KeepExtras,
     Key,
     MaxShard,
     Mesh,
@@ -22,12 +25,14 @@ from .options import (
     Prove,
     Ranks,
     Restart,
+    Root,
+    SetMetadata,
     To,
+    Unwrap,
     Wait,
     Yes,
-    check_output,
 )
-from .printing import Printer, show_plan, show_receipt
+from .printing import Printer, check_output, show_plan, show_receipt
 from .showing import show_proof
 from .stopping import say
 
@@ -36,7 +41,55 @@ if TYPE_CHECKING:
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["AdapterWriting", "Writing"]
+__all__ = ["AdapterWriting", "StateDict", "StateDictAndExtras", "Writing", "metadata_of", "numbers"]
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The group of options for the state dict of a source, and for the metadata of the output."""
+
+    set_metadata: SetMetadata = None
+    root: Root = None
+    unwrap: Unwrap = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options as arguments for the functions of the Python API."""
+        given = vars(self).copy()
+        return {"metadata": metadata_of(given.pop("set_metadata")), **given}
+
+
+@dataclass(frozen=True)
+class StateDictAndExtras(StateDict):
+    """The group of options for the state dict of a source, and for other entries of its file."""
+
+    keep_extras: KeepExtras = False
+
+
+def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return the entries of --set-metadata as a dict; raises ConfigError for a string that is not KEY=VALUE."""
+    found = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigError(
+                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
+            )
+        found[key] = value
+    return found
+
+
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """Return the numbers in the comma-separated string ``text``; None if ``text`` is None.
+
+    Raises ConfigError if ``text`` is not a list of numbers; ``option`` is the name of the option, for the message.
+    """
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option} {escape(text or '')} is not a list of numbers.", hint="Write numbers with commas, as in 0.7,0.3."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -95,7 +148,6 @@ class Writing:
     def check(self) -> None:
         """Raise ConfigError if the output cannot be written; this is checked before any file is opened."""
         from ..api.apply import check_output as api_check_output
-        from ..errors import ConfigError
 
         self.check_consent()
         if self.prove and self.dry_run:
@@ -116,8 +168,6 @@ class Writing:
 
         --yes needs --consume; --processes needs --dry-run, and cannot be used with the options for ranks.
         """
-        from ..errors import ConfigError
-
         if self.yes and not self.consume:
             raise ConfigError("--yes is only for --consume.", hint="Leave --yes out: only --consume asks a question.")
         if self.consume and not (self.yes or self.dry_run):
@@ -185,8 +235,6 @@ class Writing:
 
     def _report(self, plan: Plan, receipt: Receipt, output: str) -> None:
         """Prove a written output if asked, and show the receipt and the proof; exit with 1 if the networks differ."""
-        from ..errors import CheckpointError
-
         try:
             proof = self._proof(plan, output)
         except CheckpointError:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ...util.torchrun import is_started_again, number_of_processes, rank_of_process
-from ..options import Output, RunCode, check_output
-from ..printing import quoted
+from ..options import Output, RunCode
+from ..printing import check_output, quoted
 from ..writing import RankChoices, Writing
 
 NAME = "apply"

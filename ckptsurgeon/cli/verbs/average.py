@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..first_process import by_the_first
-from ..options import Encoding, StateDict
+from ..options import Encoding
 from ..searching import (
     ByTask,
     Evaluate,
@@ -23,7 +23,7 @@ from ..searching import (
     TrialTimeout,
     check_soup,
 )
-from ..writing import Writing
+from ..writing import StateDict, Writing
 
 NAME = "average"
 HELP = """Average checkpoints of one model.

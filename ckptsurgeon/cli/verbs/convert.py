@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Heads, Layout, StateDictAndExtras
-from ..writing import Writing
+from ..options import Heads, Layout
+from ..writing import StateDictAndExtras, Writing
 
 NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import StateDictAndExtras
-from ..writing import Writing
+from ..writing import StateDictAndExtras, Writing
 
 NAME = "filter"
 HELP = """Keep some of a checkpoint's tensors.

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..first_process import run_by_the_first
-from ..options import Force, Root, Task, Wait, check_output
-from ..printing import Printer, quoted
+from ..options import Force, Root, Task, Wait
+from ..printing import Printer, check_output, quoted
 
 NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, StateDict, numbers
+from ..options import Encoding, Memory
 from ..showing import check_page, check_writes_no_model, show_explained, write_page
-from ..writing import Writing
+from ..writing import StateDict, Writing, numbers
 
 NAME = "merge"
 HELP = """Merge models into one by a method.

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..in_place import carry_out_in_place, prepare_in_place
-from ..options import Heads, Layout, Operations, Ruleset, StateDictAndExtras
-from ..writing import Writing
+from ..options import Heads, Layout, Operations, Ruleset
+from ..writing import StateDictAndExtras, Writing
 
 NAME = "rename"
 HELP = """Rename the keys of a checkpoint.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from ...errors import ConfigError
 from ..new_tokens import NewTokenOptions
 from ..options import (
     Encoding,
@@ -17,12 +20,9 @@ from ..options import (
     Ruleset,
     SetMetadata,
     Task,
-    default_output,
-    metadata_of,
-    mismatch_policies,
 )
 from ..showing import check_writes_no_model, show_explained
-from ..writing import Writing
+from ..writing import Writing, metadata_of
 
 NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
@@ -180,7 +180,7 @@ def run(
     from ...api.transplant.transplant import transplant
 
     sources, destination = _split(paths, source or [])
-    policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
+    policies = _mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
     if explain:
         check_writes_no_model(
             output=output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
@@ -189,7 +189,7 @@ def run(
     if explain:
         writing = replace(writing, dry_run=True)
     elif output is None:
-        written = default_output(destination, writing.to, writing.max_shard_size)
+        written = _default_output(destination, writing.to, writing.max_shard_size)
         writing = replace(writing, output=written)
     writing.check()
     plan = transplant(
@@ -207,8 +207,6 @@ def run(
 
 
 def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
-    from ...errors import ConfigError
-
     if len(paths) != (1 if sources else 2):
         raise ConfigError(
             "transplant needs exactly one source and one destination."
@@ -217,3 +215,35 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",
         )
     return (sources, paths[0]) if sources else (paths[:1], paths[1])
+
+
+def _mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
+    """Return the values of --on-mismatch, preceded by "init" if ``ignore`` (--ignore-mismatch) is true.
+
+    Each value is a policy for tensors whose shapes differ. Raises ConfigError if --ignore-mismatch contradicts a value.
+    """
+    other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
+    if other is not None:
+        raise ConfigError(
+            f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
+            hint="Leave one of the two out, or limit --on-mismatch to some keys, as in --on-mismatch ctc=init.",
+        )
+    return [*(["init"] if ignore else []), *on_mismatch]
+
+
+def _default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
+    """Return the path of the output if -o is not given: next to the destination, with the suffix of the format.
+
+    ``to`` and ``max_shard_size`` are the options with these names. Raises ConfigError if the destination is remote.
+    """
+    if "://" in destination:
+        raise ConfigError(
+            "no output is given, and the destination is remote, so the output cannot be written next to it.",
+            hint="Set the output with -o.",
+        )
+    stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
+    if max_shard_size is not None:
+        return stem
+    from ...api.apply import output_suffixes
+
+    return stem + "".join(output_suffixes().get(to or "safetensors", (".safetensors",))[:1])

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ...options import Memory, numbers
-from ...writing import AdapterWriting
+from ...options import Memory
+from ...writing import AdapterWriting, numbers
 from ._options import Adapters, KeysOf, Weights
 
 NAME = "lora concat"

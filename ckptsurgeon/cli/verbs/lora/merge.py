@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ...options import Encoding, Memory, Root, Unwrap, numbers
-from ...writing import Writing
+from ...options import Encoding, Memory, Root, Unwrap
+from ...writing import Writing, numbers
 from ._options import Adapters, Weights
 
 NAME = "lora merge"

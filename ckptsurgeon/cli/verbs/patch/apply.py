@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ...first_process import by_the_first
-from ...options import Force, OutputHere, Wait, given_output
-from ...printing import Printer
+from ...options import Force, OutputHere, Wait
+from ...printing import Printer, given_output
 
 NAME = "patch apply"
 HELP = """Make the new checkpoint from the old checkpoint and one or more patches, bit for bit.
