@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, path_of
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights

@@ -15,7 +15,7 @@ from ..analysis.check.report import DAMAGED, CheckReport
 from ..analysis.check.running import all_checks, run_checks, skipped_ids
 from ..analysis.check.subject import ClassFacts, Subject, WeightSize
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import CheckpointLike, path_of
+from ..checkpoint.opening import CheckpointLike, path_of
 from ..storage.read.uri import shown
 from .checking.opening import Opened, open_to_check
 from .checking.without_folder import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder

@@ -11,8 +11,7 @@ from dataclasses import replace
 from ..analysis.compare.changes import Changes
 from ..analysis.compare.measure_changes import compare_changes as measure_changes
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import place_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, place_of
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration
 from ..errors import ConfigError

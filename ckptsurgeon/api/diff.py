@@ -12,8 +12,7 @@ from ..analysis.compare.outline import Outline, beside, outline_from_plain, outl
 from ..analysis.compare.results import Difference, Tolerance
 from ..analysis.fits.compare import tied_keys
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import place_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, place_of
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError

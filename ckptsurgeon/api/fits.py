@@ -11,8 +11,7 @@ from typing import Any
 from ..analysis.fits.compare import compared, layer_notes
 from ..analysis.fits.fit import Fit
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, path_of
 from ..destinations._load import load_target
 from ..errors import CheckpointError
 from ..planning.target import TargetSpec

@@ -11,7 +11,7 @@ from ..analysis.fits.compare import tied_keys
 from ..analysis.fits.fit import Fit
 from ..analysis.match.proposal import Proposal
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
+from ..checkpoint.opening import path_of
 from ..errors import CheckpointError, ConfigError
 from ..planning.keys.infer_rules import rules_for
 from ..planning.keys.spelling import quoted

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import place_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, place_of
 from ..errors import CheckpointError
 from ..formats.base.file_names import is_weights
 from ..storage.read.base import Folder

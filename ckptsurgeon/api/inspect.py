@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import place_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, place_of
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..checkpoint.shard_notes import consumed_notes
 from ..errors import ConfigError

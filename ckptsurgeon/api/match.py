@@ -10,8 +10,7 @@ from ..analysis.match.operations.propose import with_operations
 from ..analysis.match.proposal import Proposal
 from ..analysis.match.propose import propose
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, path_of
 from ..destinations._load import is_configuration, load_target
 from ..errors import ConfigError
 from ..planning.target import TargetSpec

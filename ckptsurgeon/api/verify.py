@@ -10,8 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, path_of
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan

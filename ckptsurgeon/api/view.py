@@ -15,8 +15,7 @@ from ..analysis.page.html import page_html
 from ..analysis.page.plain_merge import plain_merge
 from ..analysis.page.runs import FILES, Run, is_run, read_run
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.in_memory import path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import open_checkpoint, path_of
 from ..errors import ConfigError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.recipe import Recipe

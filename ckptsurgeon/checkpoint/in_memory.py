@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,29 +14,22 @@ from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_te
 from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
-from ..util.text import brief_repr, escape
-from .checkpoint import Checkpoint
+from ..util.text import escape
 from .torch_tensors import ArrayBytes, StorageAt, is_tensor, tensor_info
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array: TypeAlias = np.ndarray[Any, Any]
-    from torch import nn
 
 __all__ = [
     "FORMAT",
-    "CheckpointLike",
     "Place",
     "array_info",
-    "check_given",
     "header_in_memory",
     "holds_tensors",
     "is_array",
-    "is_given",
     "is_module",
-    "path_of",
-    "place_of",
 ]
 
 # Headers of numpy arrays in memory.
@@ -100,52 +92,13 @@ def _stride(array: Array) -> tuple[int, ...] | None:
     return tuple(max(step, 0) for step, _ in steps) if usual else None
 
 
-# The types that functions accept as a checkpoint, and the name of such a checkpoint in messages.
-
-CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
-"""A path or URI, an open checkpoint (which stays open), a dict of tensors as from ``torch.load``, or a module."""
-
-WANTED = "a path, a checkpoint or a dict of tensors"
+# Headers of nested dicts and modules in memory.
 
 
 def is_module(value: object) -> bool:
     """Return whether a value is an ``nn.Module``, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
-
-
-def is_given(value: object) -> bool:
-    """Return whether a value has a type that can be opened as a checkpoint: path, Checkpoint, dict or module."""
-    return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
-
-
-def check_given(value: object) -> None:
-    """Raise ConfigError if a value cannot be opened as a checkpoint."""
-    if not is_given(value):
-        raise ConfigError(f"{brief_repr(value)} is not {WANTED}.")
-    if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
-        return
-    if isinstance(next(iter(value.values()), None), TensorInfo):  # headers have no open file
-        raise ConfigError(
-            "a dict of TensorInfo cannot be used as a checkpoint: it contains only headers, no values.",
-            hint="Pass the Checkpoint that the headers come from.",
-        )
-
-
-def path_of(given: object) -> str:
-    """Return the name of a checkpoint for messages: its path, ``<dict>``, or ``<Net>`` for a module of class Net."""
-    if isinstance(given, Checkpoint):
-        return given.path
-    if isinstance(given, (str, os.PathLike)):
-        return os.fspath(given)
-    return "<dict>" if isinstance(given, Mapping) else f"<{type(given).__name__}>"
-
-
-def place_of(given: object) -> str:
-    """Return the path of a checkpoint; '' if it is in memory."""
-    if isinstance(given, Checkpoint):
-        return "" if given.in_memory else given.path
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
 
 
 FORMAT = "memory"
@@ -267,7 +220,8 @@ def _check_unpacked(module: Any) -> None:
     for name, one in module.named_modules():
         kinds = one._c._type().containedTypes() if isinstance(one, scripted) else ()
         if any(str(kind.annotation_str).endswith(PACKED) for kind in kinds):
-            where = f"the module {escape(name)} of {path_of(module)}" if name else path_of(module)
+            whole = f"<{type(module).__name__}>"
+            where = f"the module {escape(name)} of {whole}" if name else whole
             raise ConfigError(
                 f"{where} is TorchScript with packed weights, which are not in its state_dict().",
                 hint="Save the module with torch.jit.save, and give the path of the file.",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import CheckpointError, ConfigError, SourceError
 from ..formats._archive import open_member
@@ -15,15 +17,71 @@ from ..formats.base.header import Header
 from ..formats.unsupported.folders import PIPELINE
 from ..storage.read.base import Folder, Source
 from ..storage.read.uri import open_source, page_notes
-from ..util.text import escape, listing
+from ..tensors.info import TensorInfo
+from ..util.text import brief_repr, escape, listing
 from .checkpoint import Checkpoint
 from .optimizer_states import has_moments, is_optimizer
 from .roots import find_root, optimizers_in
 
 if TYPE_CHECKING:
-    from .in_memory import CheckpointLike
+    from torch import nn
 
-__all__ = ["checkpoint_of", "folder_of_model", "open_checkpoint", "open_optimizer"]
+__all__ = [
+    "CheckpointLike",
+    "check_given",
+    "checkpoint_of",
+    "folder_of_model",
+    "is_given",
+    "open_checkpoint",
+    "open_optimizer",
+    "path_of",
+    "place_of",
+]
+
+# The types that functions accept as a checkpoint, and the name of such a checkpoint in messages.
+
+CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
+"""A path or URI, an open checkpoint (which stays open), a dict of tensors as from ``torch.load``, or a module."""
+
+
+def is_given(value: object) -> bool:
+    """Return whether a value has a type that can be opened as a checkpoint: path, Checkpoint, dict or module."""
+    if isinstance(value, (str, os.PathLike, Mapping)):
+        return True
+    torch = sys.modules.get("torch")  # not imported: without it, there is no module
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def check_given(value: object) -> None:
+    """Raise ConfigError if a value cannot be opened as a checkpoint."""
+    if not is_given(value):
+        raise ConfigError(f"{brief_repr(value)} is not a path, a checkpoint or a dict of tensors.")
+    if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
+        return
+    if isinstance(next(iter(value.values()), None), TensorInfo):  # headers have no open file
+        raise ConfigError(
+            "a dict of TensorInfo cannot be used as a checkpoint: it contains only headers, no values.",
+            hint="Pass the Checkpoint that the headers come from.",
+        )
+
+
+def path_of(given: object) -> str:
+    """Return the name of a checkpoint for messages: its path, ``<dict>``, or ``<Net>`` for a module of class Net."""
+    if isinstance(given, Checkpoint):
+        return given.path
+    if isinstance(given, (str, os.PathLike)):
+        return os.fspath(given)
+    return "<dict>" if isinstance(given, Mapping) else f"<{type(given).__name__}>"
+
+
+def place_of(given: object) -> str:
+    """Return the path of a checkpoint; '' if it is in memory."""
+    if isinstance(given, Checkpoint):
+        return "" if given.in_memory else given.path
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
+
+
+# Opening.
 
 OF_RUN = "best.safetensors"
 """The file with the best weights of a run of ``ckpt train``; the run's folder is also a transformers model folder."""
@@ -134,7 +192,7 @@ def open_optimizer(path: str) -> Checkpoint:
 
 
 def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
-    from .in_memory import check_given, header_in_memory, path_of
+    from .in_memory import header_in_memory
 
     check_given(given)
     name = path_of(given)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from ..checkpoint.in_memory import CheckpointLike
+from ..checkpoint.opening import CheckpointLike
 from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
 from ..util.registry import discover, plugin

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..checkpoint.in_memory import CheckpointLike, path_of
-from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.opening import CheckpointLike, open_checkpoint, path_of
 from ..planning.opaque_tensors import is_uncopied, opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo

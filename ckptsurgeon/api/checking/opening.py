@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import CheckpointLike, place_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import CheckpointLike, open_checkpoint, place_of
 from ...checkpoint.roots import find_root
 from ...errors import CheckpointError, FormatError, UnsafeError
 from ...formats.base import limits

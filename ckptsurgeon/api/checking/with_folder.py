@@ -12,8 +12,7 @@ from typing import Any
 
 from ...analysis.check.subject import AdapterFacts, CardFacts, ClassFacts, Subject
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import CheckpointLike
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import CheckpointLike, open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError

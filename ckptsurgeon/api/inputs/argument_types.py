@@ -10,7 +10,8 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import CheckpointLike, holds_tensors, is_given
+from ...checkpoint.in_memory import holds_tensors
+from ...checkpoint.opening import CheckpointLike, is_given
 from ...errors import CheckpointError, ConfigError
 from ...storage.read.base import Progress
 from ...util.text import brief_repr, escape

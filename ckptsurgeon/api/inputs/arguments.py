@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...checkpoint.in_memory import check_given, is_given, path_of
+from ...checkpoint.opening import check_given, is_given, path_of
 from ...errors import CheckpointError, ConfigError
 from ...formats._safetensors_layout import RECIPE_KEY
 from ...planning.keys.rules import rules_from_lines

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, path_of
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError, PlanError, SourceError

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, path_of
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.lora.reading import Excluded

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of, place_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, path_of, place_of
 from ...engine.inputs import PlanInputs
 from ...methods.lora.kinds import MERGED
 from ...planning.code_notes import with_possible_codes_said

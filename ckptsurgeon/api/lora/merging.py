@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf, isfinite
 from typing import cast
 
-from ...checkpoint.in_memory import is_given
+from ...checkpoint.opening import is_given
 from ...errors import ConfigError
 from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Sources

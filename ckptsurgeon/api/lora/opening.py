@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import place_of
-from ...checkpoint.opening import checkpoint_of, open_checkpoint
+from ...checkpoint.opening import checkpoint_of, open_checkpoint, place_of
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError

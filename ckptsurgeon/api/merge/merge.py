@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import is_given, path_of, place_of
+from ...checkpoint.opening import is_given, path_of, place_of
 from ...engine.compute.array_backends import check_device
 from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError

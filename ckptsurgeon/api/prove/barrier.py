@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...analysis.prove.barrier import BarrierPoint, LossBarrier
 from ...analysis.prove.figures import distance
-from ...checkpoint.in_memory import place_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, place_of
 from ...errors import ConfigError, PlanError
 from ...storage.read.uri import shown
 from ...util.note_kind import NoteKind

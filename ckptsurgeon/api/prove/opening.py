@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, path_of
 from ...destinations._load import target_with
 from ...destinations.torch_module.meta import build_on_meta
 from ...destinations.torch_module.user_code import PROCESS_STATE

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...analysis.prove.proof import DIFFERENT, Proof
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import open_checkpoint, path_of
 from ...errors import ConfigError
 from ...storage.read.uri import shown
 from ...util.notes import reworded
