@@ -11,22 +11,182 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from ..tensors.dtypes import size_of_float
-from .checksums import bad_checksum, crc32
-from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
-from .part_run import SMALL
+from ..storage.read.base import Advance, File
+from ..storage.write.staging import StagedFile
+from ..tensors.dtypes import has_non_finite, is_masked, size_of_float
+from ..tensors.quantised.methods import is_packed_in_floats
+from .checksums import bad_checksum, combine, crc32
+from .part_run import SMALL, PartRun
 
-__all__ = ["THREADS", "Advance", "copying"]
+__all__ = ["THREADS", "CopyPiece", "copying", "ranges_of"]
+
+# The ranges of bytes to copy, and the tasks that copy them.
 
 BLOCK = 1 << 20
 """How many bytes are read at once: about the size of a core's cache."""
 LOOKED_AT = 64 << 10
 """A task looks for NaN and infinite values in at most this many bytes of a tensor; most norms and biases have fewer."""
 THREADS = 2
+CHUNK = 8 << 20
+"""The bytes of one task: enough to keep a disk busy, and few enough for two threads to share a tensor."""
+BATCH = 256
+"""The most tasks in one batch; a thread copies one batch after the other."""
 
-Advance = Callable[[int], None]
-"""A function that is called with the number of bytes that were just copied, from any thread."""
+
+@dataclass(slots=True)
+class CopyPiece:
+    """The bytes of one tensor within a ``CopyRange``; ``expected`` is the CRC-32 in the source file, if there is one.
+
+    If several tasks copy these bytes, ``parts`` contains (first byte, CRC-32, number of bytes) for each task. ``dtype``
+    is the dtype of the tensor if NaN and infinite values are looked for, else ''; ``unsound`` says whether any were
+    found.
+    """
+
+    name: str
+    nbytes: int
+    expected: int | None = None
+    dtype: str = ""
+    unsound: bool = False
+    crc: int = 0
+    parts: list[tuple[int, int, int]] | None = None
+
+    def look_at(self, begin: int, block: memoryview) -> None:
+        """Look for NaN and infinite values in the first ``LOOKED_AT`` bytes of ``block``; any thread may call this.
+
+        ``block`` are bytes of the tensor from the offset ``begin`` on.
+        """
+        size = size_of_float(self.dtype)
+        skipped = -begin % size
+        whole = block[skipped : skipped + min(LOOKED_AT, (len(block) - skipped) // size * size)]
+        self.unsound = self.unsound or has_non_finite(self.dtype, bytes(whole))
+
+    def done(self, begin: int, crc: int, nbytes: int) -> None:
+        """Record that ``nbytes`` bytes from ``begin`` on were copied, and their CRC-32; any thread may call this."""
+        if self.parts is None:
+            self.crc = crc
+        else:
+            self.parts.append((begin, crc, nbytes))
+
+    def checksum(self) -> int:
+        """Return the CRC-32 of the copied bytes."""
+        if self.parts is None:
+            return self.crc
+        return combine([(crc, length) for _, crc, length in sorted(self.parts)])
+
+
+@dataclass(slots=True)
+class CopyRange:
+    """A range of bytes that is contiguous in the source and in the output."""
+
+    source: File
+    source_offset: int
+    output: StagedFile
+    output_offset: int
+    pieces: list[CopyPiece]
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the range."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def follows(self, other: CopyRange, size: int) -> bool:
+        """Return whether this range begins at the end of ``other``, which has ``size`` bytes, in both files."""
+        return (
+            self.source is other.source
+            and self.output is other.output
+            and self.source_offset == other.source_offset + size
+            and self.output_offset == other.output_offset + size
+        )
+
+
+def ranges_of(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
+    """Yield the ranges of all tensors whose bytes do not change, in the order of the output.
+
+    The ``CopyPiece`` of each tensor is put into ``pieces``.
+    """
+    for key, (offset, nbytes) in run.part.layout.slots.items():
+        if key not in run.copies:
+            continue
+        step, info = run.copies[key]
+        assert step.source is not None
+        assert info.storage is not None
+        source = run.inputs.sources[step.source]
+        whole = info.nbytes == info.storage.nbytes
+        is_looked_at = size_of_float(info.dtype) and not (info.storage.big_endian or is_masked(key))
+        is_packed = info.shape[1:] == (1,) and is_packed_in_floats(step.source_key, source.codes)
+        dtype = info.dtype if is_looked_at and not is_packed else ""
+        piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None, dtype)
+        yield CopyRange(source.file(info), info.storage.offset + info.offset, run.file, offset, [piece])
+
+
+def _joined(copies: Iterable[CopyRange]) -> list[CopyRange]:
+    """Return the ranges in the order of the output; ranges that follow each other in both files are joined."""
+    made: list[CopyRange] = []
+    size = 0  # the size of the last range, which would be slow to sum again for thousands of pieces
+    for copy in copies:
+        if made and copy.follows(made[-1], size):
+            made[-1].pieces.extend(copy.pieces)
+        else:
+            made.append(copy)
+            size = 0
+        size += copy.nbytes
+    return made
+
+
+@dataclass(slots=True)
+class _Task:
+    """A part of the range ``copy`` that starts at its byte ``begin``.
+
+    ``slices`` contains (piece, offset within the piece, number of bytes) for each piece from which the task copies.
+    """
+
+    copy: CopyRange
+    begin: int
+    slices: list[tuple[CopyPiece, int, int]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(length for _, _, length in self.slices)
+
+
+def _tasks_of(copies: Sequence[CopyRange]) -> Iterator[_Task]:
+    """Yield tasks of at most ``CHUNK`` bytes that together copy the ranges."""
+    for copy in copies:
+        begin, slices, size = 0, list[tuple[CopyPiece, int, int]](), 0
+        for piece in copy.pieces:
+            done = 0
+            while True:
+                length = min(piece.nbytes - done, CHUNK - size)
+                if length < piece.nbytes and piece.parts is None:
+                    piece.parts = []
+                slices.append((piece, done, length))
+                done, size = done + length, size + length
+                if size >= CHUNK:
+                    yield _Task(copy, begin, slices)
+                    begin, slices, size = begin + size, [], 0
+                if done >= piece.nbytes:
+                    break
+        if slices:
+            yield _Task(copy, begin, slices)
+
+
+def _batched(tasks: Iterable[_Task]) -> Iterator[list[_Task]]:
+    """Yield the tasks in order, in lists: a list ends when it has half of ``CHUNK`` bytes, or ``BATCH`` tasks."""
+    batch: list[_Task] = []
+    size = 0
+    for task in tasks:
+        batch.append(task)
+        size += task.nbytes
+        if size >= CHUNK // 2 or len(batch) >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# Copying.
 
 
 class _SliceChecksums:
@@ -47,7 +207,7 @@ class _SliceChecksums:
             piece, begin, length = self._slice
             part = block[at : at + length - self._done]
             if piece.dtype and not self._done:
-                _look_at(piece, begin, part)
+                piece.look_at(begin, part)
             self._crc = crc32(part, self._crc)
             self._done, at = self._done + len(part), at + len(part)
             if self._done < length:
@@ -55,16 +215,6 @@ class _SliceChecksums:
             piece.done(begin, self._crc, length)
             self._slice = next(self._left, None)
             self._crc = self._done = 0
-
-
-def _look_at(piece: CopyPiece, begin: int, part: memoryview) -> None:
-    """Look for NaN and infinite values in the first bytes of ``part``, at most ``LOOKED_AT`` bytes.
-
-    ``part`` are the bytes of the tensor ``piece`` from the offset ``begin`` on.
-    """
-    size = size_of_float(piece.dtype)
-    skipped = -begin % size
-    piece.look_at(part[skipped : skipped + min(LOOKED_AT, (len(part) - skipped) // size * size)])
 
 
 class _Worker:
@@ -77,7 +227,7 @@ class _Worker:
         self.stopped = False
         self._failure: BaseException | None = None
 
-    def run_all(self, tasks: Iterable[CopyTask]) -> None:
+    def run_all(self, tasks: Iterable[_Task]) -> None:
         """Run tasks one after the other; if one fails, also stop the tasks of all other threads."""
         try:
             for task in tasks:
@@ -93,7 +243,7 @@ class _Worker:
         if self._failure is not None:
             raise self._failure
 
-    def run(self, task: CopyTask) -> None:
+    def run(self, task: _Task) -> None:
         copy = task.copy
         if task.nbytes < SMALL or not self._in_kernel(task):
             self._by_hand(task)
@@ -103,7 +253,7 @@ class _Worker:
         copy.output.start_writing(copy.output_offset + task.begin, task.nbytes)
         self._advance(task.nbytes)
 
-    def _in_kernel(self, task: CopyTask) -> bool:
+    def _in_kernel(self, task: _Task) -> bool:
         """Let the kernel copy the bytes of a task; return False if the kernel cannot copy between these files."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused:
@@ -114,7 +264,7 @@ class _Worker:
             return False
         return True
 
-    def _by_hand(self, task: CopyTask) -> None:
+    def _by_hand(self, task: _Task) -> None:
         output, at = task.copy.output, task.copy.output_offset + task.begin
         for block in self._blocks(task):
             output.write(at, block)
@@ -123,7 +273,7 @@ class _Worker:
             at += len(block)
             self._advance(len(block))
 
-    def _blocks(self, task: CopyTask) -> Iterator[memoryview]:
+    def _blocks(self, task: _Task) -> Iterator[memoryview]:
         """Yield the bytes that a copy task copies, in blocks of at most ``BLOCK`` bytes.
 
         Meanwhile the CRC-32 of each slice in ``task.slices`` is computed and recorded. A block is valid only
@@ -158,9 +308,9 @@ def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[
     cannot be read or written. If the body raises an exception, the copies are stopped first; then the ``with`` raises
     the exception.
     """
-    runs = joined(copies)
+    runs = _joined(copies)
     worker = _Worker(advance)
-    batches = list(batched(tasks_of(runs)))
+    batches = list(_batched(_tasks_of(runs)))
     if len(batches) < THREADS:
         for batch in batches:
             worker.run_all(batch)
@@ -175,7 +325,7 @@ def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[
 
 
 @contextmanager
-def _in_threads(worker: _Worker, batches: Sequence[list[CopyTask]]) -> Iterator[None]:
+def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> Iterator[None]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
         futures = [pool.submit(worker.run_all, batch) for batch in batches]
         try:

@@ -19,8 +19,7 @@ from ..storage.read.local import take_zeros
 from ..tensors.composition import leaves
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
-from .copy_bytes import THREADS, copying
-from .copy_ranges import CopyPiece, ranges_of
+from .copy_bytes import THREADS, CopyPiece, copying, ranges_of
 from .output.layout import OutputFile, OutputShape
 from .part_run import PartRun, check_unchanged, checked_on_the_way, is_copy
 from .rank_files import SpreadFile

@@ -144,11 +144,11 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
 
 
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.engine import copy_bytes, copy_ranges
+    from ckptsurgeon.engine import copy_bytes
     from ckptsurgeon.engine.compute import compute, reading
 
     monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(copy_ranges, "CHUNK", 4096)
+    monkeypatch.setattr(copy_bytes, "CHUNK", 4096)
     monkeypatch.setattr(copy_bytes, "BLOCK", 512)
     monkeypatch.setattr(reading, "SMALL_BYTES", 2000)
     torch.manual_seed(0)

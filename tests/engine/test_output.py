@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import copy_bytes, copy_ranges
+from ckptsurgeon.engine import copy_bytes
 from ckptsurgeon.storage.write import folder_exchange, folders, staging
 
 from ..helpers.declare import declare
@@ -569,8 +569,8 @@ def test_two_sources_whose_bytes_meet_in_the_output_are_kept_apart() -> None:
 
 
 def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_ranges, "CHUNK", 512)
-    monkeypatch.setattr(copy_ranges, "BATCH", 2)
+    monkeypatch.setattr(copy_bytes, "CHUNK", 512)
+    monkeypatch.setattr(copy_bytes, "BATCH", 2)
     write()
     assert torch.equal(load_file("out.safetensors")["a"], A)
     assert cs.verify("out.safetensors").ok
