@@ -146,6 +146,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return any(file.closed for file in self.header.handles.values())
 
     @property
+    def is_remote(self) -> bool:
+        """Whether bytes must be fetched, because a file is at an address."""
+        return any(file.remote for file in self.header.handles.values())
+
+    @property
     def files(self) -> tuple[FilePrint, ...]:
         """Every file that was read, with its size and the SHA-256 of its header."""
         return self.header.files

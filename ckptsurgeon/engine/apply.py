@@ -26,7 +26,7 @@ from .checksums import recipe_notes
 from .compute.growth import grown_notes
 from .consuming import source_consumer
 from .identity import identity_digest
-from .inputs import PlanInputs, keeping
+from .inputs import PlanInputs
 from .output.carried_entries import carried_entries
 from .output.companions import (
     StaleCompanions,
@@ -46,6 +46,7 @@ from .part_run import (
     PartRun,
     adapter_notes,
     check_unchanged,
+    keeping,
     lost_notes,
     negative_notes,
     unsound_copy_notes,
@@ -100,7 +101,7 @@ def carry_out(
         stack.enter_context(_claimed(path, shape, options, taken, inside))
         consumer = source_consumer(written, inputs, options, shape) if options.consume else None
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
-        stack.enter_context(keeping(inputs))
+        stack.enter_context(keeping(inputs.sources))
         signer = None
         if options.key:
             signer = stack.enter_context(signing(options, path, taken, folder=shape.folder or bool(scheme_of(path))))
@@ -218,7 +219,7 @@ def _write_parts(
     counter = ByteCounter(progress, shape.size + staged.sends, kept, watch=staged.take_in)
     staged.advance = counter.advance
     unwritten = plan if len(parts) == len(shape.parts) else plan_of_parts(plan, steps, parts)
-    if inputs.is_remote:
+    if any(source.is_remote for source in inputs.sources):
         counter.fetched(prefetch(unwritten, inputs, counter.fetching))
     _check_equal(plan, inputs)
     runs = [PartRun(plan, steps[part.name], inputs, part, staged.files[part.name], counter.advance) for part in parts]

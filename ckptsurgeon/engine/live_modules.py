@@ -22,8 +22,8 @@ from .compute.compute import computed_blocks, takes_numbers
 from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
-from .inputs import PlanInputs, keeping
-from .part_run import changed_error, check_unchanged, lost_notes, unsound_notes
+from .inputs import PlanInputs
+from .part_run import changed_error, check_unchanged, keeping, lost_notes, unsound_notes
 from .prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def stage_tensors(
     caller writes anything. If ``put`` is given, it is called with each tensor as soon as the tensor is read, and the
     returned dict is empty.
     """
-    with keeping(inputs):
-        if inputs.is_remote:
+    with keeping(inputs.sources):
+        if any(source.is_remote for source in inputs.sources):
             prefetch(plan, inputs)
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.values.value_notes import is_non_finite_note
-from ..errors import PlanError
+from ..errors import FormatError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
 from ..storage.write.staging import StagedFile
@@ -36,6 +37,7 @@ __all__ = [
     "checked_on_the_way",
     "has_slot",
     "is_copy",
+    "keeping",
     "lost_notes",
     "negative_notes",
     "unsound_copy_notes",
@@ -85,7 +87,7 @@ class PartRun:
         self.plan, self.steps, self.inputs, self.part, self.file = plan, steps, inputs, part, file
         self.advance = advance
         self.receipt = PartReceipt(part.name)
-        self.keeper = inputs.keeper(plan)
+        self.keeper = plan.keeper(inputs.sources)
         self.check: Callable[[], None] = lambda: None
         """Raises the error of the copying threads, if one of them failed, so that the computation stops, too."""
         self.copies: dict[str, tuple[Step, TensorInfo]] = {}
@@ -175,6 +177,27 @@ def check_unchanged(
             if not handles[name].closed and handles[name].has_changed():  # a shard that was consumed is closed
                 path = os.path.join(source.path, name) if name else source.path
                 raise PlanError(f"{escape(path)} has changed since {since}.", hint=hint)
+
+
+@contextmanager
+def keeping(sources: Sequence[Checkpoint]) -> Iterator[None]:
+    """Keep the fetched bytes if the ``with`` block fails, so that the next run does not have to fetch them again.
+
+    If the block raises FormatError, the bytes are not kept, since they may be wrong.
+    """
+    _keep(sources, True)
+    try:
+        yield
+    except FormatError:
+        _keep(sources, False)
+        raise
+    _keep(sources, False)
+
+
+def _keep(sources: Sequence[Checkpoint], wanted: bool) -> None:
+    for source in sources:
+        for file in source.open_files().values():
+            file.keep(wanted)
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -15,12 +15,12 @@ from ..storage.write.folders import StagedFolder
 from ..util.text import escape
 from .check_steps import check_step
 from .identity import identity_digest
-from .inputs import PlanInputs, keeping
+from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
-from .part_run import PartRun
+from .part_run import PartRun, keeping
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import prefetch
 from .processes import SEEN_S, ProcessGroup
@@ -113,8 +113,8 @@ class PartWorker:
             for name in sizes:
                 staged.remove(name)  # it may exist if a machine was lost and its task is repeated
             files = {name: staged.file(name, size) for name, size in sizes.items()}
-            with keeping(self.inputs):
-                if self.inputs.is_remote:
+            with keeping(self.inputs.sources):
+                if any(source.is_remote for source in self.inputs.sources):
                     unwritten = plan_of_parts(self._written, steps, parts)
                     counter.fetched(prefetch(unwritten, self.inputs, counter.fetching))
                 runs = [

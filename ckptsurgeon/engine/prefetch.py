@@ -81,7 +81,7 @@ def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
 
 def _read(plan: Plan, inputs: PlanInputs) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
     """Yield the tensors that a plan reads, with their checkpoints."""
-    keeper = inputs.keeper(plan)
+    keeper = plan.keeper(inputs.sources)
     for step in plan.steps:
         for one in step.inputs:
             yield inputs.sources[one.source], inputs.sources[one.source].get(one.key)

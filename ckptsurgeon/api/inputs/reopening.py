@@ -210,7 +210,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
             )
         _check_target(plan, target)
         inputs = replace(planned or PlanInputs(), sources=tuple(opened), target=target)
-        keeper = inputs.keeper(plan)
+        keeper = plan.keeper(opened)
         codes = [one.codes_before_operations for one in opened]
         check_codes(plan, codes, keeper.codes if keeper is not None else NO_CODES)
     except BaseException:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ...errors import ConfigError
 from ...util.brief import Brief
@@ -25,6 +25,8 @@ from .rows import VocabularyRows, rows_of_each
 from .step import CLASSES, Step, read_step, step_json, step_texts
 
 __all__ = ["TWICE", "CarriedEntries", "EqualKeys", "ParameterGroup", "Plan"]
+
+T = TypeVar("T")
 
 VERSION = 1
 ParameterGroup: TypeAlias = Mapping[str, tuple[str | int, ...]]
@@ -131,6 +133,14 @@ class Plan(InNotebooks):
             return ()
         missing = (step for step in self.steps if step.reason == "missing" and step.op == "keep")
         return tuple(step.key for step in missing if not step.tied_to)
+
+    def keeper(self, opened: Sequence[T]) -> T | None:
+        """Return the destination if it is one of ``opened``, the open sources; None if it is not a checkpoint.
+
+        Tensors that no source contains keep their values from this checkpoint.
+        """
+        pairs = zip(self.sources, opened, strict=False)  # a live module is a source without a checkpoint
+        return next((one for source, one in pairs if source.role == "destination"), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data, keys in a fixed order."""
