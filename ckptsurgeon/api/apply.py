@@ -236,8 +236,8 @@ def _tasks(
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
-    from ..engine.output.companions import as_written, existing_checkpoint
-    from ..engine.output.layout import is_folder
+    from ..engine.output.companions import existing_checkpoint
+    from ..engine.output.layout import as_written, is_folder
     from ..formats.base.file_names import has_weights
 
     path, written = options.path, set[str]()
@@ -305,8 +305,7 @@ def check_output(
     for example for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that
     ``apply`` would add; none if the inputs of the plan are closed.
     """
-    from ..engine.output.companions import as_written
-    from ..engine.output.layout import check_options, lay_out
+    from ..engine.output.layout import as_written, check_options, lay_out
     from ..formats.base.header import ExtraEntries
 
     options = _Form(output, to, max_shard_size, ranks, axis, mesh).options()
@@ -359,7 +358,7 @@ def notes_of(
     Without ``output``, all notes of the plan are returned. If ``output`` is a single file, notes on the other files of
     an output folder are left out. If ``to`` is "tensorflow", notes on that format are added.
     """
-    from ..engine.output.companions import as_written
+    from ..engine.output.layout import as_written
 
     if output is None:
         return plan.notes

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..checkpoint.seen_zeros import seen_zero_notes
@@ -30,14 +31,11 @@ from .inputs import PlanInputs
 from .output.carried_entries import carried_entries
 from .output.companions import (
     StaleCompanions,
-    all_checksums,
-    as_written,
     copy_companions,
     implied_notes,
-    recipe_as_written,
     stale_companions,
 )
-from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
+from .output.layout import OutputFile, OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.pipeline import check_subfolder, component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import signing
@@ -88,7 +86,7 @@ def carry_out(
     for step in plan.steps:
         check_step(step)
     written = as_written(plan, options)
-    text = RecipeText(recipe_as_written(recipe, written))
+    text = RecipeText(_recipe_as_written(recipe, written))
     if beside is None and plan.carried != CarriedEntries():
         beside = carried_entries(plan, inputs.sources)
     has_quantisers = any(step.source_dtype in TORCH_QUANTISED for step in written.steps)
@@ -117,7 +115,7 @@ def carry_out(
         receipts = _write_parts(written, inputs, staged, parts, progress)
         check_unchanged(inputs.sources)
         sums = _merged(one.checksums for one in receipts)
-        _finish(receipts, shape, staged, text.checked(all_checksums(plan, sums)))
+        _finish(receipts, shape, staged, text.checked(_all_checksums(plan, sums)))
         if signer is not None:
             signer.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
@@ -137,10 +135,10 @@ def carry_out(
             *staged.notes,
             *_value_notes(receipts, plan, written, inputs),
             *(recipe_notes(written, inputs.sources, sums) if any(one.recipe for one in inputs.sources) else ()),
-            *implied_notes(written),
+            *(implied_notes(written) if written.target.implied else ()),
             *_left_out_notes(plan, written, options),
             *(component_notes(path, shape.subfolders) if shape.subfolders else ()),
-            *former.notes,
+            *(former.notes if shape.folder else ()),
             *consumed,
         ),
     )
@@ -282,6 +280,31 @@ def _finish(receipts: Sequence[PartReceipt], shape: OutputShape, staged: StagedO
         digests[name] = hashlib.sha256(index).hexdigest()
     digests[RECIPE_FILE] = hashlib.sha256("".join(recipe).encode()).hexdigest()
     staged.folder.write(RECIPE_FILE, "".join(seal(recipe, folder_digest(digests))).encode())
+
+
+def _recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
+    """Return the recipe with the companion files and the metadata of ``plan``.
+
+    The output may lack keys that loaders tie to other keys; in the returned recipe, the tensors with such keys are
+    marked as ``implied``.
+    """
+    tensors = recipe.tensors
+    if plan.target.implied:
+        written = {step.key for step in plan.steps}
+        tensors = {key: made._replace(implied=key not in written) for key, made in tensors.items()}
+    target = replace(recipe.target, companions=plan.target.companions)
+    return replace(recipe, tensors=tensors, target=target, metadata=plan.metadata)
+
+
+def _all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
+    """Return {key: CRC-32} for every key of a plan; ``checksums`` has the CRC-32 only for the keys that are written.
+
+    A tied key that is not written gets the checksum of the key to which it is tied.
+    """
+    if not any(step.tied_to for step in plan.steps):
+        return checksums
+    found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}
+    return {step.key: found[step.tied_to or step.key] for step in plan.steps}
 
 
 def _digest(frame: Iterable[tuple[int, bytes]]) -> str:

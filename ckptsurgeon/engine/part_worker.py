@@ -16,8 +16,7 @@ from ..util.text import escape
 from .check_steps import check_step
 from .identity import identity_digest
 from .inputs import PlanInputs
-from .output.companions import as_written
-from .output.layout import OutputOptions, is_shared_out, lay_out
+from .output.layout import OutputOptions, as_written, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
 from .part_run import PartRun, keeping

@@ -18,8 +18,7 @@ from ..tensors.dtypes import DTYPES
 from .compute.costs import costs_of
 from .context import MergeContext
 from .inputs import PlanInputs
-from .output.companions import as_written
-from .output.layout import OutputOptions, OutputShape, is_folder, lay_out
+from .output.layout import OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.quantisers import quantisers_of
 from .part_run import PartRun
 from .parts import plan_of_parts, steps_of_parts, write_parts

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
+from ...formats.base.header import Writer
 from ...formats.base.marks import writers
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan
-from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Folder
@@ -24,19 +24,17 @@ from ...storage.read.uri import leads_out, open_source, read_small, scheme_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...util.text import escape, listing
-from .layout import OutputOptions, is_adapter, is_folder, writer_of
 
 __all__ = [
     "INDEX_BYTES",
     "StaleCompanions",
-    "all_checksums",
-    "as_written",
     "checkpoint_files",
     "copy_companions",
     "existing_checkpoint",
     "implied_notes",
-    "recipe_as_written",
     "stale_companions",
+    "without_adapter",
+    "written_to_folder",
 ]
 
 # Companions of an earlier output: ckptsurgeon removes a companion only if it is unchanged since ckptsurgeon wrote it.
@@ -126,21 +124,12 @@ ONE_FILE = (
 )
 
 
-def as_written(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan with only the tensors and companion files that its output will have.
+def written_to_folder(plan: Plan, writer: Writer) -> Plan:
+    """Return the plan with only the tensors and companion files that a folder will have.
 
     If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out. The tensor is
-    stored under the first of its remaining keys. If the output is a single file, the plan gets no companion files, and
-    no notes on them. PEFT reads an adapter only from a folder with one safetensors file. If an adapter is copied to any
-    other kind of output, the plan does not get its PEFT configuration. Raises PlanError for a folder if no config.json
-    can describe the weights.
+    stored under the first of its remaining keys. Raises PlanError if no config.json can describe the weights.
     """
-    writer = writer_of(options)
-    plan = _without_weights(plan, options)
-    if not is_folder(options):
-        notes = tuple(note for note in plan.notes if note not in plan.target.notes)
-        target = replace(plan.target, companions=(), implied=(), notes=(), refused="")
-        return replace(plan, target=target, notes=notes)
     if plan.target.refused:
         raise PlanError(plan.target.refused, hint=ONE_FILE)
     plan = _without_settings(plan)
@@ -171,42 +160,17 @@ def _document(companion: PlanCompanion) -> Any:
     return None
 
 
-def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; if it copies an adapter to an output that PEFT cannot read, the adapter becomes plain tensors.
+def without_adapter(plan: Plan) -> Plan:
+    """Return the plan for an output that PEFT cannot read: an adapter that the plan copies becomes plain tensors.
 
     Then adapter_config.json is not written, and the file of weights does not get the name that PEFT expects.
     """
     # for an adapter that is made, not copied, an output that PEFT cannot read is an error
     made = plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
-    if made or not plan.target.weights or is_adapter(options):
+    if made:
         return plan
     kept = tuple(one for one in plan.target.companions if one.name != ADAPTER)
     return replace(plan, target=replace(plan.target, companions=kept, weights=""))
-
-
-def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
-    """Return the recipe with the companion files and the metadata of ``plan``.
-
-    The output may lack keys that loaders tie to other keys; in the returned recipe, the tensors with such keys are
-    marked as ``implied``.
-    """
-    tensors = recipe.tensors
-    if plan.target.implied:
-        written = {step.key for step in plan.steps}
-        tensors = {key: made._replace(implied=key not in written) for key, made in tensors.items()}
-    target = replace(recipe.target, companions=plan.target.companions)
-    return replace(recipe, tensors=tensors, target=target, metadata=plan.metadata)
-
-
-def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return {key: CRC-32} for every key of a plan; ``checksums`` has the CRC-32 only for the keys that are written.
-
-    A tied key that is not written gets the checksum of the key to which it is tied.
-    """
-    if not any(step.tied_to for step in plan.steps):
-        return checksums
-    found = {step.tied_to or step.key: checksums[step.key] for step in plan.steps if step.key in checksums}
-    return {step.key: found[step.tied_to or step.key] for step in plan.steps}
 
 
 def copy_companions(plan: Plan, folder: StagedFolder) -> None:
@@ -248,8 +212,6 @@ def _changed(companion: PlanCompanion) -> PlanError:
 
 def implied_notes(plan: Plan) -> tuple[str, ...]:
     """Return a note on the tied tensors that are not stored."""
-    if not plan.target.implied:
-        return ()
     keys = listing(plan.target.implied, 3, where="")
     return (f"not stored, because loaders tie these tensors to other tensors: {keys}",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import TypeGuard
@@ -19,6 +19,7 @@ from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
+from .companions import without_adapter, written_to_folder
 from .pipeline import ComponentWriter, check_pipeline, component_files
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
@@ -28,6 +29,7 @@ __all__ = [
     "OutputFile",
     "OutputOptions",
     "OutputShape",
+    "as_written",
     "check_options",
     "is_folder",
     "is_shared_out",
@@ -202,6 +204,22 @@ def check_options(options: OutputOptions) -> None:
                 f"--to {writer.name} writes one file for each rank.", hint="Use --ranks in place of --max-shard-size."
             )
         parse_size(options.max_shard_size)
+
+
+def as_written(plan: Plan, options: OutputOptions) -> Plan:
+    """Return the plan with only the tensors and companion files that its output will have.
+
+    If the output is a single file, the plan gets no companion files, and no notes on them. PEFT reads an adapter only
+    from a folder with one safetensors file. If an adapter is copied to any other kind of output, the plan does not get
+    its PEFT configuration. Raises PlanError for a folder if no config.json can describe the weights.
+    """
+    writer = writer_of(options)
+    if plan.target.weights and not is_adapter(options):
+        plan = without_adapter(plan)
+    if is_folder(options):
+        return written_to_folder(plan, writer)
+    notes = tuple(note for note in plan.notes if note not in plan.target.notes)
+    return replace(plan, target=replace(plan.target, companions=(), implied=(), notes=(), refused=""), notes=notes)
 
 
 def lay_out(
