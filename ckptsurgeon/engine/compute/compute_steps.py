@@ -5,7 +5,6 @@ Many small tensors are computed together, as one tensor, if this does not change
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -191,6 +190,10 @@ _Done = tuple[int, int, CastLosses, int]
 """A block that was written: its CRC-32, its bytes, the counts of lost values, how many values are NaN or infinite."""
 
 
+_Sums = dict[int, tuple[int, int]]
+"""{index of a block: CRC-32 and number of the bytes that were read of an input}; threads add blocks in any order."""
+
+
 @dataclass(frozen=True)
 class _Computing:
     """A tensor whose blocks are computed and written in a pool of ``threads`` threads (1: in this thread).
@@ -201,7 +204,7 @@ class _Computing:
     step: Step
     parts: Sequence[Part]
     blocks: Iterator[_Done]
-    sums: Sequence[_RecordChecksum | None]
+    sums: Sequence[_Sums | None]
     negative: Sequence[int]
     threads: int
     need: MemoryNeed
@@ -260,7 +263,7 @@ def _begun(
         if number not in pools:
             pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")
         context = replace(context, spread=pools[number].map)
-    sums = [_RecordChecksum() if checked_on_the_way(step, info) else None for info, _ in parts]
+    sums: list[_Sums | None] = [{} if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
     counted, variances = takes_numbers(step, [info for info, _ in parts]), are_variances(step)
     negative: list[int] = []
@@ -269,7 +272,8 @@ def _begun(
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
-                kept.add(place.index, raw(read))
+                data = raw(read)
+                kept[place.index] = crc32(data), len(data)
 
         run.check()
         values, lost = compute(place, seen)
@@ -298,7 +302,7 @@ def _finished(run: PartRun, computing: _Computing | None) -> None:
     if unsound > 0:
         run.receipt.unsound[step.key] = unsound
     run.receipt.nbytes_read += sum(info.nbytes for info, _ in parts)
-    run.receipt.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
+    run.receipt.checksums[step.key] = _checksum([(crc, nbytes) for crc, nbytes, _, _ in done])
 
 
 def _note_negative(run: PartRun, step: Step, parts: Sequence[Part], number: int) -> None:
@@ -306,37 +310,20 @@ def _note_negative(run: PartRun, step: Step, parts: Sequence[Part], number: int)
         run.receipt.negative[step.key] = number
 
 
-class _RecordChecksum:
-    """Computes the CRC-32 of a sequence of blocks of bytes; several threads may add the blocks, in any order."""
-
-    def __init__(self) -> None:
-        self.crc = 0
-        self._nbytes = 0
-        self._next = 0
-        self._ahead: dict[int, tuple[int, int]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, index: int, data: memoryview) -> None:
-        """Add the bytes of the block with this index; each block, from 0 on, must be added exactly once."""
-        crc = crc32(data)
-        with self._lock:
-            self._ahead[index] = crc, len(data)
-            while self._next in self._ahead:
-                following = self._ahead.pop(self._next)
-                self.crc = combine([(self.crc, self._nbytes), following])
-                self._nbytes += following[1]
-                self._next += 1
+def _checksum(parts: Sequence[tuple[int, int]]) -> int:
+    """Return the CRC-32 of consecutive parts, given as (CRC-32, number of bytes); most tensors have one part."""
+    return parts[0][0] if len(parts) == 1 else combine(parts)
 
 
-def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -> None:
+def _check_sums(parts: Sequence[Part], sums: Sequence[_Sums | None]) -> None:
     """Raise FormatError if the bytes that were read from an input do not match the checksum in its file.
 
-    ``sums`` are the computed checksum of each input, or None for an input that is not checked here.
+    ``sums`` are the computed checksums of each input, or None for an input that is not checked here.
     """
     for (info, source), found in zip(parts, sums, strict=True):
         if found is not None:
             assert info.storage is not None  # ensured by checked_on_the_way
-            if found.crc != info.storage.crc32:
+            if _checksum([found[index] for index in sorted(found)]) != info.storage.crc32:
                 raise bad_checksum(source.file(info), info.storage.name)
 
 
