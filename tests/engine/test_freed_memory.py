@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource
-from ckptsurgeon.engine.compute.array_backends import keep_freed_memory
+from ckptsurgeon.engine.compute.reading import keep_freed_memory
 KEEP
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

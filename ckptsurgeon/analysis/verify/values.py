@@ -11,9 +11,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.check_steps import check_step
 from ...engine.checksums import crc32
 from ...engine.compute.adding_lora import is_single
-from ...engine.compute.merge_inputs import factorising_bytes
 from ...engine.compute.pursuit import is_pursuit
-from ...engine.context import MergeContext
+from ...engine.context import MergeContext, factorising_bytes
 from ...engine.output.quantisers import stored_quantiser
 from ...errors import ConfigError, FormatError, VerifyError
 from ...planning.plan.rows import VocabularyRows

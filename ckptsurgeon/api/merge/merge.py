@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import is_given, path_of, place_of
-from ...engine.compute.array_backends import check_device
+from ...engine.compute.torch_arrays import check_device
 from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError
 from ...methods.merge._method import Method
@@ -133,7 +133,8 @@ def merge(
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_metadata(metadata)
-    check_device(device)
+    if device != "cpu":
+        check_device(device)
     if encoding != ENCODINGS[0]:
         check_encoding(encoding)
     check_seed(seed)

@@ -22,17 +22,15 @@ from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
 from ...util.torchrun import cores_of_process
-from ..context import MergeContext
+from ..context import MergeContext, factorising_bytes, merging_bytes, merging_places, whole_bytes
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .adding_lora import adapting_bytes, adapting_of, adapting_places, kept_bytes
-from .array_backends import keep_freed_memory
 from .bands import OpenFiles, banded
 from .computed_codes import coding_of, part_of
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .extracting_lora import factoring_bytes, factoring_of, factoring_places, factoring_reason
-from .merge_inputs import factorising_bytes, merging_bytes, merging_places, whole_bytes
 from .merging import merging_of
 from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes
 from .reading import (
@@ -41,6 +39,7 @@ from .reading import (
     Part,
     Seen,
     cast_for,
+    keep_freed_memory,
     named,
     naming_scales,
     numbered_blocks,

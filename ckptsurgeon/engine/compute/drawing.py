@@ -17,10 +17,9 @@ from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array
 from ..checksums import combine
 from ..part_run import PartRun, has_slot
-from .array_backends import keep_freed_memory
 from .compute import THREADS
 from .compute_steps import raw
-from .reading import Part
+from .reading import Part, keep_freed_memory
 from .rows import laid_over, overlay
 
 __all__ = ["draw_steps"]

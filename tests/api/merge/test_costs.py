@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute as needs
 from ckptsurgeon.engine.compute import compute_steps as together
-from ckptsurgeon.engine.compute import merge_inputs
+from ckptsurgeon.engine.compute import merging
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from fixtures import fusionbench_cases
 from fixtures.fusionbench_cases import CASES as FUSIONBENCH
@@ -74,14 +74,14 @@ MERGES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes of values merges have read since: one figure, which grows."""
-    seen, read = [0], merge_inputs.read_as
+    seen, read = [0], merging.read_as
 
     def counted(*given: Any) -> Any:
         values = read(*given)
         seen[0] += values.nbytes
         return values
 
-    monkeypatch.setattr(merge_inputs, "read_as", counted)
+    monkeypatch.setattr(merging, "read_as", counted)
     return seen
 
 
@@ -90,7 +90,7 @@ def test_what_is_read_and_written_is_what_the_plan_says(
     method: str, monkeypatch: pytest.MonkeyPatch, bytes_read: list[int]
 ) -> None:
     size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
-    for module, name in ((_threshold, "FEW"), (merge_inputs, "SMALL"), (together, "FEW")):
+    for module, name in ((_threshold, "FEW"), (merging, "SMALL"), (together, "FEW")):
         monkeypatch.setattr(module, name, 0)  # as if the tensors were large
     plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **MERGES[method])
     receipt = cs.apply(plan, "o.safetensors")

@@ -153,7 +153,7 @@ def test_what_is_wrong_with_a_model_is_not_a_plugins_fault(ckpt: Run, monkeypatc
     def broken(*given: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ckptsurgeon.engine.compute.merge_inputs.read_as", broken)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.merging.read_as", broken)
     done = ckpt("merge", *MODELS, "-m", "x", "--plugin", "mine.py", "-o", "out.pth")
     assert (done.code, "plugin" in done.err) == (3, False), done
 

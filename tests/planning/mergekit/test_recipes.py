@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine import context
 from ckptsurgeon.engine.compute import aligning as filling
-from ckptsurgeon.engine.compute import merge_inputs
 from ckptsurgeon.planning.mergekit.tokenizer import TEMPLATES
 from fixtures.mergekit_cases import GOLDEN
 
@@ -477,7 +477,7 @@ def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> 
 def test_rows_are_mergekits_token_by_token(
     name: str, elements: int, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_inputs, "ELEMENTS", elements)
+    monkeypatch.setattr(context, "ELEMENTS", elements)
     monkeypatch.setattr(filling, "ELEMENTS", elements)
     recipe, wanted, config = golden(name)
     cs.apply(cs.merge(recipe, dtype="float32"), models / "out")
