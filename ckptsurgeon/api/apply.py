@@ -93,7 +93,7 @@ def apply(
     from ..engine.output.shards import parse_size
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
-    from ..planning.recipe import make_recipe
+    from ..planning.recipe_text import make_recipe
     from ..storage.write.output_paths import check_wait
     from .inputs.stored_recipes import merged_adapters
 

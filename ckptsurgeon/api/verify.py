@@ -54,8 +54,8 @@ def verify(
     from ..analysis.verify.verify import verify_output
     from ..engine.context import MergeContext
     from ..methods.merge._registry import load_plugin
-    from ..planning.recipe import folder_of_recipe
-    from ..planning.recipe_text import parse_recipe
+    from ..planning.recipe import parse_recipe
+    from ..planning.recipe_text import folder_of_recipe
 
     if patch is not None:
         others = {"--plan": plan, "--source": sources, "--plugin": plugin, "--sample": sample, "--key": key}

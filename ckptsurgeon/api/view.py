@@ -18,8 +18,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, path_of
 from ..errors import ConfigError, VerifyError
 from ..planning.plan.plan import Plan
-from ..planning.recipe import Recipe
-from ..planning.recipe_text import parse_recipe
+from ..planning.recipe import Recipe, parse_recipe
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.notes import Note, with_prefix

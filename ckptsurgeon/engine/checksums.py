@@ -119,7 +119,7 @@ def _recorded(source: Checkpoint) -> dict[str, int]:
     """Return {key: CRC-32} for the tensors in the recipe of a source; {} if it has no recipe that can be read."""
     if source.recipe is None or source.passed:
         return {}
-    from ..planning.recipe_text import parse_recipe
+    from ..planning.recipe import parse_recipe
 
     with suppress(VerifyError):
         return {key: one.crc32 for key, one in parse_recipe(source.recipe).tensors.items() if not one.implied}

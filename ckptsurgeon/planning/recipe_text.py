@@ -1,136 +1,113 @@
-"""Writes recipes as JSON text, and parses such text, which may be damaged."""
+"""Makes the recipe of an output from its plan, and writes it as JSON text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from ..errors import VerifyError
 from ..formats.base.header import FilePrint
-from ..storage.json_text import read_json
-from .plan.coded_part import CodedPart
-from .plan.compute import Factor, Lora, Merge
 from .plan.files import PlanCompanion, PlanSource, PlanTarget
-from .plan.rows import VocabularyRows, rows_of_each
+from .plan.plan import Plan
+from .plan.step import Step
 from .recipe import VERSION, MergedAdapter, Recipe, RecipeEntry
 
-__all__ = ["RecipeText", "parse_recipe"]
+__all__ = ["RecipeText", "folder_of_recipe", "make_recipe", "recipe_entry"]
 
-# Reading: the text may be damaged, or not a recipe at all.
-
-
-_TENSORS = ',"tensors":{'
-"""The text before the tensors in a recipe's JSON. After the tensors, there is only the seal, a digest.
-
-No string of the JSON contains this text, since quotes are escaped in strings.
-"""
+# From a plan to its recipe.
 
 
-def parse_recipe(text: str, *, tensors: bool = True) -> Recipe:
-    """Return the recipe that the JSON text contains; raises VerifyError if the text is damaged or not a recipe.
+def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[MergedAdapter] = ()) -> Recipe:
+    """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums.
 
-    If ``tensors`` is false, the entries of the tensors are not parsed: there may be a hundred thousand of them.
+    ``adapters`` are the adapters that are merged into the output. If ``output`` is a URI, the paths of the sources are
+    relative to the working directory.
     """
-    head, found, _ = text.partition(_TENSORS) if not tensors else (text, "", "")
-    try:
-        data = read_json(f'{head}{_TENSORS}}},"seal":""}}' if found else text)
-        if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
-            raise ValueError(
-                f"it is {data['kind']!r:.40} of version {data['version']!r:.40}, not 'ckpt.recipe' of version {VERSION}"
-            )
-        rules = tuple(map(str, data.get("rules", ())))
-        merges = tuple(map(Merge.from_json, data.get("merges", ())))
-        return Recipe(
-            version=str(data["ckptsurgeon"]),
-            verb=str(data["verb"]),
-            seed=int(data["seed"]),
-            arguments=dict(data["arguments"]),
-            sources=tuple(_read_source(row) for row in data["sources"]),
-            target=PlanTarget(
-                str(data["target"]["kind"]), str(data["target"]["name"]), str(data["target"]["config"]),
-                tuple(_read_file(row) for row in data["target"]["files"]),
-                tuple(_read_companion(row) for row in data["target"].get("companions", ())),
-            ),
-            tensors={str(key): _read_made(str(key), row, rules, merges) for key, row in data["tensors"].items()},
-            unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
-            metadata={str(k): str(v) for k, v in data["metadata"].items()},
-            rows=VocabularyRows.from_json(data.get("vocabulary")),
-            vocabularies=rows_of_each(data, len(data["sources"])),
-            adapters=tuple(map(MergedAdapter.from_json, data["adapters"])) if "adapters" in data else None,
-            seal=str(data["seal"]),
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise VerifyError(f"the recipe of the output is damaged, or was not written by ckptsurgeon ({why}).") from error
-
-
-def _read_source(row: Mapping[str, Any]) -> PlanSource:
-    return PlanSource(
-        str(row["name"]), str(row["path"]), str(row["root"]), tuple(map(str, row["stripped"])),
-        tuple(_read_file(file) for file in row["files"]), str(row["role"]),
-        tuple(map(dict, row.get("operations", ()))), bool(row.get("memory", False)),
-        tuple(_read_file(file) for file in row.get("beside", ())),
-    )  # fmt: skip
-
-
-def _read_file(row: Mapping[str, Any]) -> FilePrint:
-    return FilePrint(str(row["name"]), int(row["size"]), str(row["sha256"]), validator=str(row.get("validator", "")))
-
-
-def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
-    companion = PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
-    if not companion.is_plain:
-        raise ValueError(
-            f"{companion.name!r:.80} is not a valid file name: it must be in the output's folder, or in a folder there"
-        )
-    return companion
-
-
-def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: Sequence[Merge | None]) -> RecipeEntry:
-    origin = row.get("from")
-    return RecipeEntry(
-        op=str(row.get("op", "copy")),
-        kind=str(row["class"]),
-        source=int(origin[0]) if origin else None,
-        source_key=(str(origin[1]) if len(origin) > 1 else key) if origin else "",
-        policy=str(row.get("policy", "")),
-        tied_to=str(row.get("tied_to", "")),
-        crc32=int(row["crc32"], 16),
-        more=tuple((int(one[0]), str(one[1]) if len(one) > 1 else key) for one in row.get("more", ())),
-        weights=tuple(map(float, row.get("weights", ()))),
-        axis=int(row.get("axis", 0)),
-        implied=bool(row.get("implied", False)),
-        merge=_merge(row.get("merge"), merges),
-        lora=Lora.from_json(row.get("lora")),
-        factor=Factor.from_json(row.get("factor")),
-        coded=CodedPart.from_json(row.get("coded")),
-        rule=_rule(row["rule"], rules) if "rule" in row else "",
-        reason=str(row.get("reason", "")),
-        shared=int(row["shared"]) if "shared" in row else None,
+    folder = folder_of_recipe(output)
+    target = replace(
+        plan.target,
+        config=_relative(plan.target.config, folder),
+        files=tuple(replace(_timeless(file), name=_relative(file.name, folder)) for file in plan.target.files),
+        lists=(),
+    )
+    return Recipe(
+        version=version,
+        verb=plan.verb,
+        seed=plan.seed,
+        arguments=plan.arguments,
+        sources=tuple(_relocated(source, folder) for source in plan.sources),
+        target=target,
+        tensors=StepEntries(plan.steps),
+        unexpected=plan.unexpected,
+        metadata=plan.metadata,
+        rows=plan.rows,
+        vocabularies=plan.vocabularies,
+        adapters=tuple(replace(one, path=_relative(one.path, folder)) for one in adapters),
     )
 
 
-def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return the merge that ``value`` refers to: an index in ``merges`` or, in older recipes, the merge itself.
+def folder_of_recipe(output: str, paths: Iterable[str] = ()) -> str:
+    """Return the folder that the paths in the recipe of the file ``output`` are relative to: the folder of ``output``.
 
-    The result is None if ``value`` is null. Raises ValueError for an index that is not in ``merges``.
+    If ``output`` is a symbolic link, two folders are possible. The folder of the linked file is returned only if one of
+    ``paths`` exists relative to it, and none relative to the folder of the link. For a URI, it is the working
+    directory.
     """
-    if type(value) is not int:
-        return Merge.from_json(value)
-    if not 0 <= value < len(merges):
-        raise ValueError(f"{value!r:.40} is not the index of a merge: the recipe has {len(merges)}, counted from 0")
-    return merges[value]
+    if "://" in output:
+        return os.getcwd()
+    folder = os.path.dirname(os.path.abspath(output.rstrip("/")))
+    real = os.path.dirname(os.path.realpath(output.rstrip("/")))
+    some = [path for path in paths if path and "://" not in path] if real != folder else []
+    are_there = [any(os.path.exists(os.path.join(place, path)) for path in some) for place in (folder, real)]
+    return real if are_there == [False, True] else folder
 
 
-def _rule(number: Any, rules: Sequence[str]) -> str:
-    if type(number) is not int or not 0 <= number < len(rules):
-        raise ValueError(f"{number!r:.40} is not the index of a rule: the recipe has {len(rules)}, counted from 0")
-    return rules[number]
+class StepEntries(Mapping[str, RecipeEntry]):
+    """A map from each key of a plan to its recipe entry. An entry is made when it is read, to save memory."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = {step.key: step for step in steps}
+
+    def __getitem__(self, key: str) -> RecipeEntry:
+        return recipe_entry(self._steps[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
 
-# Writing.
+def recipe_entry(step: Step) -> RecipeEntry:
+    """Return the recipe entry of a step, with zero for the checksum."""
+    more = tuple((one.source, one.key) for one in step.more)
+    return RecipeEntry(
+        step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
+        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, coded=step.coded,
+        rule=step.rule, reason=step.reason, shared=step.shared,
+    )  # fmt: skip
+
+
+def _relative(path: str, folder: str) -> str:
+    if not path or "://" in path:
+        return path
+    return os.path.relpath(os.path.abspath(path), folder)
+
+
+def _timeless(file: FilePrint) -> FilePrint:
+    return replace(file, mtime_ns=None)
+
+
+def _relocated(source: PlanSource, folder: str) -> PlanSource:
+    files = tuple(_timeless(file) for file in source.files)
+    return replace(source, path=_relative(source.path, folder), files=files)
+
+
+# From a recipe to its JSON text.
+
 
 CHUNK = 4096
 MOST = 10_000

@@ -24,7 +24,7 @@ from ckptsurgeon.formats._open import read_header
 from ckptsurgeon.planning.keys.rules import parse_rule
 from ckptsurgeon.planning.plan import step
 from ckptsurgeon.planning.plan.rows import Row, VocabularyRows
-from ckptsurgeon.planning.recipe_text import parse_recipe
+from ckptsurgeon.planning.recipe import parse_recipe
 from ckptsurgeon.planning.search.result import Trial
 from ckptsurgeon.planning.search.space import Parameter
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said

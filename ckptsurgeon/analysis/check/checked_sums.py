@@ -99,7 +99,7 @@ def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Rec
     text = beside if checkpoint.recipe is None and checkpoint.elsewhere else checkpoint.recipe
     if text is None or checkpoint.passed:
         return RecipeSums()
-    from ...planning.recipe_text import parse_recipe
+    from ...planning.recipe import parse_recipe
 
     place = RECIPE_FILE if text == beside else "the recipe in the file"
     try:

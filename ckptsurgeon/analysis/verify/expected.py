@@ -13,7 +13,8 @@ from ...planning.plan.files import PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Failure
 from ...planning.plan.rows import VocabularyRows
-from ...planning.recipe import Recipe, RecipeEntry, recipe_entry
+from ...planning.recipe import Recipe, RecipeEntry
+from ...planning.recipe_text import recipe_entry
 from ...util.text import escape, shape_text
 
 __all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan", "expected_of_recipe"]

@@ -16,8 +16,8 @@ from ...formats.base.header import FilePrint
 from ...planning.code_notes import stored_sources
 from ...planning.plan.files import ADAPTER_VERBS, PlanSource, given_sources
 from ...planning.plan.plan import Plan
-from ...planning.recipe import MergedAdapter, Recipe, RecipeEntry, folder_of_recipe
-from ...planning.recipe_text import parse_recipe
+from ...planning.recipe import MergedAdapter, Recipe, RecipeEntry, parse_recipe
+from ...planning.recipe_text import folder_of_recipe
 from ...storage.read.local import ConsumedFile, is_local
 from ...tensors.info import TensorInfo
 from ...util.text import escape

@@ -15,7 +15,8 @@ from ...destinations._document import read_document
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
-from ...planning.recipe import Recipe, folder_of_recipe
+from ...planning.recipe import Recipe
+from ...planning.recipe_text import folder_of_recipe
 from ...planning.target import TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read.uri import scheme_of

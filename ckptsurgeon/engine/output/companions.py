@@ -17,7 +17,7 @@ from ...formats.base.marks import writers
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan
-from ...planning.recipe_text import parse_recipe
+from ...planning.recipe import parse_recipe
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Folder
 from ...storage.read.uri import leads_out, open_source, read_small, scheme_of

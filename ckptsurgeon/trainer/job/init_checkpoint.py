@@ -10,8 +10,7 @@ from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, VerifyError
 from ...planning.keys.renaming import KeyMatcher
 from ...planning.operations.operation import parse_operations
-from ...planning.recipe import Recipe
-from ...planning.recipe_text import parse_recipe
+from ...planning.recipe import Recipe, parse_recipe
 from ...util.text import escape
 
 __all__ = ["InitCheckpoint", "read_init"]

@@ -20,7 +20,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError
 from ...planning.plan.files import PlanSource
-from ...planning.recipe import RecipeEntry, folder_of_recipe
+from ...planning.recipe import RecipeEntry
+from ...planning.recipe_text import folder_of_recipe
 from ...util.text import count, escape, listing
 from ..job.init_checkpoint import InitCheckpoint
 from .optimizer import Optimizer

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.files import PlanTarget
-from ckptsurgeon.planning.recipe import Recipe, RecipeEntry
-from ckptsurgeon.planning.recipe_text import RecipeText, parse_recipe
+from ckptsurgeon.planning.recipe import Recipe, RecipeEntry, parse_recipe
+from ckptsurgeon.planning.recipe_text import RecipeText
 
 from ...helpers.declare import declare
 from ...helpers.depth import some_of

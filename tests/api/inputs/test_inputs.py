@@ -18,7 +18,7 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.inputs import PlanInputs
-from ckptsurgeon.planning.recipe_text import parse_recipe
+from ckptsurgeon.planning.recipe import parse_recipe
 
 from ...helpers.adapters import base_state, factors
 
