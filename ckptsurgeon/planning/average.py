@@ -13,7 +13,7 @@ from ..util.text import count, escape, listing, shape_text
 from .computed_buffers import COMPUTED
 from .keys.wrappers import without_wrappers
 from .llama_cpp.names import layout_hint
-from .merge.fitting import UNWRAP, named_keys
+from .merge.missing import UNWRAP, named_keys
 from .merge.tied_tensors import ModelTies
 from .opaque_tensors import opaque_error
 from .plan.files import PlanTarget

@@ -16,10 +16,10 @@ from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...methods.merge._registry import load_plugin
-from ...planning.merge.options import MergeOptions
-from ...planning.merge.plan import pieces_of, plan_merge
+from ...planning.merge.differing_models import MergeOptions
+from ...planning.merge.pieces import ParameterValues, Settings, pieces_of
+from ...planning.merge.plan import plan_merge
 from ...planning.merge.tied_tensors import with_tied_heads
-from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.select import SourceView

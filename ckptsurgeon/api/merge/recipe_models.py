@@ -10,8 +10,8 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, SourceError
 from ...methods.merge._method import Method
+from ...planning.merge.differing_models import MergeOptions
 from ...planning.merge.layers import layer_lists, numbered_lists
-from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import plan_merge
 from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.mergekit.configuration import Configuration

@@ -14,7 +14,7 @@ from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.code_notes import check_mixed_layers, with_possible_codes_said
-from ...planning.merge.options import MergeOptions
+from ...planning.merge.differing_models import MergeOptions
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.transplant.by_place import PLACE

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
 from ...planning.keys.pattern import KeyPattern
-from ...planning.merge.values import ParameterSetting, Settings
+from ...planning.merge.pieces import ParameterSetting, Settings
 from ...util.text import brief_repr, count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Path
 

@@ -10,7 +10,7 @@ from ...util.text import escape
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD
 from ..transplant.select import SourceView
-from .options import MergePiece, SourceKey
+from .pieces import MergePiece, SourceKey
 
 __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 

@@ -12,9 +12,8 @@ from ...methods.merge._parameters import Parameter
 from ...util.text import brief_repr, count
 from ..keys.pattern import KeyPattern
 from ..merge.layers import LayerList, layer_list, layer_lists
-from ..merge.options import MergePiece
-from ..merge.plan import LayerSlice, LayerSource, pieces_of, sliced_pieces
-from ..merge.values import ParameterSetting, ParameterValues, Settings
+from ..merge.pieces import MergePiece, ParameterSetting, ParameterValues, Settings, pieces_of
+from ..merge.slices import LayerSlice, LayerSource, sliced_pieces
 from ..transplant.select import SourceView
 from .configuration import Configuration, ModelPart, ModuleConfig, SliceConfig, SourceConfig, parts_of
 from .fields import ModelReference, at, fault, table, text

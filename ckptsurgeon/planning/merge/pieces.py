@@ -1,12 +1,15 @@
-"""The values of a merge method's parameters for each tensor: they may depend on patterns, layers and models."""
+"""The tensors of a merge: what is merged into each, and with which values of the method's parameters.
+
+The values may depend on patterns, layers and models.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeAlias
+from functools import cached_property, partial
+from typing import NamedTuple, TypeAlias
 
 from ...errors import ConfigError, PatternError
 from ...methods.merge._method import Method
@@ -16,8 +19,22 @@ from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import deeper_notes, unmatched
 from ..keys.spelling import quoted
 from ..plan.compute import Value
+from ..transplant.select import SourceView
+from .layers import LayerDepths, LayerList, depth_in
 
-__all__ = ["ParameterSetting", "ParameterValues", "Settings", "check_matched", "overlooked"]
+__all__ = [
+    "MergePiece",
+    "ParameterSetting",
+    "ParameterValues",
+    "Settings",
+    "SourceKey",
+    "check_matched",
+    "overlooked",
+    "pieces_of",
+]
+
+
+# The values of the parameters of a merge method.
 
 
 @dataclass(frozen=True)
@@ -217,3 +234,63 @@ def _unmatched(name: str, setting: ParameterSetting, keys: Sequence[str]) -> Pat
         return unmatched(f"{name} of {setting.pattern.text}", setting.pattern, keys, "output")
     pattern = KeyPattern(f"**.{quoted(setting.contains)}")
     return unmatched(f"{name} with filter {escape(setting.contains)}", pattern, keys, "output")
+
+
+# The tensors of the output.
+
+
+class SourceKey(NamedTuple):
+    """A tensor of a model: the model's index in the sources, and the tensor's key in the model."""
+
+    source: int
+    key: str
+
+
+class MergePiece(NamedTuple):
+    """A tensor of the output, the tensors of the models and the base that are merged into it, and the merge method.
+
+    ``models`` has an entry for each model, even if it lacks the tensor. If ``values`` depend on layers, ``depth`` is 0
+    in the first layer and 1 in the last.
+    """
+
+    key: str
+    models: tuple[SourceKey, ...]
+    base: SourceKey | None
+    method: Method
+    values: ParameterValues
+    depth: float
+
+
+def pieces_of(
+    views: Sequence[SourceView],
+    models: Sequence[int],
+    base: int | None,
+    method: Method,
+    values: ParameterValues,
+    *,
+    owned: Callable[[str], bool] = lambda key: True,
+    layers: Callable[[Sequence[str]], Sequence[LayerList]] | None = None,
+) -> list[MergePiece]:
+    """Return the tensors of an output that merges all tensors with the same name.
+
+    ``models`` and ``base`` are indices in ``views``. The tensors of the base come first, in its order. Keys for which
+    ``owned`` returns False are left out.
+
+    If ``values`` depend on layers, each tensor has a depth: 0 in the first layer, 1 in the last. If ``layers`` is
+    given, it finds the lists of layers in the keys, and keys outside the lists have the depth 0. Otherwise the number
+    of a layer is the first number in a key. Keys without a number have the depth 0 if they belong to input embeddings,
+    else 1.
+    """
+    order = [*([base] if base is not None else []), *models]
+    keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
+    depths = dict.fromkeys(keys, 0.0)
+    if values.depend_on_layers:
+        depth = partial(depth_in, layers(keys)) if layers is not None else LayerDepths(keys).of
+        depths = {key: depth(key) for key in keys}
+    return [
+        MergePiece(
+            key, tuple(SourceKey(index, key) for index in models), SourceKey(base, key) if base is not None else None,
+            method, values, depths[key],
+        )
+        for key in keys
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Options of a merge for models that differ, and notes on tensors that are not merged in the usual way."""
+"""Merges of models that differ: the options for them, the fitting of tensors with other shapes, and notes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ...errors import ConfigError
-from ...methods.merge._method import Method
+from ...errors import ConfigError, PlanError
 from ...tensors.dtypes import DTYPES, dtype_named
-from ...util.text import brief_repr, count, escape, listing
+from ...util.text import brief_repr, count, escape, grouped, listing, shape_text
 from ..keys.pattern import OptionPattern, with_equals
 from ..keys.pattern_hints import matched
+from ..keys.transposed import is_transposed, square_siblings, transposed_note
+from ..mismatch.policy_syntax import is_reshape
+from ..plan.step import Input
+from ..transplant.by_place import PositionalRows, ShapeChange
+from ..transplant.select import SourceView
+from .pieces import MergePiece, SourceKey
 from .statistics import ModelStatistics
-from .values import ParameterValues
-from .vocabulary import MergeVocabulary
+from .vocabulary import MergeAxes, MergeVocabulary
 
-__all__ = ["FITTED", "MERGE_POLICIES", "MergeMismatch", "MergeNotes", "MergeOptions", "MergePiece", "SourceKey"]
+__all__ = [
+    "FITTED",
+    "MERGE_POLICIES",
+    "FittedInputs",
+    "MergeMismatch",
+    "MergeNotes",
+    "MergeOptions",
+    "ShapeFitting",
+    "input_of",
+]
 
 # Policies for models whose shapes differ from the output's: everywhere, or by pattern.
 
@@ -135,26 +148,119 @@ class MergeOptions:
         return replace(self, dtype=self.dtype or wanted)
 
 
-class SourceKey(NamedTuple):
-    """A tensor of a model: the model's index in the sources, and the tensor's key in the model."""
+# Tensors of the same name whose shapes differ.
 
-    source: int
-    key: str
+Shape = tuple[int, ...]
 
 
-class MergePiece(NamedTuple):
-    """A tensor of the output, the tensors of the models and the base that are merged into it, and the merge method.
+class FittedInputs(NamedTuple):
+    """The tensors that are merged into one output tensor, and how their shapes are made equal.
 
-    ``models`` has an entry for each model, even if it lacks the tensor. If ``values`` depend on layers, ``depth`` is 0
-    in the first layer and 1 in the last.
+    ``inputs`` maps the index of each model to its tensor, ``base`` is the base's tensor, if there is a base. ``shape``
+    is the output's shape. ``policy`` says how other shapes are made to fit this shape: slice, overlap, vocab, or "" if
+    all are equal. ``axis`` is the vocabulary axis if the policy is ``vocab``.
     """
 
-    key: str
-    models: tuple[SourceKey, ...]
-    base: SourceKey | None
-    method: Method
-    values: ParameterValues
-    depth: float
+    inputs: Mapping[int, Input]
+    base: Input | None
+    shape: Shape
+    policy: str = ""
+    axis: int = 0
+
+
+def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
+    """Return a tensor of a source as an input of a step, with its key, dtype and shape."""
+    info = views[place.source].tensors[place.key]
+    return Input(place.source, place.key, info.dtype, info.shape)
+
+
+def _alike(one: Shape, other: Shape) -> bool:
+    """Return whether tensors of these two shapes can be merged as they are, without a policy."""
+    return one == other or is_reshape(one, other)
+
+
+class ShapeFitting:
+    """Fits the tensors of the output one by one; one error then reports all tensors that do not fit."""
+
+    def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
+        self._views = views
+        self._names = [view.source.name for view in views]
+        self._policies, self._overlooked = options.mismatch.by_key(keys)
+        self._everywhere = options.mismatch.everywhere
+        self.axes = MergeAxes(options.vocabulary, self._names, keys) if options.vocabulary is not None else None
+        self._rows = options.vocabulary.size if options.vocabulary is not None else 0
+        self._unlike: list[tuple[str, str]] = []
+        self._moved: list[ShapeChange] = []
+        self._turned: list[str] = []
+        self._shapes: dict[str, Shape] = {}
+
+    def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
+        """Return the tensors that can be merged into the output tensor ``piece``, with the shape of the output.
+
+        ``there`` maps the index of each model to the model's tensor, ``base`` is the tensor of the base. Tensors that
+        do not fit are recorded; ``check`` reports them.
+        """
+        inputs = {number: input_of(self._views, place) for number, place in there.items()}
+        own = input_of(self._views, base) if base is not None else None
+        first = own or next(iter(inputs.values()))
+        every = [*inputs.values(), *([own] if own is not None else [])]
+        kinds = {DTYPES[one.dtype].kind for one in every}
+        if self.axes is not None and kinds == {"float"}:
+            axis = self.axes.axis(piece.key, every)
+            if axis is not None:
+                shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
+                return FittedInputs(inputs, own, shape, "vocab", axis)
+        turned = any(one.shape != first.shape and is_transposed(one.shape, first.shape) for one in every)
+        self._turned += [piece.key] if turned else []
+        self._shapes |= {} if turned else {piece.key: first.shape}
+        policy = self._policies.get(piece.key, self._everywhere)
+        fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
+        moves = policy in ("slice", "overlap") and any(not _alike(one.shape, first.shape) for one in fitting.values())
+        if moves:
+            self._moved += (ShapeChange((piece.key,), one.shape, first.shape) for one in fitting.values())
+        return FittedInputs(fitting, own, first.shape, policy if moves else "")
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on patterns that may match too few keys, and on rows mapped by token or merged by position."""
+        yield from self._overlooked
+        if self.axes is not None:
+            yield from self.axes.notes()
+        if moved := [one for one in self._moved if one.have != one.want]:
+            yield from PositionalRows(moved, {}).merged()
+        if self._turned:
+            square = square_siblings(self._turned, self._shapes)
+            yield transposed_note(self._turned, square, "ckpt rename --operations")
+
+    def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
+        """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.
+
+        If not, and the policy is not ``skip``, the tensor is recorded, and ``check`` reports it.
+        """
+        same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
+        if _alike(one.shape, first.shape) and same_kind:
+            return True
+        pairs = list(zip(one.shape, first.shape, strict=False))
+        movable = same_kind and len(one.shape) == len(first.shape) and not DTYPES[one.dtype].is_packed
+        if policy == "slice" and movable and all(h >= w for h, w in pairs):
+            return True
+        if policy == "overlap" and movable and all(h and w for h, w in pairs):
+            return True
+        if policy != "skip":
+            shapes = f"{first.dtype} {shape_text(first.shape)} in {self._names[first.source]}, "
+            self._unlike.append((key, f"{shapes}{one.dtype} {shape_text(one.shape)} in {self._names[one.source]}"))
+        return False
+
+    def check(self) -> None:
+        """Raise PlanError if any tensor does not fit; the error lists all of them."""
+        if self._unlike:
+            hint = "Use --on-mismatch skip to merge without tensors that differ, slice to use the first part of larger "
+            raise PlanError(
+                f"tensors differ between the models: {grouped(self._unlike, '{names} {are} {why}')}.",
+                hint=f"{hint}ones, overlap to merge the part that all have, or --vocab to map rows by token lists.",
+                details=[f"{key} is {why}" for key, why in self._unlike],
+            )
+        if self.axes is not None:
+            self.axes.check()
 
 
 # Notes on tensors that are not merged in the usual way.
