@@ -71,11 +71,11 @@ from .errors import PlanError as PlanError
 from .errors import SourceError as SourceError
 from .errors import UnsafeError as UnsafeError
 from .errors import VerifyError as VerifyError
-from .methods.merge._method import Slice as Slice
-from .methods.merge._method import Tensors as Tensors
+from .methods.merge._method import Between as Between
+from .methods.merge._method import PerModel as PerModel
 from .methods.merge._method import merge_method as merge_method
-from .methods.merge._parameters import Between as Between
-from .methods.merge._parameters import PerModel as PerModel
+from .methods.merge._slices import Slice as Slice
+from .methods.merge._slices import Tensors as Tensors
 from .planning.keys.rules import Rule as Rule
 from .planning.plan.plan import Plan as Plan
 from .planning.plan.receipt import Receipt as Receipt

@@ -8,8 +8,7 @@ from math import isfinite
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..methods.merge._method import Method
-from ..methods.merge._parameters import Parameter
+from ..methods.merge._method import Method, Parameter
 from ..methods.merge._registry import MergeMethods
 from .columns import Columns
 

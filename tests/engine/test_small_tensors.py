@@ -113,7 +113,7 @@ def test_a_file_that_is_cut_short_is_refused_whole() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, one in merge_methods().items() if one.elementwise is not False))
 def test_what_is_declared_elementwise_is(name: str) -> None:
     """Tensors one after the other are merged as each alone: nothing of a shape, a row or a neighbour counts."""
-    from ckptsurgeon.methods.merge.arithmetic.pieces import PIECE
+    from ckptsurgeon.methods.merge._slices import PIECE
 
     from ..helpers.merge_arrays import Arrays
 

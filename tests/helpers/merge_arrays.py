@@ -11,8 +11,8 @@ from zlib import crc32
 
 import numpy as np
 
-from ckptsurgeon.methods.merge._method import Merging, Slice
 from ckptsurgeon.methods.merge._registry import merge_methods
+from ckptsurgeon.methods.merge._slices import Merging, Slice
 from ckptsurgeon.tensors.ops.regions import Array, blocks
 
 T = TypeVar("T")

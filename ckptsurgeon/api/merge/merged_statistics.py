@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
-from ...methods.merge._parameters import bound
+from ...methods.merge._method import bound
 from ...methods.merge._registry import merge_methods
 from ...methods.merge.arithmetic.grams import positive_shares
 from ...planning.keys.pattern_hints import chosen_keys

@@ -14,7 +14,7 @@ from ...analysis.compare.measure_changes import StoredTensor
 from ...analysis.compare.tensor_difference import values_of
 from ...engine.compute.bands import banded
 from ...engine.compute.random_numbers import random_numbers
-from ...methods.merge._method import Slice
+from ...methods.merge._slices import Slice
 from ...tensors.ops.regions import Array, Box
 
 __all__ = ["SampledTensors", "read_sample", "sample_boxes"]

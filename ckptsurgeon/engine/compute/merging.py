@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import PlanError
-from ...methods.merge._method import Merging, Method, Slice
+from ...methods.merge._method import Method
+from ...methods.merge._slices import Merging, Slice
 from ...planning.plan.compute import FISHER, OF_ROWS, Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step

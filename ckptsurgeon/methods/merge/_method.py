@@ -1,4 +1,4 @@
-"""A merge method: a function of tensors that returns a function for merging any part of these tensors."""
+"""A merge method: a function of tensors and parameters that returns a function for merging parts of these tensors."""
 
 from __future__ import annotations
 
@@ -7,104 +7,178 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from ...errors import ConfigError
 from ...tensors.ops.regions import Array
-from ...util.brief import Brief
-from ._parameters import Parameter, bound, parameters_of
+from ...util.text import brief_repr, count, escape
+from ._slices import Merging, ShapesOnly, Tensors, ValuesNeededError
 
-__all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "ValuesNeededError", "merge_method"]
+__all__ = ["BASES", "Between", "Method", "Parameter", "PerModel", "bound", "merge_method"]
 
-T = TypeVar("T")
+# The parameters of a method, read from the signature of its function.
+
+
+@dataclass(frozen=True)
+class Between:
+    """The least and the greatest value of a number, both allowed."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}" if math.isfinite(self.high) else f"{self.low:g} or more"
+
+
+class _Each:
+    """Marks the annotation of a parameter that has a value for each model."""
+
+
+PerModel: TypeAlias = Annotated[Sequence[float], _Each()]
+"""A number for each model, in the order of the models."""
+
+_KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a merge method, as users write it: ``lambda`` for the argument ``lambda_``.
+
+    ``kind`` describes the type of its value; ``default`` is None if a value is required. ``each`` is true if every
+    model has its own value; the default in the signature is then a sequence with one value, which is for all models.
+    """
+
+    name: str
+    kind: str
+    default: float | bool | str | None
+    each: bool
+    bounds: Between
+    choices: tuple[str, ...] = ()
+
+    @property
+    def argument(self) -> str:
+        """The name of the function's argument for this parameter."""
+        return f"{self.name}_" if self.name == "lambda" else self.name
+
+    @property
+    def wanted(self) -> str:
+        """A description of the values that the parameter accepts, for messages: ``a number``."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return self.kind if self.kind == "true or false" else f"a {'string' if self.kind == 'text' else self.kind}"
+
+    def checked(self, value: Any) -> float | bool | str:
+        """Return ``value`` in the argument's type; raises ConfigError for a wrong type, or a value out of bounds."""
+        if self.kind == "true or false" and isinstance(value, bool):
+            return value
+        if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
+            return value
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+        if self.kind == "whole number" and is_number and value == int(value):
+            return self._bounded(int(value))
+        if self.kind == "number" and is_number:
+            return self._bounded(float(value))
+        raise ConfigError(f"the parameter {self.name} is {brief_repr(value, 40)}, not {self.wanted}.")
+
+    def _bounded(self, value: float) -> float:
+        if not self.bounds.low <= value <= self.bounds.high:
+            raise ConfigError(f"the parameter {self.name} is {value:g}; it must be {self.bounds}.")
+        return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer too large for float64
+        return False
+
+
+def _parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """Return the parameters of the merge method ``name``: the keyword arguments of its function, after the tensors.
+
+    Raises ConfigError for a parameter of unknown type, or for one that can be passed by position.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    found = list(inspect.signature(function).parameters.values())
+    if not found or found[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        raise ConfigError(
+            f"the function of the merge method {name} has no argument for the tensors.",
+            hint="Give the function a first argument, the Tensors: def method(tensors, *, parameter).",
+        )
+    for one in found[1:]:
+        if one.kind is not one.KEYWORD_ONLY:
+            raise ConfigError(
+                f"the function of the merge method {name} has a positional parameter {one.name}.",
+                hint="Write * before the function's parameters: def method(tensors, *, parameter).",
+            )
+    return tuple(_parameter(name, one, hints.get(one.name)) for one in found[1:])
+
+
+def bound(
+    method: str, parameters: Sequence[Parameter], given: Mapping[str, Any], models: int
+) -> dict[str, float | bool | str | list[float | bool | str]]:
+    """Return the arguments for a method's function, from the parameters ``given``, for ``models`` models.
+
+    Missing parameters have their defaults. Raises ConfigError if ``given`` does not fit.
+    """
+    left, found = dict(given), {}
+    for one in parameters:
+        name = one.argument if one.argument in left else one.name
+        value = left.pop(name, one.default)
+        if value is None:
+            raise ConfigError(
+                f"the merge method {method} needs the parameter {one.name}.", hint=f"Give {one.name}, {_wanted(one)}."
+            )
+        found[one.argument] = _each(one, value, models) if one.each else one.checked(value)
+    if left:
+        known = ", ".join(one.name for one in parameters) or "none"
+        raise ConfigError(
+            f"the merge method {method} has no parameter {escape(', '.join(left))}.", hint=f"It has {known}."
+        )
+    return found
+
+
+def _wanted(one: Parameter) -> str:
+    return f"{one.wanted} for each model" if one.each else one.wanted
+
+
+def _each(one: Parameter, value: Any, models: int) -> list[float | bool | str]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * models
+    if len(values) != models:
+        raise ConfigError(
+            f"the parameter {one.name} has {count(len(values), 'value')} for {count(models, 'model')}.",
+            hint="Give one value for each model.",
+        )
+    return [one.checked(each) for each in values]
+
+
+def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
+    marks: tuple[Any, ...] = ()
+    while get_origin(hint) is Annotated:
+        hint, *more = get_args(hint)
+        marks = (*marks, *more)
+    each = any(isinstance(mark, _Each) for mark in marks)
+    bounds = next((mark for mark in marks if isinstance(mark, Between)), Between())
+    choices = next((mark for mark in marks if isinstance(mark, tuple)), ())
+    kind = "number" if each else _KINDS.get(hint)
+    if kind is None:
+        raise ConfigError(
+            f"the function of the merge method {method} has a parameter {one.name} of unknown type.",
+            hint="Annotate the parameter as float, int, bool, str or PerModel.",
+        )
+    default = None if one.default is one.empty else one.default
+    if each and default is not None:
+        (default,) = default
+    return Parameter("lambda" if one.name == "lambda_" else one.name, kind, default, each, bounds, choices)
+
+
+# Methods.
 
 BASES = ("none", "optional", "required", "model")
 """The possible roles of a base: "none" (a method has no base), "optional", "required", and "model".
 
 With "model", the base is merged as the first of the models.
 """
-
-
-@dataclass(frozen=True, repr=False)
-class Slice(Brief):
-    """A part of the tensors to merge: the same contiguous range of elements of each model's tensor.
-
-    ``models`` and ``base`` have the same shape. They are float32, or float64 if that is the dtype of computation.
-    ``offset`` is the number of elements before the slice (row-major), ``index`` is the number of slices before it.
-    ``xp`` is the array library, numpy or, on a device, torch, with the functions of
-    https://data-apis.org/array-api/2024.12/. ``statistics`` has the Fisher information of each model's elements, if the
-    method uses it.
-    """
-
-    models: tuple[Array, ...]
-    base: Array | None
-    offset: int
-    index: int
-    xp: ModuleType
-    statistics: tuple[Array, ...] = ()
-
-    @property
-    def deltas(self) -> tuple[Array, ...]:
-        """The values of each model minus the values of the base; the models themselves if there is no base."""
-        return tuple(self.delta(model) for model in range(len(self.models)))
-
-    def delta(self, model: int) -> Array:
-        """Return the values of the model with the index ``model`` minus the base, or its own values without a base."""
-        return self.models[model] if self.base is None else self.models[model] - self.base
-
-    def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        """Return the arrays in double precision."""
-        return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
-
-    def onto(self, delta: Array) -> Array:
-        """Return the base plus ``delta``, computed in the memory of ``delta``; ``delta`` itself if there is no base."""
-        if self.base is not None:
-            delta += self.base
-        return delta
-
-
-class Tensors(Protocol):
-    """The tensors that all models have under one name, with the same shape; they are read slice by slice."""
-
-    key: str
-    shape: tuple[int, ...]
-    count: int
-    """The number of models, without the base."""
-    has_base: bool
-    xp: ModuleType
-    """The array library, numpy or torch."""
-    is_transposed: bool
-    """Whether the rows of the tensors, not the columns, belong to a layer's inputs; False without statistics."""
-
-    def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the result of ``look`` for each slice of the tensors, in order; all values are read once for this.
-
-        Several slices are processed at once. The slices are the same in every pass, and in the merge itself.
-        """
-        ...
-
-    def whole(self) -> Slice:
-        """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
-        ...
-
-    def gram(self, model: int, expert: int = 0) -> Array:
-        """Return the Gram matrix of the inputs of a model's layer, divided by their number, in double precision.
-
-        If the tensor stacks the weights of experts, it is the matrix of the inputs of one of them.
-        """
-        ...
-
-    def magnitudes(self) -> Array:
-        """Return the mean magnitude of each input of the base's layer, in double precision."""
-        ...
-
-    def uniform(self, at: Slice, model: int) -> Array:
-        """Return random numbers in [0, 1), in the shape of ``at``, which is a slice or a part of a slice.
-
-        Each number depends only on the seed, the key, the model and the position of the element in the tensor.
-        """
-        ...
 
 
 Elementwise: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
@@ -126,57 +200,15 @@ ReadsWhole: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """A function of a shape and all parameters, by name, that returns whether a tensor is read as a whole."""
 
 
-class ValuesNeededError(Exception):
-    """Raised when a merge method asks for values while only its parameters are checked."""
-
-
-@dataclass(frozen=True)
-class _ShapesOnly:
-    """Tensors with a shape but without values: with them, a method's parameters are checked before anything is read."""
-
-    shape: tuple[int, ...]
-    count: int
-    has_base: bool
-    key: str = ""
-    is_transposed: bool = False
-    xp: Any = None
-
-    def map(self, look: Callable[[Slice], Any]) -> list[Any]:
-        raise ValuesNeededError
-
-    def whole(self) -> Slice:
-        raise ValuesNeededError
-
-    def gram(self, model: int, expert: int = 0) -> Array:
-        raise ValuesNeededError
-
-    def magnitudes(self) -> Array:
-        raise ValuesNeededError
-
-    def uniform(self, at: Slice, model: int) -> Array:
-        raise ValuesNeededError
-
-
-Merging: TypeAlias = Callable[[Slice], Array]
-"""A function that returns the merged values of a slice, in the slice's shape."""
-
-
 @dataclass(frozen=True)
 class Method:
-    """A merge method: its name, its function, its paper, and its requirements.
+    """A merge method: its name, its function, its paper, its parameters, and its requirements.
 
-    ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
-    least and the greatest number of models that it merges; a base counts only if it is merged as a model. ``by_rows``
-    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is
-    how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
-    ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
-    always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
-    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
-    names the implementation that the tests compare with, and the largest difference, relative to the largest value.
-    ``statistics`` is the kind of statistics that it needs: "fisher" or "gram" of each model, "magnitudes" of the base,
-    or "" for none. ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model.
-    Tensors without statistics are averaged or, if the method needs statistics of the base, merged by
-    ``task_arithmetic``. ``reads_whole`` says which tensors are read as a whole, although they are not factorised.
+    The other fields are the arguments of ``merge_method``, which describes them. A base counts in ``models`` only if it
+    is merged as a model. ``passes`` is for inputs of float32; smaller dtypes need no more. LAPACK factorises: the last
+    bits of the results of a method with ``held`` may depend on the processor. ``compared`` also has the largest
+    difference, relative to the largest value. Tensors without statistics are averaged or, if the method needs
+    statistics of the base, merged by ``task_arithmetic``.
     """
 
     name: str
@@ -239,7 +271,7 @@ class Method:
         """
         with suppress(ValuesNeededError):
             self.function(
-                _ShapesOnly(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count)
+                ShapesOnly(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count)
             )
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
@@ -300,22 +332,9 @@ def merge_method(
         )
 
     def made(function: Callable[..., Merging | Array]) -> Method:
-        parameters = parameters_of(name, function)
         return Method(
-            name,
-            function,
-            paper,
-            parameters,
-            base,
-            models,
-            by_rows,
-            passes,
-            elementwise,
-            held,
-            compared,
-            statistics,
-            merged_inputs,
-            reads_whole,
-        )
+            name, function, paper, _parameters_of(name, function), base, models, by_rows, passes, elementwise, held,
+            compared, statistics, merged_inputs, reads_whole,
+        )  # fmt: skip
 
     return made

@@ -20,7 +20,8 @@ from ...tensors.ops.regions import Array
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import brief_repr, escape, shape_text
-from ._method import Merging, Method, Slice, Tensors, ValuesNeededError
+from ._method import Method
+from ._slices import Merging, Slice, Tensors, ValuesNeededError
 
 __all__ = ["MergeMethods", "load_plugin", "merge_methods"]
 

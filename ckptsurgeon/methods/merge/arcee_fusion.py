@@ -9,8 +9,8 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.pieces import in_pieces, like, on_host, pieces, row_length
+from ._method import merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces, like, on_host, pieces, row_length
 from .arithmetic.threshold import MagnitudeRank, cuts
 
 __all__ = ["METHODS"]

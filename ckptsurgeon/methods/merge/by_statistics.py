@@ -11,12 +11,11 @@ from typing import Annotated
 
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between, PerModel
+from ._method import Between, PerModel, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces
 from .arithmetic.deltas import DeltaMixing, everything, mixed
 from .arithmetic.grams import by_grams, held_by_grams, positive_shares
-from .arithmetic.pieces import in_pieces
-from .arithmetic.products import cancel
+from .linear import cancel
 
 __all__ = ["METHODS"]
 

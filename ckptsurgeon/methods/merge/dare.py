@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between, PerModel
+from ._method import Between, PerModel, merge_method
+from ._slices import Merging, Slice, Tensors
 from .arithmetic.deltas import DeltaMixing, Masks, mixed
 
 __all__ = ["METHODS"]

@@ -9,10 +9,9 @@ import numpy as np
 
 from ...errors import ConfigError
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between, PerModel
+from ._method import Between, PerModel, merge_method
+from ._slices import Merging, Slice, Tensors, like, row_length
 from .arithmetic.deltas import DeltaMixing, Masks, mixed
-from .arithmetic.pieces import like, row_length
 
 __all__ = ["METHODS"]
 

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Tensors, merge_method
-from ._parameters import Between
+from ._method import Between, merge_method
+from ._slices import Merging, Tensors
 from .arithmetic.orthogonal import nearest_orthogonal
 from .arithmetic.spectra import (
     Changes,

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Tensors, merge_method
-from ._parameters import Between
+from ._method import Between, merge_method
+from ._slices import Merging, Tensors
 from .arithmetic.shared_basis import dare_ties_in_basis, ties_in_basis
 from .arithmetic.spectra import Changes, factorised, held_with, is_matrix, left_vectors, mean_of_changes, product
 

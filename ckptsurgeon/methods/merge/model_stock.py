@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.pieces import in_pieces, like, on_host, row_length
-from .arithmetic.products import combination, gram, lengths
+from ._method import merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces, like, on_host, row_length
+from .arithmetic.products import gram, lengths
+from .linear import combination
 
 __all__ = ["METHODS"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between
-from .arithmetic.pieces import in_pieces
+from ._method import Between, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces
 
 __all__ = ["METHODS"]
 

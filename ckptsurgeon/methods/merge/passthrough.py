@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import PerModel
+from ._method import PerModel, merge_method
+from ._slices import Merging, Slice, Tensors
 
 __all__ = ["METHODS"]
 

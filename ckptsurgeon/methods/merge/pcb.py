@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between
-from .arithmetic.pieces import in_pieces, pieces
-from .arithmetic.products import combination
+from ._method import Between, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces, pieces
 from .arithmetic.threshold import MagnitudeRank, cuts
+from .linear import combination
 
 __all__ = ["METHODS"]
 

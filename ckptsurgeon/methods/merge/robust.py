@@ -6,9 +6,8 @@ from typing import Annotated
 
 from ...errors import ConfigError
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between
-from .arithmetic.pieces import in_pieces
+from ._method import Between, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces
 
 __all__ = ["METHODS"]
 

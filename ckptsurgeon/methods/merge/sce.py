@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between
+from ._method import Between, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces, pieces
 from .arithmetic.deltas import KeptElements, StagedMerging, agreement
-from .arithmetic.pieces import in_pieces, pieces
 from .arithmetic.threshold import MagnitudeCut, MagnitudeRank, cuts
 
 __all__ = ["METHODS"]

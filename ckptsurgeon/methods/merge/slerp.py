@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import PerModel
-from .arithmetic.pieces import in_pieces, like, on_host, row_length
-from .arithmetic.products import PAIRS, angle, column_products, columns_at, combination, gram, lengths, sums_are_large
+from ._method import PerModel, merge_method
+from ._slices import Merging, Slice, Tensors, in_pieces, like, on_host, row_length
+from .arithmetic.products import PAIRS, angle, column_products, columns_at, gram, lengths, sums_are_large
+from .linear import combination
 
 __all__ = ["METHODS"]
 

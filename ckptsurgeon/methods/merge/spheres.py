@@ -9,9 +9,10 @@ import numpy as np
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
 from ...util.text import escape
-from ._method import Merging, Tensors, merge_method
-from ._parameters import Between, PerModel
-from .arithmetic.products import angle, combination, gram, lengths, shares
+from ._method import Between, PerModel, merge_method
+from ._slices import Merging, Tensors
+from .arithmetic.products import angle, gram, lengths
+from .linear import combination, shares
 
 __all__ = ["METHODS"]
 

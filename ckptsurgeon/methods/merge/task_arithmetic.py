@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._method import Merging, Tensors, merge_method
-from ._parameters import PerModel
+from ._method import PerModel, merge_method
+from ._slices import Merging, Tensors
 from .arithmetic.deltas import DeltaMixing, everything, mixed
 
 __all__ = ["METHODS"]

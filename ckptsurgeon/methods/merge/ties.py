@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Slice, Tensors, merge_method
-from ._parameters import Between, PerModel
+from ._method import Between, PerModel, merge_method
+from ._slices import Merging, Slice, Tensors
 from .arithmetic.deltas import DeltaMixing, Masks, mixed
 from .arithmetic.threshold import MagnitudeRank, cuts
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Tensors, merge_method
+from ._method import merge_method
+from ._slices import Merging, Tensors
 from .arithmetic.orthogonal import nearest_orthogonal, orthogonal_sum
 from .arithmetic.spectra import (
     Changes,

@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
-from ._method import Merging, Tensors, merge_method
-from ._parameters import Between
+from ._method import Between, merge_method
+from ._slices import Merging, Tensors
 from .arithmetic.spectra import Changes, factorised, held_with, is_matrix, mean_of_changes, product
 
 __all__ = ["METHODS"]

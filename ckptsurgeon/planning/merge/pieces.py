@@ -12,8 +12,7 @@ from functools import cached_property, partial
 from typing import NamedTuple, TypeAlias
 
 from ...errors import ConfigError, PatternError
-from ...methods.merge._method import Method
-from ...methods.merge._parameters import Parameter
+from ...methods.merge._method import Method, Parameter
 from ...util.text import count, escape
 from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import deeper_notes, unmatched

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...methods.merge._method import Method
-from ...methods.merge._parameters import Parameter
+from ...methods.merge._method import Method, Parameter
 from ...util.text import brief_repr, count
 from ..keys.pattern import KeyPattern
 from ..merge.layers import LayerList, layer_list, layer_lists

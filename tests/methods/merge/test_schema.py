@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import ConfigError, PlanError
-from ckptsurgeon.methods.merge._method import Method, merge_method
-from ckptsurgeon.methods.merge._parameters import Between, PerModel
+from ckptsurgeon.methods.merge._method import Between, Method, PerModel, merge_method
 from ckptsurgeon.methods.merge._registry import load_plugin, merge_methods
 from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES as MERGEKIT

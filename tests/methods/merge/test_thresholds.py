@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from ckptsurgeon.methods.merge._slices import in_pieces
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
-from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
 from ckptsurgeon.methods.merge.arithmetic.threshold import MagnitudeRank, cuts
 from ckptsurgeon.tensors.ops.regions import Array
 

@@ -12,9 +12,8 @@ from itertools import chain
 from typing import TypeAlias
 
 from ....tensors.ops.regions import Array
-from .._method import Merging, Slice, Tensors
-from .pieces import in_pieces, pieces
-from .products import cancel, check_some, held, shares
+from .._slices import Merging, Slice, Tensors, in_pieces, pieces
+from ..linear import cancel, check_some, held, shares
 
 __all__ = ["DeltaMixing", "KeptElements", "Masks", "StagedMerging", "agreement", "everything", "mixed"]
 

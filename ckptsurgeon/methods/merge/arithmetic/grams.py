@@ -10,8 +10,8 @@ from typing import Any
 from ....errors import PlanError
 from ....tensors.ops.regions import Array
 from ...lora.decomposition import alone
-from .._method import Merging, Slice, Tensors
-from .products import combination, shares
+from .._slices import Merging, Slice, Tensors
+from ..linear import combination, shares
 
 __all__ = ["by_grams", "held_by_grams", "positive_shares"]
 

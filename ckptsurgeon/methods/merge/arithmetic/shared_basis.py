@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ....tensors.ops.regions import Array
-from .pieces import on_host
+from .._slices import on_host
 
 __all__ = ["Uniform", "dare_ties_in_basis", "sum_in_basis", "ties_in_basis"]
 

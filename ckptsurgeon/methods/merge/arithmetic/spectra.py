@@ -17,8 +17,8 @@ from typing import Any
 from ....errors import PlanError
 from ....tensors.ops.regions import Array
 from ...lora.decomposition import alone
-from .._method import Merging, Slice, Tensors
-from .products import combination
+from .._slices import Merging, Slice, Tensors
+from ..linear import combination
 
 __all__ = [
     "Changes",

@@ -18,8 +18,7 @@ from threading import Lock
 import numpy as np
 
 from ....tensors.ops.regions import Array
-from .._method import Slice, Tensors
-from .pieces import on_host, pieces
+from .._slices import Slice, Tensors, on_host, pieces
 
 __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 
