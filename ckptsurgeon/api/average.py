@@ -14,11 +14,11 @@ from ..planning.code_notes import with_possible_codes_said
 from ..planning.plan.plan import Plan
 from ..planning.transplant.by_place import PLACE, is_of_tokens
 from ..util.text import escape
-from .inputs.argument_types import CheckpointLike, checked
-from .inputs.arguments import check_metadata, plain_arguments, with_metadata
+from .inputs.argument_types import CheckpointLike, checked, plain_arguments
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from .inputs.inputs import KeptOpen, names_of, plan_source, source_notes, view_of
 from .inputs.kept_codes import keeping_codes
+from .inputs.metadata import check_metadata, with_metadata
 from .inputs.reopening import with_model_files_pinned
 from .inputs.sampled_parts import SAME, twice_notes, unrelated_notes
 from .inputs.stored_recipes import counted_notes
@@ -66,7 +66,8 @@ def average(
     Raises ConfigError for fewer than two checkpoints, and for files without the entry ``running``; PlanError if keys,
     shapes or kinds of numbers differ; and the errors of ``open_checkpoint``.
     """
-    check_metadata(metadata)
+    if metadata:
+        check_metadata(metadata)
     check_encoding(encoding)
     check_place(vocab, "row n is always averaged with row n.", AVERAGED)
     paths = list(map(path_of, sources))
@@ -95,7 +96,8 @@ def average(
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         plan = _with_files(plan, stored, opened[0], by_place=vocab == PLACE)
-    return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
+    plan = with_metadata(plan, metadata) if metadata else plan
+    return replace(plan, inputs=PlanInputs(tuple(opened), None))
 
 
 def _notes(opened: Sequence[Checkpoint], encoding: str, *, unwrap: bool) -> list[str]:

@@ -19,11 +19,21 @@ from ..planning.transplant.options import Options
 from ..util.text import grouped
 from .changed_source import Changes, Quantisation, changed_source
 from .gguf.types import check_type, in_float32
-from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
-from .inputs.arguments import check_metadata, merged_metadata, plain_arguments, rules_as_text, rules_of
+from .inputs.argument_types import (
+    CheckpointLike,
+    Operations,
+    Path,
+    Patterns,
+    Rules,
+    checked,
+    plain_arguments,
+    rules_as_text,
+)
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwrap_notes, view_of
+from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operations_file, operations_of
+from .inputs.recipe_files import rules_of
 from .inputs.reopening import with_settings_pinned
 from .layouts.named_layout import check_layout
 from .lora.adapter_files import adapter_of
@@ -73,8 +83,9 @@ def rename(
     metadata, as in ``convert``. Raises ConfigError if no change is given, PatternError for a rule that matches nothing,
     PlanError if two keys get the same name or an operation does not fit, and the errors of ``open_checkpoint``.
     """
-    check_metadata(metadata)
-    rules = [*rules_as_text(map), *rules_of(map_file)]
+    if metadata:
+        check_metadata(metadata)
+    rules = [*rules_as_text(map), *(rules_of(map_file) if map_file is not None else ())]
     options = Options.of(rules=rules, rulesets=ruleset)
     rows = operations_of(operations)
     named, rulesets = asked_conversions(options.rulesets)
@@ -123,7 +134,8 @@ def filter(
     ``metadata`` sets entries of the metadata, as in ``convert``. Raises PatternError for a pattern that matches
     nothing, PlanError if no tensor is left, and the errors of ``open_checkpoint``.
     """
-    check_metadata(metadata)
+    if metadata:
+        check_metadata(metadata)
     options = Options.of(include=include, exclude=exclude)
     arguments = plain_arguments(
         include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata or {}
@@ -165,7 +177,8 @@ def convert(
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
     be quantised or an unknown layout, and the errors of ``open_checkpoint``.
     """
-    check_metadata(metadata)
+    if metadata:
+        check_metadata(metadata)
     check_layout(layout, heads)
     check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
@@ -252,7 +265,7 @@ def _edit(
             carried=carried,
             among=among,
             arguments=arguments,
-            metadata=merged_metadata(changed.metadata, metadata or {}),
+            metadata=merged_metadata(changed.metadata, metadata) if metadata else changed.metadata,
             notes=[*changed.notes, *notes],
             decoded_dtype=dtype_of_weights(folder.config, default),
         )

@@ -1,4 +1,4 @@
-"""The types of the verbs' arguments: one table for checking both calls from Python and fields of recipes."""
+"""The arguments of verbs: their types, in one table for calls from Python and fields of recipes; and as plain data."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ __all__ = [
     "Rules",
     "Sources",
     "Vocabularies",
+    "check_seed",
     "check_types",
     "checked",
     "path_hint",
     "plain",
+    "plain_arguments",
     "plain_checkpoints",
+    "rules_as_text",
 ]
 
 # Conversion to plain data: arrays and iterators become lists, torch dtypes and devices become their names.
@@ -64,6 +67,34 @@ def plain_checkpoints(value: Any) -> Any:
         return value
     value = plain(value) if callable(getattr(value, "tolist", None)) else value
     return [one if is_given(one) else plain(one) for one in value] if isinstance(value, Iterable) else value
+
+
+def plain_arguments(**given: Any) -> dict[str, Any]:
+    """Return the given options that differ from their defaults, as plain data for the recipe."""
+    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init", "encoding": "keep"}
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(value, (str, int, float, type(None))):
+            value = dict(value) if isinstance(value, Mapping) else list(value)
+        if value and value != defaults.get(name):
+            kept[name] = value
+    return kept
+
+
+def rules_as_text(rules: Rules) -> list[str]:
+    """Return rules as a list of strings FROM=TO; ``rules`` is one string, several strings, or a map from FROM to TO."""
+    if isinstance(rules, Mapping):
+        return [_rule(pattern, target) for pattern, target in rules.items()]
+    return [rules] if isinstance(rules, str) else list(rules or ())
+
+
+def _rule(pattern: str, target: str) -> str:
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"a rule renames {brief_repr(pattern)} to {brief_repr(target)}, which is not a string.",
+            hint="Write a string; '' removes the pattern from the key.",
+        )
+    return f"{pattern}={target}"
 
 
 # Types of arguments that several verbs have.
@@ -115,10 +146,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A type of arguments: ``wanted`` describes it in messages, and a value has it if one of ``checks`` accepts it."""
+    """A type of arguments: ``wanted`` describes it in messages, and a value has it if one of ``checks`` accepts it.
+
+    With ``items``, a list also has the type if this check accepts each of its items.
+    """
 
     wanted: str
-    checks: tuple[Callable[[Any], bool], ...]
+    checks: tuple[Callable[[Any], bool], ...] = ()
+    items: Callable[[Any], bool] | None = None
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether a value has the type."""
+        if any(check(value) for check in self.checks):
+            return True
+        return self.items is not None and isinstance(value, list) and all(map(self.items, value))
 
 
 def _is_none(value: Any) -> bool:
@@ -143,10 +184,6 @@ def _is_checkpoint(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, Checkpoint)) or (is_given(value) and holds_tensors(value))
 
 
-def _are_checkpoints(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_checkpoint, value))
-
-
 def _is_truth(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -163,20 +200,8 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, list)) or _are_named(value)
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _are_paths(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_path, value))
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
-
-
-def _are_maps(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+def _is_fields(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _are_named(value: Any) -> bool:
@@ -199,28 +224,28 @@ KINDS: Mapping[str, _Kind] = {
     "int": _Kind("a whole number", (_is_whole,)),
     "int | None": _Kind("a whole number", (_is_none, _is_whole)),
     "float | None": _Kind("a number", (_is_none, _is_number)),
-    "Sequence[float] | None": _Kind("a list of numbers", (_is_none, _are_numbers)),
+    "Sequence[float] | None": _Kind("a list of numbers", (_is_none,), items=_is_number),
     "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", (_is_value,)),
-    "Parameters": _Kind("a map of parameters or strings NAME=VALUE", (_is_none, _are_named, _is_text, _are_texts)),
+    "Parameters": _Kind("a map of parameters or strings NAME=VALUE", (_is_none, _are_named, _is_text), items=_is_text),
     "Mapping[str, str] | None": _Kind("a map from strings to strings", (_is_none, _is_map)),
     "Path": _Kind("a path", (_is_path,)),
     "Plan": _Kind("a plan", (_is_plan,)),
     "Plan | Path": _Kind("a plan or a path", (_is_plan, _is_path)),
     "Path | None": _Kind("a path", (_is_none, _is_path)),
-    "Files": _Kind("a path or a list of paths", (_is_none, _is_path, _are_paths)),
+    "Files": _Kind("a path or a list of paths", (_is_none, _is_path), items=_is_path),
     "CheckpointLike": _Kind(CHECKPOINT, (_is_checkpoint,)),
     "CheckpointLike | None": _Kind(CHECKPOINT, (_is_none, _is_checkpoint)),
-    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", (_are_checkpoints,)),
-    "Sources": _Kind(f"{CHECKPOINT}, or a list of these", (_is_checkpoint, _are_checkpoints)),
-    "Patterns": _Kind("a pattern or a list of patterns", (_is_none, _is_text, _are_texts)),
-    "Rules": _Kind("rules FROM=TO or a map from strings to strings", (_is_none, _is_text, _are_texts, _is_map)),
-    "Fields": _Kind("a map of fields or strings FIELD=VALUE", (_is_none, _are_named, _is_text, _are_texts)),
-    "Kept": _Kind("a map of lists or strings FIELD=LIST", (_is_none, _are_named, _is_text, _are_texts)),
-    "Operations": _Kind("a path or a list of maps", (_is_none, _is_path, _are_maps)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", items=_is_checkpoint),
+    "Sources": _Kind(f"{CHECKPOINT}, or a list of these", (_is_checkpoint,), items=_is_checkpoint),
+    "Patterns": _Kind("a pattern or a list of patterns", (_is_none, _is_text), items=_is_text),
+    "Rules": _Kind("rules FROM=TO or a map from strings to strings", (_is_none, _is_text, _is_map), items=_is_text),
+    "Fields": _Kind("a map of fields or strings FIELD=VALUE", (_is_none, _are_named, _is_text), items=_is_text),
+    "Kept": _Kind("a map of lists or strings FIELD=LIST", (_is_none, _are_named, _is_text), items=_is_text),
+    "Operations": _Kind("a path or a list of maps", (_is_none, _is_path), items=_is_fields),
     "AxisGroups": _Kind("a path or a map of groups", (_is_none, _is_path, _are_named)),
-    "Vocabularies": _Kind("a string SRC:DST or two paths", (_is_none, _is_text, _are_paths)),
+    "Vocabularies": _Kind("a string SRC:DST or two paths", (_is_none, _is_text), items=_is_path),
     "Mismatch": _Kind(
-        "a policy, a list, or a map from patterns to policies", (_is_none, _is_text, _are_texts, _is_map)
+        "a policy, a list, or a map from patterns to policies", (_is_none, _is_text, _is_map), items=_is_text
     ),
 }
 """The types of arguments, by the annotations of the arguments in the code."""
@@ -229,8 +254,8 @@ OF_RECIPES: Mapping[str, _Kind] = {
     **KINDS,
     "CheckpointLike": KINDS["Path"],
     "CheckpointLike | None": KINDS["Path | None"],
-    "Sequence[CheckpointLike]": _Kind("a list of paths", (_are_paths,)),
-    "Sources": _Kind("a path or a list of paths", (_is_path, _are_paths)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths", items=_is_path),
+    "Sources": _Kind("a path or a list of paths", (_is_path,), items=_is_path),
 }
 """The types of arguments in recipes: there, a checkpoint is always a path."""
 
@@ -279,7 +304,7 @@ def check_types(
     for field, value in given.items():
         parameter = known.get(field, rest)
         kind = kinds.get(parameter.annotation) if parameter is not None else None
-        if kind is None or any(check(value) for check in kind.checks):
+        if kind is None or kind.accepts(value):
             continue
         _check_complete(name, field, value)
         said = f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}."
@@ -304,4 +329,12 @@ def _check_complete(name: str, field: str, value: Any) -> None:
         raise ConfigError(
             f"{escape(name)}: in the argument {field}, {key} has no value.",
             hint=f"Write '' for an empty value, as in {{{key}: ''}}.",
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError if ``seed`` is not a whole number from 0 to 2^63 - 1."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(
+            f"--seed {brief_repr(seed, 40)} is not a valid seed.", hint="Use a whole number from 0 to 2^63 - 1."
         )

@@ -1,4 +1,4 @@
-"""Closes the inputs of a plan if planning fails, and describes them: names, fingerprints and notes."""
+"""Lists the inputs of a plan, closes them if planning fails, and describes them: names, fingerprints and notes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.extras import Extra
+from ...checkpoint.opening import check_given, is_given, path_of
 from ...destinations.hf.files import ALPHABET, FLAGS
 from ...engine.inputs import PlanInputs
-from ...errors import SourceError
+from ...errors import ConfigError, SourceError
 from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.quantised_error import QuantisedError
 from ...planning.target import Companion, TargetSpec
 from ...storage.read.base import File
+from ...storage.read.spec import SourceSpec, parse_spec
 from ...storage.read.uri import open_source, shown
 from ...util.notes import notes_about
 from ...util.text import escape, listing
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
+from .argument_types import Sources
 from .encoding import DEQUANTIZE, ENCODINGS, read_as
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ __all__ = [
     "plan_source",
     "plan_target",
     "source_notes",
+    "specs_of",
     "unwrap_notes",
     "view_of",
 ]
@@ -55,6 +59,25 @@ _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model
 """Matches the dotted path of a state dict that is a moving average of a model's weights."""
 BLOCK = 1 << 20
 """The number of bytes that are read from a file at a time."""
+
+
+def specs_of(source: Sources) -> list[SourceSpec]:
+    """Return a SourceSpec for each source: its file, the module to read and the module to replace.
+
+    Raises ConfigError if there is no source.
+    """
+    found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
+    if not found:
+        raise ConfigError("no source given.", hint="Give at least one source.")
+    return list(map(_spec, found))
+
+
+def _spec(given: object) -> SourceSpec:
+    if isinstance(given, (str, os.PathLike)):
+        text = os.fspath(given)
+        return parse_spec(text) if ":" in text else SourceSpec(text)
+    check_given(given)
+    return SourceSpec(path_of(given), given=given)
 
 
 class KeptOpen:

@@ -11,8 +11,7 @@ from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.lora_output.knots import knots_of
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
-from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
-from ..inputs.arguments import plain_arguments
+from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.sampled_parts import twice_notes

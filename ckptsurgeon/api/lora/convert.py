@@ -19,8 +19,7 @@ from ...planning.lora_output.resize import check_sizes
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, human_bytes
-from ..inputs.argument_types import CheckpointLike, Patterns, checked
-from ..inputs.arguments import plain_arguments
+from ..inputs.argument_types import CheckpointLike, Patterns, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
 from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters

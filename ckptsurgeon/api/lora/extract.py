@@ -20,8 +20,7 @@ from ...planning.transplant.by_place import PLACE, is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import CheckpointLike, Patterns, checked
-from ..inputs.arguments import plain_arguments
+from ..inputs.argument_types import CheckpointLike, Patterns, checked, plain_arguments
 from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import KeptOpen, names_of, notes_on, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs

@@ -16,8 +16,7 @@ from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
-from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
-from ..inputs.arguments import plain_arguments
+from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked, plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from ..inputs.inputs import KeptOpen, names_of, plan_source, source_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes

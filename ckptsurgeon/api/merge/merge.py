@@ -33,13 +33,15 @@ from ..inputs.argument_types import (
     Patterns,
     Rules,
     Sources,
+    check_seed,
     checked,
+    plain_arguments,
 )
-from ..inputs.arguments import check_metadata, check_seed, plain_arguments, with_metadata
 from ..inputs.encoding import ENCODINGS, as_stored, check_encoding
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
+from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.sampled_parts import SAME, base_notes, twice_notes, unrelated_notes
 from ..inputs.stored_recipes import counted_notes
 from ..model_folder.checks import with_sources_said, without_repeats
@@ -132,7 +134,8 @@ def merge(
     and the errors of ``open_checkpoint``.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
-    check_metadata(metadata)
+    if metadata:
+        check_metadata(metadata)
     if device != "cpu":
         check_device(device)
     if encoding != ENCODINGS[0]:
@@ -163,7 +166,7 @@ def merge(
         document = read_recipe(recipe)
         found = method_named(document["merge_method"], asked.plugins)
         plan = _with_memory_advised(asked, lambda given: plan_configuration(recipe, document, found, given))
-        return with_metadata(plan, metadata)
+        return with_metadata(plan, metadata) if metadata else plan
     if method is None:
         raise ConfigError(
             "no method given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
@@ -174,7 +177,7 @@ def merge(
     check_number(found, len(several), base)
     settings = given_settings(found, parameters, more, weights)
     plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
-    return with_metadata(plan, metadata)
+    return with_metadata(plan, metadata) if metadata else plan
 
 
 def _with_memory_advised(asked: MergeRequest, plan: Callable[[MergeRequest], Plan]) -> Plan:

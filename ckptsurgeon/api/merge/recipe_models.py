@@ -22,9 +22,9 @@ from ...planning.transplant.select import SourceView
 from ...util.text import escape
 from ...vocabulary.beside_model import tokens_beside
 from ..inputs.argument_types import Rules
-from ..inputs.arguments import with_metadata
 from ..inputs.encoding import ENCODINGS, as_stored
 from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.metadata import with_metadata
 from ..model_folder.config import layer_counts
 from ..model_folder.folder import ModelFolder, model_folder_at
 from ..model_folder.layers.renumbered import kinds_stated, not_by_layer, with_layers
@@ -189,7 +189,8 @@ class RecipeModels:
         )
         config, more, faults = self._config(layout)
         plan = with_folder_refused(replace(plan, notes=(*plan.notes, *more)), faults)
-        plan = with_metadata(plan, embedded_template(self._configuration, self.folders, self.donor))
+        if template := embedded_template(self._configuration, self.folders, self.donor):
+            plan = with_metadata(plan, template)
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
     def given_statistics(self, asked: Rules) -> Rules:

@@ -23,7 +23,7 @@ from ...storage.read.spec import SourceSpec
 from ...util.brief import Brief
 from ...util.notes import with_prefix
 from ...util.text import brief_repr, count, escape, listing
-from ..inputs.arguments import rules_as_text
+from ..inputs.argument_types import rules_as_text
 from ..transplant.load_into import ModuleLoading, load_all, naming
 
 if TYPE_CHECKING:

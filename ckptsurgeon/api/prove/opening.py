@@ -24,9 +24,8 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import escape
 from ..edit import convert
 from ..inputs.argument_types import CheckpointLike
-from ..inputs.arguments import specs_of
 from ..inputs.encoding import ENCODINGS
-from ..inputs.inputs import close_plan
+from ..inputs.inputs import close_plan, specs_of
 from ..layouts.named_layout import TRANSFORMERS
 from ..model_folder.checks import contradictions
 from ..model_folder.embedded import embedded_model

@@ -11,8 +11,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...planning.resizing.repeat import Noise
 from ...util.text import escape
-from ..inputs.argument_types import Files
-from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
+from ..inputs.argument_types import Files, check_seed, plain_arguments, rules_as_text
 from .merging import check_merge
 from .vocabulary_choices import VocabularyChoices
 

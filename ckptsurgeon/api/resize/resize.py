@@ -9,8 +9,8 @@ from ...checkpoint.opening import open_checkpoint
 from ...planning.plan.plan import Plan
 from ...planning.resizing.fields import role_of
 from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
-from ..inputs.arguments import check_metadata, with_metadata
 from ..inputs.inputs import close_plan
+from ..inputs.metadata import check_metadata, with_metadata
 from .found_changes import found_changes
 from .layers_together import SHAPING, check_together
 from .network import asked_network
@@ -106,7 +106,8 @@ def resize(
     a field or value that is not possible, PlanError if it is not known how a tensor changes, and the errors of
     ``transplant``.
     """
-    check_metadata(metadata)
+    if metadata:
+        check_metadata(metadata)
     tokens = VocabularyChoices(
         os.fspath(tokenizer or ""), paths_of(trim), keep_special, pad_to, new_tokens, token_map,
         os.fspath(donor or ""), omp_k,
@@ -130,4 +131,4 @@ def resize(
         plan = optimizer_plan(
             asked.optimizer, weights.moments(), arguments=weights.arguments, notes=weights.said, others=[asked.path]
         )
-    return with_metadata(plan, metadata)
+    return with_metadata(plan, metadata) if metadata else plan

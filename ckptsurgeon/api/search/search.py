@@ -22,8 +22,7 @@ from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..apply import apply
 from ..apply import check_output as check_output_format
-from ..inputs.argument_types import Path, checked
-from ..inputs.arguments import check_seed
+from ..inputs.argument_types import Path, check_seed, checked
 from ..inputs.inputs import close_plan
 from ..verify import verify
 from .evaluator import Evaluator

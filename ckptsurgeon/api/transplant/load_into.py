@@ -17,10 +17,9 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources
-from ..inputs.arguments import rules_as_text, specs_of
+from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources, rules_as_text
 from ..inputs.encoding import check_encoding
-from ..inputs.inputs import close_inputs, close_plan
+from ..inputs.inputs import close_inputs, close_plan, specs_of
 from ..inputs.reopening import inputs_of
 from .opening import TransplantRequest, plan_into
 

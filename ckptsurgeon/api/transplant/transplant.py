@@ -21,19 +21,16 @@ from ..inputs.argument_types import (
     Rules,
     Sources,
     Vocabularies,
-    checked,
-)
-from ..inputs.arguments import (
-    check_metadata,
     check_seed,
+    checked,
     plain_arguments,
     rules_as_text,
-    rules_of,
-    specs_of,
-    with_metadata,
 )
 from ..inputs.encoding import ENCODINGS, check_encoding
+from ..inputs.inputs import specs_of
+from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_of
+from ..inputs.recipe_files import rules_of
 from ..layouts.named_layout import check_layout
 from .donor.choice import donor_choice
 from .opening import TransplantRequest, plan_into
@@ -113,8 +110,9 @@ def transplant(
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """
-    check_metadata(metadata)
-    map = [*rules_as_text(map), *rules_of(map_file)]
+    if metadata:
+        check_metadata(metadata)
+    map = [*rules_as_text(map), *(rules_of(map_file) if map_file is not None else ())]
     if encoding != ENCODINGS[0]:
         check_encoding(encoding)
     if layout is not None or heads is not None:
@@ -158,4 +156,4 @@ def transplant(
         from .donor.rows import network_of, with_donor  # most transplants have no donor
 
         plan = with_donor(plan, chosen, change.new.tokens, network_of(target))
-    return with_metadata(plan, metadata)
+    return with_metadata(plan, metadata) if metadata else plan
