@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.costs import memory_bytes, with_costs
 from ...errors import ConfigError
 from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.lora_output.knots import knots_of
@@ -13,7 +14,6 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
-from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.sampled_parts import twice_notes
 from .adapter_files import base_name
 from .adapter_output import factor_dtype, open_adapters

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.costs import memory_bytes, with_costs
 from ...engine.context import BUFFERS, MEMORY, memory_error
 from ...errors import ConfigError
 from ...methods.lora.adapter import AdapterModule
@@ -21,7 +22,6 @@ from ...planning.transplant.options import Options
 from ...util.text import count, escape, human_bytes
 from ..inputs.argument_types import CheckpointLike, Patterns, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
-from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters
 from .opening import METADATA
 from .resize import wanted_ranks

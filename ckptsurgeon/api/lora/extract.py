@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of, place_of
+from ...engine.compute.costs import memory_bytes, with_costs
 from ...engine.inputs import PlanInputs
 from ...errors import PlanError
 from ...planning.code_notes import with_possible_codes_said
@@ -23,7 +24,6 @@ from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked, plain_arguments
 from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import KeptOpen, names_of, notes_on, plan_source, unwrap_notes, view_of
-from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..inputs.sampled_parts import unrelated_notes
 from ..inputs.stored_recipes import swapped_notes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of, place_of
+from ...engine.compute.costs import memory_bytes, with_costs
 from ...engine.inputs import PlanInputs
 from ...methods.lora.kinds import MERGED
 from ...planning.code_notes import with_possible_codes_said
@@ -20,7 +21,6 @@ from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked, 
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from ..inputs.inputs import KeptOpen, names_of, plan_source, source_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..inputs.sampled_parts import twice_notes
 from ..inputs.stored_recipes import merged_notes

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.costs import memory_bytes, with_costs
 from ...methods.lora.adapter import AdapterModule
 from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
 from ...planning.plan.plan import Plan
 from ..inputs.argument_types import CheckpointLike, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
-from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters
 
 if TYPE_CHECKING:

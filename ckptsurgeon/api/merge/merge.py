@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import is_given, path_of, place_of
+from ...engine.compute.costs import memory_bytes
 from ...engine.compute.torch_arrays import check_device
 from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError
 from ...methods.merge._method import Method
-from ...methods.merge._registry import load_plugin
+from ...methods.merge._registry import check_number, load_plugin, method_named
 from ...planning.merge.differing_models import MergeOptions
 from ...planning.merge.pieces import ParameterValues, Settings, pieces_of
 from ...planning.merge.plan import plan_merge
@@ -40,7 +41,6 @@ from ..inputs.argument_types import (
 from ..inputs.encoding import ENCODINGS, as_stored, check_encoding
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.sampled_parts import SAME, base_notes, twice_notes, unrelated_notes
 from ..inputs.stored_recipes import counted_notes
@@ -48,8 +48,7 @@ from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
-from .request import InputModel, MergeRequest, VocabularyRequest
-from .settings import check_names, check_number, given_settings, method_named, plain_settings
+from .request import MergeRequest, VocabularyRequest, check_names, given_settings, plain_settings
 from .statistics import MergeStatistics, opened_statistics
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def merge(
     found = method_named(method, asked.plugins)
     check_names(found, more, inspect.signature(merge).parameters)
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
-    check_number(found, len(several), base)
+    check_number(found, len(several), has_base=base is not None)
     settings = given_settings(found, parameters, more, weights)
     plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
     return with_metadata(plan, metadata) if metadata else plan
@@ -228,7 +227,7 @@ def _plan_models(
         stored = as_stored(opened, asked.encoding) if any(one.stored is not None for one in opened) else opened
         folders = [model_folder(one) if one.stored is None else folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
-        chosen = _vocabulary(asked, list(map(InputModel, paths, views, folders)), donor)
+        chosen = _vocabulary(asked, paths, views, folders, first=donor)
         measured = [at] if method.measures_base and at is not None else numbers
         more = MergeStatistics()
         if method.statistics or asked.statistics:
@@ -261,14 +260,19 @@ def _plan_models(
 
 
 def _vocabulary(
-    asked: MergeRequest, models: list[InputModel], first: int
+    asked: MergeRequest,
+    paths: Sequence[str],
+    views: Sequence[SourceView],
+    folders: Sequence[ModelFolder],
+    *,
+    first: int,
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
     """Return how rows are merged by token, and the token lists; None if rows are not merged by token."""
     if not asked.vocabulary.is_by_token():
         return None
-    from .vocabulary import merge_vocabulary  # most merges have one vocabulary
+    from .vocabulary import InputModel, merge_vocabulary  # most merges have one vocabulary
 
-    return merge_vocabulary(asked.vocabulary, models, first=first)
+    return merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=first)
 
 
 def _recorded(asked: MergeRequest, settings: Settings, *, base: str | None) -> dict[str, Any]:

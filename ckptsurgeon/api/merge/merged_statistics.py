@@ -24,7 +24,7 @@ from ..statistics.opening import check_stores_own, open_model
 from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM
 from ..statistics.weight_prints import weight_prints
 from .merged_inputs import METHOD, merged_grams
-from .settings import method_settings
+from .request import method_settings
 
 if TYPE_CHECKING:
     from ..prove.inputs import Inputs

@@ -31,10 +31,10 @@ from ..model_folder.layers.renumbered import kinds_stated, not_by_layer, with_la
 from ..model_folder.merged import merged_folder
 from ..model_folder.output import with_folder_refused
 from ..model_folder.quantised import folder_of
-from .request import InputModel, VocabularyRequest
+from .request import VocabularyRequest
 from .statistics import MergeStatistics
 from .tokenizers import RowsRequest, different, embedded_template, tokenizer_files, wanted
-from .vocabulary import ModelTokens, known_keys
+from .vocabulary import InputModel, ModelTokens, known_keys
 
 __all__ = ["RecipeModels", "found"]
 

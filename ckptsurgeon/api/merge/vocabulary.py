@@ -13,6 +13,7 @@ from ...planning.keys.spelling import quoted
 from ...planning.merge.vocabulary import MergeVocabulary
 from ...planning.target import Companion
 from ...planning.transplant.by_place import vocabulary_keys
+from ...planning.transplant.select import SourceView
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ...vocabulary.beside_model import read_lists, tokens_beside, vocabulary_beside
@@ -23,7 +24,7 @@ from ..model_folder.folder import ModelFolder
 from ..model_folder.rows_by_place import other_list_notes
 from ..model_folder.tokenizer.given_list import given_list_notes
 from ..transplant.vocabulary import vocabulary_key
-from .request import BASE, UNION, InputModel, VocabularyRequest
+from .request import BASE, UNION, VocabularyRequest
 from .tokenizers import chosen_rows
 
 __all__ = [
@@ -33,6 +34,24 @@ __all__ = [
     "merge_vocabulary",
     "token_files",
 ]
+
+
+@dataclass(frozen=True)
+class InputModel:
+    """One of the models to merge: its path, its tensors (``view``) and the files in its folder."""
+
+    path: str
+    view: SourceView
+    folder: ModelFolder
+
+    def size(self, tokens: int) -> int:
+        """Return the number of rows of the model's embedding; ``tokens`` is the number of tokens in its list.
+
+        The result is the vocabulary size in config.json if a tensor has a dimension of this size, else ``tokens``.
+        """
+        said = self.folder.rows
+        long = said and any(said in info.shape for info in self.view.tensors.values())
+        return said if long else tokens
 
 
 @dataclass(frozen=True)

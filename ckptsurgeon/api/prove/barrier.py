@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ...analysis.prove.barrier import BarrierPoint, LossBarrier
 from ...analysis.prove.figures import distance
 from ...checkpoint.opening import open_checkpoint, place_of
+from ...engine.compute.costs import memory_bytes
 from ...errors import ConfigError, PlanError
 from ...storage.read.uri import shown
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import AxisGroups, CheckpointLike, Path, Progress, checked
-from ..inputs.memory_budget import memory_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

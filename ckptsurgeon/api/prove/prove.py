@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...analysis.prove.proof import DIFFERENT, Proof
 from ...checkpoint.opening import open_checkpoint, path_of
+from ...engine.compute.costs import memory_bytes
 from ...errors import ConfigError
 from ...storage.read.uri import shown
 from ...util.notes import reworded
 from ...util.text import escape
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
-from ..inputs.memory_budget import memory_bytes
 from ..model_folder.config_differences import DIFFERENT as SETTINGS_DIFFER
 from .comparison import compared, parameters_of
 from .running import recorded_run

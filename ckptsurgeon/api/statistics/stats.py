@@ -84,7 +84,7 @@ def stats(
     """
     import torch
 
-    from ..inputs.memory_budget import memory_bytes
+    from ...engine.compute.costs import memory_bytes
     from ..prove.inputs import drawn_inputs, given_inputs
 
     kinds = ForMerges(gram=gram, fisher=fisher, magnitudes=magnitudes)

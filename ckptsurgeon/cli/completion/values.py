@@ -170,7 +170,7 @@ def _rulesets() -> Iterable[str]:
 
 
 def _methods() -> Iterable[str]:
-    from ...api.merge.settings import list_methods
+    from ...api.merge.methods import list_methods
 
     return sorted(list_methods().methods)
 

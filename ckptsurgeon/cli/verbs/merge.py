@@ -182,7 +182,7 @@ def run(
     """Merge models into one, and write the result."""
     from ...api.inputs.recipe_files import is_recipe
     from ...api.merge.merge import merge
-    from ...api.merge.settings import list_methods as list_methods_api
+    from ...api.merge.methods import list_methods as list_methods_api
     from ...errors import ConfigError
 
     printer = writing.printer

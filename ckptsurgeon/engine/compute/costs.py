@@ -1,26 +1,43 @@
-"""Computes the costs of applying a plan: bytes to read and write, passes, memory."""
+"""Computes the costs of applying a plan: bytes to read and write, passes, and memory, up to the limit ``--memory``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...methods.merge._method import Method
 from ...planning.plan.check import Costs
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Input, Step
 from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
-from ..context import BUFFERS, MergeContext, memory_error
+from ..context import BUFFERS, MEMORY, MergeContext, memory_error
 from ..inputs import PlanInputs
+from ..output.shards import parse_size
 from .adding_lora import adapting_passes
 from .compute import MemoryNeed, block_places, check_need, memory_need, threads_of
 from .extracting_lora import factoring_passes
 from .pursuit import is_pursuit, pursuit_passes
 from .reading import OutputBlock
 
-__all__ = ["costs_of"]
+__all__ = ["costs_of", "memory_bytes", "with_costs"]
+
+
+def memory_bytes(memory: str | int | None) -> int:
+    """Return ``--memory`` in bytes; 0 if it is not given. Raises ConfigError for an invalid size."""
+    return parse_size(memory, "--memory") if memory is not None else 0
+
+
+def with_costs(plan: Plan, memory: int, plugins: tuple[Method, ...] = ()) -> Plan:
+    """Return a plan with its estimated cost (passes, bytes read and written) under a limit of ``memory`` bytes.
+
+    A ``memory`` of 0 means the default limit. ``plugins`` are the user's own merge methods. Raises PlanError if the
+    limit is too small.
+    """
+    return replace(plan, costs=costs_of(plan, MergeContext(plan.seed, plugins, memory or MEMORY)))
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:

@@ -1,7 +1,8 @@
-"""All merge methods: the methods of this folder, and the methods in users' plugin files; also as plain data."""
+"""All merge methods: the methods of this folder, and the methods in users' plugin files; by name, and as plain data."""
 
 from __future__ import annotations
 
+import difflib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,11 @@ from ...storage.small_files import CodeLoader
 from ...tensors.ops.regions import Array
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
-from ...util.text import brief_repr, escape, shape_text
+from ...util.text import brief_repr, count, escape, shape_text
 from ._method import Method
 from ._slices import Merging, Slice, Tensors, ValuesNeededError
 
-__all__ = ["MergeMethods", "load_plugin", "merge_methods"]
+__all__ = ["MergeMethods", "check_number", "load_plugin", "merge_methods", "method_named"]
 
 # Methods of a user's file: their errors give the file, and their results are checked.
 
@@ -155,6 +156,48 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
 def _bundled_methods() -> Mapping[str, Method]:
     methods = (one for several in discover(__package__, "METHODS").values() for one in cast(Sequence[Method], several))
     return {method.name: method for method in methods}
+
+
+def method_named(name: str, plugins: Sequence[Method]) -> Method:
+    """Return the merge method with this name, built in or from plugins; raises ConfigError for an unknown name."""
+    known = merge_methods(plugins)
+    if name not in known:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
+        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
+    return known[name]
+
+
+def check_number(method: Method, number: int, *, has_base: bool) -> None:
+    """Raise ConfigError if the number of models, or the presence of a base, is wrong for a method.
+
+    ``number`` is the number of models without the base.
+    """
+    least, most = method.models
+    if method.base == "required" and not has_base:
+        raise ConfigError(
+            f"the method {method.name} needs the base, from which the other models were trained.",
+            hint="Give it with --base.",
+        )
+    if method.base == "none" and has_base:
+        raise ConfigError(
+            f"the method {method.name} does not use a base.",
+            hint="Leave --base out, or add this model to the models that are merged.",
+        )
+    merged = number + (method.base == "model" and has_base)
+    if merged < least:
+        raise ConfigError(
+            f"the method {method.name} needs at least {count(least, 'model')}, but there is {merged or 'none'}.",
+            hint="Give more models.",
+        )
+    if number == 1 and not has_base and method.needs_others:
+        hint = "Add a second model, or a base with --base." if method.base == "optional" else "Give another model."
+        raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
+    if most is not None and merged > most:
+        raise ConfigError(
+            f"the method {method.name} merges at most {count(most, 'model')}, but there are {merged}.",
+            hint="Use another method, or give fewer models.",
+        )
 
 
 # The merge methods as plain data: description, parameters, paper.
