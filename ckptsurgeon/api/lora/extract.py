@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ...errors import PlanError
 from ...planning.code_notes import with_possible_codes_said
 from ...planning.llama_cpp.names import in_llama_cpp, layout_hint
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
-from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
+from ...planning.lora_extract.steps import ExtractOptions, check_extraction, chosen_by, comparable
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import PLACE, is_of_tokens
@@ -98,7 +98,7 @@ def lora_extract(
         refuse_codes(views, "lora extract", {key for key, info in ours.items() if info.opaque})
         folders = list(map(folder_of, opened))
         tied = _tied(folders, opened)
-        differing = list(_differing(ours, theirs, tied))
+        differing = list(_differing(ours, theirs, tied, chosen_by(asked)))
         plan = plan_lora_extract(
             views[0],
             views[1],
@@ -173,11 +173,14 @@ def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple
     return ours, theirs
 
 
-def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
+def _differing(
+    ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]], is_chosen: Callable[[str], bool]
+) -> Iterator[str]:
     """Yield the keys of the tuned model ``ours`` whose tensors differ from those of the base ``theirs``.
 
     Keys that the base lacks are also yielded. All values are read. ``tied`` is the result of ``_tied``. Raises
-    PlanError if the models have no key in common, or if a tensor cannot be read as numbers.
+    PlanError if the models have no key in common, or if a tensor cannot be read as numbers; if the user's patterns do
+    not choose this tensor (``is_chosen``), it is left out instead.
     """
     from ...engine.compute.extracting_lora import differ
     from ...engine.prefetch import fetch_tensors
@@ -192,6 +195,8 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
     shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
     fetch_tensors((one, tensors[key]) for one, tensors in ((ours, tuned), (theirs, base)) for key in shared)
     for key, info in tuned.items():
+        if info.opaque and not is_chosen(key):
+            continue
         if info.opaque:
             raise PlanError(
                 f"the tensor {escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
 
@@ -23,6 +23,7 @@ __all__ = [
     "FactorName",
     "SortedKeys",
     "check_extraction",
+    "chosen_by",
     "comparable",
     "factor_name",
     "factor_steps",
@@ -112,6 +113,13 @@ class SortedKeys:
     savable: list[str] = field(default_factory=list)
 
 
+def chosen_by(asked: ExtractOptions) -> Callable[[str], bool]:
+    """Return a function that says whether the options ``include`` and ``exclude`` choose a key."""
+    include = KeyMatcher([flag.pattern for flag in asked.include])
+    exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
+    return lambda key: (not asked.include or bool(include.match(key))) and not exclude.match(key)
+
+
 def sorted_keys(
     tuned: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], differing: Collection[str], asked: ExtractOptions
 ) -> SortedKeys:
@@ -119,11 +127,10 @@ def sorted_keys(
 
     ``asked`` are the options, ``tuned`` and ``base`` the headers of the two models.
     """
-    include = KeyMatcher([flag.pattern for flag in asked.include])
-    exclude = KeyMatcher([flag.pattern for flag in asked.exclude])
+    is_chosen = chosen_by(asked)
     found, rest = SortedKeys(), []
     for key in differing:
-        chosen = (not asked.include or include.match(key)) and not exclude.match(key)
+        chosen = is_chosen(key)
         if chosen and _is_low_rank(key, tuned[key], base.get(key), asked):
             found.factored.append(key)
         elif chosen and asked.save_modules:

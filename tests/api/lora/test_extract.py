@@ -436,3 +436,14 @@ def test_numbers_without_dimensions_are_compared() -> None:
     plan = cs.lora_extract("t.safetensors", "b.safetensors", rank=2)
     assert {step.source_key for step in plan.steps} == {"q.weight"}
     assert any("seen" in note and "logit_scale" not in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("patterns", [{"exclude": "mask"}, {"include": "layers.*"}])
+def test_a_tensor_that_cannot_be_compared_is_left_out_by_patterns(patterns: dict[str, str]) -> None:
+    for name, state in (("base.pth", base_state()), ("tuned.pth", tuned_state())):
+        torch.save({**state, "mask": torch.eye(4).to_sparse()}, name)
+    with pytest.raises(cs.PlanError, match="the tensor mask of tuned.pth cannot be compared: it is sparse") as caught:
+        cs.lora_extract("tuned.pth", "base.pth", rank=4)
+    assert caught.value.hint == "Leave the tensor out: --exclude mask."
+    plan = cs.lora_extract("tuned.pth", "base.pth", rank=4, **patterns)
+    assert {step.source_key for step in plan.steps} == {"layers.0.q.weight", "layers.1.up.weight"}
