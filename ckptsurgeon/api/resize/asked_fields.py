@@ -253,24 +253,21 @@ class AskedFields:
 
     def _check_heads(self, width: str) -> None:
         """Raise ConfigError if a change of the width would change the size of each head."""
-        if self.is_pinned(width):
+        old, new = self.numbers(width)
+        if self.is_pinned(width) or new < old:  # a smaller width is another error
             return
         inside = width.rpartition(".")[0]
         part = self.beside(width)
         heads = [name for name in part if role_of(name) == "heads" and type(part[name]) is int and part[name]]
-        times = self.new[width] / at_path(self.before, width)
         for name in heads:
             path = f"{inside}.{name}" if inside else name
-            if self.new.get(path, part[name]) != part[name] * times:
-                needed = part[name] * times
-                hint = (
-                    f"Add --set {path}={int(needed)}."
-                    if needed == int(needed)
-                    else "Choose a multiple of the old width."
-                )
+            number = self.new.get(path, part[name])
+            if number * old != part[name] * new:
+                needed, rest = divmod(part[name] * new, old)
+                size = f"Choose a multiple of the size of a head, {old // part[name]}."
                 raise ConfigError(
-                    f"with {width}={self.new[width]} and the same number of heads, the size of each head would change.",
-                    hint=hint,
+                    f"with {width}={new} and {path}={number}, the size of each head would change.",
+                    hint=size if rest else f"{'Use' if path in self.new else 'Add'} --set {path}={needed}.",
                 )
 
     def beside(self, name: str) -> Mapping[str, Any]:

@@ -194,7 +194,7 @@ class FieldChange:
         """Return the change to a larger width whose new dimensions are 0 at first.
 
         ``numbers`` are the old and the new width, and ``scales`` is the result of ``_scales``. Raises PlanError if the
-        remaining query heads cannot share the key heads evenly.
+        new number of query heads cannot share the key heads evenly.
         """
         first, last = self.norms()
         if is_averaged(self.asked.before, name):
@@ -204,9 +204,10 @@ class FieldChange:
         counts = {role_of(one): part[one] for one in part if type(part[one]) is int and part[one]}
         heads = {"heads": counts.get("heads", 1), "kv_heads": counts.get("kv_heads", counts.get("heads", 1))}
         groups = 1 if self.asked.is_pinned(name) or self.asked.has_own_keys(name) else heads["kv_heads"]
-        if heads["heads"] * numbers[1] // numbers[0] % groups:
+        queries = heads["heads"] * numbers[1] // numbers[0]
+        if queries % groups:
             raise PlanError(
-                f"{name}: {groups} key heads cannot be shared evenly by the remaining query heads.",
+                f"{name}: {groups} key heads cannot be shared evenly by {queries} query heads.",
                 hint="Change the number of key and value heads in another command.",
             )
         change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)

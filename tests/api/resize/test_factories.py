@@ -146,5 +146,10 @@ def test_a_bundled_network_gets_more_layers(ckpt: Any) -> None:
     cs.apply(plan, "out.safetensors")
     Path("deep.yaml").write_text(Path("asr.yaml").read_text().replace("encoder_layers: 2", "encoder_layers: 3"))
     assert cs.fits("out.safetensors", "deep.yaml").strict
-    with pytest.raises(cs.ConfigError, match="the size of each head would change"):
-        cs.resize("asr.safetensors", config="asr.yaml", set={"d_model": 64})
+    for asked, said in (
+        ({"d_model": 64}, "with d_model=64 and heads=2, the size of each head would change. Add --set heads=4."),
+        ({"d_model": 64, "heads": 3}, "with d_model=64 and heads=3, the size of each head would change. Use --set heads=4."),
+    ):  # fmt: skip
+        with pytest.raises(cs.ConfigError) as caught:
+            cs.resize("asr.safetensors", config="asr.yaml", set=asked)
+        assert said in caught.value.said
