@@ -224,7 +224,8 @@ class AnotherType:
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and not 0 < used <= number:
+                fewer = "Set a larger number of experts, or let each token use fewer"
                 raise ConfigError(
                     f"each token would use {used} of {count(number, 'expert')} ({name}).",
-                    hint=f"Set a larger number of experts, or let each token use fewer: --set {name}={min(2, number)}.",
+                    hint=f"{fewer if used > 0 else 'Let each token use at least one'}: --set {name}={min(2, number)}.",
                 )

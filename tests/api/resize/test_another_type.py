@@ -159,7 +159,16 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
             {"model_type": "mixtral", "set": {"num_local_experts": 0}},
             'num_local_experts=0"? is not a whole number',
         ),
-        ("llama", {"model_type": "mixtral", "set": {"num_local_experts": 1}}, "each token would use 2 of 1 expert"),
+        (
+            "llama",
+            {"model_type": "mixtral", "set": {"num_local_experts": 1}},
+            "each token would use 2 of 1 expert .*Set a larger number of experts, or let each token use fewer",
+        ),
+        (
+            "llama",
+            {"model_type": "mixtral", "set": {**MOE, "num_experts_per_tok": 0}},
+            "each token would use 0 of .*Let each token use at least one: .*num_experts_per_tok=2",
+        ),
         ("llama", {"model_type": "llama", "set": MOE}, "has this type already"),
         ("llama", {"model_type": "mixtrall", "set": MOE}, "no model_type 'mixtrall'"),
         ("llama", {"model_type": "qwen2"}, "both have no experts"),
