@@ -174,4 +174,7 @@ def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mappi
         if len(numbers) != declared or max(numbers, default=-1) >= declared:
             rest = "ignores the others" if len(numbers) > declared else "initialises the others"
             has = f"the {side} has {count(len(numbers), 'layer')}"
+            if len(numbers) == declared:
+                lost = next(number for number in range(declared) if number not in numbers)
+                has, rest = f"the {side} has no layer {lost}", f"initialises it, and ignores layer {max(numbers)}"
             yield f"config.json says {declared} ({field}), but {has}: transformers {rest}"

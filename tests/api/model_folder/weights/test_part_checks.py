@@ -95,6 +95,18 @@ def test_what_every_model_of_a_type_has_is_said_if_it_lacks(name: str, parts: li
         assert said(notes) == [note]
 
 
+def test_a_layer_with_a_wrong_number_is_noted() -> None:
+    folder("t5", without())
+    from safetensors.torch import load_file
+
+    state = load_file("m/model.safetensors")
+    save_file(
+        {key.replace("encoder.block.1.", "encoder.block.4."): one for key, one in state.items()}, "m/model.safetensors"
+    )
+    note = "config.json says 2 (num_layers), but the encoder has no layer 1: transformers initialises it, and ignores layer 4"
+    assert note in cs.inspect("m").notes
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "edit", "note"),
     [
