@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...planning.computed_buffers import COMPUTED
@@ -23,6 +23,7 @@ __all__ = [
     "TIES",
     "UNTIED",
     "Path",
+    "cast_note",
     "counted_layers",
     "declared_layers",
     "float_dtypes",
@@ -178,10 +179,15 @@ def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], s
         return dict(config), ""
     if len(planned) == 1 and planned[0] in OF_MODELS:
         return _named(config, planned[0], top=True), ""
-    declared = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
-    dtypes = " and ".join(planned)
-    note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to {declared}"
-    return dict(config), note
+    return dict(config), cast_note(planned, config)
+
+
+def cast_note(dtypes: Sequence[str], config: Mapping[str, Any]) -> str:
+    """Return the note that ``from_pretrained`` casts weights of these ``dtypes`` to another one."""
+    declared = next((config[name] for name in DTYPE if config.get(name)), "")
+    said = f"config.json says {declared}" if declared else f"config.json has no field {DTYPE[0]}"
+    to = declared or "one dtype, which depends on the version of transformers"
+    return f"the weights are {' and '.join(dtypes)}, but {said}: from_pretrained casts them to {to}"
 
 
 def _named(config: Mapping[str, Any], dtype: str, *, top: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.quantised.modules import Modules
 from ...tensors.quantised.renamed_modules import renamed_modules
 from ...util.text import count, escape
-from .config import float_dtypes
+from .config import cast_note, float_dtypes
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
@@ -57,9 +57,7 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
     if planned in ([], [declared]):
         return plan
     if len(planned) > 1 or planned[0] not in _OF_MODELS:
-        dtypes = " and ".join(planned)
-        note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to {declared}"
-        return replace(plan, notes=(*plan.notes, note))
+        return replace(plan, notes=(*plan.notes, cast_note(planned, fields)))
     text = json.dumps({**_renamed(fields, planned[0]), "dtype": planned[0]}, indent=2, sort_keys=True) + "\n"
     data = text.encode()
     changed = PlanCompanion(config.name, len(data), hashlib.sha256(data).hexdigest(), text=text)

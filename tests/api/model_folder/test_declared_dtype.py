@@ -115,3 +115,19 @@ def test_an_output_with_another_dtype_states_it() -> None:
     cs.apply(cs.convert(folder, dtype="float32"), "out")
     assert json.loads(Path("out/config.json").read_text())["torch_dtype"] == "float32"
     assert not said(Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"dtype": "float32"}, "config.json says float32: from_pretrained casts them to float32"),
+        (
+            {},
+            "config.json has no field dtype: from_pretrained casts them to one dtype, which depends on the version of "
+            "transformers",
+        ),
+    ],
+)
+def test_weights_of_two_dtypes_are_noted(fields: dict[str, Any], said: str) -> None:
+    folder = model(BFLOAT, {"model.norm.weight": torch.ones(64, dtype=FLOAT)}, **fields)
+    assert f"the weights are bfloat16 and float32, but {said}" in cs.average([folder, folder]).notes
