@@ -38,6 +38,7 @@ def test_a_layer_of_another_kind_is_noted(dtype: torch.dtype) -> None:
     begin, _, end = note.partition(", but model.layers.")
     assert begin == f"{UP} is {name}"
     assert end[1:].startswith(".mlp.up_proj.weight is bfloat16: the weights of a model")
+    assert note.endswith("are normally float16, bfloat16 or float32")
 
 
 def test_so_is_a_norm_and_the_first_layer() -> None:

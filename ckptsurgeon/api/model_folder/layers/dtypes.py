@@ -115,7 +115,8 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     for key, other in odd.items():
         more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
         differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
-        eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
+        is_eight = dtypes[key].startswith("float8")
+        eight = ", and 8-bit floats without scales are read as numbers" if is_eight else ""
         yield (
             f"{differ}: the weights of a model that is not quantised are normally float16, bfloat16 or float32"
             f"{eight}{more}"
