@@ -132,7 +132,9 @@ def transplant(
     models = ([one.uri for one in specs], os.fspath(destination) if isinstance(destination, str | os.PathLike) else "")
     vocabulary, chosen = None, None
     if lists or vocab_keys or token_map or new_tokens != "init":
-        vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models)
+        vocabulary = vocabulary_options(
+            change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models, by_place=vocab == PLACE
+        )
     if new_tokens == OMP or donor or omp_k is not None:
         chosen = donor_choice(new_tokens, lists[1] if lists else "", os.fspath(donor or ""), omp_k)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)

@@ -86,19 +86,22 @@ def vocabulary_options(
     new: str,
     spelled: Rules,
     models: tuple[Sequence[str], str] = ((), ""),
+    by_place: bool = False,
 ) -> VocabularyOptions | None:
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
     ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
-    paths of the sources and of the destination. Raises ConfigError or PatternError if an option is invalid, or is given
-    without a ``change``; PlanError if the two lists are in the wrong order (the destination's first).
+    paths of the sources and of the destination. ``by_place`` is true for --vocab place. Raises ConfigError or
+    PatternError if an option is invalid, or is given without a ``change``; PlanError if the two lists are in the wrong
+    order (the destination's first).
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
         if named or spelled or new != "init":
             raise ConfigError(
-                "--vocab-keys, --new-tokens and --token-map have no effect without --vocab.",
-                hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
+                "--vocab-keys, --new-tokens and --token-map have no effect "
+                f"{'with --vocab place' if by_place else 'without --vocab'}.",
+                hint=f"{'Leave them out, or write' if by_place else 'Write'} --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
     rows = map_tokens(change.source, change.new, spelled=change.spelled, new=new, names=change.names)

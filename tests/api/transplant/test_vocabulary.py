@@ -307,6 +307,11 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ({"vocab": "en.txt:ru.txt", "exclude": ["decoder", "ctc"]}, PlanError, "no tensor that comes from a source"),
     ({"new_tokens": "mean"}, ConfigError, "have no effect without --vocab"),
     ({"vocab_keys": "ctc"}, ConfigError, "have no effect without --vocab"),
+    (
+        {"vocab": "place", "new_tokens": "mean"},
+        ConfigError,
+        "have no effect with --vocab place. Leave them out, or write --vocab SRC_TOKENS:DST_TOKENS.",
+    ),
 ]
 
 
