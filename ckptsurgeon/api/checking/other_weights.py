@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
-from ...errors import CheckpointError
+from ...errors import CheckpointError, FormatError
 from ...storage.read.base import Folder
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
@@ -42,13 +42,21 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
     in both copies are compared: their shapes, and, if dtype and shape are equal, some of their values. A copy with
     another dtype gets no note. If most keys are in both copies, floating-point tensors that only one copy has are
     reported, too. The exceptions are buffers, tensors that equal another tensor of their copy (they may be tied), and
-    tensors that the other copy has under another name.
+    tensors that the other copy has under another name. There is also a note on a damaged second copy.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:
         return
     for name in _copies(read, folder):
-        with suppress(CheckpointError), open_checkpoint(os.path.join(folder.uri, name)) as other:
+        try:
+            opened = open_checkpoint(os.path.join(folder.uri, name))
+        except FormatError as error:
+            if not name.endswith(INDEX):  # shards in an index are often not fetched
+                yield f"the second copy of the weights cannot be opened: {error.message.rstrip('.')}"
+            continue
+        except CheckpointError:
+            continue
+        with suppress(CheckpointError), opened as other:
             ours, theirs = set(checkpoint) - set(checkpoint.ties), set(other) - set(other.ties)
             shared = sorted(ours & theirs)
             differing = [key for key in shared if checkpoint[key].shape != other[key].shape]

@@ -79,3 +79,18 @@ def test_an_equal_copy_is_not(other: State) -> None:
 
 def test_other_files_are_not_compared() -> None:
     assert not said(folder(state(1), "training_args.bin"))
+
+
+def test_a_damaged_copy_is_noted() -> None:
+    path = Path(folder(state())) / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-1000])
+    found = [one.what for row in cs.check("m").rows for one in row.found]
+    cut = "pytorch_model.bin is truncated: the zip directory at its end is missing"
+    assert f"the second copy of the weights cannot be opened: {cut}" in found
+
+
+def test_an_index_without_its_shards_is_not() -> None:
+    folder(state())
+    Path("m/pytorch_model.bin").unlink()
+    Path("m/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"layers.0.weight": "a.bin"}}))
+    assert not [one for row in cs.check("m").rows for one in row.found if "second copy" in one.what]
