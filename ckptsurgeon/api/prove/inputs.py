@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...storage.folder_files import files_with
-from ...util.text import escape, listing, shape_text
+from ...util.text import count, escape, listing, shape_text
 from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
 from .media.image_files import SUFFIXES as OF_IMAGES
@@ -29,7 +29,8 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 """The numbers of random inputs in a batch, of tokens in a random text, and of random tokens for a decoder."""
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
-
+LONGEST = 512
+"""The largest number of tokens of a text in the user's file; longer texts are cut, with a note."""
 SUFFIXES = f".safetensors, .txt, {', '.join((*OF_SOUNDS, *OF_IMAGES))}, or a folder of images or sounds"
 MOST = 1 << 27
 """The largest number of values in one random input; in float32, they take half a gigabyte."""
@@ -210,7 +211,7 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
     if suffix == ".safetensors":
         return _tensors(path), "", ""
     if suffix == ".txt":
-        return _texts(path, folder), "", ""
+        return *_texts(path, folder), ""
     raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint=f"Use {SUFFIXES}.")
 
 
@@ -248,13 +249,17 @@ def _tensors(path: str) -> dict[str, Tensor]:
         return {key: found.tensor(key) for key in found}
 
 
-def _texts(path: str, folder: str) -> dict[str, Tensor]:
+def _texts(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
+    """Return the arguments for the lines of a file, and a text on lines that are cut; '' if none is."""
     from ...storage.small_files import read_text
 
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
-        return {}
+        return {}, ""
     tokenizer = open_processor(folder, "AutoTokenizer")
     if len(lines) > 1 and tokenizer.pad_token is None:  # any token can pad, because the attention mask excludes padding
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
+    made = tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=LONGEST)
+    longer = [one for one in tokenizer(lines, truncation=True, max_length=LONGEST + 1)["input_ids"] if one[LONGEST:]]
+    cut = f"{count(len(longer), 'line')} {'is' if len(longer) == 1 else 'are'} cut to {LONGEST} tokens"
+    return dict(made), cut if longer else ""

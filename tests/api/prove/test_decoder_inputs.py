@@ -342,3 +342,13 @@ def test_a_decoder_of_sound_gets_its_start_token(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(cs.ConfigError, match="the package soundfile is needed") as error:
         cs.prove("a", "a", inputs="a.wav")
     assert "pip install soundfile" in error.value.hint
+
+
+def test_a_text_that_is_cut_is_said() -> None:
+    model = t5()
+    tokeniser(text=f"{'cat ' * 513}\n{'cat ' * 512}\nthe cat\n")
+    given = given_inputs("texts.txt", model, "a")
+    assert given.arguments["input_ids"].shape == (3, 512)
+    assert given.notes[0].endswith(" from texts.txt (1 line is cut to 512 tokens)")
+    tokeniser(text=f"{'cat ' * 512}\n")
+    assert not given_inputs("texts.txt", model, "a").notes
