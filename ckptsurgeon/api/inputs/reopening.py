@@ -98,29 +98,30 @@ def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
 
 
 def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a recorded file in the folder of a source has changed since the plan was made."""
-    for name in _changed(source, checkpoint):
+    """Raise PlanError if a recorded file in a source's folder has changed, or was added or removed, after the plan."""
+    for name, how in _changed(source, checkpoint):
         path = os.path.join(checkpoint.around.uri if checkpoint.around is not None else source.path, name)
-        raise PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
+        raise PlanError(f"{escape(path)} {how} the plan was made.", hint="Make a new plan.")
 
 
 def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[OutputNote]:
-    """Yield a note for each recorded file in a source's folder that has changed since the output was written.
+    """Yield a note for each recorded file in a source's folder that has changed, or was added or removed.
 
-    ``found`` has the open sources that still exist, by their index in ``sources``.
+    The files are compared with those that were there when the output was written. ``found`` has the open sources that
+    still exist, by their index in ``sources``.
     """
     for index, checkpoint in found.items():
-        for name in _changed(sources[index], checkpoint):
-            yield OutputNote(
-                name, f"in the folder of {escape(sources[index].name)}, has changed since the output was written"
-            )
+        for name, how in _changed(sources[index], checkpoint):
+            yield OutputNote(name, f"in the folder of {escape(sources[index].name)}, {how} the output was written")
 
 
-def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the names of the recorded files in the folder of a source that have changed, appeared or disappeared."""
+def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yield (name, what happened to it) for the recorded files in a source's folder that are not as recorded."""
     for file in source.beside:
-        if _digest(checkpoint, file) != file.sha256:
-            yield file.name
+        found = _digest(checkpoint, file)
+        if found != file.sha256:
+            changed = "has changed since" if file.sha256 else "did not exist when"
+            yield file.name, changed if found else "is missing, but existed when"
 
 
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
@@ -338,10 +339,12 @@ def find_sources(
         try:
             checkpoint = stack.enter_context(reopen(source, given))
             _check_prints(replace(source, path=path_of(given)), checkpoint)
-        except SourceError:
+        except SourceError as error:
             if source.name in moved:
                 raise
-            absent[index] = f"{source.name} is no longer at its path ({source.path})"
+            is_there = os.path.exists(os.path.join(folder, source.path))
+            gone = f"is no longer at its path ({source.path})"
+            absent[index] = f"{source.name}: {error.message.rstrip('.')}" if is_there else f"{source.name} {gone}"
         except CheckpointError as error:
             absent[index] = f"{source.name} is a different file now: {error.message.rstrip('.')}"
         else:

@@ -482,3 +482,14 @@ def test_an_input_that_has_changed_says_in_what(state: dict[str, torch.Tensor], 
         save_file(state, "b.safetensors")
     with pytest.raises(cs.CheckpointError, match=why):
         cs.apply("p.json", "out.safetensors")
+
+
+def test_a_source_that_is_at_its_path_but_cannot_be_read_is_not_called_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    cs.apply(cs.convert("s.pth"), "o.safetensors")
+
+    def refused(source: Any, given: Any = None) -> Any:
+        raise cs.SourceError("s.pth cannot be read: Permission denied.")
+
+    monkeypatch.setattr("ckptsurgeon.api.inputs.reopening.reopen", refused)
+    assert cs.verify("o.safetensors").not_compared == {"w": "s.pth: s.pth cannot be read: Permission denied"}
