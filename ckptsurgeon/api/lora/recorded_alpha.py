@@ -9,7 +9,7 @@ from math import isfinite
 from ...checkpoint.checkpoint import Checkpoint
 from ...methods.lora.names import loose_key_parts
 from ...util.note_kind import NoteKind
-from ...util.notes import notes_of
+from ...util.notes import Note, notes_of
 from ...util.text import count
 
 __all__ = ["recorded_alpha_notes"]
@@ -35,10 +35,11 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
     if number:
         scale = f"{alpha / rank:g} ({ALPHA} {alpha:g} / {RANK} {rank:g})"
         have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha tensor, so the scale is 1"
-        yield (
-            f"{have}, although the metadata give {scale}: to apply this alpha, run lora merge --weights "
-            f"{alpha / rank:g}"
-        )
+        said = f"{have}, although the metadata give {scale}"
+        if others := sum("alpha" in parts for parts in modules.values()):
+            yield Note(NoteKind.OTHER, f"{said}; {count(others, 'module')} {'has' if others == 1 else 'have'} one")
+        else:
+            yield f"{said}: to apply this alpha, run lora merge --weights {alpha / rank:g}"
 
 
 def _number(text: str | None) -> float:

@@ -41,6 +41,16 @@ def test_a_scale_that_is_only_in_the_metadata_is_said_and_the_scale_stays_1() ->
     assert torch.allclose(load_file("y.safetensors")["layers.0.q.weight"], base_state()["layers.0.q.weight"] + b @ a)
 
 
+def test_no_weight_is_advised_if_other_modules_have_an_alpha() -> None:
+    written({"ss_network_alpha": "4", "ss_network_dim": "2"})
+    a, b = factors(8, 8, seed=1)
+    more = {"lora_down.weight": a, "lora_up.weight": b, "alpha": torch.tensor(4.0)}
+    both = {**load_file("a.safetensors"), **{f"lora_unet_layers_0_up.{name}": one for name, one in more.items()}}
+    save_file(both, "a.safetensors", {"ss_network_alpha": "4", "ss_network_dim": "2"})
+    (note,) = {note for note in cs.inspect("a.safetensors").notes if "ss_network" in note}
+    assert note == f"{SAID.partition(': to apply')[0]}; 1 module has one"
+
+
 @pytest.mark.parametrize(
     ("metadata", "more"),
     [
