@@ -117,7 +117,7 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
 
     common = [place for place in first if place in second]
     names = {place: place for place in common}
-    if all(place[0] == OUTPUT for place in common) and len(first) == len(second):
+    if all(place[0] == OUTPUT for place in common) and len(common) < len(first) == len(second):
         names = dict(zip(first, second, strict=True))
         notes.append("the blocks of the two networks have different names: they are compared in the order of the run")
     elif len(common) < max(len(first), len(second)):

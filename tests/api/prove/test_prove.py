@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.prove.blocks import block_names
+from ckptsurgeon.api.prove.comparison import MAIN, _pairs
 from ckptsurgeon.api.prove.streaming import units_of
 
 pytest.importorskip("transformers")
@@ -791,3 +792,10 @@ def test_an_equivalent_output_is_shown_block_by_block_but_not_at_any_length(ckpt
     said = ckpt("prove", "deep", "cast").out
     assert 8 <= said.count("model.layers.") <= 12
     assert "more (-v shows all)" in said
+
+
+def test_networks_of_one_block_have_no_other_names() -> None:
+    notes: list[str] = []
+    outputs = {MAIN: torch.ones(2)}
+    assert list(_pairs(outputs, outputs, None, notes)) == [MAIN]
+    assert not notes
