@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -192,14 +192,46 @@ def _read(name: str) -> dict[str, Any]:
             f"{escape(name)} is not a valid recipe: it is not a map of fields.",
             hint="Write a verb and its arguments, as in verb: filter.",
         )
-    folder = os.path.dirname(name)
-    return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
+    return _with_paths(document, os.path.dirname(name))
 
 
 def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return ``document``, the content of the recipe ``name``, with absolute paths, so that it works in any folder."""
-    folder = os.path.dirname(os.path.abspath(name))
-    return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
+    return _with_paths(document, os.path.dirname(os.path.abspath(name)))
+
+
+def _with_paths(document: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return the fields of a recipe in ``folder``, with paths that are valid outside of this folder."""
+    found = {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
+    listed = document.get("models")
+    given = (*(listed if isinstance(listed, list) else ()), document.get("base"))
+    models = {one for one in given if isinstance(one, str)}
+    for name in ("statistics", "tokens"):
+        if isinstance(by_model := document.get(name), dict):
+            keys = {key: _resolved(folder, key) if key in models else key for key in by_model}
+            found[name] = {keys[key]: _resolved(folder, value) for key, value in by_model.items()}
+    texts = document.get("tokens")
+    texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, list):
+        found["tokens"] = [_model_and_list(folder, one, models) if isinstance(one, str) else one for one in texts]
+    lists = document.get("vocab")
+    if document.get("verb", "transplant") == "transplant" and isinstance(lists, str) and "://" not in lists:
+        pairs = [[_resolved(folder, one) for one in pair] for pair in _cuts(lists, ":")]
+        found["vocab"] = next((one for one in pairs if all(map(os.path.exists, one))), [*pairs, found["vocab"]][0])
+    return found
+
+
+def _model_and_list(folder: str, text: str, models: Collection[str]) -> str:
+    """Return MODEL=LIST with resolved paths; MODEL may also be a name, which stays."""
+    cuts = _cuts(text, "=")
+    model, path = next((cut for cut in cuts if cut[0] in models), [*cuts, (text, "")][0])
+    return f"{_resolved(folder, model) if model in models else model}={_resolved(folder, path)}" if path else text
+
+
+def _cuts(text: str, sign: str) -> list[tuple[str, str]]:
+    """Return the two parts of a text for each ``sign`` at which it can be split into two parts that are not empty."""
+    cuts = [(text[:at], text[at + 1 :]) for at, char in enumerate(text) if char == sign]
+    return [cut for cut in cuts if all(cut)]
 
 
 def _is_path(field: str, value: Any) -> bool:

@@ -163,6 +163,29 @@ def test_paths_are_relative_to_the_recipe(ckpt: Any) -> None:
     assert Path("sub/out/model.safetensors").exists()
 
 
+TOKENS = {"a": ["<blank>", "x", "y"], "b": ["<blank>", "y", "z", "q"]}
+BY_TOKEN = "vocab_keys: [embed.weight]\n"
+MERGE = f"verb: merge\nmodels: [a/m.safetensors, b/m.safetensors]\nmethod: linear\nvocab: union\n{BY_TOKEN}parameters: {{weight: [0.5, 0.5]}}\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        f"source: a/m.safetensors\ndestination: b/m.safetensors\nvocab: a/t.txt:b/t.txt\n{BY_TOKEN}",
+        f"{MERGE}tokens: [a/m.safetensors=a/t.txt, b/m.safetensors=b/t.txt]\n",
+        f"{MERGE}tokens: {{a/m.safetensors: a/t.txt, b/m.safetensors: b/t.txt}}\n",
+    ],
+)
+def test_so_are_token_lists_in_pairs(fields: str) -> None:
+    for name, tokens in TOKENS.items():
+        Path("sub", name).mkdir(parents=True)
+        Path("sub", name, "t.txt").write_text("".join(f"{one}\n" for one in tokens))
+        save_file({"embed.weight": torch.ones(len(tokens), 4)}, f"sub/{name}/m.safetensors")
+    Path("sub/r.yaml").write_text(fields)
+    (step,) = cs.load_plan("sub/r.yaml").steps
+    assert step.shape == (5 if "merge" in fields else 4, 4)
+
+
 def test_what_is_given_beside_a_recipe_wins() -> None:
     receipt = cs.apply(
         recipe(verb="filter", source="a.pth", output="x.safetensors", to="safetensors"), "y.pth", to="pth"
