@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from typing import Any
 
 from ..analysis.compare.compare import compare, compare_outlines
 from ..analysis.compare.outline import Outline, beside, outline_from_plain, outline_of
@@ -18,7 +20,8 @@ from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
 from ..formats.base.header import no_collection
 from ..storage.read.uri import shown
-from ..util.notes import with_prefix
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
@@ -151,7 +154,8 @@ def _compared(
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
         odd = _on_scales(a, b)
-        notes = [*_of_one(a, b), *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
+        alone = _of_one((a.path, _on_folder(a)), (b.path, _on_folder(b)))
+        notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
 
@@ -165,15 +169,24 @@ def _on_scales(*opened: Checkpoint) -> list[str]:
     return [note for one in opened if one.codes for note in odd_scale_notes_on(one)]
 
 
-def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with its path."""
+def _of_one(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> list[str]:
+    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with its path.
+
+    ``first`` and ``second`` are the checkpoints, each as (path, notes).
+    """
+    return [
+        with_prefix(f"{escape(path)}: ", note)
+        for (path, own), (_, other) in ((first, second), (second, first))
+        for note in own
+        if note not in other
+    ]
+
+
+def _on_folder(one: Checkpoint) -> list[str]:
+    """Return the notes of ``ckpt inspect`` on the files in a checkpoint's folder, and on a GGUF file's metadata."""
     from .model_folder.checks import contradictions
 
-    here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))
-    sides = ((a, here, there), (b, there, here))
-    return [
-        with_prefix(f"{escape(one.path)}: ", note) for one, own, other in sides for note in own if note not in other
-    ]
+    return [*contradictions(one), *_on_gguf(one)]
 
 
 def _on_gguf(one: Checkpoint) -> tuple[str, ...]:
@@ -193,14 +206,32 @@ def _is_large(given: CheckpointLike) -> bool:
 
 def _of_large(first: Path, second: Path, root: str | None, include: Patterns, exclude: Patterns) -> Difference:
     """Compare the headers of two large files; another process reads the second header."""
-    with no_collection(), beside(lambda: _outline(second, root).to_plain()) as other:
-        here = _outline(first, root)
+    with no_collection(), beside(lambda: _plain(*_outline(second, root))) as other:
+        here, own = _outline(first, root)
         plain = other()
-        there = outline_from_plain(plain) if plain is not None else _outline(second, root)
-        return compare_outlines(here, there, include=include, exclude=exclude)
+        there, theirs = _from_plain(plain) if plain is not None else _outline(second, root)
+        found = compare_outlines(here, there, include=include, exclude=exclude)
+        return replace(found, notes=(*found.notes, *_of_one((here.path, own), (there.path, theirs))))
 
 
-def _outline(path: Path, root: str | None) -> Outline:
+def _outline(path: Path, root: str | None) -> tuple[Outline, list[str]]:
+    """Return the outline of a checkpoint, and the notes on its folder and its metadata."""
     with open_checkpoint(path, root) as checkpoint:
         found = outline_of(checkpoint)
-        return replace(found, notes=(*found.notes, *_on_scales(checkpoint)))
+        return replace(found, notes=(*found.notes, *_on_scales(checkpoint))), _on_folder(checkpoint)
+
+
+def _plain(outline: Outline, notes: Sequence[str]) -> Any:
+    """Return the result of ``_outline`` as plain data, which another process can pass on."""
+    kinds = [[(_kind(one), str(one)) for one in some] for some in (outline.notes, notes)]
+    return replace(outline, notes=()).to_plain(), *kinds
+
+
+def _kind(note: str) -> str:
+    return note.kind.name if isinstance(note, Note) else ""
+
+
+def _from_plain(data: Any) -> tuple[Outline, list[str]]:
+    plain, *given = data
+    said, own = ([Note(NoteKind[kind], text) if kind else text for kind, text in some] for some in given)
+    return replace(outline_from_plain(plain), notes=tuple(said)), own

@@ -20,6 +20,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.compare import bytewise
 from ckptsurgeon.analysis.compare import bytewise as records
 from ckptsurgeon.analysis.compare.renames import _without_collisions
+from ckptsurgeon.util.notes import Note
 
 
 @pytest.fixture
@@ -443,6 +444,26 @@ def test_files_in_model_folders_are_compared_by_the_files_beside_them(
     first, second = f"a/{weights}", f"b/{weights}"
     assert cs.diff(first, second).notes[-3:] == said_of(first, second)
     assert not [note for note in cs.diff(first, first).notes if "differ" in note]
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_contradictions_in_one_folder_are_noted_for_files_of_every_size(
+    large: bool, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptsurgeon.api.diff.LARGE", 0 if large else 1 << 40)
+    for name, number in (("a", 2), ("b", 3)):
+        Path(name).mkdir()
+        save_file(
+            {f"model.layers.{at}.mlp.up_proj.weight": torch.zeros(4, 2) for at in range(2)}, f"{name}/model.safetensors"
+        )
+        Path(name, "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": number}))
+    for order in (("a", "b"), ("b", "a")):
+        notes = cs.diff(*(f"{one}/model.safetensors" for one in order)).notes
+        (note,) = [one for one in notes if "num_hidden_layers" in one]
+        assert note.startswith(
+            "b/model.safetensors: config.json says 3 (num_hidden_layers), but model.layers has 2 layers"
+        )
+        assert isinstance(note, Note)
 
 
 def test_folders_files_and_open_checkpoints_are_compared_with_each_other(state: dict[str, torch.Tensor]) -> None:
