@@ -52,8 +52,9 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         if (side and not any(f"{side}." in key for key in keys)) or config.get("model_type") in COUNTED_OTHERWISE:
             continue
         counts = (value, value + _more_layers(config))
-        if not any(one.count in counts for one in lists):
-            most = max(stacks, key=lambda one: one.count)
+        own = [one for one in stacks if not side or side in one.prefix.split(".")]
+        if own and not any(one.count in counts for one in lists):
+            most = max(own, key=lambda one: one.count)
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
             rest = "ignores the others" if most.count > value else "initialises the others"
             yield Note(NoteKind.MISSING_TENSORS, f"config.json says {value} ({name}), but {has}: transformers {rest}")
