@@ -26,7 +26,7 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
 
-__all__ = ["diff", "folder_differences"]
+__all__ = ["diff", "folder_differences", "folder_notes"]
 
 LARGE = 4 << 20
 """The headers of files of at least this size in bytes are read in two processes; for small files, that is slower."""
@@ -154,7 +154,7 @@ def _compared(
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
         odd = _on_scales(a, b)
-        alone = _of_one((a.path, _on_folder(a)), (b.path, _on_folder(b)))
+        alone = _of_one((a.path, folder_notes(a)), (b.path, folder_notes(b)))
         notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
@@ -182,14 +182,14 @@ def _of_one(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]])
     ]
 
 
-def _on_folder(one: Checkpoint) -> list[str]:
+def folder_notes(one: Checkpoint) -> list[Note]:
     """Return the notes of ``ckpt inspect`` on the files in a checkpoint's folder, and on a GGUF file's metadata."""
     from .model_folder.checks import contradictions
 
     return [*contradictions(one), *_on_gguf(one)]
 
 
-def _on_gguf(one: Checkpoint) -> tuple[str, ...]:
+def _on_gguf(one: Checkpoint) -> tuple[Note, ...]:
     """Return the notes on the metadata of a GGUF file."""
     if not one.header.stored:
         return ()
@@ -214,11 +214,11 @@ def _of_large(first: Path, second: Path, root: str | None, include: Patterns, ex
         return replace(found, notes=(*found.notes, *_of_one((here.path, own), (there.path, theirs))))
 
 
-def _outline(path: Path, root: str | None) -> tuple[Outline, list[str]]:
+def _outline(path: Path, root: str | None) -> tuple[Outline, Sequence[str]]:
     """Return the outline of a checkpoint, and the notes on its folder and its metadata."""
     with open_checkpoint(path, root) as checkpoint:
         found = outline_of(checkpoint)
-        return replace(found, notes=(*found.notes, *_on_scales(checkpoint))), _on_folder(checkpoint)
+        return replace(found, notes=(*found.notes, *_on_scales(checkpoint))), folder_notes(checkpoint)
 
 
 def _plain(outline: Outline, notes: Sequence[str]) -> Any:
@@ -231,7 +231,7 @@ def _kind(note: str) -> str:
     return note.kind.name if isinstance(note, Note) else ""
 
 
-def _from_plain(data: Any) -> tuple[Outline, list[str]]:
+def _from_plain(data: Any) -> tuple[Outline, Sequence[str]]:
     plain, *given = data
     said, own = ([Note(NoteKind[kind], text) if kind else text for kind, text in some] for some in given)
     return replace(outline_from_plain(plain), notes=tuple(said)), own

@@ -16,6 +16,7 @@ from ..analysis.page.plain_merge import plain_merge
 from ..analysis.page.runs import FILES, Run, is_run, read_run
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, path_of
+from ..checkpoint.shard_notes import consumed_notes
 from ..errors import ConfigError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.recipe import Recipe, parse_recipe
@@ -25,7 +26,7 @@ from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .check import check as run_checks
 from .compare_changes import compare_changes
-from .diff import folder_differences
+from .diff import folder_differences, folder_notes
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
 from .inputs.sampled_scales import odd_scale_notes_on
@@ -209,15 +210,13 @@ def _files(run: Run | None) -> Iterator[File]:
 
 def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[PageContents, tuple[str, ...]]:
     """Return the contents of a page about one or two checkpoints, and notes; reads values only if ``stats`` is set."""
-    from .model_folder.checks import contradictions
-
     weights = [weights_of(one) for one in opened]
     described = [
         replace(inspection_of(one, stats=stats, weights=give), **_described(one))
         for one, give in zip(opened, weights, strict=True)
     ]
     found = [
-        replace(one, notes=(*one.notes, *_with_path(checkpoint, contradictions(checkpoint), len(opened))))
+        replace(one, notes=(*one.notes, *_with_path(checkpoint, _on_files(checkpoint), len(opened))))
         for checkpoint, one in zip(opened, described, strict=True)
     ]
     notes: list[str] = [note for one in found for note in one.notes]
@@ -251,6 +250,11 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
     folder = model_folder(checkpoint) if checkpoint.folder is not None else None
     return {"model": model_summary(checkpoint, folder), "adapter": described_adapter(checkpoint)}
+
+
+def _on_files(checkpoint: Checkpoint) -> list[Note]:
+    """Return the notes of ``inspect`` on the files of a checkpoint, and on other files in its folder."""
+    return [*folder_notes(checkpoint), *consumed_notes(checkpoint.open_files().values())]
 
 
 def _with_path(checkpoint: Checkpoint, notes: Sequence[Note], checkpoints: int) -> list[Note]:

@@ -176,6 +176,16 @@ def test_a_damaged_recipe_is_a_note_and_the_page_is_there() -> None:
     assert "the recipe of the output is damaged" in page.notes[0]
 
 
+def test_the_page_has_the_notes_of_inspect_on_the_metadata_of_a_gguf_file() -> None:
+    save_file({"blk.0.attn_q.weight": torch.zeros(8, 8), "token_embd.weight": torch.zeros(4, 8)}, "x.safetensors")
+    metadata = {"general.architecture": "llama", "llama.block_count": "3"}
+    cs.apply(cs.convert("x.safetensors", metadata=metadata), "x.gguf")
+    notes = [note for note in cs.inspect("x.gguf").notes if "llama.cpp cannot load" in note]
+    assert notes
+    assert set(notes) <= set(cs.view("x.gguf").notes)
+    assert {f"x.gguf: {note}" for note in notes} <= set(cs.view("x.gguf", "x.safetensors").notes)
+
+
 def test_names_cannot_end_the_element_that_holds_them() -> None:
     write_empty("h.safetensors", HOSTILE)
     page = cs.view("h.safetensors", stats=True)
