@@ -15,7 +15,7 @@ from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import Adapter
 from ...methods.lora.composed import COMPOSED
-from ...methods.lora.config import AdapterConfig, check_type, parse_config
+from ...methods.lora.config import AdapterConfig, parse_config, refusal_of
 from ...methods.lora.expert_stack import is_stack
 from ...methods.lora.kind_config import TYPES, lora_fields
 from ...methods.lora.kinds import MERGED
@@ -207,7 +207,8 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
     """Return {component of a pipeline (``unet``): adapter configuration} from the metadata of a diffusers file.
 
     If the file is for one model without a name, the key is ''. The result is {} if the metadata have no configuration.
-    With ``methods``, the configurations may be for LoHa or LoKr. Raises ConfigError if the metadata are damaged.
+    With ``methods``, the configurations may be for LoHa or LoKr. Raises ConfigError if the metadata are damaged, or are
+    those of an adapter that ckpt cannot merge.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
@@ -217,7 +218,7 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
         parts = _parts(read_json(text))
         if methods:
             parts = {part: _fields(said, methods, name) for part, said in parts.items()}
-        other = next((said for said in parts.values() if str(said.get("peft_type")) in TYPES), None)
+        other = next((said for said in parts.values() if said["peft_type"] != "LORA" or refusal_of(said, name)), None)
         found = (
             {part: parse_config(said, name, TAKEN[methods]) for part, said in parts.items()} if other is None else {}
         )
@@ -227,7 +228,7 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
             hint="Save the adapter again, or fetch this file again.",
         ) from error
     if other is not None:
-        check_type(other, name, TAKEN[methods])
+        parse_config(other, name, TAKEN[methods])  # raises the error
     return found
 
 

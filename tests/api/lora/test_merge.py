@@ -142,6 +142,24 @@ def test_the_scale_that_diffusers_writes_into_a_file_counts() -> None:
     assert torch.equal(load_file("out.safetensors")["layers.0.q.weight"], exact.float())
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"peft_type": "BOFT", "r": 2}, "has the peft_type 'BOFT'; only LORA"),
+        ({"peft_type": "LORA", "r": 2, "alora_invocation_tokens": [1]}, "sets alora_invocation_tokens"),
+    ],
+)
+def test_metadata_of_a_kind_that_cannot_be_merged_are_not_called_damaged(said: dict[str, Any], why: str) -> None:
+    save_file(base_state(), "base.safetensors")
+    a, b = factors(8, 8)
+    pair = {"layers.0.q.lora_A.weight": a, "layers.0.q.lora_B.weight": b}
+    save_file(pair, "style.safetensors", metadata={"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(cs.ConfigError, match=why) as raised:
+        cs.lora_merge("base.safetensors", "style.safetensors")
+    assert "damaged" not in str(raised.value)
+    assert "merge_and_unload" in raised.value.hint
+
+
 def test_modules_that_are_excluded_are_named() -> None:
     save_file(base_state(), "base.safetensors")
     a, b = factors(8, 8)
