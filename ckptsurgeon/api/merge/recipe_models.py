@@ -55,10 +55,12 @@ def found(one: ModelReference, folder: str) -> str:
             "adapter into the model.",
             hint=f"Run ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
+    path, revision = escape(one.path), escape(one.revision)
+    version, then = (f" --revision {revision}", f" Then leave @{revision} out of the recipe.") if revision else ("", "")
     raise SourceError(
         f"the model {escape(one.written)} was not found: there is no such file or folder.",
         hint="Give the path of the model's folder or file. If the model is on the hub, download it first: "
-        f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
+        f"hf download {path}{version} --local-dir {path}.{then}",
     )
 
 

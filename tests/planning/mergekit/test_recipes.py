@@ -701,7 +701,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a model of the hub": (
         {"models": [{"model": "org/name@main"}, {"model": "b"}]}, 3,
         "the model org/name@main was not found: there is no such file or folder. Give the path of the model's folder or file. If the model is on the hub, download it first: "
-        "hf download org/name --local-dir org/name.",
+        "hf download org/name --revision main --local-dir org/name. Then leave @main out of the recipe.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
     "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is not a real floating-point dtype"),
