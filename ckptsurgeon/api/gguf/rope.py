@@ -17,6 +17,8 @@ _FIELDS = ("rope_parameters", "rope_scaling")
 _LOCAL_THETA = 10000.0
 """The only rotary base that llama.cpp has for Gemma 3's layers with a sliding window; it is not in the metadata."""
 _DEFAULT, _LLAMA_3 = "default", "llama3"
+_WITH_FACTORS = ("longrope", "su")
+"""Methods with a factor for each rotated pair of a head, which a GGUF file has in tensors."""
 _OF_LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -36,11 +38,17 @@ def rope_entries(
     if kind in (_DEFAULT, _LLAMA_3):
         return
     if kind not in ("linear", "yarn"):
+        has_factors = kind in _WITH_FACTORS
+        why = (
+            "for which GGUF needs a separate tensor that ckpt cannot make"
+            if has_factors
+            else "which llama.cpp's metadata cannot express"
+        )
         raise PlanError(
-            f"config.json scales the rotary embedding with the method "
-            f"{escape(kind, 40)}, for which GGUF needs a separate tensor "
-            "that ckpt cannot make.",
-            hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
+            f"config.json scales the rotary embedding with the method {escape(kind, 40)}, {why}.",
+            hint="Convert the model with llama.cpp's convert_hf_to_gguf.py."
+            if has_factors
+            else "Convert without changing the layout: --layout keep.",
         )
     factor = number_in(fields, "factor")
     if kind == "yarn" and of_deepseek:
@@ -74,8 +82,8 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
             raise PlanError(
                 f"config.json scales the rotary embedding with the method "
                 f"{_LLAMA_3}, and its {name} is {brief_repr(value, 40)}, "
-                "not a number above 0.",
-                hint="Complete config.json.",
+                "not a number above 0 and below 10^9.",
+                hint="Correct config.json.",
             )
     factor, low, high, context = (float(fields[name]) for name in _OF_LLAMA_3)
     if low >= high:
@@ -118,7 +126,7 @@ def _check_factor(factor: float) -> None:
 
 
 def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tuple[str, str]]:
-    """Yield the entries of DeepSeek's YaRN; raises PlanError if ``mscale`` is not equal to ``mscale_all_dim``.
+    """Yield the entries of DeepSeek's YaRN; raises PlanError for values that llama.cpp does not support.
 
     llama.cpp reads only ``mscale_all_dim``, and assumes that ``mscale`` has the same value. transformers computes a
     scale from each of the two fields, and multiplies the rotary embedding by the quotient: 1 if the fields are equal.

@@ -166,10 +166,18 @@ def test_a_tensor_without_a_name_is_an_error() -> None:
         cs.convert("model", layout="gguf")
 
 
-def test_a_rotary_embedding_that_needs_a_tensor_is_an_error() -> None:
-    model("llama", rope_parameters={"rope_theta": 5e5, "rope_type": "longrope", "factor": 8.0})
-    with pytest.raises(cs.PlanError, match="scales the rotary embedding with the method longrope"):
+@pytest.mark.parametrize(
+    ("kind", "why", "hint"),
+    [
+        ("longrope", "for which GGUF needs a separate tensor", "convert_hf_to_gguf.py"),
+        ("dynamic", "which llama.cpp's metadata cannot express", "--layout keep"),
+    ],
+)
+def test_a_rotary_embedding_that_metadata_cannot_describe_is_an_error(kind: str, why: str, hint: str) -> None:
+    model("llama", rope_parameters={"rope_theta": 5e5, "rope_type": kind, "factor": 8.0})
+    with pytest.raises(cs.PlanError, match=f"scales the rotary embedding with the method {kind}, {why}") as raised:
         cs.convert("model", layout="gguf")
+    assert hint in raised.value.hint
 
 
 def test_a_linear_scaling_goes_into_the_metadata() -> None:
