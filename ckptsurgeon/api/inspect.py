@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -148,10 +148,11 @@ def init_config(
     For a checkpoint, the configuration lists every tensor. Headers contain no initialisers, so each tensor gets the
     initialiser that its name and shape suggest; review these initialisers. If name and shape suggest none, as for
     buffers and parts of quantised tensors, the initialiser is ``like``, which keeps the values of the checkpoint. The
-    notes of ``inspect`` are comments at the beginning. For a toolkit's configuration (ESPnet's ``config.yaml``), the
-    result refers to that file, and lists the parameters that it freezes in ``train:``. ``task`` is the ESPnet task, if
-    the configuration fits several tasks. Raises ConfigError for ``root`` with a configuration, or ``task`` with a
-    checkpoint; OutputError if the output exists and ``force`` is not set; and the errors of ``open_checkpoint``.
+    notes of ``inspect`` are comments at the beginning of YAML. For a toolkit's configuration (ESPnet's
+    ``config.yaml``), the result refers to that file, and lists the parameters that it freezes in ``train:``. ``task``
+    is the ESPnet task, if the configuration fits several tasks. Raises ConfigError for ``root`` with a configuration,
+    or ``task`` with a checkpoint; OutputError if the output exists and ``force`` is not set; and the errors of
+    ``open_checkpoint``.
     """
     return initial_config(path, root=root, task=task, output=output, force=force, wait=wait)[0]
 
@@ -167,7 +168,8 @@ def initial_config(
 ) -> tuple[str, list[str]]:
     """Return the text that ``init_config`` returns, and the notes on the checkpoint.
 
-    Arguments and errors are those of ``init_config``. A toolkit's configuration has no notes.
+    Arguments and errors are those of ``init_config``. A toolkit's configuration has no notes. JSON has no comments, so
+    lines that would be comments in YAML are notes, too.
     """
     from ..destinations._load import is_configuration
     from .inputs.inputs import notes_on
@@ -179,7 +181,8 @@ def initial_config(
             raise ConfigError("--root is only for checkpoints, and this is a configuration.", hint="Leave --root out.")
         document, said = _adopted(source, target, task)
         with closing(cast("File", open_source(source))) as file:
-            return _written(document, said, target, [file], force=force, wait=wait), []
+            text = _written(document, said, target, [file], force=force, wait=wait)
+            return text, said if _is_json(target) else []
     if task is not None:
         raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave --task out.")
     with open_checkpoint(path, root) as checkpoint:
@@ -190,8 +193,9 @@ def initial_config(
             if "values" in document["model"]
             else []
         )
-        said = "".join(f"# {line}\n" for line in (*kept, *(f"note: {note}" for note in notes)))
-        return _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait), notes
+        said = [*kept, *(f"note: {note}" for note in notes)]
+        text = _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait)
+        return text, [*notes, *(kept if _is_json(target) else ())]
 
 
 def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
@@ -218,7 +222,7 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
     return {"values": path, **({"root": checkpoint.root} if checkpoint.root else {})}
 
 
-def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
+def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], list[str]]:
     """Return a destination configuration that refers to a toolkit's configuration, and comment lines for its beginning.
 
     ``path`` is the path of the toolkit's configuration.
@@ -239,7 +243,7 @@ def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str,
             f"freezes {frozen}"
         )
         del document["train"]
-    return document, "".join(f"# {line}\n" for line in said)
+    return document, said
 
 
 def _pattern(name: str, keys: list[str]) -> str:
@@ -254,9 +258,14 @@ def _pattern(name: str, keys: list[str]) -> str:
     return text
 
 
+def _is_json(output: str | None) -> bool:
+    """Return whether a configuration is written as JSON, not YAML."""
+    return output is not None and output.lower().endswith(".json")
+
+
 def _written(
     document: dict[str, Any],
-    said: str,
+    said: Sequence[str],
     output: str | None,
     inputs: Iterable[File],
     *,
@@ -265,8 +274,10 @@ def _written(
 ) -> str:
     from ..storage.yaml_text import dump_yaml
 
-    as_json = output is not None and output.lower().endswith(".json")
-    text = json.dumps(document, indent=2) + "\n" if as_json else said + dump_yaml(document)
+    if _is_json(output):
+        text = json.dumps(document, indent=2) + "\n"
+    else:
+        text = "".join(f"# {line}\n" for line in said) + dump_yaml(document)
     if output is not None:
         from ..storage.write.staging import write_text
 

@@ -479,7 +479,9 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
     spec = cs.load_target("dst.yaml")
     assert [[k, i.dtype, list(i.shape)] for k, i in spec.tensors.items()] == MODELS["conformer"]["layout"]
     assert (spec.name, spec.config, spec.files) == ("dst.yaml", "dst.yaml", ("exp/config.yaml", "stats.npz"))
-    cs.init_config("exp/config.yaml", output="exp/dst.json")
+    said = ckpt("init", "exp/config.yaml", "-o", "exp/dst.json").err
+    assert "ran espnet2.tasks.asr.ASRTask.build_model" in said
+    assert "train.data has paths of files that you must provide" in said
     assert cs.load_target("exp/dst.json").files[0] == "exp/config.yaml"
     assert yaml.safe_load(cs.init_config("exp/config.yaml"))["model"] == {"espnet": "exp/config.yaml"}
 

@@ -66,6 +66,12 @@ def test_init_keeps_what_a_checkpoint_does_not_show_how_to_initialise_and_says_s
     assert [key for key, row in model["tensors"].items() if row["init"] == "like"] == list(KEPT)
 
 
+def test_init_as_json_has_a_note_in_place_of_the_comment(ckpt: Any) -> None:
+    said = ckpt("init", "front.pth", "--root", "state.model", "-o", "conf/dst.json")
+    assert (said.code, "tensors with init: like keep the values of front.pth" in said.err) == (0, True)
+    assert "keep the values" not in ckpt("init", "front.pth", "--root", "state.model", "-o", "conf/other.yaml").err
+
+
 def test_kept_values_are_those_of_the_file_and_a_source_of_their_own(ckpt: Any) -> None:
     plan = cs.transplant("src.pth", "conf/dst.yaml")
     assert plan.counts == {"copied": 2, "kept": 3}
