@@ -117,7 +117,7 @@ def chosen_matrices(
         else:
             chosen[key] = misfits
     _keep_ties(checkpoint, chosen, plain)
-    _check(checkpoint, chosen, scheme)
+    _check(checkpoint, chosen, plain, scheme)
     vectors = [key for key in wanted.keys if len(checkpoint[key].shape) != 2 and key not in plain]
     notes = [*wanted.notes, *_said(scheme, chosen, plain, vectors, layers)]
     return ChosenMatrices(tuple(chosen), plain, layers.absent, tuple(notes))
@@ -150,7 +150,7 @@ def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, 
                 plain[key] = f"tied to {other}"
 
 
-def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) -> None:
+def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], plain: Mapping[str, str], scheme: Scheme) -> None:
     """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the scheme forbids."""
     misfits = {key: why for key, why in chosen.items() if why}
     if misfits:
@@ -163,8 +163,9 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) ->
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
     if not chosen:
+        reasons = f" ({', '.join(map(escape, dict.fromkeys(plain.values())))})" if plain else ""
         raise PlanError(
-            f"{escape(checkpoint.path)} has no matrix to quantise.",
+            f"{escape(checkpoint.path)} has no matrix to quantise{reasons}.",
             hint="Only weights of linear layers are quantised: floating-point matrices with keys *.weight.",
         )
 

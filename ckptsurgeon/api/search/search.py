@@ -272,10 +272,13 @@ def _equal_note(study: Study) -> str:
     scores = [one.score for one in study.trials.values() if one.score is not None]
     if len(scores) < 2 or len(set(scores)) > 1:
         return ""
-    return (
-        f"all {len(scores)} scores are {scores[0]:g}, so no values are better than others: check that the evaluation "
-        "reads the model that it is given, and that this number is its score (--metric NAME reads a line NAME: NUMBER)"
+    advice = (
+        "that the parameters change the model, and that the split dev of the task can show this"
+        if "task" in study.settings
+        else "that the evaluation reads the model that it is given, and that this number is its score (--metric NAME "
+        "reads a line NAME: NUMBER)"
     )
+    return f"all {len(scores)} scores are {scores[0]:g}, so no values are better than others: check {advice}"
 
 
 def drawn_best(study: Study, title: str) -> Trial:

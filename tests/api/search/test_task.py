@@ -143,6 +143,13 @@ def test_a_task_scores_models_on_dev_and_the_output_on_test() -> None:
     assert json.loads((STUDY / "study.json").read_text())["evaluate"] == "the task of judge.yaml"
 
 
+def test_the_note_on_equal_scores_of_a_task_advises_nothing_on_printed_lines() -> None:
+    Path("recipe.yaml").write_text(json.dumps(recipe({"choice": [0.5, 1.0]}, 0)))
+    (note,) = [one for one in searched(trials=2).notes if "so no values are better" in one]
+    assert "the split dev of the task" in note
+    assert "NUMBER" not in note
+
+
 @pytest.mark.long
 def test_a_study_goes_on_with_the_same_configuration_only() -> None:
     first = searched(sampler="sobol", trials=2)
