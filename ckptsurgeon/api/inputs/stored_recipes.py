@@ -125,17 +125,19 @@ NOTHING = 1e-9
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
     """Return notes on those of ``adapters`` that are already merged into ``base``, according to the recipe in ``base``.
 
-    ``weights`` are the weights of ``adapters``. There is no note on an adapter that is subtracted, which undoes its
-    merge. If the recipe does not describe the present weights of ``base``, a note that says this replaces them.
+    ``weights`` are the weights of ``adapters``. There is no note on an adapter whose weight has the opposite sign of
+    its weight in the recipe, because such a weight undoes the merge. If the weights of ``base`` were replaced after the
+    recipe was written, the result is one note that says this, in place of all others.
     """
     known = _recorded(base)
     notes: list[str] = []
     for one, weight in zip(adapters, weights, strict=True) if known else ():
         again = next((old for old in known if not one.in_memory and _is_same(old, _adapter(one, weight))), None)
         if again is not None and again.weight * weight > 0:
+            done, merged = ("added", "merged") if weight > 0 else ("subtracted", "subtracted")
             notes.append(
-                f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this "
-                "adapter is already merged"
+                f"{escape(one.path)} is {done} a second time: according to the recipe in {escape(base.path)}, this "
+                f"adapter is already {merged}"
             )
     changed = changed_tensor(base) if notes else ""
     return [stale_note(base, changed)] if changed else notes

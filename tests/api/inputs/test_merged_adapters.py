@@ -83,6 +83,16 @@ def test_a_subtracted_adapter_may_be_added_again(merged: str) -> None:
     assert again("half")
 
 
+def test_an_adapter_that_is_subtracted_twice_is_not_said_to_be_added(merged: str) -> None:
+    cs.apply(cs.lora_merge("b.safetensors", "one", weights=[-1]), "less.safetensors")
+    (note,) = again("less.safetensors", weight=-1)
+    assert note == (
+        "one/adapter_model.safetensors is subtracted a second time: according to the recipe in less.safetensors, this "
+        "adapter is already subtracted"
+    )
+    assert not again("less.safetensors")
+
+
 def test_what_has_no_adapter_has_no_note_and_no_record(merged: str) -> None:
     cs.apply(cs.convert("b.safetensors"), "c.safetensors")
     cs.apply(cs.lora_extract("m", "b.safetensors", rank=2), "extracted/")
