@@ -74,8 +74,7 @@ def expert_alone(before: Network, after: Network, number: int) -> Change:
         experts_in = before.tensors[experts["down"]].shape[0]
         if number >= experts_in:
             raise ConfigError(f"--expert {number}: a layer has the experts 0 to {experts_in - 1}.")
-        if _parts_of(after, dense[layer], before, experts) > 1:
-            raise _other_size(after, dense[layer], before, experts)
+        _check_size(after, dense[layer], before, experts)
         change.after += _taken_out(after, dense[layer], experts, number, own)
         change.left += [own(key) for key in layers[layer][0] if key not in experts.values()]
     return change
@@ -167,12 +166,22 @@ def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Part
     return parts
 
 
-def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> PlanError:
+def _check_size(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> None:
+    """Raise PlanError unless an expert is as large as the dense layer."""
+    own = with_experts.tensors[experts["down"]].shape[2]
+    if plain.tensors[dense["down"]].shape[1] != own:
+        hint = f"Give the feed-forward layer the size of an expert, {own}."
+        raise _other_size(plain, dense, with_experts, experts, hint)
+    _parts_of(plain, dense, with_experts, experts)
+
+
+def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Parts, hint: str = "") -> PlanError:
     down, own = plain.tensors[dense["down"]].shape, with_experts.tensors[experts["down"]].shape
     return PlanError(
         f"the sizes do not fit: an expert of {escape(experts['down'])} is {shape_text(own[1:])}, but "
         f"{escape(dense['down'])} is {shape_text(down)}.",
-        hint="Give an expert the size of the feed-forward layer, or this size divided by a divisor of the number of "
+        hint=hint
+        or "Give an expert the size of the feed-forward layer, or this size divided by a divisor of the number of "
         f"experts, {own[0]}.",
     )
 

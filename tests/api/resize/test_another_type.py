@@ -127,6 +127,17 @@ def test_the_expert_that_is_asked_for_becomes_the_feed_forward_layer(source: Sav
     assert cs.resize(tmp_path / "moe", model_type="llama", expert=0).arguments["expert"] == 0  # is in the recipe, too
 
 
+@pytest.mark.long
+def test_the_hint_on_an_expert_of_another_size_names_its_size(source: Saved, tmp_path: Path) -> None:
+    """A dense layer twice as large as an expert: no size of the experts, which are there already, can help."""
+    cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral"), tmp_path / "moe")
+    for size in (192, 48):
+        with pytest.raises(cs.PlanError, match="the sizes do not fit") as caught:
+            cs.resize(tmp_path / "moe", model_type="llama", expert=2, set={"intermediate_size": size})
+        assert caught.value.hint == "Give the feed-forward layer the size of an expert, 96."
+    cs.resize(tmp_path / "moe", model_type="llama", expert=2, set={"intermediate_size": 96})
+
+
 def test_fields_are_carried_over_and_others_are_said_to_be_left_out(source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("llama"), set=MOE, model_type="mixtral")
     assert any("left out of config.json: attention_bias, mlp_bias" in note for note in plan.notes), plan.notes
