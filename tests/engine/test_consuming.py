@@ -129,6 +129,13 @@ def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: An
     assert os.listdir("src") == []
 
 
+def test_a_consumed_shard_is_not_renamed_in_place(after_each: Any) -> None:
+    begun(after_each)
+    with pytest.raises(cs.PlanError, match="was deleted by an interrupted run with --consume") as caught:
+        cs.apply_in_place(cs.rename("src", map=["layers=blocks"]))
+    assert "Run the interrupted command again" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("call", ["rename", "unlink", "ftruncate", "pwrite"])
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:

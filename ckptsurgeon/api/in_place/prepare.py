@@ -121,7 +121,12 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
 
 
 def _local(file: File) -> LocalFile:
-    if not isinstance(file, LocalFile) or isinstance(file, ConsumedFile):
+    if isinstance(file, ConsumedFile):
+        raise PlanError(
+            f"{escape(file.uri)} was deleted by an interrupted run with --consume: only its header is left.",
+            hint=f"Run the interrupted command again; its output is {escape(file.shard.output)}.",
+        )
+    if not isinstance(file, LocalFile):
         raise PlanError(
             f"{escape(file.uri)} is not a local file: its tensors cannot be renamed in place.", hint=ORDINARY
         )
