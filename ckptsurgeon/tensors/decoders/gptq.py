@@ -42,8 +42,8 @@ class _Gptq:
             )
         if codes.shape[0] != -(-columns * bits // WORD):
             raise UndecodableError(
-                f"the codes (qweight) have {codes.shape[0]} rows, but {columns} columns of {bits} bits need "
-                f"{-(-columns * bits // WORD)} rows"
+                f"the qweight has {codes.shape[0]} rows of 32-bit words, but {columns} columns of {bits} bits fill "
+                f"only {-(-columns * bits // WORD)}: the number of columns or of bits is wrong"
             )
         if scale.shape[1] != rows:
             raise UndecodableError(f"each group has {scale.shape[1]} scales, but the tensor has {rows} rows")

@@ -233,6 +233,18 @@ def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -
 
 
 @pytest.mark.long
+def test_rows_of_words_that_the_columns_do_not_fill_are_refused() -> None:
+    """The number of bits is computed from the rows, so these cannot be said to need others."""
+    state = {
+        "x.qweight": torch.ones(9, 16, dtype=torch.int32), "x.scales": torch.ones(2, 16).half(),
+        "x.g_idx": (torch.arange(64) // 32).int(), "x.qzeros": torch.ones(2, 2, dtype=torch.int32),
+    }  # fmt: skip
+    save_file(state, "x.safetensors")
+    said = "the qweight has 9 rows of 32-bit words, but 64 columns of 4 bits fill only 8: the number of columns or of"
+    with pytest.raises(cs.CheckpointError, match=said):
+        cs.convert("x.safetensors", dequantize=True)
+
+
 def test_an_order_that_compressed_tensors_has_not_set_is_ignored(tmp_path: Path) -> None:
     """It makes the parameter with -1 everywhere, and fills it only for ``actorder: group``."""
     folder = BY_NAME["int4-packed"].folder(tmp_path / "m")
