@@ -107,9 +107,10 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Not
         if dim is None:
             equal = {equal_bytes(infos[0], info, handles) for info in infos}
             if equal != {True} and not _WHOLE.search(key):
+                how = "differs between the ranks" if False in equal else "cannot be compared between the ranks"
                 raise FormatError(
-                    f"{escape(first.file.uri)}: {escape(key)} differs between the ranks, and ckpt does not know along "
-                    "which dimension it is split.",
+                    f"{escape(first.file.uri)}: {escape(key)} {how}, and ckpt does not know along which dimension it "
+                    "is split.",
                     hint="Pass the file of a single rank to read its parts of the tensors.",
                     rule="rank part",
                 )

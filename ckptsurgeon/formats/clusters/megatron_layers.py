@@ -81,9 +81,10 @@ def _joined(
         return rule(parts)
     equal = [equal_bytes(first, part, handles) for part in parts]
     if False in equal or (None in equal and not _WHOLE.fullmatch(key)):
-        said = f"{names[equal.index(False)]} has other values of" if False in equal else "each rank has its own"
+        other = f"{names[equal.index(False)]} has other values of {escape(key)}" if False in equal else ""
+        said = other or f"{escape(key)} cannot be compared between the ranks"
         raise FormatError(
-            f"{names[0]}: {said} {escape(key)}, and it is not known how this tensor is split across the ranks.",
+            f"{names[0]}: {said}, and it is not known how this tensor is split across the ranks.",
             hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )

@@ -261,6 +261,10 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
         lambda: [model(rank, odd__weight=torch.full((2,), rank))() for rank in range(2)], "it is not known how this tensor",
         "megatron layer",
     ),
+    "an unknown layer that cannot be compared": (
+        lambda: [model(rank, odd__weight=torch.ones(4, 2).t())() for rank in range(2)],
+        "odd.weight cannot be compared between the ranks, and it is not known how this tensor", "megatron layer",
+    ),
     "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "has other values of decoder.final", "megatron layer"),
     "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "do not have the same tensors", "rank keys"),
     "another shape": (model(1, **{QKV: torch.ones(3, HIDDEN)}), "linear_qkv.weight is float32 (3, 8)", "rank shapes"),

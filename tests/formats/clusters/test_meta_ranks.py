@@ -55,6 +55,16 @@ def test_the_model_gets_the_layout_of_transformers() -> None:
     assert all(torch.equal(made[key], wanted[key]) for key in wanted)
 
 
+def test_a_tensor_that_cannot_be_compared_is_not_said_to_differ() -> None:
+    """A transposed tensor has no checksum of its own, so that nobody knows whether the ranks have the same values."""
+    write(change=lambda rank, state: state.update({"extra.weight": torch.ones(4, 6).t()}))
+    with pytest.raises(FormatError, match=r"extra.weight cannot be compared between the ranks, and ckpt does not know"):
+        cs.inspect("model")
+    write(change=lambda rank, state: state.update({"extra.weight": torch.ones(4, 6) * rank}))
+    with pytest.raises(FormatError, match=r"extra.weight differs between the ranks"):
+        cs.inspect("model")
+
+
 def test_norms_that_differ_between_ranks_are_said() -> None:
     write(change=lambda rank, state: state["norm.weight"].add_(rank))
     said = "1 tensor that should be equal on all ranks differ; those of the first rank are used: norm.weight"
