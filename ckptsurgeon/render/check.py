@@ -85,7 +85,7 @@ def _line(row: CheckRow) -> Sequence[str | Text]:
 
 
 def _folded(report: CheckReport) -> Iterator[RenderableType]:
-    """Yield one line on the checks without findings: how many passed or could not run, and which were skipped."""
+    """Yield a line on the checks without findings: how many passed, could not run or do not apply; and the skipped."""
     passed = report.counts[Status.PASS]
     stopped = sum(row.why == DAMAGED for row in report.rows)
     others = report.counts[Status.NOT_RUN] - stopped

@@ -108,7 +108,10 @@ class InMemoryFile(File):
 
 @dataclass
 class ScanState:
-    """The findings about one file. The function ``judge`` scans an item and returns whether it added a finding."""
+    """The findings about one file. ``judge`` is a function that scans the file, or a part of it (a ``ScanItem``).
+
+    It returns whether it added a finding.
+    """
 
     path: str
     judge: Callable[[ScanItem], bool]

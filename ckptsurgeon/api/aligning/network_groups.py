@@ -257,7 +257,8 @@ class NetworkGroups:
         unclear = next((axis.key for axis in own if axis.key in self._unclear), "")
         if unclear:
             raise PlanError(
-                f"it is not known whether an axis of {escape(unclear)} is the {RESIDUAL} or consists of heads."
+                f"it is not known whether an axis of {escape(unclear)} consists of the dimensions of the {RESIDUAL} or "
+                "of heads."
             )
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:

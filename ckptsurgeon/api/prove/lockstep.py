@@ -36,7 +36,8 @@ class InLockstep:
     """Runs networks block by block; only one thread works at a time.
 
     Before a block, all networks wait until each has reached it. Then ``merge`` is called in the main thread, and each
-    network runs the block with the parameters that it returned. A block that runs again keeps its parameters.
+    network runs the block with the parameters that ``merge`` returned. If a block runs again, ``merge`` is not called
+    again: the block keeps its parameters.
     """
 
     def __init__(self, modules: Sequence[nn.Module], blocks: Sequence[str], merge: Merge, holding: Holding) -> None:

@@ -176,7 +176,7 @@ class Runner:
     def _started(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._stopped:
-                raise OSError("the search has been stopped")
+                raise OSError("ckpt search was interrupted")
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )

@@ -45,9 +45,10 @@ class Sampler(Protocol):
 
 
 def chosen_sampler(name: str, space: SearchSpace) -> tuple[str, str]:
-    """Return the name of the sampler, and a note if ``auto`` cannot use the best one; raises ConfigError.
+    """Return the name of the sampler, and a note if ``auto`` lacks optuna; raises ConfigError for an unknown name.
 
-    ``auto`` is CMA-ES for two or more numbers, TPE for other spaces, and Sobol if optuna is not installed.
+    ``auto`` is CMA-ES if the space has two or more parameters, all of them numbers, and the package cmaes is installed;
+    otherwise it is TPE. Without optuna it is Sobol, and the note says why.
     """
     if name != AUTO:
         if name not in SAMPLERS:

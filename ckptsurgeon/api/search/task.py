@@ -166,7 +166,7 @@ class TaskProcesses:
     def _started(self) -> tuple[_Process, TaskFacts]:
         with self._lock:
             if self._stopped:
-                raise ConfigError("the search has been stopped.")
+                raise ConfigError("ckpt search was interrupted.")
             process = _Process(self._config)
             self._all.add(process)
         try:

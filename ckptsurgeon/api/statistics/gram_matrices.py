@@ -216,7 +216,11 @@ class GramSums:
 
 
 def chosen_from(network: Network) -> list[str]:
-    """Return the keys of the tensors of a checkpoint for which statistics can be collected."""
+    """Return the keys of the tensors of a checkpoint for which statistics can be collected.
+
+    These are all parameters that the checkpoint stores as the network has them (embeddings and norms, too), and the
+    weights of experts that the network stacks.
+    """
     weights = weights_of(network)
     return list(dict.fromkeys([*weights.keys.values(), *stacked_keys(network.module, weights)]))
 

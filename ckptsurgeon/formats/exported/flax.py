@@ -190,7 +190,9 @@ class _Reader:
         items = self._item(at, end)
         sizes = self._item(items.begin, end) if items.kind == "list" and items.length == 3 else items
         if sizes.kind != "list" or sizes is items:
-            raise FormatError("an array is not a list of its shape, its dtype and its bytes.", rule="msgpack array")
+            raise FormatError(
+                "an array is not stored as a list of its shape, its dtype and its bytes.", rule="msgpack array"
+            )
         if sizes.length > limits.DIMENSIONS:
             raise FormatError(
                 f"an array has {sizes.length} dimensions, more than {limits.DIMENSIONS}.", rule="tensor shape"
@@ -207,7 +209,9 @@ class _Reader:
         named = self._item(at, end)
         data = self._item(named.begin + named.length, end) if named.kind == "text" else named
         if data.kind != "bytes" or data.begin + data.length != end:
-            raise FormatError("an array is not a list of its shape, its dtype and its bytes.", rule="msgpack array")
+            raise FormatError(
+                "an array is not stored as a list of its shape, its dtype and its bytes.", rule="msgpack array"
+            )
         self.arrays.append((data.begin, end))
         dtype = self._text(named, limits.KEY_CHARACTERS)
         if dtype not in FLAX_DTYPES:

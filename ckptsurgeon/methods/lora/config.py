@@ -153,8 +153,8 @@ def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
 def damage_of(data: Any, name: str) -> str:
     """Return the reason why the configuration ``data`` is invalid; '' if it is valid, or is not for a LoRA adapter.
 
-    The result is also '' if the configuration has a setting with which only PEFT can merge the adapter. ``name`` is the
-    name of the file in messages.
+    The result is also '' if only PEFT can merge the adapter: ``refusal_of`` gives the reason. ``name`` is the name of
+    the file in messages.
     """
     if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
         return ""

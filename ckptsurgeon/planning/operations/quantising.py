@@ -20,7 +20,8 @@ def quantised(
 
     The result maps (key of the matrix,) to the parts: a map from the key of each part to its header.
 
-    Tied matrices are quantised once. Raises PlanError for a tensor that cannot be quantised.
+    Tied matrices are quantised once, but each of their keys has an entry, with equal headers. Raises PlanError for a
+    tensor that cannot be quantised.
     """
     scheme = SCHEMES[operation.fields["to"]]
     chosen = dict.fromkeys(keys)

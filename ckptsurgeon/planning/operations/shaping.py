@@ -94,7 +94,7 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != size:
         raise PlanError(
             f"{operation}: sizes {sizes} are {count(len(sizes), 'part')} with the sum {sum(sizes)}; "
-            f"{escape(key)} needs {count(parts, 'part')} with the sum {size}, none below 0."
+            f"{escape(key)} needs {count(parts, 'part')} with the sum {size}, and no size below 0."
         )
     return sizes
 
@@ -255,8 +255,9 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     numbers = sorted(one for values in varying for text in values if (one := number_in(text)) is not None)
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
-            f"{operation}: the order of {listing(keys)} in {escape(name)} is not known.",
-            hint="Capture the number of each tensor in the pattern, as in {n}, or list a pattern for each tensor.",
+            f"{operation}: it is not known in which order {listing(keys)} make the new tensor {escape(name)}.",
+            hint="List a pattern for each tensor, in order. If their names have numbers, you can capture these, as in "
+            "{n}.",
         )
     if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)

@@ -51,7 +51,7 @@ class LossDrop:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the loss fell by more than the noise."""
+        """Whether the loss fell by more than ``noise``."""
         return self.first - self.last > self.noise
 
 

@@ -57,10 +57,10 @@ CSV, FOLDER = (".csv",), ("/",)
 
 
 class Marks(NamedTuple):
-    """How a manifest of some format is recognised: its name has one of ``endings``, and certain names are in it.
+    """How a manifest of some format is recognised: by the ending of its file name, and by names in its content.
 
-    All names of ``has`` are in it, and none of ``lacks``. They are the columns of a CSV, the fields of the JSON object
-    on the first line, or the files of a folder.
+    Its file name ends in one of ``endings``. Its content has all names of ``has`` and none of ``lacks``: columns of a
+    CSV, or fields of the JSON object on the first line. A folder has all files of ``has``; ``lacks`` is not used.
     """
 
     endings: tuple[str, ...]

@@ -270,7 +270,7 @@ def test_evaluations_run_in_processes_of_their_own_and_stop() -> None:
     thread.join(60)
     assert found[0].why == "the process of the evaluation was killed by signal 9"
     wait_until(lambda: not is_alive(int(Path("pid").read_text())))
-    assert judge.evaluate("base.safetensors").why == "the search has been stopped"
+    assert judge.evaluate("base.safetensors").why == "ckpt search was interrupted"
 
 
 def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,7 +328,7 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"split": "haed.weight", "into": ["a", "b"]}], PatternError, "matches none of the 32 source keys"),
     ([{"split": "head.weight", "into": ["a", "b", "c"]}], PlanError, "which is not a multiple of 3"),
     ([{"split": "head.weight", "into": ["a", "b"], "sizes": [3, 3]}], PlanError, "are 2 parts with the sum 6"),
-    ([{"split": "head.weight", "into": ["a", "b"], "sizes": [-1, 11]}], PlanError, "needs 2 parts with the sum 10, none below 0"),
+    ([{"split": "head.weight", "into": ["a", "b"], "sizes": [-1, 11]}], PlanError, "needs 2 parts with the sum 10, and no size below 0"),
     ([{"split": "head.weight", "into": ["a", "b"], "dim": 2}], PlanError, "no dimension 2"),
     ([{"split": "head.weight", "into": ["a", "a"]}], PlanError, "two parts of the tensor head.weight become a"),
     ([{"split": "head.weight", "into": ["a", "steps"]}], PlanError, "head.weight and steps both become steps"),

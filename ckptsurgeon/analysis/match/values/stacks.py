@@ -83,7 +83,7 @@ def _are_numbered(names: Sequence[str]) -> bool:
 def _taken_apart(change: Change, source: Tensors, used: Set[Place]) -> Iterator[Change]:
     """Yield ``change``, preceded by operations that unstack each stack of the source from which it takes a matrix.
 
-    Yields nothing if one of these stacks has a matrix that no change uses, because it is not in ``used``.
+    Yields nothing if one of these stacks has a matrix that is not in ``used``, so that no change uses it.
     """
     places = [_place(key, source) for key in change.sources]
     stacks = {place[0]: source[place[0]].shape[0] for place in places if place is not None}

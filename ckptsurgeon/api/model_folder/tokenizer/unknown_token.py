@@ -29,9 +29,11 @@ Some lists lack the bytes that never occur in UTF-8, or the bytes of characters 
 
 @notes_of(NoteKind.VOCABULARY)
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the model of a tokenizer.json needs an unknown token, but has none or an ordinary word instead.
+    """Yield a note if a tokenizer.json names an unknown token that its list lacks, or if it has an unusable ``unk_id``.
 
-    There is no note on tokenisers that first turn every text into bytes: they need no unknown token.
+    An ``unk_id`` (of Unigram) is unusable if it is null, beyond the list, or the index of an ordinary word although the
+    list has a real unknown token. There is no note if ``unk_token`` is null or ``unk_id`` is absent, nor on tokenisers
+    that first turn every text into bytes: they need no unknown token.
     """
     found, head = folder.token_list, folder.tokenizer_head
     types = {kind for name in ("normalizer", "pre_tokenizer") for kind in types_in(head.get(name))}

@@ -62,8 +62,9 @@ def _is_padded(number: int, known: Collection[int]) -> bool:
 
 
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
-    """Return the number of tokens for which an output layer, or its bias, has values; 0 for any other tensor.
+    """Return the number of tokens for which a tensor has values, if it is an output layer or a bias of one; else 0.
 
+    The ``embed_tokens`` of an encoder or a decoder count as output layers, too.
     ``widths`` has the widths of the embeddings, and ``classes`` the names in ``architectures``.
     """
     if len(one.shape) == 2 and one.shape[1] in widths and (HEAD.search(one.key) or _DECODER.search(one.key)):

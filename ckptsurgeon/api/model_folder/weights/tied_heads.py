@@ -42,8 +42,10 @@ ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
 
 
 def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
-    """Return a plan with a note on each source from which the output takes the embedding but not the output layer.
+    """Return a plan with a note on each source whose output layer is lost, although the output has its embedding.
 
+    A source may store an output layer, while the output stores none and uses its embedding instead. Or a source may use
+    its embedding as output layer, while the output gets a new output layer, or keeps that of the destination.
     ``folders`` and ``keys`` are the folders and the keys of the sources, in their order. ``tied`` is true if an output
     without a stored output layer uses its embedding as output layer.
     """

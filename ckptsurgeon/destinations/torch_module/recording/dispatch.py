@@ -102,7 +102,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Add to the recording a tensor that was allocated with real memory, without a recorded operation.
 
         ``torch.Tensor(3, 4)`` makes such a tensor. ``overwritten`` is true if the next operation overwrites all values
-        of the tensor, so that its old values are not needed.
+        of the tensor. A tensor with more than ``MAX_CONSTANT`` values is added only in this case, because its old
+        values are then not needed. Raises Unrecordable for other large tensors, for tensors that are not strided, and
+        for tensors that share their memory with an array.
         """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")

@@ -171,7 +171,10 @@ def _float(bits: int, width: int) -> float:
 
 
 def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
-    """Find the bits of the values that ``searches`` look for; return the number of bytes of a value."""
+    """Find the value that each search looks for, and store its bits in the search.
+
+    Returns the number of bytes of each value (4 for float32).
+    """
     if math.prod(tensors.shape) <= FEW:
         return _sort(tensors, quantities, searches, columns)
     width, level = 4, 0
@@ -185,9 +188,9 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankS
 
 
 def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_RankSearch], columns: int | None) -> int:
-    """Find the bits of the values that ``searches`` look for, by sorting; return the number of bytes of a value.
+    """Find the value that each search looks for, by sorting, and store its bits in the search.
 
-    For a tensor of few values, sorting is faster than counting.
+    Returns the number of bytes of each value. For a tensor of few values, sorting is faster than counting.
     """
 
     def look(at: Slice) -> list[list[Array]]:
@@ -211,7 +214,10 @@ def _bits(values: Array) -> Array:
 def _count(
     tensors: Tensors, quantities: Quantities, groups: Sequence[_BitCounts], level: int, columns: int | None
 ) -> int:
-    """Count the next 16 bits of the values of each group; return the number of bytes of a value."""
+    """Count the next 16 bits of the values of each group, in its field ``of``.
+
+    Returns the number of bytes of each value (4 for float32).
+    """
     lock = Lock()
 
     def look(at: Slice) -> int:

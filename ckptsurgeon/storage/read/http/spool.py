@@ -187,7 +187,9 @@ class Spool:
                 got = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
                 raise SourceError(
-                    f"the fetched part of {escape(self._uri)} cannot be read from its temporary file: {error.strerror}."
+                    f"the fetched part of {escape(self._uri)} cannot be read from its temporary file: "
+                    f"{error.strerror}.",
+                    hint="Run the command again.",
                 ) from error
             if not got:
                 raise SourceError(
