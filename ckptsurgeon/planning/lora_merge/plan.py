@@ -78,11 +78,22 @@ class BaseChanges:
             self._add_module(source, one, module, key, transposed=transposed)
         for name, key in one.adapter.saved.items():
             self._add_saved(source, one, names.saved(name), key)
+        self._check_fresh()
         every = dict(zip((module.name for module in modules), weights, strict=True))
         every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded on purpose
         shift = names.shift
         stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
         self.notes += [with_prefix(f"{escape(one.adapter.name)}: ", note) for note in stays]
+
+    def _check_fresh(self) -> None:
+        """Raise PlanError if an adapter changes a tensor that another adapter resizes."""
+        key = next((key for key in self.fresh if key in self.changed), "")
+        if key:
+            raise PlanError(
+                f"one adapter resizes {escape(key)}, and {escape(self.changed[key].by[0])} changes it, too: their "
+                "changes cannot be added.",
+                hint="Merge the adapters one after the other, if each fits the result of the merge before it.",
+            )
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
         """Return the modules of an adapter that are not excluded; add the tensors of all others to ``left_out``."""
@@ -130,7 +141,7 @@ class BaseChanges:
             raise PlanError(
                 f"the adapter {escape(one.adapter.name)} has the tensor {escape(name)} {shape_text(given.shape)}, and "
                 f"{escape(self.base.source.name)} {why}: only a single adapter with the weight 1 can add or resize it.",
-                hint="Merge that adapter alone.",
+                hint="Merge that adapter alone, with the weight 1.",
             )
         self.fresh[name] = given
         if there is not None:

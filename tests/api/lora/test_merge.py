@@ -212,6 +212,16 @@ def test_what_is_saved_replaces_adds_and_resizes() -> None:
         cs.lora_merge("base.safetensors", "a", weights=[0.5])
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_an_adapter_that_changes_what_another_resizes_is_an_error(names: tuple[str, str]) -> None:
+    """The change of the second adapter was lost in silence."""
+    save_file({**base_state(), "embed_tokens.weight": torch.rand(11, 8)}, "base.safetensors")
+    for name, rows in (("a", 13), ("b", 11)):
+        peft_folder(name, {"embed_tokens.weight": torch.rand(rows, 8)}, modules_to_save=["embed_tokens"])
+    with pytest.raises(cs.PlanError, match=r"one adapter resizes embed_tokens.weight, and b.* changes it, too"):
+        cs.lora_merge("base.safetensors", list(names))
+
+
 def test_a_name_in_modules_to_save_selects_every_module_whose_name_ends_with_it() -> None:
     names = ("norm.weight", "layers.0.input_layernorm.weight", "layers.0.input_layernorm.inner.bias")
     base = base_state() | {name: torch.ones(8) for name in names}
