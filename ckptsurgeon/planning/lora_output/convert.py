@@ -65,6 +65,12 @@ def plan_lora_convert(
     """
     overlooked = check_excluded([one], exclude)
     chosen, left = chosen_modules(one, exclude)
+    if not one.adapter.modules and not left:
+        raise PlanError(
+            f"{escape(one.adapter.name)} has no factors, only tensors that it saves in full: there is nothing to "
+            "convert.",
+            hint="Merge it into its base with ckpt lora merge.",
+        )
     if not chosen:
         raise PlanError(f"no module of {escape(one.adapter.name)} is left to convert.", hint="Leave an --exclude out.")
     refuse_dora(one.adapter, chosen, "whose magnitudes have other names and meanings in each toolkit")

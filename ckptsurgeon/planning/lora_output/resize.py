@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
 from ...methods.lora.names import COMPONENTS
 from ...util.notes import with_prefix
@@ -40,7 +40,12 @@ def check_sizes(rank: int | None, energy: float | None) -> None:
 
 
 def refuse_resizing(one: AdapterView) -> None:
-    """Raise PlanError if the adapter is a DoRA."""
+    """Raise PlanError if the adapter is a DoRA, or has no factors."""
+    if not one.adapter.modules:
+        raise PlanError(
+            f"{escape(one.adapter.name)} has no factors, only tensors that it saves in full: there is nothing to "
+            "resize."
+        )
     refuse_dora(
         one.adapter,
         one.adapter.modules,
@@ -132,7 +137,8 @@ def _notes(one: AdapterView, modules: Sequence[NewModule], to: str) -> Iterator[
     same = [module.name for module in modules if module.a.factor is None]
     if same:
         number = count(len(same), "module")
-        yield f"{number} copied unchanged, because their rank does not become smaller: {listing(same, where='')}"
+        keep = "keeps its factors, because its" if len(same) == 1 else "keep their factors, because their"
+        yield f"{number} {keep} rank does not become smaller: {listing(same, where='')}"
     if to == "peft" and one.adapter.spelling not in ("PEFT", TITLES[to]):
         yield (
             f"the output is a folder of PEFT, because the format of the adapter ({one.adapter.spelling}) cannot store "

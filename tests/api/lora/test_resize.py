@@ -111,7 +111,8 @@ def test_both_limits_together(adapter: dict[str, torch.Tensor]) -> None:
 def test_a_rank_that_is_no_larger_is_copied(adapter: dict[str, torch.Tensor]) -> None:
     plan = cs.lora_resize("one", rank=8)
     assert any(
-        note.startswith("2 modules copied unchanged, because their rank does not become smaller") for note in plan.notes
+        note.startswith("2 modules keep their factors, because their rank does not become smaller")
+        for note in plan.notes
     )
     receipt = cs.apply(plan, "out/")
     found = load_file("out/adapter_model.safetensors")
@@ -211,6 +212,13 @@ def test_another_product_fails_the_verification(adapter: dict[str, torch.Tensor]
     changed[f"{PREFIX}q.lora_A.weight"][0] *= 1.01
     save_file(changed, "changed.safetensors")
     assert not cs.verify("changed.safetensors", plan="plan.json").ok
+
+
+def test_an_adapter_without_factors_is_an_error() -> None:
+    peft_folder("saved", {"norm.weight": torch.rand(8)}, modules_to_save=["norm"])
+    for make in (lambda: cs.lora_resize("saved", rank=2), lambda: cs.lora_convert("saved", to="peft")):
+        with pytest.raises(cs.PlanError, match="saved has no factors, only tensors that it saves in full"):
+            make()
 
 
 def test_what_cannot_be_resized_is_an_error(adapter: dict[str, torch.Tensor]) -> None:
