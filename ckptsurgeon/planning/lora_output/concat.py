@@ -87,13 +87,18 @@ def plan_lora_concat(
     if knots is not None:
         modules = [knots.made(module) for module in modules]
     if not modules:
+        if not exclude:
+            raise PlanError(
+                "the adapters have no factors, only tensors that they save in full.",
+                hint="Merge them into their base with ckpt lora merge.",
+            )
         raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
     biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
     settings["lora_bias"] = bool(biases)
     made = written(modules, "peft", settings)
     made.steps += [*biases, *found.saved.values()]
     sources = [one.view.source for one in adapters] + ([base.source] if base is not None else [])
-    shared = knots.notes(modules, len(adapters)) if knots is not None else _notes(modules)
+    shared = knots.notes(modules, len(adapters)) if knots is not None else _notes(modules, is_cast=bool(dtype))
     every = [*notes, *overlooked, *found.notes, *shared]
     return adapter_plan("lora concat", sources, made, left=found.left, arguments=arguments, notes=every)
 
@@ -284,10 +289,13 @@ def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
         yield step if weights or step.dtype != given.dtype else replace(step, op="copy")
 
 
-def _notes(modules: Sequence[NewModule]) -> Iterator[str]:
-    """Yield notes on factors that got a wider dtype, and on ranks larger than a side of the weight."""
-    wider = [one.name for one in modules if any(each.dtype != one.b.dtype for each in one.b.inputs)]
-    if wider:
+def _notes(modules: Sequence[NewModule], *, is_cast: bool) -> Iterator[str]:
+    """Yield notes on factors that got a wider dtype, and on ranks larger than a side of the weight.
+
+    If ``is_cast`` is true, the user chose the dtype, and there is no note on it.
+    """
+    wider = [one.name for one in modules if one.b.dtype != common_dtype(each.dtype for each in one.b.inputs)]
+    if wider and not is_cast:
         kind = next(one.b.dtype for one in modules if one.name == wider[0])
         why = "weight and scale are multiplied into it, and fewer bits would round the products"
         yield f"the factor B of {count(len(wider), 'module')} becomes {kind}: {why}: {listing(wider, where='')}"

@@ -100,6 +100,8 @@ def test_bits_of_16_stay_if_the_scale_is_a_power_of_two() -> None:
     assert torch.equal(b[:, :2], (first.double() * (0.7 * 2)).float())
     cs.apply(cs.lora_concat(["one", "two"], weights=[0.7, 0.3], dtype="bf16"), "narrow/")
     assert {value.dtype for value in load_file("narrow/adapter_model.safetensors").values()} == {torch.bfloat16}
+    narrow = cs.lora_concat(["joined", "wide"], weights=[1, 1], dtype="bf16")
+    assert not [note for note in narrow.notes if "fewer bits would round" in note]  # the user asked for the dtype
 
 
 def test_a_half_is_float32_even_for_a_power_of_two() -> None:
