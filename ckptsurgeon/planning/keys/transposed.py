@@ -43,23 +43,27 @@ def _place(key: str) -> tuple[str, ...] | None:
     return found.groups() if found is not None else None
 
 
-def transposed_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations") -> str:
+def transposed_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations", dims: int = 2) -> str:
     """Return the note on the transposed matrices ``turned``, which --on-mismatch resizes, skips or initialises.
 
     ``square`` are square matrices in the same layers that may be transposed, too. ``option`` is the option that takes
-    operations.
+    operations. ``dims`` is the number of dimensions of the first tensor: 3 for stacked matrices.
     """
     also = f"; square matrices in the same layers may be transposed, too: {listing(square, 3)}" if square else ""
     return (
         f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the numbers of rows and columns are "
         f"swapped between the models; --on-mismatch does not transpose matrices: {listing(turned, 3)}. "
-        f"{transposed_hint(turned[0], option)}{also}"
+        f"{transposed_hint(turned[0], option, dims)}{also}"
     )
 
 
-def transposed_hint(key: str, option: str = "--operations") -> str:
-    """Return a hint: how ``option`` transposes the matrix ``key`` and the matrices of the same name in other layers."""
-    return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'}}"
+def transposed_hint(key: str, option: str = "--operations", dims: int = 2) -> str:
+    """Return a hint: how ``option`` transposes the matrix ``key`` and the matrices of the same name in other layers.
+
+    ``dims`` is the number of dimensions of the tensor: 3 for stacked matrices, whose last two are swapped.
+    """
+    last = f", dims: [{dims - 2}, {dims - 1}]" if dims != 2 else ""
+    return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'{last}}}"
 
 
 KERNEL, WEIGHT = "kernel", "weight"

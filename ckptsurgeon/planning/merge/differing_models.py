@@ -191,7 +191,7 @@ class ShapeFitting:
         self._rows = options.vocabulary.size if options.vocabulary is not None else 0
         self._unlike: list[tuple[str, str]] = []
         self._moved: list[ShapeChange] = []
-        self._turned: list[str] = []
+        self._turned: dict[str, int] = {}  # {key of a tensor that looks transposed: number of its dimensions}
         self._shapes: dict[str, Shape] = {}
 
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
@@ -211,7 +211,7 @@ class ShapeFitting:
                 shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
                 return FittedInputs(inputs, own, shape, "vocab", axis)
         turned = any(one.shape != first.shape and is_transposed(one.shape, first.shape) for one in every)
-        self._turned += [piece.key] if turned else []
+        self._turned |= {piece.key: len(first.shape)} if turned else {}
         self._shapes |= {} if turned else {piece.key: first.shape}
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
@@ -229,7 +229,8 @@ class ShapeFitting:
             yield from PositionalRows(moved, {}).merged()
         if self._turned:
             square = square_siblings(self._turned, self._shapes)
-            yield transposed_note(self._turned, square, "ckpt rename --operations")
+            dims = next(iter(self._turned.values()))
+            yield transposed_note([*self._turned], square, "ckpt rename --operations", dims)
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.

@@ -99,7 +99,8 @@ def _mismatch_error(
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = fitting_policies(first.source_shape, first.shape, first.source_dtype, first.key)[1:]
     module, source_module = _module(first.key), _module(origin.key)
-    turned = f"{transposed_hint(origin.key)}. Or use" if is_transposed(first.source_shape, first.shape) else "Use"
+    how = transposed_hint(origin.key, dims=len(first.source_shape))
+    turned = f"{how}. Or use" if is_transposed(first.source_shape, first.shape) else "Use"
     hint = f"{turned} --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
     if {_module(step.key) for step, _, _ in faults} != {module}:
@@ -222,7 +223,9 @@ def _option_that_took_all(steps: Sequence[Step]) -> str:
     if not took:
         return ""
     rules = ", ".join(f"{escape(rule)} ({number})" for rule, number in took.most_common(3))
-    return f"They are not loaded because of {rules}."
+    number = sum(took.values())
+    those = "They are" if number == len(steps) else f"{number} {'is' if number == 1 else 'are'}"
+    return f"{those} not loaded because of {rules}."
 
 
 def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:

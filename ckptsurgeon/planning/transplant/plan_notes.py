@@ -61,7 +61,9 @@ def other_modules(
     missing = [step for step in _missing(steps) if not step.tied_to and _module(step.key) in there]
     if missing:
         modules = listing(list(dict.fromkeys(_module(step.key) for step in missing)), 3, where="")
-        do = "keep their values" if missing[0].kind == "kept" else "are initialised"
+        one = len(missing) == 1
+        kept = "keeps its values" if one else "keep their values"
+        do = kept if missing[0].kind == "kept" else "is initialised" if one else "are initialised"
         has = "although the source has other tensors in the same modules, which are not used"
         yield f"{count(len(missing), 'tensor')} of the destination {do}, {has}: {modules}"
 
@@ -97,4 +99,5 @@ def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> I
     if turned:
         copied = {step.source_key: step.source_shape for step in steps if step.op == "copy"}
         flat = [one.source_key for one in turned if len(one.have) == 2]
-        yield transposed_note([one.source_key for one in turned], square_siblings(flat, copied))
+        square = square_siblings(flat, copied)
+        yield transposed_note([one.source_key for one in turned], square, dims=len(turned[0].have))

@@ -72,6 +72,18 @@ def test_if_all_are_transposed_or_others_are_not_nothing_is_said() -> None:
     assert not notes(cs.transplant("gpt.pth", "gpt.pth"))
 
 
+def test_the_advice_on_stacked_matrices_names_the_dimensions() -> None:
+    """Without them, the operation is refused for a tensor of three dimensions."""
+    for name, sides in (("a.pth", (3, 4)), ("b.pth", (4, 3))):
+        torch.save({"layers.0.w": torch.ones(2, *sides), "b": torch.ones(2)}, name)
+    with pytest.raises(cs.PlanError, match="shape mismatch") as caught:
+        cs.transplant("a.pth", "b.pth")
+    said = "{transpose: 'layers.*.w', dims: [1, 2]}"
+    assert said in str(caught.value.hint)
+    assert said in " ".join(cs.merge(["a.pth", "b.pth"], method="linear", weights=[1, 1], on_mismatch=["skip"]).notes)
+    cs.transplant("a.pth", "b.pth", operations=[{"transpose": "layers.*.w", "dims": [1, 2]}])
+
+
 @pytest.mark.parametrize("policy", ["skip", "overlap"])
 def test_a_merge_with_a_transposed_model_is_noted(policy: str) -> None:
     plan = cs.merge(["gpt.pth", "nano.pth"], method="linear", weights=[1, 1], on_mismatch=[policy])
