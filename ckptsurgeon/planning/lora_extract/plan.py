@@ -62,7 +62,10 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     """Yield the notes on an adapter: layouts, ranks below the requested one, convolutions, tensors left out."""
     yield from layout_notes(found, tuned, asked)
     if asked.embeddings and not any(map(is_embedding, found.factored)):
-        yield "--embeddings changes nothing: no tensor that differs has the name of an embedding"
+        others = [key for key in (*found.left, *found.saved) if is_embedding(key)]
+        why = f"{listing(others, where='')} cannot be made low-rank, or is excluded" if others else ""
+        why = why or "no tensor that differs has the name of an embedding"
+        yield f"--embeddings changes nothing: {why}"
     yield from _cut_rank_notes(found, tuned, asked)
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
@@ -117,7 +120,7 @@ def plan_lora_extract(
     ours, theirs = (with_tied(one.tensors, heads) for one, heads in zip((tuned, base), tied, strict=True))
     found = sorted_keys(ours, theirs, differing, asked)
     refuse_codes([tuned, base], "lora extract", {*found.factored, *found.biases, *found.saved, *found.left})
-    _check_any(found, tuned, base)
+    _check_any(found, tuned, base, is_limited=bool(asked.include or asked.exclude))
     inputs = {key: _input(0, key, ours, tied[0]) for key in (*found.factored, *found.biases, *found.saved)}
     steps = [
         step
@@ -168,7 +171,8 @@ def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[
     return [f"output layer tied to an embedding, {listing(pairs)}: {which}" for which, pairs in notes.items()]
 
 
-def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
+def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView, *, is_limited: bool) -> None:
+    """Raise PlanError if no tensor becomes low-rank; ``is_limited`` is true if there is an --include or --exclude."""
     ours, theirs = escape(tuned.source.name), escape(base.source.name)
     if not (found.factored or found.left or found.saved):
         raise PlanError(
@@ -176,9 +180,11 @@ def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
             hint="Give the tuned model and the base that it was made from.",
         )
     if not found.factored:
+        selected = " selected" if is_limited else ""
         raise PlanError(
-            f"no tensor that differs between {ours} and {theirs} can be made low-rank: "
+            f"no{selected} tensor that differs between {ours} and {theirs} can be made low-rank: "
             f"{listing([*found.left, *found.saved])}.",
-            hint="Widen --include, or use --embeddings to adapt embeddings too.",
+            hint=f"{'Widen --include, or leave --exclude out, or u' if is_limited else 'U'}se --embeddings to adapt "
+            "embeddings too.",
             details=[*found.left, *found.saved],
         )

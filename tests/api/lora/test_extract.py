@@ -421,6 +421,20 @@ def test_embeddings_that_are_asked_for_and_are_none_is_said() -> None:
     assert plan.notes == ("--embeddings changes nothing: no tensor that differs has the name of an embedding",)
 
 
+def test_embeddings_that_differ_and_cannot_be_factors_are_named() -> None:
+    """A vocabulary that has grown: the embedding differs, so it was untrue that no embedding does."""
+    write(embed__weight=torch.ones(20, 8))
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, embeddings=True)
+    assert "--embeddings changes nothing: embed.weight cannot be made low-rank, or is excluded" in plan.notes
+
+
+def test_the_error_on_nothing_to_factor_says_what_limits_it() -> None:
+    write()
+    with pytest.raises(cs.PlanError, match="no selected tensor that differs .* can be made low-rank") as caught:
+        cs.lora_extract("tuned.safetensors", "base.safetensors", exclude=["**"])
+    assert "leave --exclude out" in str(caught.value.hint)
+
+
 def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
     write()
     said = ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "999"]
