@@ -77,6 +77,9 @@ def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     signature(output).unlink()
     (said,) = why(output)
     assert said.startswith("it is not signed: ")
+    signature(output).mkdir()
+    assert any(said.startswith(f"the signature {name} cannot be read: ") for said in why(output))
+    signature(output).rmdir()
     assert cs.verify(output).signed is None
 
 

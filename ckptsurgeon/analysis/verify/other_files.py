@@ -109,7 +109,8 @@ def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
     except VerifyError as error:
         yield f"the signature {name} {error.message}"
     except SourceError as error:
-        yield f"it is not signed: {error.message.rstrip('.')}"
+        what = f"the signature {name} cannot be read" if os.path.lexists(place) else "it is not signed"
+        yield f"{what}: {error.message.rstrip('.')}"
     else:
         yield from _other_than_signed(output, folder, signed)
 
