@@ -23,7 +23,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import count_special, raw_dtype
 from ...tensors.quantised.methods import is_packed_in_floats
 from ...tensors.torch_quantisers import codes_of
-from ...util.text import escape
+from ...util.text import count, escape
 from .differences import BLOCK, Origins, first_difference, product_fault, reader
 from .expected import Check, difference_of
 
@@ -63,11 +63,18 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
     if where is not None and made.factor is not None:
         _compare_product(check, key, step, origins)
     elif where is not None:
-        check.fail(key, f"differs from {escape(made.source_key)} of {escape(sources[0][0].path)} at byte {where}")
+        check.fail(key, f"differs from {_origin(sources)} at byte {where}")
     elif near:
         check.near += 1
     else:
         check.compared += 1
+
+
+def _origin(sources: Sequence[Named]) -> str:
+    """Return a text on the tensor from which an output's tensor was made, or on what several tensors give together."""
+    (source, name), *others = sources
+    first = f"{escape(name)} of {escape(source.path)}"
+    return f"what {first} and {count(len(others), 'other tensor')} give," if others else first
 
 
 def _is_factorised(step: Step, context: MergeContext) -> bool:

@@ -274,7 +274,8 @@ def test_verify_finds_one_changed_value() -> None:
     state["layers.0.q.weight"][3, 3] += 1e-5
     save_file(state, "other.safetensors")
     (fault,) = cs.verify("other.safetensors", plan=plan).failed
-    assert fault.why.endswith(f"at byte {4 * (3 * 8 + 3)}")
+    where = f"at byte {4 * (3 * 8 + 3)}"
+    assert fault.why == f"differs from what layers.0.q.weight of base.safetensors and 2 other tensors give, {where}"
 
 
 def test_an_edited_plan_cannot_be_what_its_shapes_are_not() -> None:
