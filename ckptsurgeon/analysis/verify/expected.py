@@ -156,7 +156,7 @@ def check_plan(check: Check, plan: Plan) -> None:
                 f"is {info.dtype} {shape_text(info.shape)}, but the plan says {step.dtype} {shape_text(step.shape)}",
             )
         if made is None:
-            check.fail(key, "is in the plan, but not in the output")
+            check.fail(key, "is in the plan, but not in the recipe")
         elif made._replace(crc32=0, implied=False) != recipe_entry(step):
             check.fail(
                 key, f"was made by {made.op} from {made.source_key or 'no source'}, but the plan makes it differently"

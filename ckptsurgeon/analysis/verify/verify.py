@@ -207,9 +207,10 @@ def _check_keys(check: Check) -> None:
         if (key in check.output) == made.implied:
             why = "is in the output, but was left out by the recipe" if made.implied else "is not in the output"
             check.fail(key, why)
+    made_by = "plan" if check.expected.said is None else "recipe"
     for key in check.output:
         if key not in check.expected.tensors:
-            check.fail(key, "is in the output, but neither in the recipe nor in the plan")
+            check.fail(key, f"is in the output, but not in the {made_by}")
 
 
 def _check_ties(check: Check) -> None:

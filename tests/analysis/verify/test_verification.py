@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
@@ -346,6 +347,25 @@ def test_keys_that_were_not_planned_are_found() -> None:
     Path("less.yaml").write_text("model: {tensors: {w: {shape: [2]}}}")
     found = cs.verify("o.safetensors", plan=cs.transplant("s.pth", "less.yaml"))
     assert ("x", "is not in the plan") in [(failure.key, failure.why) for failure in found.failed]
+
+
+def test_a_tensor_that_only_the_plan_has_is_said_to_be_missing_where_it_is_missing() -> None:
+    """It may be in the output: then the recipe lacks it."""
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    Path("s.yaml").write_text("model: {tensors: {w: {shape: [2]}, x: {shape: [1], init: ones}}}")
+    Path("less.yaml").write_text("model: {tensors: {w: {shape: [2]}}}")
+    whole, less = cs.transplant("s.pth", "s.yaml"), cs.transplant("s.pth", "less.yaml")
+    cs.apply(less, "o.safetensors")
+    with safe_open("o.safetensors", "pt") as file:
+        recipe = file.metadata()
+    save_file({"w": torch.ones(2), "x": torch.ones(1)}, "more.safetensors", recipe)
+    why = {failure.why for failure in cs.verify("more.safetensors", plan=whole).failed if failure.key == "x"}
+    assert why == {"is in the output, but not in the recipe", "is in the plan, but not in the recipe"}
+    why = {failure.why for failure in cs.verify("more.safetensors", plan=cs.transplant("s.pth", "less.yaml")).failed}
+    assert "is in the output, but not in the recipe" in why
+    save_file({"w": torch.ones(2), "x": torch.ones(1)}, "plain.safetensors")
+    (fault,) = cs.verify("plain.safetensors", plan=cs.transplant("s.pth", "less.yaml")).failed
+    assert fault.why == "is in the output, but not in the plan"
 
 
 @pytest.mark.parametrize("policy", ["pad", "overlap"])
