@@ -126,7 +126,8 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
 def _kinds(rows: Sequence[BlockResult]) -> str:
     """Return a text with the number of blocks that drift and are not shown; '' if there are none."""
     drifting = sum(one.drifts for one in rows)
-    return f", of which {drifting} {'differs' if drifting == 1 else 'differ'}" if drifting else ""
+    differ = "differs" if drifting == 1 else "differ"
+    return f", {drifting} of which {differ} by more than rounding explains" if drifting else ""
 
 
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
@@ -171,7 +172,7 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
 
 
 def _unseen(proof: Proof) -> Iterator[RenderableType]:
-    """Yield a line for each weight that differs, although the outputs do not, because the inputs do not use it."""
+    """Yield a line for each weight that differs by more than rounding explains, without an effect on the outputs."""
     if proof.drift is not None or not proof.unused_differing:
         return
     known = {one.key: change_text(one) for one in proof.changed}
@@ -185,15 +186,15 @@ def _unseen(proof: Proof) -> Iterator[RenderableType]:
 def _unused(proof: Proof) -> Iterator[RenderableType]:
     if not proof.unused:
         return
-    differ = [key for key in proof.unused if key in proof.unused_differing]
-    said = (
-        f", {len(differ)} of which differ{'' if len(differ) > 1 else 's'}" if differ else ", all of them equal in both"
-    )
+    apart = {*proof.unused_differing, *proof.changed_elsewhere}
+    differ = [key for key in proof.unused if key in apart]
+    number = str(len(differ)) if differ else "none"
+    said = f"{number} of which {'differ' if len(differ) > 1 else 'differs'} by more than rounding explains"
     yield Text()
     yield Hanging(
         Text("  not reached  ", "yellow"),
-        f"{count(len(proof.unused), 'tensor')} that these inputs do not use{said}: "
-        f"{', '.join(map(escape, (differ or proof.unused)[:3]))}",
+        f"{count(len(proof.unused), 'tensor')} that these inputs do not use, {said}: "
+        f"{listing(differ or proof.unused, 3)}",
     )
 
 
