@@ -164,6 +164,7 @@ def _inspection(found: Inspection) -> Views:
     if found.stats is not None:
         yield ""
         yield stats_view(found)
+    yield from _notes(note for note in found.notes if not note.startswith("took "))
 
 
 def _plan(found: Plan) -> Views:
@@ -212,8 +213,9 @@ def _fit(found: Fit) -> Views:
 
 
 def _proposal(found: Proposal) -> Views:
-    from .match import proposal_view
+    from .match import operation_lines, proposal_view
 
+    yield from _plain(operation_lines(found.operations))
     yield from _rules(found.rules)
     yield proposal_view(found)
     yield from _notes(found.notes)
@@ -262,12 +264,14 @@ def _search(found: SearchResult) -> Views:
 
     yield space_view(found)
     yield search_view(found)
+    yield from _notes(found.notes)
 
 
 def _trained(found: Trained) -> Views:
     from .train import trained_view
 
     yield trained_view(found)
+    yield from _notes(found.notes)
 
 
 def _patch(found: Patch) -> Views:
@@ -280,7 +284,12 @@ def _patch(found: Patch) -> Views:
 def _rules(rules: Sequence[str], *, unwrap: bool = False) -> Views:
     from .match import rule_lines
 
-    for line in rule_lines(rules, unwrap=unwrap):
+    yield from _plain(rule_lines(rules, unwrap=unwrap))
+
+
+def _plain(lines: Iterable[str]) -> Views:
+    """Yield lines that are never broken, so that they can be copied."""
+    for line in lines:
         yield Text(line, no_wrap=True, overflow="ignore")
 
 

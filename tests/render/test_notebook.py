@@ -317,3 +317,23 @@ def test_notes_of_receipts_and_patches_are_shown() -> None:
     for result in (patch, receipt):
         assert result.notes
         assert result.notes[0][:40] in shown(result)
+
+
+def test_notes_of_inspections_searches_and_runs_are_shown() -> None:
+    from ckptsurgeon.planning.search.result import SearchResult
+    from ckptsurgeon.trainer.run.result import Trained
+
+    save("a.pth")
+    notes: Any = ("a note", "took 1 s")
+    assert "note: a note" in shown(replace(cs.inspect("a.pth"), notes=notes))
+    assert "took 1 s" not in shown(replace(cs.inspect("a.pth"), notes=notes))
+    assert "note: a note" in shown(SearchResult("s", "recipe.yaml", "tpe", 0, "", None, (), notes=notes))
+    assert "note: a note" in shown(Trained("c.yaml", None, None, "asr", "cpu", 0, 1, "", (), notes=notes))
+
+
+def test_the_operations_of_a_proposal_are_there_to_be_copied(ckpt: Run) -> None:
+    save_file({"a.weight": torch.ones(3, 2)}, "a.safetensors")
+    save_file({"a.weight": torch.ones(2, 3)}, "b.safetensors")
+    said = ckpt("match", "a.safetensors", "b.safetensors")
+    assert "{transpose: " in shown(cs.match("a.safetensors", "b.safetensors"))
+    assert unspaced(shown(cs.match("a.safetensors", "b.safetensors"))) == unspaced(said.out + said.err)
