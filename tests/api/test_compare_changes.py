@@ -203,6 +203,8 @@ def test_tied_tensors_are_compared_once() -> None:
     assert [one.key for one in found.tensors] == ["e"]
     assert found.total.models[0].values == 4
     assert any("tied tensors are compared once" in note for note in found.notes)
+    found = cs.compare_changes("base.pth", ["a.pth", "b.pth"], include=["h"])  # without the key that it is tied to
+    assert ([one.key for one in found.tensors], found.notes) == (["h"], ())
 
 
 def test_a_damaged_record_is_an_error_and_no_change() -> None:

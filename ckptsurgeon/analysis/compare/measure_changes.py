@@ -62,7 +62,7 @@ def compare_changes(
         reshaped[index] = _sorted(
             key for key in base if key in keys and key in model and model[key].shape != base[key].shape
         )
-    tied = [key for key in base if key in keys and _is_tied(key, base, models)]
+    tied = [key for key in base if key in keys and base.ties.get(key) in keys and _is_tied(key, base, models)]
     to_read, refused = _to_read(base, models, keys.difference(tied))
     tensors = []
     for key, sums in measure_changes(to_read, progress):
