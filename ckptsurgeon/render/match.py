@@ -22,7 +22,10 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return the keys without a match, and the number of matches for each reason; with ``every``, all matches."""
+    """Return the ambiguous modules, the keys without a match, and the number of matches for each reason.
+
+    With ``every``, return all matches as well, and shorten no list.
+    """
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:
@@ -34,6 +37,9 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
     for one in found.open[:limit]:
         said = f"from {', '.join(map(escape, one.first))}: {one.why} (--values decides)"
         parts.append(Columns([[Text("ambiguous", style="yellow"), ", ".join(map(escape, one.second)), said]]))
+    more = sum(max(0, len(some) - limit) for some in (found.ambiguous, found.open))
+    if more:
+        parts.append(Columns([[Text("ambiguous", style="yellow"), f"and {more} more (-v or --json lists all)"]]))
     parts += left_over("missing", "red", found.missing, limit)
     parts += left_over("not used", "", found.unmatched, limit)
     return Group(*parts, _summary(found))
@@ -51,9 +57,9 @@ def _summary(found: Proposal) -> Text:
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
-    """Yield the proposed rules as options of ``ckpt rename`` that users can copy; ``unwrap`` adds --unwrap.
+    """Yield the proposed rules as options of ``ckpt rename`` that users can copy; nothing if there are no rules.
 
-    --unwrap is needed if the keys have prefixes such as ``module.``.
+    ``unwrap`` adds --unwrap, which the rules need if the keys have prefixes such as ``module.``.
     """
     if rules:
         yield "  rules"

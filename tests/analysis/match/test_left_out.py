@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.match.operations.assemble import Answer, assembled
+from ckptsurgeon.analysis.match.operations.assemble import TRIES, Answer, assembled
 from ckptsurgeon.analysis.match.operations.steps import JOIN, TURN, Change, Step
 from ckptsurgeon.analysis.match.propose import propose
 from ckptsurgeon.analysis.match.values import find
@@ -31,6 +31,24 @@ def test_an_operation_that_cannot_be_done_leaves_the_others() -> None:
     assert [dict(one.row) for one in found.operations] == [{"transpose": "t"}]
     assert found.rules == ("t=u",)
     assert [note for note in found.notes if note.startswith("an operation is left out: ")]
+
+
+def test_operations_that_are_not_tried_are_said() -> None:
+    bad = {f"f{number}": TensorInfo("float32", (8, 4)) for number in range(TRIES)}
+    source = {**bad, "t": TensorInfo("float32", (5, 6))}
+    destination = {
+        **{f"{name}{number}": TensorInfo("float32", (4, 4)) for number in range(TRIES) for name in "qk"},
+        "u": TensorInfo("float32", (6, 5)),
+    }
+    changes = [
+        Change((Step("split", (key,), ("t", f"k{key[1:]}"), JOIN),), {"t": f"q{key[1:]}"}, (key,), "value")
+        for key in bad
+    ]
+    good = Change((Step("transpose", ("t",), ("t",), TURN),), {"t": "u"}, ("t",), "value")
+    found = assembled(propose("a", source, "b", destination), Answer({}, {}, [*changes, good]), source, destination)
+    assert found.operations == ()
+    said = f"no operations are proposed: {TRIES} cannot be carried out, so the others are not tried."
+    assert found.notes.count(said) == 1
 
 
 def test_an_order_of_columns_is_not_that_of_the_bias() -> None:

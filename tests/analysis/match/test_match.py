@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.match import nearness
-from ckptsurgeon.analysis.match.proposal import Proposal
+from ckptsurgeon.analysis.match.proposal import Proposal, Undecided
 from ckptsurgeon.analysis.match.propose import propose
+from ckptsurgeon.render.match import proposal_view
 from ckptsurgeon.tensors.info import TensorInfo
 
 Shapes = dict[str, tuple[int, ...]]
@@ -354,3 +356,16 @@ def test_too_many_of_one_shape_are_left_open_and_said(monkeypatch: pytest.Monkey
     found = propose("a", infos(ours), "b", infos(theirs))
     assert not found.names
     assert found.notes == ("the names of 3 modules are not compared, because too many modules have the same shapes",)
+
+
+def test_ambiguous_modules_that_are_not_shown_are_counted() -> None:
+    ambiguous = {f"x{number}": ("a", "b") for number in range(13)}
+    open_ = tuple(Undecided(("a",), (f"y{number}",), "why") for number in range(14))
+    found = Proposal("a", "b", (), {}, (), ambiguous, open=open_)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(proposal_view(found))
+    assert "ambiguous  and 3 more (-v or --json lists all)\n" in captured.get()
+    with console.capture() as captured:
+        console.print(proposal_view(found, every=True))
+    assert captured.get().count("ambiguous") == 27

@@ -76,7 +76,10 @@ def assembled(
         except _RowError as error:
             notes.append(str(error))
             tries -= 1
-            kept = [one for one in answer.changes if tries and error.steps.isdisjoint(one.steps)]
+            kept = [one for one in answer.changes if error.steps.isdisjoint(one.steps)]
+            if kept and not tries:
+                notes.append(f"{LEFT_OUT[1]} {TRIES} cannot be carried out, so the others are not tried.")
+                kept = []
             answer = replace(answer, changes=kept)
             continue
         results = {name: key for change in answer.changes for name, key in change.results.items()}
