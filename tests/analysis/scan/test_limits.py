@@ -103,6 +103,18 @@ def test_every_bound_is_held() -> None:
     assert set(BOUNDS) == {name for name in vars(limits) if name.startswith("SCAN_")}
 
 
+def test_records_of_a_broken_archive_that_are_not_searched_for_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SCAN_FOUND", 3)
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.txt", "text")
+    Path("x.zip").write_bytes(whole.getvalue().partition(b"PK\1\2")[0])
+    assert [one.fault.why for one in cs.scan("x.zip").found if one.fault and one.format == "too much"] == [
+        "it has over 3 records: the rest is not scanned"
+    ]
+
+
 def test_what_is_over_a_bound_is_still_found_to_be_code_where_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from .hostile import payload
 

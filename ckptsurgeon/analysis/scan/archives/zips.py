@@ -20,7 +20,7 @@ from ....formats.zip.archive import Archive, ZipEntry, read_archive
 from ....storage.read.base import File
 from ..content.arrays import is_array_of_numbers
 from ..content.texts import program_note
-from ..context import InMemoryFile, ScanItem
+from ..context import Budget, InMemoryFile, ScanItem
 from ..findings import Fault, Verdict
 from ..pickle.pickles import look_at_pickles
 
@@ -74,10 +74,13 @@ def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
 def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
     """Yield the name and the unpacked content of each record whose local header is in the file, as far as possible.
 
-    A record that has another name in the archive's central directory is yielded under both names.
+    A record that has another name in the archive's central directory is yielded under both names. Raises SpentError
+    at the end if there are over ``SCAN_FOUND`` records: the rest is not searched for.
     """
     listed, directory = _listed(place)
-    heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND))
+    heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND + 1))
+    is_cut = max(len(heads), len(directory)) > limits.SCAN_FOUND
+    del heads[limits.SCAN_FOUND :]
     ends = sorted([*heads[1:], *directory, place.file.size])
     for head in heads:
         after = ends[bisect_right(ends, head)]
@@ -88,6 +91,8 @@ def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
         other = listed.get(head, (name, 0, 0))[0]
         if other != name:
             yield f"{name}, listed as {other}", data
+    if is_cut:
+        raise Budget.spent(f"over {limits.SCAN_FOUND} records")
 
 
 def _listed(place: ScanItem) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
@@ -96,7 +101,7 @@ def _listed(place: ScanItem) -> tuple[dict[int, tuple[str, int, int]], list[int]
     The entries map the offset of a record's local header to (name, stored bytes, compression method).
     """
     found = {}
-    places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
+    places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND + 1))
     for at in places:
         raw = place.file.read(at, min(_CENTRAL.size + 0xFFFF, place.file.size - at))
         if len(raw) < _CENTRAL.size:
@@ -164,10 +169,11 @@ def _look_at_odd(place: ScanItem, fault: Fault) -> None:
     at = len(place.state.found)
     place.add("zip archive", fault=fault)
     names: list[str] = []
-    place.judge_all(_kept(place, names))
-    notes = program_note(names)
-    if notes:
-        place.state.amend(at, verdict=Verdict.CODE, notes=notes)
+    try:
+        place.judge_all(_kept(place, names))
+    finally:
+        if notes := program_note(names):
+            place.state.amend(at, verdict=Verdict.CODE, notes=notes)
 
 
 def _kept(place: ScanItem, names: list[str]) -> Iterator[ScanItem]:
