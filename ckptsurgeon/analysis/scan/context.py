@@ -12,7 +12,7 @@ from ...storage.read.base import Advance, File, Folder
 from ...util.text import escape
 from .findings import Fault, Finding, Verdict
 
-__all__ = ["Budget", "InMemoryFile", "ScanItem", "ScanState", "SpentError"]
+__all__ = ["Budget", "InMemoryFile", "ScanItem", "ScanState", "SpentError", "shortened"]
 
 # Limits for one file, including its contents.
 
@@ -54,6 +54,13 @@ _WORDS = {
     "searched": f"over {limits.SCAN_SEARCHED} bytes to search",
     "parts": f"over {limits.SCAN_PARTS} records",
 }
+
+
+def shortened(notes: Iterable[str], most: int) -> tuple[str, ...]:
+    """Return the first ``most`` of the notes on one finding; if there are more, a further note with their number."""
+    every = tuple(notes)
+    more = len(every) - most
+    return (*every[:most], f"and {more} more notes" if more > 1 else every[most]) if more > 0 else every
 
 
 # Unpacked bytes with the interface of a file.

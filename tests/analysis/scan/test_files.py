@@ -134,6 +134,7 @@ def test_what_is_beside_a_model_is_named_and_is_no_code() -> None:
     Path("model/hyperparams.yaml").write_text("net: !new:speechbrain.nnet.CNN\nx: !apply:os.system [a]\n")
     Path("model/hydra.yaml").write_text("model:\n  _target_: my.Net\n")
     Path("model/unsafe.yaml").write_text("a: !!python/object/apply:os.system [x]\n")
+    Path("model/whole.yaml").write_text("a: !<tag:yaml.org,2002:python/object/apply:os.system> [x]\n")
     Path("model/modeling.py").write_text("import os\n")
     Path("model/vocab.txt").write_text("cat\ndog\nbird\nRob\n.\n")
     Path("model/README.md").write_text("(A model.)\n")
@@ -145,8 +146,25 @@ def test_what_is_beside_a_model_is_named_and_is_no_code() -> None:
     assert "os.system" in said["hyperparams.yaml"]
     assert "my.Net" in said["hydra.yaml"]
     assert "os.system" in said["unsafe.yaml"]
+    assert "os.system" in said["whole.yaml"]  # the same tag, written in full
     assert "program" in said["modeling.py"]
     assert not said["vocab.txt"] + said["README.md"]
+
+
+def test_a_configuration_with_unknown_code_keeps_its_other_notes() -> None:
+    Path("config.json").write_text('{"class_name": "Lambda", "config": {}, "auto_map": {}}')
+    notes = " ".join(cs.scan("config.json").found[0].notes)
+    assert "compiled Python of Lambda" in notes
+    assert "auto_map" in notes
+
+
+def test_arguments_that_are_not_shown_are_an_ellipsis() -> None:
+    for number in (8, 9):
+        arguments = b"".join(b"K" + bytes([i]) for i in range(number))
+        Path("x.pkl").write_bytes(b"\x80\x04cevil\nrun\n(" + arguments + b"tR.")
+        (use,) = cs.scan("x.pkl").found[0].uses
+        shown = ", ".join(map(str, range(8)))
+        assert use.calls == (f"evil.run({shown}{', …' if number > 8 else ''})",)
 
 
 def test_lambda_layers_and_machine_code_are_named() -> None:

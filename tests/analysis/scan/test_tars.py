@@ -75,6 +75,8 @@ CORRUPT = {
     "a size of a folder by its name": edited(tar(member("d/", CALLS)), 0, kind=b"\0"),
     "behind its end": tar(FILE) + tar(member("b", CALLS)),
     "cut short": tar(FILE)[:700],
+    "cut short in a header": tar(FILE, FILE)[: 1536 + 300],
+    "an invalid size": edited(tar(FILE), 0, size=b"-1"),
     "a false checksum": tar(FILE, FILE)[:1536] + b"x" * 512,
 }
 UNREADABLE = {
@@ -167,3 +169,18 @@ def test_a_tar_with_the_source_of_a_program_is_unknown_code_as_a_zip_is(ckpt: Ru
     Path("x.mar").write_bytes(tar(member("MAR-INF/MANIFEST.json", b"{}"), member("handler.py", b"import os\n")))
     done = ckpt("scan", "x.mar")
     assert (done.code, "contains Python code: handler.py" in done.out) == (1, True), done
+
+
+def test_notes_that_are_not_shown_are_counted() -> None:
+    Path("x.tar").write_bytes(tar(*(member(f"l{i}", type=tarfile.SYMTYPE, linkname="a") for i in range(13))))
+    (found,) = cs.scan("x.tar").found
+    assert (len(found.notes), found.notes[-1]) == (11, "and 3 more notes")
+    Path("x.tar").write_bytes(tar(*(member(f"p{i}.py", b"x") for i in range(5))))
+    assert cs.scan("x.tar").found[0].notes == ("contains Python code: p0.py, p1.py, p2.py and 2 more",)
+
+
+def test_an_invalid_size_is_not_called_a_wrong_checksum() -> None:
+    Path("x.tar").write_bytes(edited(tar(FILE), 0, size=b"-1"))
+    fault = cs.scan("x.tar").found[0].fault
+    assert fault is not None
+    assert fault.why == "a member's header has an invalid size (at byte 0)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ....formats.base.slice import FileSlice
 from ....formats.torch.tar import pax_records
 from ..content.texts import program_note
-from ..context import ScanItem
+from ..context import ScanItem, shortened
 from ..findings import Fault, Verdict
 
 __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
@@ -69,12 +69,13 @@ def is_tar(head: bytes) -> bool:
 def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
     """Yield the members of a tar archive; append the faults of the archive to ``faults``."""
     file, more = place.file, _More()
-    at = 0
+    before = at = 0
     while (at := _behind_zeros(place, at, faults)) + BLOCK <= file.size:
         head = file.read(at, BLOCK)
         kind, size = head[156:157], _number(head[124:136])
         if not is_tar(head) or size < 0:
-            faults.append(_corrupt(f"a member's header has a wrong checksum (at byte {at})"))
+            what = "an invalid size" if is_tar(head) else "a wrong checksum"
+            faults.append(_corrupt(f"a member's header has {what} (at byte {at})"))
             return
         if kind in _SPARSE:
             faults.append(
@@ -85,12 +86,14 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
         if begin + size > file.size:
             faults.append(_corrupt("it is truncated"))
             return
-        at = begin + -(-size // BLOCK) * BLOCK
+        before = at = begin + -(-size // BLOCK) * BLOCK
         if kind in _NAMES + _MORE + _FOR_ALL:
             _read_more(more, kind, file.read(begin, min(size, _LONGEST)), size, faults)
             continue
         yield Member(more.text(b"path", _name(head)), kind, begin, size, more.text(b"linkpath", _text(head[157:257])))
         more = _More()
+    if before == at < file.size:
+        faults.append(_corrupt("it is truncated"))
 
 
 def _behind_zeros(place: ScanItem, at: int, faults: list[Fault]) -> int:
@@ -254,10 +257,10 @@ class _Tar:
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
     def described(self) -> tuple[str, ...]:
-        """Return at most ``_SHOWN`` notes on programs in the archive, on its faults except the worst, and on links."""
+        """Return notes on programs in the archive, on its faults except the worst, and on links, at most ``_SHOWN``."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
-        return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]
+        return shortened(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]), _SHOWN)
 
 
 def _leads_out(path: str) -> bool:

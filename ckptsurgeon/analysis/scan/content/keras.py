@@ -16,7 +16,7 @@ from ....errors import CheckpointError, FormatError
 from ....formats.base.slice import FileSlice
 from ....formats.exported.hdf5 import FORMAT as HDF5
 from ....formats.hdf5.groups import OUTSIDE
-from ..context import ScanItem
+from ..context import ScanItem, shortened
 from ..findings import Fault, Verdict
 
 __all__ = ["KERAS_CLASSES", "look_at_hdf5", "why_code"]
@@ -76,6 +76,7 @@ _TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
 _ATTRIBUTE = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
 _SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
 """Matches a printable ASCII character as a JSON escape. No library writes these, but they could hide a class name."""
+_SHOWN = 5
 _MODEL = b"model_config"
 """The HDF5 attribute with the model's configuration (keras/src/legacy/saving/legacy_h5_format.py)."""
 
@@ -126,7 +127,7 @@ def look_at_hdf5(place: ScanItem) -> None:
     if spelled:
         why[r"its configuration has letters written as \u escapes, which can hide class names"] = None
     if why:
-        place.add("Keras model in HDF5", Verdict.CODE, notes=tuple(why)[:5])
+        place.add("Keras model in HDF5", Verdict.CODE, notes=shortened(why, _SHOWN))
     elif is_model and not found:
         place.add(
             "Keras model in HDF5", fault=Fault("unreadable", "its layer classes were not found: HDF5 is not decoded")

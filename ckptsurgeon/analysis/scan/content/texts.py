@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ....formats.base import limits
-from ..context import ScanItem
+from ..context import ScanItem, shortened
 from ..findings import Fault, Verdict
 from .keras import why_code
 
@@ -24,7 +24,8 @@ _JSON_KEYS = {
 _YAML = re.compile(
     rb"(?m)(?P<target>\b_target_[\"']?[ \t]*:[ \t]*[\"']?(?P<a>[\w.]+))|"
     rb"(?P<class>^[ \t]*target[ \t]*:[ \t]*[\"']?(?P<d>\w+(?:\.\w+)+))|"
-    rb"(?P<new>!(?:new|apply|name|module):(?P<b>[\w.]+))|(?P<python>!!python/[\w/]+:?(?P<c>[\w.]*))"
+    rb"(?P<new>!(?:new|apply|name|module):(?P<b>[\w.]+))|"
+    rb"(?P<python>(?:!!|tag:yaml\.org,2002:)python/[\w/]+:?(?P<c>[\w.]*))"
 )
 _SHOWN = 5
 
@@ -32,7 +33,8 @@ _SHOWN = 5
 def program_note(names: Iterable[str]) -> tuple[str, ...]:
     """Return a note if ``names``, the members of an archive, include Python files; else ()."""
     code = [name for name in names if name.endswith((".py", ".pyc"))]
-    return (f"contains Python code: {', '.join(code[:3])}",) if code else ()
+    more = f" and {len(code) - 3} more" if len(code) > 3 else ""
+    return (f"contains Python code: {', '.join(code[:3])}{more}",) if code else ()
 
 
 def look_at_text(place: ScanItem, head: bytes) -> bool:
@@ -60,9 +62,9 @@ def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
     raw = place.file.read(0, place.file.size)
     code, notes_of_names = _of_json(raw) if is_json else ([], dict.fromkeys(_of_yaml(raw)))
     if code:
-        place.add("Keras configuration", Verdict.CODE, notes=tuple(code)[:_SHOWN])
+        place.add("Keras configuration", Verdict.CODE, notes=shortened((*code, *notes_of_names), _SHOWN))
     elif notes_of_names:
-        place.add(form, notes=tuple(notes_of_names)[:_SHOWN])
+        place.add(form, notes=shortened(notes_of_names, _SHOWN))
     return bool(code or notes_of_names)
 
 

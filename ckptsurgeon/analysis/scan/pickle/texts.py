@@ -148,7 +148,7 @@ class _Writer:
     def call(self, function: Value, args: Value, depth: int, method: str = "") -> None:
         self.value(function, depth + 1)
         self.put(method)
-        items = items_of(self.data, args, _ITEMS)
+        items = items_of(self.data, args, _ITEMS + 1)
         if items is not None:
             self.put("(")
             self.values(items, depth)
@@ -162,7 +162,7 @@ class _Writer:
         for i, value in enumerate(values):
             if i:
                 self.put(", ")
-            if self.room < 0:
+            if self.room < 0 or i == _ITEMS:
                 self.put("…")
                 return
             self.value(value, depth + 1)
@@ -187,7 +187,7 @@ class _Writer:
 
     def number(self, at: Value, depth: int) -> None:
         assert isinstance(at, int)  # the only kind of value left
-        items = items_of(self.data, at, _ITEMS) if at != UNKNOWN else None
+        items = items_of(self.data, at, _ITEMS + 1) if at != UNKNOWN else None
         if items is None:
             self.put(self.plain(at))
         else:

@@ -29,8 +29,8 @@ __all__ = [
     "is_tuple",
 ]
 
-KEPT = 9
-"""The largest length of the list that represents a container: the bracket and eight items."""
+KEPT = 10
+"""The largest length of the list that represents a container: the bracket and nine items."""
 SHOWN_CALLS = 3
 """At most this many calls of one name are shown with their arguments."""
 UNKNOWN = -1
