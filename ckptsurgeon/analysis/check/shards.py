@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -100,11 +101,18 @@ def read_shard(folder: Folder, name: str) -> tuple[ShardFacts, File | None]:
     try:
         file = folder.file(name)
     except CheckpointError as error:
-        return ShardFacts(name, fault=error.message, is_missing=True), None
+        return ShardFacts(name, fault=error.message, is_missing=not _is_there(folder, name)), None
     try:
         return _facts(file, name), file
     except CheckpointError as error:
         return ShardFacts(name, file.size, fault=error.message), file
+
+
+def _is_there(folder: Folder, name: str) -> bool:
+    """Return whether a folder has a file ``name``, which perhaps cannot be opened; False if it cannot be listed."""
+    with suppress(CheckpointError):
+        return name in folder.names()
+    return False
 
 
 def _facts(file: File, name: str) -> ShardFacts:

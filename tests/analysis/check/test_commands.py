@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -386,3 +387,17 @@ def test_an_added_token_with_an_id_that_is_no_row_is_no_crash(model: Path, numbe
     edit_json(model / "tokenizer.json", give)
     assert cs.check(model).row("not-finite").status.value == "PASS"
     assert cs.inspect(model).notes is not None
+
+
+def test_a_shard_that_cannot_be_opened_is_not_called_missing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refusing(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(SECOND):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    (said,) = (one.what for one in cs.check("model").row("shards").found)
+    assert said.startswith(f"{SECOND} cannot be read: ")
+    assert "Permission denied" in said
