@@ -28,10 +28,22 @@ def plain_merge(found: MergeSurvey) -> str:
     names = "".join(
         f"<li>{_text(name)}</li>" for name in islice(found.changes.models, COLUMNS)
     )  # fmt: skip
-    parts = [f"<p>Changes from {_text(found.changes.base)} of:</p><ol>{names}</ol>", _layers(found, models)]
+    parts = [f"<p>Changes from {_text(found.changes.base)} of:</p><ol>{names}</ol>", *_left_out(found, len(models))]
+    parts.append(_layers(found, models))
     if methods := [one for one in found.methods if not one.why]:
         parts.append(_methods(methods, models))
+    if others := [f"{_text(one.method)} ({_text(one.why)})" for one in found.methods if one.why]:
+        parts.append(f"<p>Not tried: {', '.join(others)}.</p>")
     return "".join(parts)
+
+
+def _left_out(found: MergeSurvey, shown: int) -> Iterator[str]:
+    """Yield a paragraph on further models, and one on further pairs of the first ``shown`` models: without columns."""
+    models, pairs = len(found.changes.models) - shown, len(pairs_of(range(shown))) - COLUMNS
+    if models > 0:
+        yield f"<p>And {count(models, 'more model')}, without columns.</p>"
+    if pairs > 0:
+        yield f"<p>And {count(pairs, 'more pair', 'more pairs')} of these models, without columns.</p>"
 
 
 def _layers(found: MergeSurvey, models: Sequence[str]) -> str:

@@ -80,6 +80,21 @@ def test_many_layers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "And 7 more rows." in found.text
 
 
+def test_models_and_methods_without_columns_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """slerp merges two models at most."""
+    save_file({"layers.0.w": torch.ones(4, 4)}, "base.safetensors")
+    names = [f"{number}.safetensors" for number in range(5)]
+    for number, name in enumerate(names):
+        save_file({"layers.0.w": torch.ones(4, 4) + number}, name)
+    plan = cs.merge(names, method="ties", base="base.safetensors")
+    found = Plain(cs.view(plan).html)
+    assert "And 4 more pairs of these models, without columns." in found.text
+    assert "more model" not in found.text
+    assert "Not tried: " in found.text
+    monkeypatch.setattr(plain_merge, "COLUMNS", 4)
+    assert "And 1 more model, without columns." in Plain(cs.view(plan).html).text
+
+
 def test_another_page_has_no_tables() -> None:
     save_file({"w": torch.ones(2)}, "one.safetensors")
     assert "table" not in Plain(cs.view("one.safetensors").html).tags
