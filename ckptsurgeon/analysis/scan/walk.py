@@ -130,8 +130,12 @@ def _walk(root: str, below: str, home: _ScannedFolder, depth: int) -> Iterator[F
 
 def _linked(link: str, path: str, home: str) -> FoundFile:
     target = os.path.realpath(link)
-    if not os.path.exists(target):
+    try:
+        os.stat(target)
+    except FileNotFoundError:
         return FoundFile(path, "it is a link to a file that does not exist")
+    except OSError as error:
+        return FoundFile(path, f"it is a link whose target cannot be opened: {error.strerror}")
     if not _belongs(target, home):
         return FoundFile(
             path, f"it is a link to {target}, outside the scanned folder: scan this target by its own path"

@@ -204,6 +204,14 @@ def test_a_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, ckp
     assert verdicts(cs.scan(".")).keys() == {"a.pkl", "b.pkl"}
 
 
+def test_a_link_whose_target_cannot_be_opened_is_not_said_to_lead_nowhere() -> None:
+    Path("d").mkdir()
+    os.symlink("x", "d/x")
+    (found,) = cs.scan("d").found
+    assert found.fault is not None
+    assert found.fault.why == "it is a link whose target cannot be opened: Too many levels of symbolic links"
+
+
 @pytest.mark.long
 def test_thousands_of_files_are_all_judged() -> None:
     Path("d").mkdir()
