@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..analysis.inspection import Inspection
 from ..analysis.stats_summary import StatsSummary
+from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_count, listing
 from .columns import hanging
@@ -90,7 +91,9 @@ def _cells(inspection: Inspection, key: str) -> list[str] | str:
 def _why_not(info: TensorInfo) -> str:
     if info.opaque:
         return escape(info.opaque)
-    return f"{info.dtype}: several values in one byte"
+    dtype = DTYPES[info.dtype]
+    is_packed = dtype.values > 1 or dtype.bits % 8
+    return f"{info.dtype}: {'several values in one byte' if is_packed else 'its values are not plain numbers'}"
 
 
 class _Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 import ckptsurgeon as cs
 from ckptsurgeon.render.inspect import inspection_view, tensor_lines
 from ckptsurgeon.render.stats import stats_view
+from ckptsurgeon.tensors.info import TensorInfo
 
 
 def printed(view: object, width: int = 80) -> list[str]:
@@ -38,6 +40,15 @@ def test_rows_without_statistics_say_why() -> None:
     assert lines["s"] == "it is sparse"
     assert lines["f"] == "2 1 1 3 0 0 0"
     assert lines["n"] == "1 0 1 1 0 1 1"
+
+
+def test_a_dtype_of_bits_is_not_said_to_be_packed() -> None:
+    for dtype, why in (
+        ("bits16", "its values are not plain numbers"),
+        ("float4_e2m1fn_x2", "several values in one byte"),
+    ):
+        found = replace(odd(), tensors={"w": TensorInfo(dtype, (2,))}, stats={"w": None}, ties={})
+        assert any(f"{dtype}: {why}" in line for line in printed(stats_view(found)))
 
 
 def test_nan_and_inf_have_columns_only_where_there_are_any() -> None:
