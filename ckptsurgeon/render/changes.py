@@ -39,14 +39,16 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
     """
     keys = [one.key for one in found.tensors]
     if every:
-        names = {key: key for key in keys}
+        what, names = "tensor", {key: key for key in keys}
+    elif depth is None:
+        what, names = "layer", {key: layer_of(key) for key in keys}
     else:
-        names = {key: layer_of(key) for key in keys} if depth is None else modules_at(keys, depth)
+        what, names = "module", modules_at(keys, depth)
     parts: list[RenderableType] = [models_view(found)]
     if found.total.pairs:
         parts += [Text(""), pairs_view(found)]
     if len(set(names.values())) > 1:
-        parts += [Text(""), *_layers(found, names)]
+        parts += [Text(""), *_layers(found, names, what)]
     return Group(*parts, *_exceptions(found), _summary(found))
 
 
@@ -108,7 +110,8 @@ def _cosine(one: Agreement | None) -> Text:
     return Text(f"{value:.2f}".replace("-0.00", "0.00"), style="red" if value < OPPOSED else "")
 
 
-def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType]:
+def _layers(found: Changes, names: Mapping[str, str], what: str) -> Iterator[RenderableType]:
+    """Yield the title and the table of the layers, modules or tensors (``what``) to which ``names`` maps the keys."""
     parts: dict[str, list[TensorChanges]] = {}
     for one in found.tensors:
         parts.setdefault(names[one.key], []).append(one)
@@ -123,7 +126,7 @@ def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType
         cells += [_cosine(of.pairs.get(pair)) for pair in few]
         cells += [_lowest(of)] if pairs and not few else []
         table.append([escape(name), *cells, ""])
-    yield Text("  by layer: change in percent of the norm, then the cosine of each pair", "bold")
+    yield Text(f"  by {what}: change in percent of the norm, then the cosine of each pair", "bold")
     yield Columns(table, right=range(1, len(found.models) + len(labels) + 1))
 
 

@@ -170,6 +170,9 @@ def test_the_terminal_shows_models_pairs_and_layers(ckpt: Any) -> None:
     assert ["A", "and", "B", "-1.00", "0", "%", "50", "%"] in rows
     assert ["layers.0", "·", "·", "-"] in rows
     assert ["layers.1", "50", "50", "-1.00"] in rows
+    for options, what in (((), "layer"), (("--depth", "1"), ""), (("--depth", "2"), "module"), (("-v",), "tensor")):
+        out = ckpt("diff", *names, *options).out
+        assert (f"  by {what}: change in percent of the norm" in out) == bool(what)
     answer = json.loads(ckpt("diff", *names, "--json").out)
     assert answer["kind"] == "ckpt.changes"
     assert answer["total"]["agreements"] == [{"models": [0, 1], "both": 4, "cosine": -1.0, "same_sign": 0.0}]
