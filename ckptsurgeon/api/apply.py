@@ -204,7 +204,7 @@ def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> 
 
         check_edited_adapter(plan, inputs.sources[0])
     if memory:
-        from ..engine.compute.costs import with_costs  # imports numpy
+        from ..engine.compute.compute import with_costs  # imports numpy
 
         with_costs(plan, memory, inputs.plugins)
 

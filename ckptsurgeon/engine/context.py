@@ -29,6 +29,7 @@ __all__ = [
     "BUFFERS",
     "MEMORY",
     "MemoryLimitError",
+    "MemoryNeed",
     "MergeContext",
     "ParallelMap",
     "bytes_of_whole",
@@ -63,6 +64,24 @@ def memory_error(message: str, needed: int, instead: str = "") -> MemoryLimitErr
     error = MemoryLimitError(message, hint=f"Allow more memory: --memory {needed}B{instead}.")
     error.needed = needed
     return error
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """The bytes of memory that computing a tensor takes, and the reason for an error message (``why``).
+
+    ``kept`` is the number of bytes that are needed until the whole tensor is computed. ``block`` is the number of
+    additional bytes for each block, which are needed only while the block is computed.
+    """
+
+    block: int
+    why: str
+    kept: int = 0
+
+    @property
+    def least(self) -> int:
+        """The bytes of memory that are needed if only one block at a time is computed."""
+        return self.kept + self.block
 
 
 class ParallelMap(Protocol):
@@ -108,17 +127,14 @@ class MergeContext:
             )
         return known[name]
 
-    def check(self, step: Step, needed: int, why: str, hint: str = "") -> None:
-        """Raise PlanError if ``needed``, the bytes of memory for a step, is over the limit.
-
-        ``why`` is a clause for the message: why the step needs this memory. ``hint`` is added to the hint of the error.
-        """
-        if needed > self.memory:
+    def check(self, step: Step, need: MemoryNeed) -> None:
+        """Raise PlanError if a step needs more memory than the limit, even if it is computed one block at a time."""
+        if need.least > self.memory:
             raise memory_error(
-                f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, because {why}; "
-                f"the limit is {human_bytes(self.memory)}.",
-                needed,
-                hint,
+                f"{escape(step.key)}: computing this tensor takes {human_bytes(need.least)} of memory, because "
+                f"{need.why}; the limit is {human_bytes(self.memory)}.",
+                need.least,
+                ", or use another merge method for this tensor" if step.op == "merge" else "",
             )
 
 

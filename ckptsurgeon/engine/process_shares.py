@@ -15,7 +15,7 @@ from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing, uneven
 from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES
-from .compute.costs import costs_of
+from .compute.compute import costs_of
 from .context import MergeContext
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape, as_written, is_folder, lay_out

@@ -17,8 +17,8 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.check_steps import check_step
-from ckptsurgeon.engine.compute import compute
 from ckptsurgeon.engine.compute import compute as needs
+from ckptsurgeon.engine.compute import one_block
 from ckptsurgeon.planning.average import DECAYS, decay_weights, ema_weights, running_weights
 from ckptsurgeon.planning.plan.step import Input, Step
 from fixtures.espnet_models import recorded
@@ -110,7 +110,7 @@ def test_batch_norm_s_counter_and_ties_survive() -> None:
 
 
 def test_blocks_and_files_of_every_kind_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", 256)
     states = [torch.randn(300, 5) for _ in range(3)]
     torch.save({"w": states[0].t().contiguous().t()}, "0.pth")
     save_file({"w": states[1]}, "1.safetensors")
@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_number_of_files(monkeypatch: pytest.Monke
 
 
 def test_a_checksum_is_that_of_all_blocks_whichever_thread_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", 64)
     write(2)
     cs.apply(cs.average(["0.pth", "1.pth"]), "out.pth")
     data = bytearray(Path("1.pth").read_bytes())

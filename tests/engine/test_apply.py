@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import one_block
 
 from ..helpers.declare import declare
 from ..helpers.nursery import run_apart
@@ -145,9 +145,9 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
 
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import copy_bytes
-    from ckptsurgeon.engine.compute import compute, reading
+    from ckptsurgeon.engine.compute import reading
 
-    monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(copy_bytes, "CHUNK", 4096)
     monkeypatch.setattr(copy_bytes, "BLOCK", 512)
     monkeypatch.setattr(reading, "SMALL_BYTES", 2000)
@@ -437,18 +437,18 @@ def test_conjugate_and_negative_views_of_types_numpy_lacks(dtype: torch.dtype) -
 
 
 def test_interpolating_down_reads_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, real = list[int](), compute.read_part
+    read, real = list[int](), one_block.read_part
 
     def counted(file: Any, info: Any, box: Any) -> Any:
         part = real(file, info, box)
         read.append(part.nbytes)
         return part
 
-    monkeypatch.setattr(compute, "read_part", counted)
+    monkeypatch.setattr(one_block, "read_part", counted)
     torch.save({"a": torch.randn(3_000_000)}, "src.pth")
     declare("dst.yaml", {"a": (10,)})
     transplanted("src.pth", "dst.yaml", on_mismatch="interpolate")
-    assert max(read) <= compute.BLOCK_BYTES
+    assert max(read) <= one_block.BLOCK_BYTES
 
 
 def test_a_read_error_inside_the_kernel_s_copy_is_the_source_s(monkeypatch: pytest.MonkeyPatch) -> None:

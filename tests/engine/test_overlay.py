@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute, rows
+from ckptsurgeon.engine.compute import one_block, rows
 
 from ..helpers.nursery import run_apart
 
@@ -47,7 +47,7 @@ def test_memory_does_not_grow_with_the_tensor(way: str) -> None:
 @pytest.mark.parametrize("limit", [4, 64, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_blocks_give_what_one_piece_gives(limit: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", limit)
     source = torch.arange(5 * 3 * 4).reshape(5, 3, 4).to(dtype)
     kept = -torch.arange(7 * 2 * 6).reshape(7, 2, 6)
     torch.save({"w": source}, "src.pth")
@@ -63,7 +63,7 @@ def test_blocks_give_what_one_piece_gives(limit: int, dtype: torch.dtype, monkey
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("is_drawn", [False, True])
 def test_each_part_is_padded_at_its_end(limit: int, dim: int, is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", limit)
     monkeypatch.setattr(rows, "BLOCK_BYTES", limit)
     source = torch.arange(6 * 6 * 3.0).reshape(6, 6, 3)
     shape = [10, 6, 4] if dim == 0 else [6, 10, 4]
@@ -110,7 +110,7 @@ def test_parts_that_cannot_be_are_an_error(policy: str, why: str) -> None:
 @pytest.mark.parametrize("limit", [4, 64, 1 << 20])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_rows_of_tokens_lie_over_kept_rows(limit: int, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", limit)
     Path("src.txt").write_text("a\nb\nc\nd\n")
     Path("dst.txt").write_text("x\nd\na\ny\nc\nz\n")
     source, kept = torch.arange(4 * 5.0).reshape(4, 5), -1 - torch.arange(6 * 5.0).reshape(6, 5)

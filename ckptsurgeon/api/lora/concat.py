@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.compute.costs import memory_bytes, with_costs
+from ...engine.compute.compute import memory_bytes, with_costs
 from ...errors import ConfigError
 from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.lora_output.knots import knots_of

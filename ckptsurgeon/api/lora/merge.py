@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of, place_of
-from ...engine.compute.costs import memory_bytes, with_costs
+from ...engine.compute.compute import memory_bytes, with_costs
 from ...engine.inputs import PlanInputs
 from ...methods.lora.kinds import MERGED
 from ...planning.code_notes import with_possible_codes_said

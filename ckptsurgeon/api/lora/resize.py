@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.compute.costs import memory_bytes, with_costs
+from ...engine.compute.compute import memory_bytes, with_costs
 from ...methods.lora.adapter import AdapterModule
 from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
 from ...planning.plan.plan import Plan

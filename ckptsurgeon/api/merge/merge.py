@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import is_given, path_of, place_of
-from ...engine.compute.costs import memory_bytes
+from ...engine.compute.compute import memory_bytes
 from ...engine.compute.torch_arrays import check_device
 from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError

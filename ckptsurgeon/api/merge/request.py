@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
-from ...engine.compute.costs import with_costs
+from ...engine.compute.compute import with_costs
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method

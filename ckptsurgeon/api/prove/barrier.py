@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...analysis.prove.barrier import BarrierPoint, LossBarrier
 from ...analysis.prove.figures import distance
 from ...checkpoint.opening import open_checkpoint, place_of
-from ...engine.compute.costs import memory_bytes
+from ...engine.compute.compute import memory_bytes
 from ...errors import ConfigError, PlanError
 from ...storage.read.uri import shown
 from ...util.note_kind import NoteKind

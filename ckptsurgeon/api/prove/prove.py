@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...analysis.prove.proof import DIFFERENT, Proof
 from ...checkpoint.opening import open_checkpoint, path_of
-from ...engine.compute.costs import memory_bytes
+from ...engine.compute.compute import memory_bytes
 from ...errors import ConfigError
 from ...storage.read.uri import shown
 from ...util.notes import reworded

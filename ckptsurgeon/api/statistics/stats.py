@@ -84,7 +84,7 @@ def stats(
     """
     import torch
 
-    from ...engine.compute.costs import memory_bytes
+    from ...engine.compute.compute import memory_bytes
     from ..prove.inputs import drawn_inputs, given_inputs
 
     kinds = ForMerges(gram=gram, fisher=fisher, magnitudes=magnitudes)

@@ -1,93 +1,67 @@
-"""Computes the tensors that are not plain copies, block by block, in bounded memory."""
+"""Computes the tensors that are not plain copies, block by block, in bounded memory, and the costs of a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TypeVar
 
 import numpy as np
 
+from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.plan.step import MERGES, Step
-from ...tensors.composition import is_decoded, is_rowwise
-from ...tensors.decoders._decoder import decode_rounded
-from ...tensors.decoders._tables import is_looked_up
+from ...methods.merge._method import Method
+from ...planning.plan.check import Costs
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import MERGES, Input, Step
+from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import DTYPES
-from ...tensors.info import Decoded, Encoded, TensorInfo
-from ...tensors.ops.casts import CACHED, CastLosses, cast, raw_dtype, widened
-from ...tensors.ops.means import average, largest, rounded
-from ...tensors.ops.regions import Array, Box, blocks, box_shape
-from ...util.text import escape
-from ...util.torchrun import cores_of_process
-from ..context import MergeContext, factorising_bytes, merging_bytes, merging_places, whole_bytes
-from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
-from ..resample.resample import interpolate, interpolation_box
-from .adding_lora import adapting_bytes, adapting_of, adapting_places, kept_bytes
-from .bands import OpenFiles, banded
-from .computed_codes import coding_of, part_of
-from .concatenating import concatenated
-from .encoding import Roundings, encoded_block, encoding_boxes
-from .extracting_lora import factoring_bytes, factoring_of, factoring_places, factoring_reason
-from .merging import merging_of
-from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes
-from .reading import (
-    Blockwise,
-    OutputBlock,
-    Part,
-    Seen,
-    cast_for,
-    keep_freed_memory,
-    named,
-    naming_scales,
-    numbered_blocks,
-    read_as,
-    read_part,
+from ...tensors.info import Encoded, TensorInfo
+from ...tensors.ops.casts import CastLosses, raw_dtype
+from ...tensors.ops.regions import Array, blocks
+from ...util.text import escape, human_bytes
+from ..context import (
+    BUFFERS,
+    MEMORY,
+    MemoryNeed,
+    MergeContext,
+    factorising_bytes,
+    memory_error,
+    merging_bytes,
+    merging_places,
+    whole_bytes,
 )
-from .rows import copying_rows, mapped_block, overlaid_block
+from ..inputs import PlanInputs
+from ..output.shards import parse_size
+from ..resample.adapt import ADAPTERS
+from .adding_lora import adapting_bytes, adapting_of, adapting_passes, adapting_places, kept_bytes
+from .bands import banded
+from .computed_codes import coding_of, part_of
+from .encoding import encoding_boxes
+from .extracting_lora import factoring_bytes, factoring_of, factoring_passes, factoring_places, factoring_reason
+from .merging import merging_of
+from .one_block import THREADS, block_limit, computed_block
+from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes, pursuit_passes
+from .reading import Blockwise, OutputBlock, Part, Seen, keep_freed_memory, numbered_blocks, read_part
+from .rows import copying_rows
 from .strips import STRIP_BYTES, coding_boxes, held_bytes
 
 __all__ = [
     "Computed",
-    "MemoryNeed",
     "block_places",
     "blockwise",
-    "check_memory",
-    "check_need",
     "computed_blocks",
+    "costs_of",
+    "memory_bytes",
     "memory_need",
     "takes_numbers",
     "threads_of",
+    "with_costs",
 ]
 
 # The memory for computing a tensor, and how many blocks can be computed at the same time in this memory.
-
-THREADS = min(8, cores_of_process())
-"""The number of threads for computing: one for each core of this process, but at most 8.
-
-With more threads, the disk is the limit. If two processes share two cores, four threads take a tenth more processor
-time than two.
-"""
-
-
-@dataclass(frozen=True)
-class MemoryNeed:
-    """The bytes of memory that computing a tensor takes, and the reason for an error message (``why``).
-
-    ``kept`` is the number of bytes that are needed until the whole tensor is computed. ``block`` is the number of
-    additional bytes for each block, which are needed only while the block is computed.
-    """
-
-    block: int
-    why: str
-    kept: int = 0
-
-    @property
-    def least(self) -> int:
-        """The bytes of memory that are needed if only one block at a time is computed."""
-        return self.kept + self.block
 
 
 def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> MemoryNeed | None:
@@ -131,19 +105,6 @@ def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None
     return replace(need, block=need.block + STRIP_BYTES + several * held, kept=need.kept + (not several) * held)
 
 
-def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> None:
-    """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
-    need = memory_need(step, places, context)
-    if need is not None:
-        check_need(step, need, context)
-
-
-def check_need(step: Step, need: MemoryNeed, context: MergeContext) -> None:
-    """Raise PlanError if ``need``, the memory for computing a tensor, is not available."""
-    hint = ", or use another merge method for this tensor" if step.op == "merge" else ""
-    context.check(step, need.least, need.why, hint)
-
-
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
     """Return the number of blocks of a tensor to compute at once, each in a thread, as cores and memory allow."""
     need = memory_need(step, places, context)
@@ -153,32 +114,6 @@ def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext)
 
 
 T = TypeVar("T")
-
-BLOCK_BYTES = 2 << 20
-"""The approximate bytes of an output block, or of its input if that is larger; each thread has one block in memory."""
-
-MADE_BYTES = 16 << 20
-"""Takes the place of ``BLOCK_BYTES`` for derived tensors.
-
-It is larger, because a block of a transposed tensor needs all rows of the source.
-"""
-
-ROWS_BYTES = 4 << 20
-"""Takes the place of ``MADE_BYTES`` if rows of the output are made of rows of the source.
-
-With small blocks, threads wait less for each other: at the end of a tensor, and to write to the same file.
-"""
-
-LOOKED_UP = max(1 << 19, min(1 << 21, (1 << 22) // THREADS))
-"""How many elements a block has if codes are decoded by look-up in a table.
-
-An element takes 1 byte of codes and 2 or 4 bytes of values.
-
-With larger blocks, fewer tables are made, Python does less for each element, and threads wait less for each other. With
-many threads, blocks are smaller, so that all threads together take no more memory."""
-
-DOUBLES = 4 * 8
-"""The bytes of memory for each element of a tensor that is read, weighted and summed in double precision."""
 
 Computed = tuple[int, Array, CastLosses]
 """A block: its offset in the tensor in bytes, its values (in the type of ``raw_dtype``), the counts of lost values."""
@@ -219,7 +154,7 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
     if isinstance(parts[0][0].made, Encoded) and step.op == "copy":
         return list(numbered_blocks(encoding_boxes(parts[0][0]), itemsize))
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
-    return list(numbered_blocks(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
+    return list(numbered_blocks(blocks(shape, block_limit(step, parts[0][0], itemsize)), itemsize))
 
 
 def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
@@ -229,7 +164,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     the function calls ``seen`` with the index of each input and the values that it read from this input.
     """
     if step.coded is not None:
-        check_memory(step, (), context)
+        _check_memory(step, (), context)
         numbers, order = step.numbers, None
         if step.column_order is not None:
             *parts, (info, source) = parts
@@ -237,9 +172,9 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
         weight = blockwise(numbers, parts, context)
         coded = coding_of(step, weight, block_places(numbers, parts, context), context, order)
         return copying_rows(step, parts[1], coded) if step.copies_rows else coded
-    check_memory(step, block_places(step, parts, context), context)
+    _check_memory(step, block_places(step, parts, context), context)
     parts = [(info, source if info.made is None else banded(info, source)) for info, source in parts]
-    compute: Blockwise = partial(_computed, step, parts, context.roundings)
+    compute: Blockwise = partial(computed_block, step, parts, context.roundings)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
     elif step.op == "lora":
@@ -256,6 +191,13 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     return block
 
 
+def _check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> None:
+    """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
+    need = memory_need(step, places, context)
+    if need is not None:
+        context.check(step, need)
+
+
 def _about(step: Step, work: Callable[[], T]) -> T:
     """Return the result of ``work()``; if it raises PlanError, put the key of the step's tensor before the message."""
     try:
@@ -267,117 +209,106 @@ def _about(step: Step, work: Callable[[], T]) -> T:
         raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _computed(
-    step: Step, parts: Sequence[Part], roundings: Roundings, place: OutputBlock, seen: Seen | None
-) -> tuple[Array, CastLosses]:
-    (info, source), box = parts[0], place.box
-    if step.op == "interpolate":
-        part = interpolation_box(box, info.shape, step.shape)
-        floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, dtype=info.dtype)
-        values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
-    elif step.op in ADAPTERS:
-        part = adaptation_box(step.policy, box, info.shape, step.shape)
-        wide, _ = cast(read_part(source, info, part), info.dtype, "float64")
-        values, lost = cast_for(
-            step, adapted(step.policy, wide, part, box, source=info.shape, destination=step.shape), "float64"
+# The costs of a plan: bytes to read and write, passes, memory.
+
+
+def memory_bytes(memory: str | int | None) -> int:
+    """Return ``--memory`` in bytes; 0 if it is not given. Raises ConfigError for an invalid size."""
+    return parse_size(memory, "--memory") if memory is not None else 0
+
+
+def with_costs(plan: Plan, memory: int, plugins: tuple[Method, ...] = ()) -> Plan:
+    """Return a plan with its estimated cost (passes, bytes read and written) under a limit of ``memory`` bytes.
+
+    A ``memory`` of 0 means the default limit. ``plugins`` are the user's own merge methods. Raises PlanError if the
+    limit is too small.
+    """
+    return replace(plan, costs=costs_of(plan, MergeContext(plan.seed, plugins, memory or MEMORY)))
+
+
+def costs_of(plan: Plan, context: MergeContext) -> Costs:
+    """Return the costs of a plan: the bytes that it reads and writes, the passes over its inputs, and its memory.
+
+    Raises ConfigError for an unknown merge method, PlanError if the plan needs more memory than ``context`` allows.
+    """
+    passes = [_passes(step, context) for step in plan.steps]
+    sources = plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ()
+    read = sum(
+        number * sum(_stored_bytes(one, sources) for one in step.inputs)
+        for number, step in zip(passes, plan.steps, strict=True)
+    )
+    written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
+    return Costs(max(passes, default=1), read, written, _memory_of(plan.steps, context))
+
+
+def _memory_of(steps: Sequence[Step], context: MergeContext) -> int:
+    """Return the bytes of memory for applying the steps of a plan; raises PlanError if they exceed ``context.memory``.
+
+    The error is about the step that needs most memory, so that the limit that it advises is enough for all steps.
+    """
+    distinct = {_alike(step): step for step in reversed(steps)}  # even a large model has few different steps
+    largest: tuple[Step, MemoryNeed] | None = None
+    memory = BUFFERS if steps else 0
+    for step in reversed(distinct.values()):
+        places = _places_of(step, context)
+        need = memory_need(step, places, context)
+        if need is not None:
+            memory = max(memory, need.kept + threads_of(step, places, context) * need.block)
+            largest = max(largest or (step, need), (step, need), key=lambda one: one[1].least)
+    if largest is not None and largest[1].least > BUFFERS:
+        context.check(*largest)
+    if context.memory < BUFFERS:
+        raise memory_error(
+            f"copying takes {human_bytes(BUFFERS)} of memory ({BUFFERS} bytes); "
+            f"the limit is {human_bytes(context.memory)} ({context.memory} bytes).",
+            BUFFERS,
         )
-    elif step.op == "center":
-        dtype = raw_dtype(info.dtype)
-        kernel = centred(
-            lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
-        )
-        values, lost = cast_for(step, kernel, info.dtype)
-    elif step.overlays:
-        values, lost = overlaid_block(step, parts[0], parts[1], box)
-    elif step.op == "map":
-        values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
-    elif step.op in MERGES:
-        values, lost = _merged(step, parts, box, seen)
-    elif step.op == "concat":
-        values, lost = concatenated(step, parts, box)
-    elif isinstance(info.made, Encoded):
-        values, lost = cast_for(step, encoded_block(info, source, place, roundings), info.dtype)
-    else:
-        values, lost = _copied(step, info, source, box)
-    return values, lost
+    return memory
 
 
-def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[Array, CastLosses]:
-    """Return the part ``box`` of an input in the dtype of the output, and the counts of values that the cast lost."""
-    if isinstance(info.made, Decoded) and DTYPES[step.dtype].kind == "float":
-        with naming_scales(source, info):
-            found = decode_rounded(partial(read_part, source), info, box, step.dtype, source.odd_scales)
-        if found is not None:
-            values, are_finite = found
-            return values, CastLosses(are_finite=are_finite)
-    limit = BLOCK_BYTES // info.itemsize
-    if not _is_looked_up(step, info) or prod(box_shape(box)) <= limit:
-        return cast_for(step, read_part(source, info, box), info.dtype)
-    values, lost = np.empty(box_shape(box), raw_dtype(step.dtype)), CastLosses()
-    for part in blocks(values.shape, limit):  # in smaller blocks: some values may not be looked up after all
-        place = tuple((first + begin, first + end) for (first, _), (begin, end) in zip(box, part, strict=True))
-        made, more = cast_for(step, read_part(source, info, place), info.dtype)
-        values[tuple(slice(*span) for span in part)] = made.reshape(box_shape(part))
-        lost += more
-    return values, lost
+def _passes(step: Step, context: MergeContext) -> int:
+    """Return the number of times that the inputs of a step are read.
 
-
-def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
-    """Yield, for each input, its values in the region ``box`` and its dtype; only one input is in memory at a time.
-
-    ``seen``, if given, is called with the index of each input and its values.
+    If a vocabulary has padding rows, the inputs are read once more, to compute the mean rows that fill the padding.
     """
-    for number, (info, source) in enumerate(parts):
-        values = read_as(source, info, box)
-        if seen is not None:
-            seen(number, values)
-        yield values, info.dtype
+    if step.lora is not None:
+        return adapting_passes(step)
+    if step.factor is not None:
+        return factoring_passes(step)
+    means = any(rows.padded for rows in step.vocabularies)
+    if step.merge is not None:
+        return means + context.method(step.merge.method).passes
+    return pursuit_passes(step, context.memory) if is_pursuit(step) else means + 1
 
 
-def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, CastLosses]:
-    if step.op == "max":
-        return cast_for(step, *largest(_read(parts, box, seen)))
-    with np.errstate(all="ignore"):
-        total, wide = average(_read(parts, box, seen), step.weights)
-    lost = CastLosses() if np.isfinite(total).all() else CastLosses(_lost(total, _read(parts, box, None)))
-    values, more = named(step, rounded, total, wide)
-    return values, lost + more
+def _alike(step: Step) -> tuple[object, ...]:
+    """Return a value that is equal for two steps only if both need the same memory."""
+    if step.op == "merge":
+        return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
+    if is_pursuit(step):
+        return (step.key,)
+    return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
 
 
-def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return the number of values of a sum that are infinite or NaN although all inputs are finite at this index."""
-    odd = ~np.isfinite(total)
-    for values, dtype in parts:
-        odd &= np.isfinite(np.asarray(widened(values, dtype)))
-    return int(np.count_nonzero(odd))
+def _computes(step: Step) -> bool:
+    """Return whether a step may need more memory than a copy."""
+    return step.op in ("merge", "lora", "factor") or step.coded is not None or is_pursuit(step)
 
 
-def _is_looked_up(step: Step, info: TensorInfo) -> bool:
-    """Return whether most values of an output are looked up in a table of decoded codes.
-
-    Such outputs have larger blocks.
-    """
-    is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
-    return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
+def _places_of(step: Step, context: MergeContext) -> list[OutputBlock]:
+    if not _computes(step) or (step.op == "map" and is_pursuit(step)):  # new tokens are computed one batch at a time
+        return []
+    return block_places(step, (), context)
 
 
-def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return the number of elements of a block of the output.
+def _stored_bytes(one: Input, sources: Sequence[Checkpoint]) -> int:
+    """Return the stored size in bytes of an input of a step; for a decoded weight, the size of its codes and scales."""
+    source = sources[one.source] if one.source < len(sources) else None
+    info = source.get(one.key) if source is not None and source.stored is not None else None
+    if info is not None and is_decoded(info):
+        return sum(leaf.nbytes for leaf in leaves(info))
+    return _nbytes(one.dtype, one.shape)
 
-    The block, or its input if that is larger, then takes about ``BLOCK_BYTES``. ``itemsize`` is the size of an output
-    element in bytes.
-    """
-    if _is_looked_up(step, info):
-        return LOOKED_UP
-    if info.made is None or isinstance(info.made, Decoded):
-        block = BLOCK_BYTES
-    else:
-        block = ROWS_BYTES if is_rowwise(info) else MADE_BYTES
-    limit = block // max(itemsize, info.itemsize)
-    if step.op in ADAPTERS:
-        limit = BLOCK_BYTES // DOUBLES
-    if step.op == "interpolate" or step.op in ADAPTERS:
-        limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
-    if step.op in ("average", "concat") or isinstance(info.made, Decoded):
-        limit = min(limit, CACHED)
-    return max(1, limit)
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return (prod(shape) * DTYPES[dtype].bits + 7) // 8

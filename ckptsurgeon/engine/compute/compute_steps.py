@@ -23,9 +23,9 @@ from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.casts import CastLosses, count_special, raw_dtype
 from ...tensors.ops.regions import Array, box_shape
 from ..checksums import bad_checksum, combine, crc32
-from ..context import MEMORY, MergeContext, device_of, merge_of, method_of
+from ..context import MEMORY, MemoryNeed, MergeContext, device_of, merge_of, method_of
 from ..part_run import PartRun, checked_on_the_way
-from .compute import MemoryNeed, block_places, blockwise, computed_blocks, memory_need, takes_numbers, threads_of
+from .compute import block_places, blockwise, computed_blocks, memory_need, takes_numbers, threads_of
 from .encoding import Roundings
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, keep_freed_memory, relevant

@@ -17,8 +17,8 @@ from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array
 from ..checksums import combine
 from ..part_run import PartRun, has_slot
-from .compute import THREADS
 from .compute_steps import raw
+from .one_block import THREADS
 from .reading import Part, keep_freed_memory
 from .rows import laid_over, overlay
 

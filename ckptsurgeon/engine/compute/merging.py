@@ -23,6 +23,7 @@ from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, box_shape
 from ...util.text import count, escape
 from ..context import (
+    MemoryNeed,
     MergeContext,
     bytes_of_whole,
     device_of,
@@ -141,8 +142,7 @@ class MergedTensors:
     def whole(self) -> Slice:
         """Return the whole tensors as one slice; raises PlanError if this needs more memory than is allowed."""
         size = factorising_bytes(self._step, self._context) or bytes_of_whole(self._step)
-        why = "the method needs a whole tensor at once"
-        self._context.check(self._step, size, why, ", or use another merge method for this tensor")
+        self._context.check(self._step, MemoryNeed(size, "the method needs a whole tensor at once"))
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import adding_lora, compute, encoding, strips
+from ckptsurgeon.engine.compute import adding_lora, encoding, one_block, strips
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.tensors.encoders import _encode, _extremes
 
@@ -173,7 +173,7 @@ def test_blocks_of_any_size_give_the_same_parts(
             monkeypatch.setattr(module, "ELEMENTS", elements)
         monkeypatch.setattr(_extremes, "ELEMENTS", 100)
         monkeypatch.setattr(adding_lora, "ADAPTING_ELEMENTS", of_weights)
-        monkeypatch.setattr(compute, "CACHED", of_weights)
+        monkeypatch.setattr(one_block, "CACHED", of_weights)
         cs.apply(plan, tmp_path / "again", force=True)
         assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 

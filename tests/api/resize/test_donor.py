@@ -173,7 +173,7 @@ def test_a_tied_donor_has_one_embedding_for_both(english: Callable[[str], Path],
 
 
 def test_costs_say_how_often_the_donor_is_read(english: Callable[[str], Path], german: Path) -> None:
-    from ckptsurgeon.engine.compute.costs import costs_of
+    from ckptsurgeon.engine.compute.compute import costs_of
     from ckptsurgeon.engine.context import MergeContext
 
     plan = cs.resize(english("gpt2"), tokenizer=german, new_tokens="omp", omp_k=7)
@@ -198,7 +198,7 @@ def test_rows_do_not_depend_on_memory_or_blocks(
 
     first = written("first")
     monkeypatch.setattr(pursuit, "BAND_ROWS", 13)
-    monkeypatch.setattr("ckptsurgeon.engine.compute.compute.BLOCK_BYTES", 3000)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.one_block.BLOCK_BYTES", 3000)
     monkeypatch.setattr(
         pursuit, "pursuit_bytes", lambda step, of=pursuit.pursuit_bytes: (of(step)[0], 1 << 40)
     )  # the donor's rows are read again for each step

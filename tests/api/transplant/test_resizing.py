@@ -87,7 +87,7 @@ def test_a_large_tensor_is_adapted_block_by_block(policy: str, monkeypatch: pyte
     vit(a=torch.randn(have))
     wanting(a=want)
     cs.apply(cs.transplant("src.pth", "dst.yaml", on_mismatch=policy), "whole.safetensors")
-    monkeypatch.setattr("ckptsurgeon.engine.compute.compute.BLOCK_BYTES", 4000)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.one_block.BLOCK_BYTES", 4000)
     cs.apply(cs.transplant("src.pth", "dst.yaml", on_mismatch=policy), "blocks.safetensors")
     assert Path("whole.safetensors").read_bytes() == Path("blocks.safetensors").read_bytes()
 

@@ -220,9 +220,9 @@ def test_a_copy_has_several_names_and_each_goes_its_own_way() -> None:
 
 def test_splits_are_copied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A split of the first dimension lies in the file as it is, and is never computed."""
-    import ckptsurgeon.engine.compute.compute as compute
+    from ckptsurgeon.engine.compute import compute
 
-    monkeypatch.setattr(compute, "_computed", None)
+    monkeypatch.setattr(compute, "computed_block", None)
     plan = cs.rename("gpt.pth", operations=[{"split": "head.weight", "into": ["a", "b"], "sizes": [7, 3]}])
     cs.apply(plan, "out.safetensors")
     assert torch.equal(load_file("out.safetensors")["b"], GPT["head.weight"][7:])

@@ -114,7 +114,7 @@ def test_noise_of_a_large_tensor_is_made_block_by_block(monkeypatch: pytest.Monk
     weight = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     rows: list[Row] = [{"take": "w", "indices": "0..39,0..39"}, {"noise": "w", "of": "0..39,0..39", "by": 0.4}]
     whole = both_ways({"w": weight}, rows)["w"]
-    monkeypatch.setattr("ckptsurgeon.engine.compute.compute.ROWS_BYTES", 400)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.one_block.ROWS_BYTES", 400)
     assert torch.equal(both_ways({"w": weight}, rows)["w"], whole)
     assert not torch.equal(both_ways({"w": weight}, [rows[0], {**rows[1], "seed": 1}])["w"], whole)
 

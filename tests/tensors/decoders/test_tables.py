@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import one_block
 from ckptsurgeon.engine.compute.bands import OpenFiles
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.composition import decoded
@@ -108,8 +108,8 @@ def test_large_blocks_of_what_cannot_be_looked_up_are_computed_in_parts(
         parts.append(box)
         return read_part(source, info, box)
 
-    monkeypatch.setattr(compute, "read_part", read)
-    monkeypatch.setattr(compute, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(one_block, "read_part", read)
+    monkeypatch.setattr(one_block, "BLOCK_BYTES", 1 << 16)
     receipt = cs.apply(cs.convert("fp8.safetensors", dequantize=True, dtype="fp16"), "out.safetensors")
     wanted = (codes.float() * scale.repeat_interleave(128, 1)).half()
     assert load_file("out.safetensors")["net.weight"].equal(wanted)
