@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.checkpoint.values.samples import MATRICES, sampled_matrices
+from ckptsurgeon.checkpoint.values.value_notes import MATRICES, sampled_matrices
 
 ROLES = ("attn.k", "attn.o", "attn.q", "attn.v", "mlp.down", "mlp.gate", "mlp.up")
 

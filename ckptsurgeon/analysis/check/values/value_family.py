@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2, prod, sqrt
 
 from ....checkpoint.values.norms import norms_around_zero
-from ....checkpoint.values.samples import is_norm
+from ....checkpoint.values.value_notes import is_norm
 from ....tensors.odd_scales.kinds import HUGE as HUGE_SCALES
 from ....tensors.odd_scales.kinds import ZERO
 from ....tensors.odd_scales.layer_groups import larger_layers
