@@ -10,9 +10,11 @@ from ..planning.keys.pattern_hints import nearest, unmatched
 from ..planning.keys.renaming import KeyMatcher, rules_of_sets
 from ..planning.mismatch.policy_fits import fitting_policies
 from ..planning.mismatch.policy_syntax import is_reshape
+from ..planning.plan.files import TensorOrigin
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
-from ..planning.transplant.select import PlanningInputs, Selection, TensorOrigin
+from ..planning.transplant.selection import Selection
+from ..planning.transplant.transplant import PlanningInputs
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing
 from .explanation import Alternatives, Candidate, Explained, Explanation, OtherMatch

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..checkpoint.checkpoint import Checkpoint
     from ..methods.merge._method import Method
     from ..planning.target import TargetSpec
-    from ..planning.transplant.select import PlanningInputs
+    from ..planning.transplant.transplant import PlanningInputs
 
 __all__ = ["PlanInputs"]
 

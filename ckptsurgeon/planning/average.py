@@ -16,11 +16,10 @@ from .llama_cpp.names import layout_hint
 from .merge.missing import UNWRAP, named_keys
 from .merge.tied_tensors import ModelTies
 from .opaque_tensors import opaque_error
-from .plan.files import PlanTarget
+from .plan.files import PlanTarget, SourceView
 from .plan.plan import Plan
 from .plan.step import Input, Step
 from .quantised import refuse_codes
-from .transplant.select import SourceView
 
 __all__ = ["DECAYS", "INT_BUFFERS", "decay_weights", "ema_weights", "plan_average", "running_weights"]
 

@@ -13,11 +13,11 @@ from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
 from .opaque_tensors import is_uncopied, opaque_error
-from .plan.files import PlanTarget
+from .plan.files import PlanTarget, SourceView, TensorOrigin, operation_fields
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step
 from .transplant.options import Options
-from .transplant.select import SourceView, TensorOrigin, operation_fields, select
+from .transplant.transplant import select
 
 __all__ = ["check_casts", "plan_edit"]
 

@@ -26,7 +26,7 @@ from .plan.coded_part import CodedPart
 from .plan.files import DECODED, PlanSource
 from .plan.plan import EqualKeys, Plan
 from .plan.step import STORED_ROWS, Input, Step
-from .transplant.select import without_names
+from .transplant.selection_checks import without_names
 
 __all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
 

@@ -16,10 +16,11 @@ from ..tensors.quantised.methods import UNKNOWN, family
 from ..tensors.quantised.parts import UNCODED
 from ..util.text import count, escape, listing
 from .operations.operation import COPIED, QUANTISED_NOW
+from .plan.files import SourceView
 from .plan.plan import Plan
 from .plan.step import STORED_ROWS, Input, Step
 from .quantised_error import QuantisedError, dequantise
-from .transplant.select import Selection, SourceView
+from .transplant.selection import Selection
 
 __all__ = [
     "check_codes",

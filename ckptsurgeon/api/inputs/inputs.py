@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.extras import Extra
@@ -19,7 +19,7 @@ from ...destinations.hf.files import ALPHABET, FLAGS
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, SourceError
 from ...formats.base.header import FilePrint
-from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
+from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget, SourceView
 from ...planning.plan.plan import Plan
 from ...planning.quantised_error import QuantisedError
 from ...planning.target import Companion, TargetSpec
@@ -31,9 +31,6 @@ from ...util.text import escape, listing
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
 from .argument_types import Sources
 from .encoding import DEQUANTIZE, ENCODINGS, read_as
-
-if TYPE_CHECKING:
-    from ...planning.transplant.select import SourceView
 
 __all__ = [
     "KeptOpen",
@@ -227,8 +224,6 @@ def memory_print(checkpoint: Checkpoint) -> FilePrint:
 
 def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
     """Return an open checkpoint in the form that planners read: description, tensors, ties, quantised weights."""
-    from ...planning.transplant.select import SourceView
-
     dtype = decoded_dtype(checkpoint) if checkpoint.stored is not None else ""
     return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=dtype)
 

@@ -12,9 +12,9 @@ from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.lora.reading import Excluded
 from ...planning.lora_merge.fitting import AdapterView
+from ...planning.plan.files import SourceView
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
-from ...planning.transplant.select import SourceView
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.operations import operate

@@ -21,9 +21,9 @@ from ...planning.merge.differing_models import MergeOptions
 from ...planning.merge.pieces import ParameterValues, Settings, pieces_of
 from ...planning.merge.plan import plan_merge
 from ...planning.merge.tied_tensors import with_tied_heads
+from ...planning.plan.files import SourceView
 from ...planning.plan.plan import Plan
 from ...planning.transplant.by_place import is_of_tokens
-from ...planning.transplant.select import SourceView
 from ..inputs.argument_types import (
     AxisGroups,
     CheckpointLike,

@@ -13,8 +13,8 @@ from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.mergekit.configuration import Configuration, read_configuration
 from ...planning.mergekit.fields import ModelReference
+from ...planning.plan.files import SourceView
 from ...planning.plan.plan import Plan
-from ...planning.transplant.select import SourceView
 from ...util.text import brief_repr, escape
 from ..inputs.encoding import as_stored
 from ..inputs.kept_codes import keeping_codes

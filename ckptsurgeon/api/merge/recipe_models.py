@@ -17,8 +17,8 @@ from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.mergekit.configuration import Configuration
 from ...planning.mergekit.fields import ModelReference
 from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_configuration
+from ...planning.plan.files import SourceView
 from ...planning.plan.plan import Plan
-from ...planning.transplant.select import SourceView
 from ...util.text import escape
 from ...vocabulary.beside_model import tokens_beside
 from ..inputs.argument_types import Rules

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.merge.statistics import NAMES, ModelStatistics
 from ...planning.plan.compute import GRAM
-from ...planning.transplant.select import SourceView
+from ...planning.plan.files import SourceView
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Rules
 from ..inputs.inputs import names_of, plan_source, view_of

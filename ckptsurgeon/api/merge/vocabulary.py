@@ -11,9 +11,9 @@ from ...destinations.hf.tokens import tokenizer_of
 from ...errors import ConfigError
 from ...planning.keys.spelling import quoted
 from ...planning.merge.vocabulary import MergeVocabulary
+from ...planning.plan.files import SourceView
 from ...planning.target import Companion
 from ...planning.transplant.by_place import vocabulary_keys
-from ...planning.transplant.select import SourceView
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ...vocabulary.beside_model import read_lists, tokens_beside, vocabulary_beside

@@ -12,15 +12,14 @@ from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import PatternError, PlanError
 from ...planning.code_notes import with_possible_codes_said
-from ...planning.plan.files import PlanSource
+from ...planning.plan.files import PlanSource, SourceView
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.quantised_error import SettingsError, UndecodableWeightError
 from ...planning.target import TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
-from ...planning.transplant.select import PlanningInputs, SourceView
-from ...planning.transplant.transplant import plan_transplant
+from ...planning.transplant.transplant import PlanningInputs, plan_transplant
 from ...storage.read.spec import SourceSpec
 from ...tensors.find_codes import find_codes
 from ...tensors.possible_scales import CODES as INTEGERS

@@ -16,9 +16,9 @@ from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.recognise import recognised as known_networks
 from ...planning.operations.conversions import CONVERSIONS, Conversion
 from ...planning.operations.perform import DerivedSource
+from ...planning.plan.files import renamed_by_spec
 from ...planning.plan.plan import Plan
 from ...planning.target import KnownLayout, Recognise, TargetSpec
-from ...planning.transplant.select import renamed_by_spec
 from ...storage.read.spec import SourceSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, grouped

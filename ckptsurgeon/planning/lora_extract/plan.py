@@ -11,11 +11,10 @@ from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
 from ..keys.pattern_hints import matched
 from ..lora_output.peft import companion
-from ..plan.files import PlanTarget
+from ..plan.files import PlanTarget, SourceView
 from ..plan.plan import Plan
 from ..plan.step import Input
 from ..quantised import refuse_codes
-from ..transplant.select import SourceView
 from .config import WEIGHTS, adapter_config
 from .steps import (
     ExtractOptions,

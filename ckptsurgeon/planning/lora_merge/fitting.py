@@ -12,8 +12,8 @@ from ...methods.lora.matching import MatchedModules
 from ...util.text import count, escape, listing, shape_text, together
 from ..llama_cpp.names import layout_hint
 from ..plan.compute import LoraTerm
+from ..plan.files import SourceView
 from ..plan.step import Input
-from ..transplant.select import SourceView
 
 __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "weight_layout"]
 

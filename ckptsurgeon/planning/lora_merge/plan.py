@@ -21,11 +21,10 @@ from ..keys.pattern_hints import matched
 from ..keys.renaming import KeyMatcher
 from ..opaque_tensors import is_uncopied, opaque_error
 from ..plan.compute import Lora, LoraTerm
-from ..plan.files import PlanTarget
+from ..plan.files import PlanTarget, SourceView
 from ..plan.plan import Plan
 from ..plan.step import Input, Step
 from ..quantised import refuse_codes
-from ..transplant.select import SourceView
 from .fitting import AdapterView, check_names, input_of, misfit, weight_layout
 
 __all__ = ["BaseChanges", "named", "output_steps", "plan_lora_merge"]

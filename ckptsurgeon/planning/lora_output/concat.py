@@ -14,9 +14,9 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
 from ..plan.compute import plain_shape
+from ..plan.files import SourceView
 from ..plan.plan import Plan
 from ..plan.step import Input, Step
-from ..transplant.select import SourceView
 from .convert import adapter_plan
 from .knots import Knots
 from .modules import (

@@ -14,10 +14,9 @@ from ...util.text import count, escape, listing
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
 from ..plan.compute import Factor
-from ..plan.files import PlanSource, PlanTarget
+from ..plan.files import PlanSource, PlanTarget, SourceView
 from ..plan.plan import Plan
 from ..plan.step import Step
-from ..transplant.select import SourceView
 from .modules import (
     FactorSource,
     NamedModule,

@@ -21,8 +21,8 @@ from ..keys.renaming import KeyMatcher
 from ..lora_merge.fitting import AdapterView, check_names, misfit
 from ..lora_merge.plan import named
 from ..plan.compute import KNOTS, Factor, LoraTerm
+from ..plan.files import SourceView
 from ..plan.step import Input, Step
-from ..transplant.select import SourceView
 
 __all__ = [
     "FactorSource",

@@ -13,9 +13,9 @@ from ..keys.pattern import OptionPattern, with_equals
 from ..keys.pattern_hints import matched
 from ..keys.transposed import is_transposed, square_siblings, transposed_note
 from ..mismatch.policy_syntax import is_reshape
+from ..plan.files import SourceView
 from ..plan.step import Input
 from ..transplant.by_place import PositionalRows, ShapeChange
-from ..transplant.select import SourceView
 from .pieces import MergePiece, SourceKey
 from .statistics import ModelStatistics
 from .vocabulary import MergeAxes, MergeVocabulary

@@ -9,7 +9,7 @@ from ...errors import PlanError
 from ...util.text import count, escape, listing
 from ..keys.wrappers import without_wrappers
 from ..llama_cpp.names import layout_hint
-from ..transplant.select import SourceView
+from ..plan.files import SourceView
 from .pieces import SourceKey
 
 __all__ = ["UNWRAP", "missing_error", "named_keys"]

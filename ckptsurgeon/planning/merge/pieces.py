@@ -18,7 +18,7 @@ from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import deeper_notes, unmatched
 from ..keys.spelling import quoted
 from ..plan.compute import Value
-from ..transplant.select import SourceView
+from ..plan.files import SourceView
 from .layers import LayerDepths, LayerList, depth_in
 
 __all__ = [

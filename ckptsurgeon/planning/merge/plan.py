@@ -16,12 +16,11 @@ from ..computed_buffers import COMPUTED
 from ..mismatch.policy_syntax import is_reshape
 from ..opaque_tensors import opaque_error
 from ..plan.compute import OF_BASE, Merge
-from ..plan.files import PlanTarget
+from ..plan.files import PlanTarget, SourceView
 from ..plan.plan import Plan
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing
 from ..quantised_error import dequantise
-from ..transplant.select import SourceView
 from .differing_models import FITTED, FittedInputs, MergeNotes, MergeOptions, ShapeFitting
 from .missing import missing_error
 from .pieces import MergePiece, SourceKey, check_matched, overlooked

@@ -9,7 +9,7 @@ from functools import partial
 from ...errors import PlanError
 from ...methods.merge._method import Method
 from ...util.text import count, escape
-from ..transplant.select import SourceView
+from ..plan.files import SourceView
 from .layers import INPUT, LayerList, layers_of, position
 from .pieces import MergePiece, ParameterValues, SourceKey
 

@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
 from ..plan.compute import FISHER, GRAM, MAGNITUDES, OF_BASE, OF_ROWS, Merge
+from ..plan.files import SourceView
 from ..plan.step import Input
-from ..transplant.select import SourceView
 
 __all__ = ["NAMES", "ModelStatistics", "StepStatistics"]
 

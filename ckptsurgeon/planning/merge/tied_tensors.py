@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...util.text import escape
+from ..plan.files import SourceView
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD
-from ..transplant.select import SourceView
 from .pieces import MergePiece, SourceKey
 
 __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]

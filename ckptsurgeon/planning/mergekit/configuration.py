@@ -9,7 +9,7 @@ from typing import Any
 from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import nearest
-from ..transplant.select import SourceView
+from ..plan.files import SourceView
 from .fields import ModelReference, at, fault, items, reference, table, text
 from .tokenizer import Tokenizer, read_tokenizer
 

@@ -13,7 +13,7 @@ from ..keys.pattern import KeyPattern
 from ..merge.layers import LayerList, layer_list, layer_lists
 from ..merge.pieces import MergePiece, ParameterSetting, ParameterValues, Settings, pieces_of
 from ..merge.slices import LayerSlice, LayerSource, sliced_pieces
-from ..transplant.select import SourceView
+from ..plan.files import SourceView
 from .configuration import Configuration, ModelPart, ModuleConfig, SliceConfig, SourceConfig, parts_of
 from .fields import ModelReference, at, fault, table, text
 

@@ -14,13 +14,14 @@ from ...tensors.torch_quantisers import is_pickled, notes_on_activations
 from ...util.text import escape
 from ..keys.pattern_hints import notes_on_hits, notes_on_ranges
 from ..keys.renaming import KeyMatcher
+from ..plan.files import Derivation
 from ..quantised_error import QuantisedError
 from .blocks import in_blocks
 from .operation import JOINING, Operation
 from .quantising import quantised
 from .shaping import joined, reshaped_by, split_by
 
-__all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
+__all__ = ["DecodedWeight", "DerivedSource", "Weights", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
 """{keys of inputs: {name of a new tensor: tensor that is made from these inputs}}."""
@@ -41,19 +42,6 @@ TENSORS = 1_000_000
 """The largest number of tensors in a source after its operations; a source that is read has the same limit."""
 DEPTH = 64
 """The largest number of operations that follow each other on one tensor."""
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """How operations made a tensor.
-
-    ``operation`` is the text of the last operation. ``of`` are the keys of the source's tensors that it was made from.
-    ``depth`` is the number of operations that were applied one after the other to make it.
-    """
-
-    operation: str
-    of: tuple[str, ...]
-    depth: int
 
 
 @dataclass

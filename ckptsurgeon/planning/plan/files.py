@@ -1,16 +1,33 @@
-"""The files of a plan: its sources, its destination and its companions, as plain data."""
+"""The sources of a plan, their tensors, its destination and its companions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...formats.base.header import FilePrint
+from ...tensors.composition import is_decoded
+from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...util.brief import Brief
 from .compute import text, truth
 
-__all__ = ["ADAPTER_VERBS", "DECODED", "FilePrint", "PlanCompanion", "PlanSource", "PlanTarget", "given_sources"]
+__all__ = [
+    "ADAPTER_VERBS",
+    "DECODED",
+    "Derivation",
+    "FilePrint",
+    "PlanCompanion",
+    "PlanSource",
+    "PlanTarget",
+    "SourceView",
+    "TensorOrigin",
+    "given_sources",
+    "is_under",
+    "operation_fields",
+    "renamed_by_spec",
+]
 
 ADAPTER_VERBS = ("lora extract", "lora concat", "lora convert", "lora resize")
 """The verbs whose output is an adapter."""
@@ -68,6 +85,101 @@ def given_sources(sources: Sequence[PlanSource]) -> list[PlanSource]:
     """Return the sources that the user gave: all but decoded copies, which come after all others."""
     names = {one.name for one in sources}
     return [one for one in sources if not (one.name.endswith(DECODED) and one.name.removesuffix(DECODED) in names)]
+
+
+# The tensors of the sources, as planners read them.
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How operations made a tensor.
+
+    ``operation`` is the text of the last operation. ``of`` are the keys of the source's tensors that it was made from.
+    ``depth`` is the number of operations that were applied one after the other to make it.
+    """
+
+    operation: str
+    of: tuple[str, ...]
+    depth: int
+
+
+@dataclass(frozen=True, repr=False)
+class SourceView(Brief):
+    """A source of a plan: the headers of its tensors, and the settings that the user gave for it.
+
+    The user may give a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
+    and the dst_key, ``prefixes`` the exclude_keys. ``made`` maps keys of tensors to the operations that made them.
+    ``known`` maps older or foreign keys to the destination's keys; ``known_by`` says whose keys they are. ``codes`` are
+    the quantised tensors. ``decoded_dtype`` is the dtype in which decoded weights are written if no option sets another
+    dtype.
+    """
+
+    source: PlanSource
+    tensors: Mapping[str, TensorInfo]
+    src: str = ""
+    dst: str = ""
+    prefixes: tuple[str, ...] = ()
+    made: Mapping[str, Derivation] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    known_by: str = ""
+    codes: QuantisedTensors = NO_CODES
+    decoded_dtype: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """All keys, then the names of quantised tensors, under which nothing is stored: their parts have other keys."""
+        return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
+
+    def dtype_of(self, key: str) -> str:
+        """Return the dtype in which a tensor is written if no option sets another dtype."""
+        info = self.tensors[key]
+        return self.decoded_dtype if self.decoded_dtype and is_decoded(info) else info.dtype
+
+
+class TensorOrigin(NamedTuple):
+    """The origin of a tensor: the index of its source, its key there, and the rule that renamed it.
+
+    ``made`` says which operations made it; None without operations. ``coded`` is the quantised tensor that it is a part
+    of, None for a plain tensor. ``dtype`` is the dtype in which it is written if no option sets another dtype.
+    """
+
+    source: int
+    key: str
+    info: TensorInfo
+    rule: str = ""
+    made: Derivation | None = None
+    coded: QuantisedTensor | None = None
+    dtype: str = ""
+
+    @property
+    def is_description(self) -> bool:
+        """Whether the tensor is a ``quant_state`` of bitsandbytes: a text of any length that describes codes."""
+        parts = self.coded.parts if self.coded is not None else {}
+        return any(key == self.key and end.startswith(".quant_state.") for end, key in parts.items())
+
+
+def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
+    """Return the fields of a step that name the operations that made the source's tensor; {} without operations."""
+    return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}
+
+
+def is_under(key: str, module: str) -> bool:
+    """Return whether a key is in a module, or is the name of the module itself; '' contains every key."""
+    return not module or key == module or key.startswith(f"{module}.")
+
+
+def renamed_by_spec(key: str, src: str, dst: str) -> str:
+    """Return a key with the module ``src`` renamed to ``dst``; keys outside ``src`` are returned unchanged.
+
+    Without ``src``, ``dst`` is put before the key; without ``dst``, ``src`` is removed.
+    """
+    if not (src or dst) or not is_under(key, src):
+        return key
+    rest = key[len(src) :].lstrip(".") if src else key
+    return f"{dst}.{rest}".strip(".") if dst else rest or key
+
+
+# The destination, and small files of an output folder.
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ from ..keys.renaming import KeyMatcher
 from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
 from ..opaque_tensors import is_uncopied, opaque_error
-from ..plan.files import PlanSource
+from ..plan.files import PlanSource, TensorOrigin, operation_fields
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
 from ..target import InitialFile, TargetSpec
@@ -22,7 +22,7 @@ from .equal_tensors import are_known_equal, unequal_error
 from .options import Options
 from .plan_errors import PlanFaults, raise_faults
 from .plan_notes import transposed_notes
-from .select import Selection, TensorOrigin, operation_fields
+from .selection import Selection
 from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]

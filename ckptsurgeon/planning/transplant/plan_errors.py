@@ -13,13 +13,13 @@ from ..keys.renaming import KeyMatcher
 from ..keys.transposed import is_transposed, transposed_hint
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_fits import fitting_policies
+from ..plan.files import SourceView, TensorOrigin
 from ..plan.step import Step
 from ..quantised import computing
 from ..quantised_error import dequantise
 from ..target import TargetSpec, Undrawable
 from .by_place import BY_TOKEN, PositionalRows
 from .options import Options
-from .select import SourceView, TensorOrigin
 from .vocabulary import VocabularyAxes
 
 __all__ = [

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ...util.text import count, escape, listing
 from ..keys.transposed import is_transposed, square_siblings, transposed_note
+from ..plan.files import SourceView, TensorOrigin
 from ..plan.step import Step
 from .by_place import ShapeChange
 from .options import Options
-from .select import SourceView, TensorOrigin
 
 __all__ = ["few_copied", "other_modules", "transposed_notes"]
 

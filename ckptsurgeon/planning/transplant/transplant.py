@@ -1,14 +1,20 @@
-"""The transplant planner: makes a plan from sources, a destination and rules, by headers alone."""
+"""The transplant planner: selects tensors of the sources, and makes a plan for a destination, by headers alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ...errors import PatternError, PlanError
 from ...tensors.dtypes import DTYPES
 from ...tensors.quantised.encoding import NO_CODES, QuantisedTensors
-from ...util.text import count, human_bytes, listing
-from ..plan.files import PlanSource, PlanTarget
+from ...util.brief import Brief
+from ...util.text import count, escape, human_bytes, listing
+from ..keys.pattern_hints import matched
+from ..keys.renaming import KeyMatcher, Renaming, check_shadowed, rename, rule_matcher, rules_of_sets
+from ..keys.rules import Rule
+from ..plan.files import PlanSource, PlanTarget, SourceView, TensorOrigin, is_under, renamed_by_spec
 from ..plan.plan import Plan
 from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
@@ -17,9 +23,10 @@ from .decide import InitialView, decide
 from .options import Options
 from .plan_errors import check_completeness, check_destination_patterns, check_prefixes, nothing_loaded
 from .plan_notes import few_copied, other_modules
-from .select import Selection, SourceView, TensorOrigin, select
+from .selection import ExcludedKey, Selection
+from .selection_checks import check_rules, check_src_key, excluded_by_prefix, without_names
 
-__all__ = ["plan_transplant"]
+__all__ = ["PlanningInputs", "plan_transplant", "select"]
 
 DOUBLING = 1.9
 """There is a note if casts make the copied tensors larger by this factor or more."""
@@ -149,3 +156,147 @@ def _growth(steps: Sequence[Step]) -> list[str]:
     casts = ", ".join(sorted(kinds))
     growth = f"enlarges tensors from {human_bytes(before)} to {human_bytes(after)}"
     return [f"casting {casts} {growth}; --dtype keep leaves them as they are"]
+
+
+# The selection of tensors, and their names in the destination.
+
+
+@dataclass(frozen=True, repr=False)
+class PlanningInputs(Brief):
+    """The sources, the destination and the options of a transplant, kept to explain its plan later."""
+
+    views: Sequence[SourceView]
+    target: TargetSpec
+    options: Options
+
+    def selection(self) -> Selection:
+        """Return the selected and renamed tensors of the sources, computed again."""
+        return select(self.views, self.options)
+
+
+def select(views: Sequence[SourceView], options: Options) -> Selection:
+    """Return the tensors of all sources that the options select, by their new names.
+
+    Raises PatternError for a pattern, prefix or rule that matches nothing, or if earlier rules rename all keys that a
+    rule matches; PlanError if two keys of one source get the same name.
+    """
+    selection = Selection()
+    keys = [key for view in views for key in view.names]
+    flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
+    if flags:
+        selection.notes += matched(flags, keys, "source")[1]
+    if options.rules:
+        check_rules(options, views, keys, selection)
+    if options.rulesets:
+        options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
+    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
+    if options.rules:
+        check_shadowed(options.rules, renamings)
+    return selection
+
+
+def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
+    dropped = _dropped(view, options, selection)
+    chosen = [key for key in view.tensors if key not in dropped and is_under(key, view.src)]
+    renaming = (
+        _with_parts(rename(chosen, options.rules), view, options.rules)
+        if options.rules
+        else Renaming({key: (key,) for key in chosen}, dict.fromkeys(chosen), ())
+    )
+    landed: dict[str, str] = {}
+    for key, by in renaming.by.items():
+        for name in renaming.names[key] if by is not None else (_moved(key, view),):
+            other = landed.setdefault(name, key)
+            if other != key:
+                raise PlanError(
+                    f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
+                    hint="Leave one of the two out with --exclude, or rename them differently with --map.",
+                )
+            rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
+            origin = TensorOrigin(
+                index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key), view.dtype_of(key)
+            )
+            selection.origins.setdefault(name, []).append(origin)
+    if dropped:
+        matching_rules = rule_matcher(options.rules)
+        selection.excluded_keys += len(dropped)
+    for key, why in dropped.items():
+        for name in _names_of(key, view, [options.rules[place] for place in matching_rules(key)]):
+            selection.excluded.setdefault(name, []).append(ExcludedKey(index, key, why))
+    return renaming
+
+
+def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> Renaming:
+    """Return ``renaming`` with new names for the parts of quantised tensors, too, if a rule renames the tensor itself.
+
+    If another rule matches the key of a part, the first of the two rules decides. Raises PlanError if a part has no
+    name that fits.
+    """
+    parts = {key: coded for key in renaming.names if (coded := view.codes.by_key.get(key)) and coded.name != key}
+    if not parts:
+        return renaming
+    whole = rename(list(dict.fromkeys(coded.name for coded in parts.values())), rules)
+    names, by = dict(renaming.names), dict(renaming.by)
+    for key, coded in parts.items():
+        own, rule = by[key], whole.by[coded.name]
+        if rule is None or (own is not None and own <= rule):
+            continue
+        found = [(name, coded.part_named(name, coded.ending(key))) for name in whole.names[coded.name]]
+        lacking = next((name for name, part in found if part is None), None)
+        if lacking is not None:
+            raise without_names(coded, lacking)
+        names[key], by[key] = tuple(part for _, part in found if part is not None), rule
+    return Renaming(names, by, tuple(sorted({*renaming.used, *whole.used})), {**whole.shadowed, **renaming.shadowed})
+
+
+def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
+    """Return the keys that are left out, each with the option that excluded it."""
+    if not (options.include or options.exclude or view.prefixes or view.src):
+        return {}
+    excludes = KeyMatcher([flag.pattern for flag in options.exclude])
+    includes = KeyMatcher([flag.pattern for flag in options.include])
+    dropped: dict[str, str] = {}
+    for key in view.tensors:
+        names = (key,) if key not in view.codes.by_key else (key, view.codes.by_key[key].name)
+        hits = [hit for name in names for hit in excludes.match(name)]
+        if hits:
+            dropped[key] = str(options.exclude[min(hits)])
+        elif options.include and not any(map(includes.match, names)):
+            dropped[key] = "not in --include"
+        elif not is_under(key, view.src):
+            dropped[key] = f"not under src_key {view.src}"
+    for prefix in view.prefixes:
+        dropped.update(excluded_by_prefix(prefix, list(view.tensors), of=view.source.name, notes=selection.notes))
+    if view.src:
+        check_src_key(view.src, list(view.tensors))
+    return dropped
+
+
+def _spec_rule(view: SourceView, key: str, name: str) -> str:
+    """Return the reason why a key has the new name ``name`` although no rule renames it; '' if it keeps its name.
+
+    The reason is the source's PATH:src_key:dst_key, or the view's ``known_by`` if ``known`` has the key.
+    """
+    if key in view.known:
+        return view.known_by
+    return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
+
+
+def _moved(key: str, view: SourceView) -> str:
+    """Return the new name of a key that no rule renames: its name in ``view.known``, else by src_key and dst_key."""
+    return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
+
+
+def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Return the names that an excluded key would have had; its own name if a rule that matches it cannot be applied.
+
+    ``rules`` are the rules that match the key.
+    """
+    for rule in rules:
+        try:
+            names = rule.names(key)
+        except PatternError:
+            return (key,)
+        if names:
+            return names
+    return (_moved(key, view),)
