@@ -23,14 +23,16 @@ POINTS = 2000
 
 
 class Curves:
-    """The curves of a training run: its evaluations, and every ``every``-th step of its log, beginning with the first.
+    """The curves of a training run: every ``every``-th step of its log, and its evaluations, beginning with the first.
 
-    ``every`` is doubled as the log grows, so that a curve has at most ``POINTS`` points.
+    ``every`` is doubled as the log grows, so that a curve of steps has at most ``POINTS`` points. If there are over
+    twice as many evaluations, only every second, fourth … is kept in the same way, and the last.
     """
 
     def __init__(self) -> None:
         self.every = 1
         self._seen = 0
+        self._evaluated, self._kept = 0, 1
         self._steps: list[tuple[int, float | None, float | None, dict[str, float]]] = []
         self._evaluations: list[tuple[int, dict[str, float]]] = []
 
@@ -42,8 +44,16 @@ class Curves:
         if "loss" in row:
             self._add_step(step, row)
         if isinstance(row.get("dev"), Mapping):
-            self._evaluations.append((step, numbers(row["dev"])))
-            del self._evaluations[2 * POINTS :]
+            self._add_evaluation(step, numbers(row["dev"]))
+
+    def _add_evaluation(self, step: int, figures: dict[str, float]) -> None:
+        if self._evaluated and (self._evaluated - 1) % self._kept:
+            self._evaluations.pop()  # it was the last, but is none of those that are kept
+        self._evaluations.append((step, figures))
+        self._evaluated += 1
+        if len(self._evaluations) > 2 * POINTS:
+            self._evaluations = self._evaluations[::2]
+            self._kept *= 2
 
     def _add_step(self, step: int, row: Mapping[str, Any]) -> None:
         if self._seen % self.every == 0:
