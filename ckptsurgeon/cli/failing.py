@@ -25,9 +25,10 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
-    """Report ``error`` on stderr and return its exit code; raise it again if a signal caused it or CKPT_DEBUG=1 is set.
+    """Report ``error`` on stderr and return its exit code.
 
-    ``args`` is the command line.
+    Raises it again if a signal caused it; with CKPT_DEBUG=1, raises every error except those of the command line's
+    parser. ``args`` is the command line.
     """
     usage = hasattr(error, "format_message")  # the parser's own errors
     if stop_message()[0] or (os.environ.get("CKPT_DEBUG") == "1" and not usage):

@@ -19,7 +19,7 @@ class Distance:
     ``error`` is the norm of the difference divided by the norm of the first tensor. ``cosine`` is the cosine of the
     angle between the two, as flat vectors. ``largest`` is the largest absolute difference of two elements. ``same`` is
     true if all bits are equal. If a NaN or an infinity is in only one of the tensors, ``error`` and ``largest`` are
-    infinite.
+    infinite. If only the first tensor is zero, ``error`` is infinite.
     """
 
     error: float

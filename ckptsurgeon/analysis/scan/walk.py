@@ -52,8 +52,8 @@ class FoundFile:
 def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
     """Yield the files of a folder and its subfolders; raises SourceError if there are too many.
 
-    Links to folders, and folders that cannot be listed or are too deep, are yielded with the reason. Folders named
-    ``.git`` are skipped; their paths are appended to ``skipped``.
+    Whatever must not be opened is yielded with the reason: links to folders, links out of the folder, devices, and
+    folders that are too deep. Folders named ``.git`` are skipped; their paths are appended to ``skipped``.
     """
     return _bounded(_walk(root, "", _ScannedFolder(os.path.realpath(root), skipped), 0), root)
 
@@ -174,7 +174,10 @@ Progress = Callable[[int, int], None]
 
 
 def scan_path(path: str, progress: Progress | None = None) -> Scan:
-    """Scan a file, or every file of a folder and its subfolders. Raises SourceError if the path cannot be read."""
+    """Scan a file, or every file of a folder and its subfolders.
+
+    Raises SourceError if the path cannot be read, or if the folder has too many files.
+    """
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):

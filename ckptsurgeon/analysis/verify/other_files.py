@@ -98,7 +98,8 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[OutputNote]
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
     """Yield the reasons why the signature of an output is missing or invalid; nothing if it is valid.
 
-    ``key`` is the path of the file with the key. Raises ConfigError if the key is invalid.
+    ``key`` is the path of the file with the key. Raises ConfigError if the key is invalid, SourceError if its file
+    cannot be read.
     """
     verifier = load_verifier(key)
     folder = folder_of(output)

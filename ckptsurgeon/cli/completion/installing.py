@@ -114,7 +114,9 @@ def shell_in_use(named: str = "") -> str:
         if shell in SHELLS:
             return shell
     raise ConfigError(
-        f"there is no completion for the shell {escape(named)}." if named else "ckpt cannot tell which shell this is.",
+        f"there is no completion for the shell {escape(named)}."
+        if named
+        else "ckpt cannot tell which shell this is, or has no completion for it.",
         hint=f"Add the name of the shell: {', '.join(SHELLS)}.",
     )
 

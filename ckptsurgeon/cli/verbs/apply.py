@@ -59,7 +59,8 @@ def run(
         )
     if writing.prove:
         raise ConfigError(
-            "--prove cannot be used with a plan or recipe.", hint="Add to the recipe: assert: {proved: EQUIVALENT}."
+            "--prove cannot be used with a plan or recipe.",
+            hint="Add to a recipe: assert: {proved: EQUIVALENT}. After a plan, run ckpt prove on source and output.",
         )
     writing.check_consent()
     _check_output(plan, output)

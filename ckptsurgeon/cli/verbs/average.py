@@ -30,8 +30,8 @@ HELP = """Average checkpoints of one model.
 
 Floats are averaged in double precision, block by block, so that memory does not grow with the number of files. Integers
 and booleans, such as BatchNorm's counter, are not averaged, but taken from the last checkpoint (see --int-buffers). It
-is an error if a checkpoint lacks a key. With --greedy, a command scores the checkpoints; beginning with the best, each
-checkpoint is added to the average only if it does not lower the score.
+is an error if a checkpoint lacks a key. With --greedy, a command or a task scores the checkpoints; beginning with the
+best, each checkpoint is added to the average only if the score does not become worse.
 """
 EXAMPLES = """\b
 Examples:
@@ -98,7 +98,8 @@ def run(
     greedy: Annotated[
         bool,
         typer.Option(
-            "--greedy", help="Average only checkpoints that do not lower the score of --evaluate: a greedy soup."
+            "--greedy",
+            help="Average only checkpoints that do not make the score of --evaluate or --task worse: a greedy soup.",
         ),
     ] = False,
     evaluate: Evaluate = None,

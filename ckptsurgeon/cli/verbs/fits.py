@@ -16,10 +16,10 @@ HELP = """Say whether a checkpoint loads into a model, and what would make it fi
 Compares keys and shapes, from headers, as load_state_dict(strict=True) does: keys that the library itself ties may be
 missing, and other dtypes are cast. DST is a configuration, the folder of a model (its config.json is used), or another
 checkpoint. A checkpoint also fits if only from_pretrained of transformers loads all of it, by converting its layout;
-the first lines say so. Lists the keys that are missing, unexpected or of another shape. The last lines are the rules
-that rename keys, and a ckpt transplant command that makes the checkpoint fit; its plan has been checked. For two model
-folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights compute
-different results. Exit status 1 if the checkpoint does not load.
+the first lines say so. Lists the keys that are missing, unexpected or of another shape. If rules that rename
+keys and a ckpt transplant command make the checkpoint fit, they are the last lines; the plan has been checked. For two
+model folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights
+compute different results. Exit status 1 if the checkpoint does not load.
 """
 EXAMPLES = """\b
 Examples:

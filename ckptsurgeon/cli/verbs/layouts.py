@@ -15,7 +15,8 @@ HELP = """List the layouts that --layout accepts, or say which of them a checkpo
 A layout is how one library names, orders and shapes the tensors of a network. A network in one layout of a family can
 get every other layout of this family: ckpt convert SRC --layout NAME, ckpt rename SRC --layout NAME. A transplant into
 a destination of the same family converts its sources without an option. The layout is recognised by the keys; only the
-header is read. -v shows the library of each layout, and the code with which it was compared.
+header is read. -v shows the library of each layout, and the code with which it was compared. Exit status 1 if the
+layout of the checkpoint is not known.
 """
 EXAMPLES = """\b
 Examples:

@@ -12,8 +12,8 @@ NAME = "verify"
 HELP = """Check an output against the recipe that is stored in it.
 
 Checks every checksum first, then compares every copied and computed tensor with its source, bit for bit. Initialised
-tensors are compared with the checksum that was stored when they were drawn. NOT COMPARED means that a source is missing
-or has changed, so that only checksums could be checked. Exit status 1 if anything fails.
+tensors are compared with the checksum that was stored when they were drawn. NOT COMPARED means that only checksums
+were checked: a source is missing or has changed, or --sample left the tensor out. Exit status 1 if anything fails.
 """
 EXAMPLES = """\b
 Examples:

@@ -92,7 +92,7 @@ def test_a_layer_whose_codes_and_scales_do_not_belong_together_is_found() -> Non
 def test_without_layers_to_compare_the_check_is_not_run() -> None:
     save_file({"a": torch.randn(64, 64), "b": torch.randn(64, 64)}, "x.safetensors")
     row = cs.check("x.safetensors").row("value-family")
-    assert (row.status.value, row.why) == ("NOT RUN", "no weight has 3 layers or more")
+    assert (row.status.value, row.why) == ("NOT RUN", "no weight is in 3 layers or more")
 
 
 @pytest.mark.parametrize(("trained", "said"), [(0, []), (4, ["4 trained rows without a token: 100, 101, 102, 103"])])

@@ -199,7 +199,7 @@ def median(values: Iterable[float]) -> float:
 
 def _against(subject: Subject) -> str:
     is_run = _families(subject) or any(_of_few(subject))
-    return without_values(subject) or ("" if is_run else f"no weight has {FEWEST} layers or more")
+    return without_values(subject) or ("" if is_run else f"no weight is in {FEWEST} layers or more")
 
 
 def _families(subject: Subject) -> int:

@@ -9,7 +9,7 @@ import typer
 __all__ = ["Adapter", "Adapters", "Energy", "KeysOf", "Rank", "Weights"]
 
 Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter: a PEFT or mlx-lm folder, or a file.")]
-Adapters = Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Adapters: PEFT folders, or files.")]
+Adapters = Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Adapters: PEFT or mlx-lm folders, or files.")]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -21,8 +21,8 @@ adapter has keeps its rank. The output is a folder that PEFT opens.
 merge method: ties keeps the largest values of each change, and takes the mean of the values with the majority's sign;
 dare_ties keeps values at random, and enlarges them to compensate for the others; task_arithmetic is the sum.
 
-Adapters are folders that PEFT wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save, biases in
-two adapters, and adapters of different bases are errors.
+Adapters are folders that PEFT or mlx-lm wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save,
+biases in two adapters, and adapters of different bases are errors.
 """
 EXAMPLES = """\b
 Examples:

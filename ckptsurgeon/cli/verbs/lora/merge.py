@@ -14,10 +14,10 @@ NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
 
 An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases have the
-same meaning as in PEFT), or one file with kohya's or diffusers' key names. ckpt merges LoRA, DoRA, LoHa and LoKr, also
-LoCon, LoHa and LoKr with a core (Tucker decomposition), and PEFT's OFT. A LoRA is added to 16-bit weights in single
-precision, everything else in double precision; the results are rounded once. Tensors without an adapter are copied. If
-the base is a folder of transformers, its configuration and tokeniser are copied too.
+same meaning as in PEFT), a folder of mlx-lm, or one file with kohya's or diffusers' key names. ckpt merges LoRA, DoRA,
+LoHa and LoKr, also LoCon, LoHa and LoKr with a core (Tucker decomposition), and PEFT's OFT. A LoRA is added to 16-bit
+weights in single precision, everything else in double precision; the results are rounded once. Tensors without an
+adapter are copied. If the base is a folder of transformers, its configuration and tokeniser are copied too.
 """
 EXAMPLES = """\b
 Examples:
