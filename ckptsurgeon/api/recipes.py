@@ -128,7 +128,11 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
         if proved:
             from .prove.output import check_provable
 
-            check_provable(plan)
+            try:
+                check_provable(plan)
+            except ConfigError as error:
+                hint = error.hint.replace("Leave --prove out", f"Leave {PROVED} out of assert")
+                raise ConfigError(f"{escape(name)}: {error.message}", hint=hint) from error
     except BaseException:
         close_plan(plan)
         raise

@@ -77,8 +77,9 @@ def test_what_cannot_be_proved_is_refused_before_anything_is_written(ckpt: Any) 
         cs.apply(recipe(**{"assert": {"proved": "MAYBE"}}))
     document = {"verb": "average", "sources": ["a", "a"], "output": "b/", "assert": {"proved": "SAME"}}
     Path("both.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(cs.ConfigError, match="but this plan has 2 sources"):
+    with pytest.raises(cs.ConfigError, match="both.yaml: .* but this plan has 2 sources") as caught:
         cs.apply("both.yaml")
+    assert caught.value.hint == "Leave proved out of assert, and compare two models with ckpt prove."
     done = ckpt("average", "a", "a", "-o", "b/", "--prove")
     assert done.code == 2
     assert "this plan has 2 sources" in done.err
