@@ -175,7 +175,8 @@ def convert(
     GGUF; an empty value removes the entry.
 
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
-    be quantised or an unknown layout, and the errors of ``open_checkpoint``.
+    be quantised, or tensors that cannot get the layout; ConfigError for the name of an unknown layout, type or scheme;
+    and the errors of ``open_checkpoint``.
     """
     if metadata:
         check_metadata(metadata)

@@ -138,7 +138,7 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
     here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:
-        yield f"{first} is quantised and {second} is not: --encoding dequantize decodes {first}"
+        yield f"{first} is quantised and {second} is not: ckpt transplant --encoding dequantize decodes {first}"
     if there and not here:
         yield f"{second} is quantised and {first} is not"
 

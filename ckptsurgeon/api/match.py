@@ -62,7 +62,9 @@ def match(
         else:
             found, checkpoint = _by_headers(raw, source, destination, task, for_file=target_file is not None)
         if checkpoint.stripped:
-            said = f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}"
+            prefix = f"the {'prefix' if len(checkpoint.stripped) == 1 else 'prefixes'} {', '.join(checkpoint.stripped)}"
+            was = "was" if len(checkpoint.stripped) == 1 else "were"
+            said = f"{prefix} {was} removed from the keys of {escape(shown(checkpoint.path))}"
             found = replace(found, notes=(*found.notes, said))
         found = replace(found, notes=tuple(dict.fromkeys(found.notes)))
         if target_file is not None:

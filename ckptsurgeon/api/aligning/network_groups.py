@@ -128,11 +128,10 @@ class NetworkGroups:
                 self._leave(f"experts ({path})", error)
             return
         for group in groups_of(axes):
-            odd = [axis.key for axis in group if axis.before != value or axis.side != "out"]
+            odd = [axis for axis in group if axis.before != value or axis.side != "out"]
             if odd:
-                self._leave(
-                    f"experts of {escape(odd[0])}", f"this tensor has {group[0].before} rows for {value} experts"
-                )
+                has = f"this tensor has {odd[0].before} {'rows' if odd[0].side == 'out' else 'columns'}"
+                self._leave(f"experts of {escape(odd[0].key)}", f"{has} for {value} experts")
                 continue
             name = next((axis.key for axis in group if "experts" in axis.kind), group[0].key)
             yield NetworkGroup(

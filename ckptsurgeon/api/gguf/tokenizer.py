@@ -41,7 +41,7 @@ def tokenizer_entries(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed],
         else:
             return {}, ("the output has no tokeniser: the folder has no tokenizer.json and no tokenizer.model",)
     except CheckpointError as error:
-        return {}, (f"the output has no tokeniser: {error.message}",)
+        return {}, (f"the output has no tokeniser: {error.message.rstrip('.')}",)
     if folder.chat_template:
         found["tokenizer.chat_template"] = _text(folder.chat_template)
     return found, notes

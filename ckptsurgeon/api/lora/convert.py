@@ -153,4 +153,5 @@ def _metadata_notes(one: Checkpoint) -> list[str]:
     if not left:
         return []
     entries = count(len(left), "entry", "entries")
-    return [f"{entries} of the metadata of {escape(one.path)} are not copied, such as {escape(left[0])}"]
+    are = "is not copied:" if len(left) == 1 else "are not copied, such as"
+    return [f"{entries} of the metadata of {escape(one.path)} {are} {escape(left[0])}"]

@@ -73,7 +73,7 @@ def lora_merge(
     decoded first; the sums are then quantised like the base, or stored as plain numbers if ``encoding`` is
     "dequantize".
 
-    If the result has 16 bits, changes of LoRA are summed in single precision; all others in double precision.
+    Sums are in double precision or, if all changes of a tensor are of LoRA and its result has 16 bits, in single.
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter does not fit the base,
     PatternError for a pattern that matches nothing, and the errors of ``open_checkpoint``.

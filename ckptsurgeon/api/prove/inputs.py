@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...storage.folder_files import files_with
+from ...util.did_you_mean import did_you_mean
 from ...util.text import count, escape, listing, shape_text
 from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
@@ -207,7 +208,8 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
         takes_text = "input_ids" in inspect.signature(module.forward).parameters
         return *image_inputs(path, module, folder), NEEDS_TEXT if takes_text else ""
     if not os.path.isfile(path):
-        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint=f"Give a file: {SUFFIXES}.")
+        why = "is not a file" if os.path.exists(path) else "does not exist"
+        raise ConfigError(f"--inputs {escape(path)} {why}.", hint=did_you_mean(path, f"Give a file: {SUFFIXES}."))
     if suffix == ".safetensors":
         return _tensors(path), "", ""
     if suffix == ".txt":

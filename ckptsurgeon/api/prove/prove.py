@@ -45,11 +45,12 @@ def prove(
     """Run the networks of two checkpoints on the same inputs, and compare their outputs after each block.
 
     The network of a checkpoint is built from the config.json in its folder. ``model`` is the configuration for a
-    checkpoint without a config.json, and ``task`` the ESPnet task, if that configuration fits several tasks. ``root``
-    is the dotted path of the state dict in both checkpoints. ``inputs`` is a file: arguments of ``forward`` by name
-    (.safetensors), lines of text (.txt), audio (.wav, .flac, .ogg), an image, or a folder of images or sounds. By
-    default, random inputs are drawn with ``seed``. Both networks run in float32, whatever the stored dtypes. Weights
-    are in memory only while their module runs, up to ``memory`` (by default 1 GiB) at once.
+    checkpoint without a config.json, by default that of the other checkpoint; ``task`` is the ESPnet task, if that
+    configuration fits several tasks. ``root`` is the dotted path of the state dict in both checkpoints. ``inputs`` is a
+    file: arguments of ``forward`` by name (.safetensors), lines of text (.txt), audio (.wav, .flac, .ogg), an image, or
+    a folder of images or sounds. By default, random inputs are drawn with ``seed``. Both networks run in float32,
+    whatever the stored dtypes. Weights are in memory only while their module runs, up to ``memory`` (by default 1 GiB)
+    at once.
 
     If the outputs differ, the first network runs again with random changes of its weights, as large as rounding to the
     stored dtypes may have made. The change of the outputs determines the allowed error. ``progress`` is called with

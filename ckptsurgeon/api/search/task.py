@@ -90,7 +90,7 @@ class TaskProcesses:
             raise ConfigError(
                 f"the score cannot be {escape(metric)}: the task of {escape(os.path.basename(self._config))} does not "
                 "return this metric.",
-                hint=f"Give one of the metrics that the task returns with --metric: {escape(', '.join(names))}.",
+                hint=f"Name one that it returns, with --metric: {escape(', '.join(names))}.",
             )
 
     def check_fit(self, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> None:

@@ -72,7 +72,7 @@ def block_rows(size: int) -> Sequence[slice]:
 
 
 def in_file(shape: tuple[int, ...], key: str) -> Array:
-    """Return an array of zeros in a temporary file; raises ConfigError if the disk has no room for it."""
+    """Return an array of zeros in a temporary file; raises ConfigError if it cannot be made."""
     import numpy as np
 
     nbytes = 8 * prod(shape)
@@ -85,10 +85,10 @@ def in_file(shape: tuple[int, ...], key: str) -> Array:
             return np.memmap(file, "<f8", "r+", shape=shape)
     except OSError as error:
         raise ConfigError(
-            f"there is no room for temporary files: the Gram matrix of {escape(key)} needs {human_bytes(nbytes)}: "
+            f"the temporary file for the Gram matrix of {escape(key)} cannot be made: {human_bytes(nbytes)}, "
             f"{error.strerror}.",
-            hint=f"Temporary files are in {escape(tempfile.gettempdir())}: set TMPDIR to a larger folder, or choose "
-            "layers with --include.",
+            hint=f"Temporary files are in {escape(tempfile.gettempdir())}: set TMPDIR to a folder with more room, or "
+            "choose layers with --include.",
         ) from error
 
 

@@ -21,7 +21,7 @@ FILES, TENSORS = "weights", "tensors"
 
 
 def weight_prints(opened: Checkpoint) -> dict[str, list[str]]:
-    """Return the digests of a checkpoint's files (``FILES``) and of its tensors (``TENSORS``; [] if remote)."""
+    """Return the digests of a checkpoint's files (``FILES``) and tensors (``TENSORS``; [] if remote or quantised)."""
     return {FILES: _of_files(opened), TENSORS: _of_tensors(opened)}
 
 

@@ -422,7 +422,7 @@ def test_a_number_of_pixels_is_no_side() -> None:
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("none", "the folder none has neither images nor sounds"), ("a.png", "--inputs a.png is not a file")],
+    [("none", "the folder none has neither images nor sounds"), ("a.png", "--inputs a.png does not exist")],
 )
 def test_missing_images_are_an_error(path: str, why: str) -> None:
     model = vit()

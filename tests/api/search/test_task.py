@@ -178,7 +178,7 @@ def test_another_figure_has_its_own_direction() -> None:
 def test_a_figure_that_the_task_does_not_return_is_an_error_before_the_first_trial() -> None:
     with pytest.raises(cs.ConfigError, match="the score cannot be wer: the task of .* does not return") as raised:
         searched(metric="wer")
-    assert raised.value.hint == "Give one of the metrics that the task returns with --metric: far, near."
+    assert raised.value.hint == "Name one that it returns, with --metric: far, near."
     assert not STUDY.exists()
     written("judge.yaml", "Rarely")
     assert searched(metric="rare", maximize=False).best.score == 2.0  # found by an evaluation of all batches

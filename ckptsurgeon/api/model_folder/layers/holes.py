@@ -87,9 +87,11 @@ def hole_notes(
                 found = (_of_kinds(layers) if kind in OF_KINDS else _essential(layers)) or _lone(layers)
             if found:
                 number = min(found)
-                more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
+                others = count(len(found) - 1, "other layer")
+                more = f"; {others} {'lacks' if len(found) == 2 else 'lack'} tensors, too" if len(found) > 1 else ""
                 lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
-                yield f"{lacks}, which the other layers have: transformers initialises what is missing{more}"
+                have = f"which {'other' if more else 'the other'} layers have"
+                yield f"{lacks}, {have}: transformers initialises what is missing{more}"
 
 
 def gap_notes(keys: Sequence[str]) -> Iterator[Note]:

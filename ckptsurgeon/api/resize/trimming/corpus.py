@@ -17,7 +17,7 @@ __all__ = ["check_encodes_alike", "opened_tokenizer", "text_batches", "used_ids"
 PART = 1 << 18
 """A corpus is encoded in parts of about this many characters; each part consists of whole lines."""
 LONGEST = 1 << 20
-"""A line with more characters than this is cut."""
+"""A line with more characters than this is encoded in several parts."""
 
 
 def opened_tokenizer(text: str, name: str) -> Any:

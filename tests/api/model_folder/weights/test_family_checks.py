@@ -80,7 +80,7 @@ def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: 
         (["2.mlp.up_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight,"),
         (["2.mlp.up_proj", "2.mlp.down_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight and mlp.down_proj.weight,"),
         (["0.mlp.up_proj"], {"model_type": "llama"}, "model.layers.0 lacks mlp.up_proj.weight,"),
-        (["4.mlp.up_proj", "3.mlp.up_proj"], {"model_type": "llama"}, "missing; 1 other layer too"),
+        (["4.mlp.up_proj", "3.mlp.up_proj"], {"model_type": "llama"}, "missing; 1 other layer lacks tensors, too"),
         (["0.mlp.up_proj"], {}, ""),
         (["4.mlp.up_proj"], {}, ""),
         (["1.mlp.up_proj", "3.mlp.up_proj"], {}, ""),
@@ -226,7 +226,10 @@ DENSE = ("self_attn.q_proj.weight", "self_attn.o_proj.weight", "mlp.up_proj.weig
     [
         (["0.self_attn.o_proj.weight"], "model.layers.0 lacks self_attn.o_proj.weight, which the other layers have"),
         (["3.self_attn.o_proj.weight"], "model.layers.3 lacks self_attn.o_proj.weight, which the other layers have"),
-        (["1.self_attn.o_proj.weight", "2.self_attn.o_proj.weight"], "initialises what is missing; 1 other layer too"),
+        (
+            ["1.self_attn.o_proj.weight", "2.self_attn.o_proj.weight"],
+            "initialises what is missing; 1 other layer lacks tensors, too",
+        ),
         (["2.self_attn.sinks"], "model.layers.2 lacks self_attn.sinks"),
         (["3.mlp.experts.gate_up_proj_bias"], "model.layers.3 lacks mlp.experts.gate_up_proj_bias"),
         (["2.mlp.experts.gate_up_proj"], "model.layers.2 lacks mlp.experts.gate_up_proj,"),
