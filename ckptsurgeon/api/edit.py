@@ -35,7 +35,7 @@ from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.recipe_files import rules_of
 from .inputs.reopening import with_settings_pinned
-from .layouts.named_layout import check_layout
+from .layouts.named_layout import KEEP, check_layout
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import converted_layer_notes, source_layer_notes, with_layers_said
 from .model_folder.codes.output_settings import check_settings, with_settings
@@ -95,6 +95,7 @@ def rename(
             hint="Give a change with --map FROM=TO, --map-file, --ruleset, --operations, --layout or --unwrap.",
         )
     check_layout(layout, heads, is_ruled=bool(rules or rulesets))
+    _check_heads(layout, heads)
     arguments = plain_arguments(
         map=rules, ruleset=options.rulesets, operations=rows,
         layout=layout, heads=heads,
@@ -181,6 +182,7 @@ def convert(
     if metadata:
         check_metadata(metadata)
     check_layout(layout, heads)
+    _check_heads(layout, heads)
     check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
     among = _texts(include), _texts(exclude)
@@ -289,6 +291,12 @@ def _edit(
         checkpoint.close()
         raise
     return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
+
+
+def _check_heads(layout: str | None, heads: str | None) -> None:
+    """Raise ConfigError if ``--heads`` is given without a layout to which it could matter."""
+    if heads is not None and layout in (None, KEEP):
+        raise ConfigError("--heads has no effect without --layout.", hint="Leave it out, or add --layout.")
 
 
 def _others(layout: str | None, gguf_type: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,25 @@ def test_nothing_left_and_nothing_matched_are_errors() -> None:
         cs.rename("training.pth", map=["nothing=x"])
     with pytest.raises(cs.ConfigError, match="no rule given"):
         cs.rename("training.pth")
-    with pytest.raises(cs.PlanError, match=r"both become x.weight"):
+    with pytest.raises(cs.PlanError, match=r"both become x.weight") as caught:
         cs.rename("training.pth", map=["module.*=x"])
+    assert caught.value.hint.endswith("leave it out: with --exclude of ckpt transplant, or first with ckpt filter.")
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda: cs.convert("training.pth", dtype="float16", heads="4"), "heads has no effect without"),
+        (lambda: cs.rename("training.pth", map=["module.*=x"], heads="4"), "heads has no effect without"),
+        (
+            lambda: cs.convert("training.pth", layout="gguf", heads="4"),
+            "heads has no effect on a conversion to or from",
+        ),
+    ],
+)
+def test_heads_without_an_effect_are_an_error(edit: Callable[[], cs.Plan], why: str) -> None:
+    with pytest.raises(cs.ConfigError, match=why):
+        edit()
 
 
 def test_values_that_are_not_plain_are_refused_with_all_their_names() -> None:

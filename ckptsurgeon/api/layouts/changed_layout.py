@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.wrappers import DDP, unwrap
-from ...errors import PlanError
+from ...errors import ConfigError, PlanError
 from ...planning.layouts.families.parakeet import FAMILY as PARAKEET
 from ...planning.layouts.families.parakeet import NOT_ESPNET
 from ...planning.layouts.layout import Family, Layout
@@ -37,12 +37,18 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
     """Return the conversion of a checkpoint to the layout ``name``.
 
     ``heads`` is the value of ``--heads``, '' if it is not given. Raises PlanError if the layout of the checkpoint is
-    not known, or cannot be converted to ``name``.
+    not known, or cannot be converted to ``name``; ConfigError if ``heads`` has no effect.
     """
     checkpoint = source.checkpoint
     if name in (AUTO, GGUF) or (name == TRANSFORMERS and _is_llama_cpp(checkpoint)):
         from ..gguf.llama_cpp_layout import llama_cpp_layout
 
+        if heads:
+            raise ConfigError(
+                "--heads has no effect on a conversion to or from llama.cpp's layout, which takes the numbers of heads "
+                "from config.json or from the metadata.",
+                hint="Leave it out.",
+            )
         return llama_cpp_layout(name, checkpoint, folder)
     plain = without_wrappers(source)
     found = changed_layout(name, plain.operated, settings_of(checkpoint, folder.config, heads))
