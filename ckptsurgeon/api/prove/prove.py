@@ -59,10 +59,15 @@ def prove(
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a
     checkpoint lacks weights of its network.
     """
-    return prove_each(
+    from .opening import configuration_of
+
+    proof = prove_each(
         (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
         progress=progress,
     )  # fmt: skip
+    if model is None or not all(configuration_of(path_of(one)) for one in (first, second)):
+        return proof
+    return replace(proof, notes=(*proof.notes, "both checkpoints have a config.json, so --model is not used"))
 
 
 def prove_each(

@@ -799,3 +799,10 @@ def test_networks_of_one_block_have_no_other_names() -> None:
     outputs = {MAIN: torch.ones(2)}
     assert list(_pairs(outputs, outputs, None, notes)) == [MAIN]
     assert not notes
+
+
+def test_a_configuration_that_is_not_used_is_said() -> None:
+    llama("a")
+    said = "both checkpoints have a config.json, so --model is not used"
+    assert said in cs.prove("a", "a", model="a/config.json").notes
+    assert said not in cs.prove("a", "a/model.safetensors").notes
