@@ -44,7 +44,8 @@ def check(
     to. ``root`` is the dotted path of the state dict, if a file has several; ``skip`` has the ids of checks to leave
     out. ``progress`` is called with (bytes read, bytes in total). For tensors in memory, only names, shapes and values
     are checked; checks of files are NOT RUN. Damaged or missing files are reported as faults if the header of at least
-    one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for an unknown id.
+    one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for an unknown id, and
+    for a ``base`` if the checkpoint is not an adapter.
     """
     left = skipped_ids([skip] if isinstance(skip, str) else skip)
     with closing(open_to_check(path, root)) as opened:

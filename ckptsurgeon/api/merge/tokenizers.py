@@ -33,7 +33,7 @@ def tokenizer_files(
     ``configuration`` is the parsed recipe. ``donor`` is the index of the model from which the output gets all other
     files. ``find`` returns the folder of a model.
 
-    Raises ConfigError for an invalid chat template.
+    Raises ConfigError for an invalid chat template, and if the chosen model has no tokeniser.
     """
     notes: list[str] = []
     files = folders[donor].files
@@ -140,8 +140,8 @@ class RowsRequest:
 
     ``tokens`` are the recipe's entries for single tokens, and ``numbers`` maps the models of the recipe to their
     indices. For any other token that a model lacks, the model gets the row of the model at index ``base``. If ``base``
-    is None, it gets the mean of the rows of all models that have the token. The output's number of rows is padded to a
-    multiple of ``multiple``.
+    is None or has no such row, it gets the mean of the rows of all models that have the token. The output's number of
+    rows is padded to a multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()

@@ -217,7 +217,8 @@ def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str
 def _check_there(path: str) -> None:
     if not os.path.exists(path):
         raise ConfigError(
-            f"{escape(path)} does not exist: the file was never collected.", hint="Call collect_files first."
+            f"{escape(path)} does not exist: the file was not collected, or was removed since.",
+            hint="Call collect_files first.",
         )
     check_unchanged_since(path)
 

@@ -70,8 +70,9 @@ def loss_barrier(
     The other arguments are those of ``prove``. Weights are in memory only while their module runs: the weights of the
     two networks, and the interpolated weights, together up to ``memory`` (by default 1 GiB).
 
-    Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if the two
-    networks have different tensors, or compute different results with equal weights.
+    Raises ConfigError for an invalid argument, if there is no configuration, if no inputs can be made for the network,
+    or if the loss of one of the two is not finite; PlanError if the two networks have different tensors, or compute
+    different results with equal weights.
     """
     import torch
 

@@ -337,7 +337,7 @@ def test_a_quantised_donor_is_an_error(english: Callable[[str], Path], german: P
     save_file(weights, donor / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         cs.PlanError,
-        match=r"the embedding lm_head\.weight of the donor .* is int8 \(330, 80\); it must be floats of shape",
+        match=r"the tensor lm_head\.weight of the donor .* is int8 \(330, 80\); it must be floats of shape",
     ):
         cs.resize(english("llama"), tokenizer=donor, new_tokens="omp", omp_k=4)
 

@@ -182,7 +182,7 @@ def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
         words = [one for one in alone if type(one) is int and 0 <= one < len(tokens) and _is_word(tokens[one])]
         if words and padding not in alone:
             named = f"{words[0]} ({brief_token(tokens[words[0]])})"
-            must = f"for Marian it must forbid the padding token, {padding}"
+            must = f"for Marian it must forbid the padding token{f', {padding}' if padding is not None else ''}"
             yield f"bad_words_ids of {file} forbids the word {named}, but {must}"
 
 

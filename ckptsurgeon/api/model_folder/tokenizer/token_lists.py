@@ -53,7 +53,7 @@ FEWEST, FEW = 20, 0.05
 
 @notes_of(NoteKind.TOKENISER_FILES)
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a byte-level ``vocab.json`` has no ``merges.txt``, or one for another vocabulary.
+    """Yield notes if a byte-level ``vocab.json`` has no ``merges.txt``, or one for other tokens or in another order.
 
     There are no notes on files that would have to be downloaded or that cannot be read.
     """
@@ -112,7 +112,7 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if no merge rule makes many of the longer tokens in tokenizer.json; usually, rules make all of them.
 
     For a byte-level vocabulary, "many" means more than a twentieth of the tokens. For a vocabulary from sentencepiece,
-    it means more tokens than there are rules.
+    it means more tokens than there are rules. Fewer than 20 get no note.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.unmade < FEWEST:
@@ -219,7 +219,7 @@ def _are_words(one: str, two: str) -> bool:
 
 @notes_of(NoteKind.OTHER)
 def _other_pieces(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the token list lacks too many pieces of the sentencepiece model in the same folder.
+    """Yield a note if the token list lacks or moves too many pieces of the sentencepiece model in the same folder.
 
     Tokenisers reorder and rename some pieces and add others, but they keep all words: a valid tokenizer.json lacks at
     most a tenth of the pieces. Marian's vocab.json, which is made separately from its two models, lacks at most half.

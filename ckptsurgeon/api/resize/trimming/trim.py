@@ -44,8 +44,8 @@ def trimmed(
     tokens are kept; else only those that the corpora, the configuration or the tokeniser's settings use. The tokens of
     texts that the chat template writes are kept, too. ``largest`` is true if the token with the largest id must be
     kept. The corpora are read twice, to check that the smaller tokeniser encodes them into the same tokens. Raises
-    ConfigError if it does not, if there is no tokenizer.json, or if the corpora use all tokens or none; PlanError if
-    the package tokenizers reads other tokens from the file.
+    ConfigError if it does not, if there is no tokenizer.json, if all tokens would be kept, or if the corpora use none;
+    PlanError if the package tokenizers reads other tokens from the file.
     """
     if os.path.basename(path) != TOKENIZER:
         raise ConfigError(
@@ -77,7 +77,8 @@ def trimmed(
     kept = kept_tokens(document, vocabulary.tokens, used, needed)
     if len(kept.tokens) == len(vocabulary.tokens):
         raise ConfigError(
-            "the corpus uses all tokens, so there is nothing to cut.", hint="Give less text, or leave --trim out."
+            "the texts, the configuration and the tokeniser's files need all tokens, so there is nothing to cut.",
+            hint="Give less text, or leave --trim out.",
         )
     made = json.dumps(trimmed_tokenizer(document, kept.tokens), indent=2, ensure_ascii=False) + "\n"
     smaller = _opened(made, TOKENIZER, kept.tokens)

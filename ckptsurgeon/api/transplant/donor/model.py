@@ -107,8 +107,8 @@ class Donor:
         inputs, outputs = (list(dict.fromkeys(keys)) for keys in found.values())
         if len(inputs) != 1 or len(outputs) > 1:
             raise PlanError(
-                f"it is not known which tensor of the donor {escape(self._path)} is its embedding; candidates: "
-                f"{listing([*inputs, *outputs], where='') or 'none'}.",
+                f"it is not known which tensors of the donor {escape(self._path)} are its embedding and its output "
+                f"layer; candidates: {listing([*inputs, *outputs], where='') or 'none'}.",
                 hint="Name another donor: --donor DIR.",
             )
         return {INPUT: inputs[0], OUTPUT: outputs[0] if outputs else inputs[0]}
@@ -125,7 +125,7 @@ class Donor:
         if info is None or info.shape != wanted or info.opaque or DTYPES[info.dtype].kind != "float":
             what = f"is {info.dtype} {shape_text(info.shape)}" if info is not None else "is missing"
             raise PlanError(
-                f"the embedding {escape(key)} of the donor {escape(self._path)} {what}; it must be floats of shape "
+                f"the tensor {escape(key)} of the donor {escape(self._path)} {what}; it must be floats of shape "
                 f"{shape_text(wanted)}.",
                 hint=f"If the donor is quantised, decode it first: ckpt convert {escape(self._path)} --dequantize -o "
                 "plain/.",
