@@ -82,6 +82,7 @@ def view(
     run = _run([path_of(one) for one in sources if isinstance(one, (str, os.PathLike))], len(sources), target)
     with ExitStack() as stack:
         if run is not None:
+            _check_model(run, "--check" if check else "--stats" if stats else "")
             sources = [os.path.join(run.path, run.model)] if run.model else []
         opened = [stack.enter_context(open_checkpoint(one, root)) for one in sources]
         shown, notes = _inspected(opened[: 2 if len(opened) == 2 else 1], run, stats=stats)
@@ -198,6 +199,15 @@ def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",
         )
     return read_run(folders[0], page)
+
+
+def _check_model(run: Run, option: str) -> None:
+    """Raise ConfigError if ``option``, which reads a checkpoint, is given for a run that has saved none."""
+    if option and run.model is None:
+        raise ConfigError(
+            f"{escape(run.path)} is a training run that has saved no model yet, so {option} has no effect.",
+            hint=f"Leave {option} out.",
+        )
 
 
 def _files(run: Run | None) -> Iterator[File]:

@@ -316,6 +316,15 @@ def test_a_run_stands_alone(ckpt: Run) -> None:
     assert ckpt("view", "run", "-o", "p.html", "--force").code == 3
 
 
+@pytest.mark.parametrize("option", ["--check", "--stats"])
+def test_a_run_without_a_model_cannot_be_checked(ckpt: Run, option: str) -> None:
+    Path("run").mkdir()
+    Path("run/lineage.json").write_text('{"kind": "ckpt.lineage"}')
+    done = ckpt("view", "run", option, "-o", "p.html")
+    assert (done.code, f"has saved no model yet, so {option} has no effect" in done.err) == (2, True)
+    assert not Path("p.html").exists()
+
+
 @pytest.mark.long
 def test_a_log_that_is_damaged_or_long_still_has_curves() -> None:
     Path("run").mkdir()
