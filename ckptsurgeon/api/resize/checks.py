@@ -237,7 +237,8 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
     more, less = numbers[1] > numbers[0], numbers[1] < numbers[0]
     wider = f"Add --set {width}=N, a width that grows by the same factor."
     others = (
-        "To make the model smaller, remove channels (intermediate_size), layers or key heads (num_key_value_heads)."
+        "To make the model smaller, remove feed-forward channels or layers, or key heads if there is a field for their "
+        "number."
     )
     return PlanError(
         f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head (it is {width} "
