@@ -22,8 +22,8 @@ def check_scheme(
     if name is not None and others:
         raise ConfigError(
             f"--quantize cannot be used with {others[0]}, nor with GGUF output.",
-            hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model with --quantize, first "
-            "convert it to safetensors.",
+            hint="Quantise for llama.cpp with --gguf-type q8_0, without --quantize. Else convert first without "
+            "--quantize, and quantise the output in a second run.",
         )
     if name is None and (include or exclude):
         option = "--include" if include else "--exclude"

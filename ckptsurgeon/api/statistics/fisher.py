@@ -98,11 +98,12 @@ def _keys_of(weights: LayerWeights, name: str) -> tuple[str, ...]:
 def _check_memory(network: Network, owners: Mapping[str, str], wanted: set[str], limit: int) -> None:
     parameters = dict(network.module.named_parameters())
     need = sum(one.numel() * (12 if name in wanted else 4) for name, one in parameters.items())
+    least = sum(one.numel() * 4 for one in parameters.values())
     if need > limit:
         raise ConfigError(
             f"Fisher information takes {human_bytes(need)} of memory for weights, gradients and sums, and more for "
             f"activations; the limit is {human_bytes(limit)}.",
-            hint=f"Allow more memory, --memory {need}B, or choose tensors with --include.",
+            hint=f"Allow more memory, --memory {need}B{', or choose tensors with --include' if least < limit else ''}.",
         )
 
 

@@ -155,8 +155,8 @@ def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint, kind: 
     """
     if not are_of(said, source):
         model, option = escape(shown(source.path)), f" --{kind}" if kind else ""
+        what = f"another model, {escape(str(said.get('model')), 80)}" if MERGED not in said else "a merge of models"
         raise ConfigError(
-            f"{escape(name)} has the statistics of another model, {escape(str(said.get('model')), 80)}, not of "
-            f"{model}.",
+            f"{escape(name)} has the statistics of {what}, not of {model}.",
             hint=f"Make statistics of this model: ckpt stats {model} --inputs FILE{option} -o NEW_FILE.",
         )

@@ -124,6 +124,13 @@ def test_models_with_other_settings_get_a_note(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_statistics_of_a_merge_are_not_called_those_of_a_model_none(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    cs.apply(cs.stats(tmp_path / "a", gram=True, merged_with=str(tmp_path / "b")), tmp_path / "s.safetensors")
+    with pytest.raises(cs.ConfigError, match=r"has the statistics of a merge of models, not of .*a\."):
+        cs.resize(tmp_path / "a", set={"num_hidden_layers": 1}, layers="influential", by=tmp_path / "s.safetensors")
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("alpha", [0.9, 0.6])
 def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tmp_path: Path) -> None:

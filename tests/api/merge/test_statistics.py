@@ -255,6 +255,9 @@ def test_fisher_information_has_its_memory(tmp_path: Path, ckpt: Ckpt) -> None:
     assert done.code == 2
     assert "Fisher information takes" in done.err
     assert "--memory" in done.err
+    assert "choose tensors with --include" in done.err
+    done = ckpt("stats", tmp_path / "a", "--inputs", inputs, "--fisher", "--memory", "10KB", "-o", tmp_path / "s.pt")
+    assert (done.code, "--include" in done.err) == (2, False)  # the weights alone need more
     cs.stats(tmp_path / "a", inputs=inputs, fisher=True, include="model.norm", memory="60KB")
 
 
