@@ -273,6 +273,12 @@ def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
             if pattern.matches(path) if pattern is not None else segments[place - 1] == module.name:
                 found[path.rpartition(".")[0] if pattern is not None else path] = None
                 break
+    if not found and pattern is not None:
+        raise fault(
+            at(module.where, "layers"),
+            f"is {brief_repr(module.layers)}, which matches no module of the models",
+            "Give the module that contains the numbered layers, as in layers: model.layers.",
+        )
     if not found:
         near = nearest(module.name, keys)
         hint = f"Did you mean {escape(near[0][0])}? " if near else ""

@@ -708,6 +708,10 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer are both given"),
     "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which has no tokeniser."),
     "layers beside modules": ({"modules": {"default": pair(1)["models"]}, "layers": "x"}, 2, "modules.default is"),
+    "layers that are not there": (
+        {"modules": {"vision": {"models": [{"model": "a"}], "layers": "visoin"}}}, 2,
+        "modules.vision.layers is 'visoin', which matches no module of the models",
+    ),
     "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison is not the name of a module of the models"),
 }  # fmt: skip
 
