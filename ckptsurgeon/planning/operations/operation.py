@@ -278,7 +278,8 @@ def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, 
     for name in row:
         if name != verb and name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Its fields are {', '.join(known)}."
+            fields_text = f"Its fields are {', '.join(known)}." if known else "It has no fields."
+            hint = f"Did you mean {near[0]}?" if near else fields_text
             raise ConfigError(f"{where} has no field {escape(str(name))}.", hint=hint)
     fields = {}
     for name, expected in known.items():

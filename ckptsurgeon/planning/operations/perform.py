@@ -263,8 +263,8 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(
-            f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte: it can only be "
-            "copied.",
+            f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte: no operation can "
+            "change it.",
             hint="Decode the weights with ckpt convert --dequantize." if dtype.block else "",
         )
     if operation.verb in ("scale", "exp_scale", "add", "mean", "pool", "combine") and not dtype.is_floating:

@@ -25,7 +25,7 @@ def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
     Raises PlanError if ``dim`` is out of range.
     """
     if not -dims <= dim < dims:
-        hint = "A module's bias has fewer dimensions than its weight: select only the weight."
+        hint = "Select only tensors with this dimension: a module's bias has fewer dimensions than its weight."
         raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
     return dim % dims
 
@@ -135,12 +135,14 @@ def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
         return scale(info, factor)
     dim = dimension(operation, given, key, len(info.shape))
     size = info.shape[dim]
-    begin, end = (size if one == ALL else one + size if one < 0 else one for one in (begin, end))
+    first, last = begin, size if end == ALL else end
+    begin, end = (one + size if one < 0 else one for one in (first, last))
     if not 0 <= begin < end <= size:
         raise PlanError(
-            f"{operation}: {begin} to {end} is not a range of dimension {dim} of {escape(key)}, which has size {size}.",
-            hint="The end is the index after the last element.",
+            f"{operation}: {first} to {last} is not a range of dimension {dim} of {escape(key)}, which has size "
+            f"{size}.",
+            hint="The end is the index after the last element; indices below 0 count from the end.",
         )
     parts = ((0, begin, 1.0), (begin, end, factor), (end, size, 1.0))
-    cuts = [(cut(info, dim, first, last - first), by) for first, last, by in parts if first < last]
+    cuts = [(cut(info, dim, start, stop - start), by) for start, stop, by in parts if start < stop]
     return join([scale(one, by) if by != 1.0 else one for one, by in cuts], dim)

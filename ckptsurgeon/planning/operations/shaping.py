@@ -71,8 +71,8 @@ def _grouped(operation: Operation, key: str, info: TensorInfo, dim: int) -> tupl
 def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: str) -> None:
     if name is None or name in made:
         raise PlanError(
-            f"two parts of the tensor {escape(key)} become {escape(name or '')}.",
-            hint="Give each part a different name.",
+            f"two tensors that are made from {escape(key)} would have the name {escape(name or '')}.",
+            hint="Give each of them a different name.",
         )
     made[name] = info
 
@@ -245,6 +245,12 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if not varying and len({_NUMBER.sub("#", key) for key in keys}) == 1:  # the pattern has a range, as in {0..7}
         varying = [values for values in zip(*map(_NUMBER.findall, keys), strict=True) if len(set(values)) > 1]
+        if len(varying) > 1:
+            raise PlanError(
+                f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} numbers, would become "
+                f"{escape(name)}.",
+                hint="Capture all of these numbers except one in the pattern, as in {n}, and use them in the new name.",
+            )
     if len(varying) > 1:
         raise PlanError(
             f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} captures, "

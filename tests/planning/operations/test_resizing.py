@@ -243,6 +243,7 @@ def test_a_name_with_a_range_means_several() -> None:
             "5 to 5 is not a range of dimension 0 of w, which has size 24",
         ),
         ({"slice": "w", "end": 25}, PlanError, "0 to 25 is not a range"),
+        ({"scale": "w", "by": 2, "begin": -30}, PlanError, "-30 to 24 is not a range"),
         ({"slice": "w", "dim": 2, "end": 1}, PlanError, "no dimension 2"),
         ({"slice": "w"}, ConfigError, "needs the field end"),
         ({"pad": "w", "size": 23}, PlanError, "has size 24 already, more than 23"),
