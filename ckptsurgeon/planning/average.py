@@ -98,9 +98,9 @@ def plan_average(
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
     Buffers that a model computes, such as ``inv_freq``, are copied from the first checkpoint.
 
-    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys or shapes differ,
-    if a tensor is quantised, or is float in one checkpoint and integer in another; FormatError if the values of a
-    tensor are not plain bytes.
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys, shapes or kinds
+    of numbers (float, integer) differ, or if a tensor is quantised; FormatError if the values of a tensor are not plain
+    bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
@@ -133,7 +133,7 @@ def plan_average(
 
 
 def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
-    """Yield a note on tensors whose dtypes differ between checkpoints: the output has the first checkpoint's dtypes."""
+    """Yield a note on averaged tensors whose dtypes differ: the output has the first checkpoint's dtypes."""
     mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
     dtypes = {step.key: [views[one.source].dtype_of(one.key) for one in step.inputs] for step in mixed}
     mixed = [step for step in mixed if len(set(dtypes[step.key])) > 1]

@@ -153,8 +153,8 @@ def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
 def damage_of(data: Any, name: str) -> str:
     """Return the reason why the configuration ``data`` is invalid; '' if it is valid, or is not for a LoRA adapter.
 
-    The result is also '' if only PEFT can merge the adapter: ``refusal_of`` gives the reason. ``name`` is the name of
-    the file in messages.
+    The result is also '' if the configuration has a setting that ckpt cannot merge: ``refusal_of`` gives the reason.
+    ``name`` is the name of the file in messages.
     """
     if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
         return ""
@@ -168,7 +168,7 @@ def damage_of(data: Any, name: str) -> str:
 
 
 def refusal_of(data: Mapping[str, Any], name: str) -> str:
-    """Return why an adapter with the configuration ``data`` can be merged by PEFT only; '' if ckpt can merge it.
+    """Return which setting of the configuration ``data`` ckpt cannot merge, and why; '' if there is no such setting.
 
     ``name`` is the name of the file in messages.
     """

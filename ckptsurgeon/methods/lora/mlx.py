@@ -77,6 +77,7 @@ def read_mlx(tensors: Mapping[str, TensorInfo], scale: float, name: str) -> Adap
             continue
         module, other = key.removesuffix(SIDES[0]), tensors[_other(key)]
         if not info.shape[0] or info.shape[0] != other.shape[1]:
-            raise FormatError(f"the ranks of the factors of {escape(module)} in {escape(name)} differ.", rule="rank")
+            are = "differ" if info.shape[0] != other.shape[1] else "are 0"
+            raise FormatError(f"the ranks of the factors of {escape(module)} in {escape(name)} {are}.", rule="rank")
         modules.append(AdapterModule(module, key, _other(key), scale))
     return Adapter(name, tuple(modules), {}, spelling="mlx-lm")

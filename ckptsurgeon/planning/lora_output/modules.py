@@ -192,7 +192,7 @@ def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> Non
     """Raise PlanError if a module has DoRA's magnitudes; ``why`` is the end of the message."""
     magnified = [module for module in modules if module.magnitude]
     found = [module.name for module in magnified]
-    merging = "LyCORIS, which trained it," if any(module.kind for module in magnified) else "ckpt lora merge"
+    merging = "LyCORIS, which trained it" if any(module.kind for module in magnified) else "ckpt lora merge"
     if found:
         raise PlanError(
             f"the adapter {escape(one.name)} is a DoRA ({count(len(found), 'module')} with magnitudes), {why}.",

@@ -238,10 +238,10 @@ def _alpha(module: NewModule) -> float | None:
 def _comfy_name(module: NewModule) -> str:
     if module.component not in ("", *MAIN):
         raise PlanError(
-            f"the names of ComfyUI that start with {COMFY} are only for the diffusion model, but the adapter also "
-            f"changes {escape(module.component)}.",
-            hint=f"Leave {escape(module.component)} out with --exclude '{module.component}.*', or use --to kohya, "
-            "whose names ComfyUI reads.",
+            f"the names of ComfyUI that start with {COMFY} are only for the diffusion model, but the adapter changes "
+            f"{escape(module.component)}.",
+            hint="Use --to kohya, whose names ComfyUI reads, or leave the other models out, as in --exclude "
+            "'text_encoder.*' or --exclude 'lora_te_*'.",
         )
     return f"{COMFY}.{module.name}"
 

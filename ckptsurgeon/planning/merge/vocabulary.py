@@ -166,7 +166,8 @@ class MergeAxes:
     def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
         return PlanError(
             f"--vocab: axes {' and '.join(map(str, axes))} of {escape(key)} both fit the vocabularies.",
-            hint=f"Choose one axis: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Choose an axis, as in --vocab-keys {escape(key)}={axes[0]}, and select all other tensors with a row "
+            "for each token, too.",
         )
 
     def check(self) -> None:

@@ -248,7 +248,8 @@ def channels_fault(have: Shape, want: Shape) -> str:
     if have[0] != want[0] or tuple(have[2:]) != tuple(want[2:]):
         return "another dimension than the input channels (dimension 1) differs"
     if want[1] < 1 or have[1] not in (INPUTS if want[1] == 1 else REPEATED):
-        return f"the source must have 1 or 3 input channels; {have[1]} cannot become {want[1]}"
+        possible = "1, 2 or 3" if want[1] == 1 else "1 or 3"
+        return f"the source must have {possible} input channels; {have[1]} cannot become {want[1]}"
     return ""
 
 

@@ -92,7 +92,7 @@ class SearchSpace:
 def search_space(document: Any, name: str) -> SearchSpace:
     """Return the search space of a recipe, whose data is ``document``; ``name`` is the recipe's name in messages.
 
-    Raises ConfigError for a mark that is not valid, and if there are no marks.
+    Raises ConfigError for a mark that is not valid, for two different marks with one name, and if there are no marks.
     """
     found: dict[str, Parameter] = {}
     for where, mark in _marks(document, ""):
@@ -153,7 +153,9 @@ def _parameter(said: str, where: str, mark: Mapping[str, Any]) -> Parameter:
         )
     name = mark.get("name", where)
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"{said}: the name {brief_repr(name, 40)} is not a string.")
+        raise ConfigError(
+            f"{said}: the name of the parameter is {brief_repr(name, 40)}, not a string with a character."
+        )
     if SEARCH in mark and CHOICE in mark:
         raise ConfigError(f"{said}: a parameter has either search or choice, not both.")
     if CHOICE in mark:
@@ -170,7 +172,10 @@ def _check_alone(said: str, mark: Mapping[str, Any]) -> None:
 
 def _choices(said: str, values: Any) -> tuple[Value, ...]:
     if not isinstance(values, list) or not all(isinstance(one, (str, int, float)) for one in values):
-        raise ConfigError(f"{said}: choice is {brief_repr(values)}, not a list of values.", hint="Write [a, b].")
+        raise ConfigError(
+            f"{said}: choice is {brief_repr(values)}, not a list of strings, numbers, true or false.",
+            hint="Write [a, b].",
+        )
     if len({(type(one), one) for one in values}) < len(values) or len(values) < 2:
         why = "the same value twice" if len(values) > 1 else "nothing to choose from"
         raise ConfigError(f"{said}: choice has {why}: {brief_repr(values)}.", hint="Give two or more different values.")
@@ -193,7 +198,8 @@ def _range(said: str, empty: Parameter, mark: Mapping[str, Any]) -> Parameter:
     is_log, is_whole = mark.get("log", False), mark.get("whole", False)
     if is_log and (low <= 0 or is_whole):
         why = "whole numbers" if is_whole else f"a range that begins at {low}"
-        raise ConfigError(f"{said}: log is not possible with {why}.", hint="Use a range of numbers above 0.")
+        hint = "Leave out log or whole." if is_whole else "Use a range of numbers above 0."
+        raise ConfigError(f"{said}: log is not possible with {why}.", hint=hint)
     if is_whole and not (isinstance(low, int) and isinstance(high, int)):
         raise ConfigError(f"{said}: the bounds of the range [{low}, {high}] are not whole numbers.")
     return replace(empty, low=float(low), high=float(high), log=is_log, whole=is_whole)

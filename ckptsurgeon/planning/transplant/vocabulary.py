@@ -196,7 +196,8 @@ class VocabularyAxes:
         return PlanError(
             f"{self._said}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit the "
             "vocabularies.",
-            hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Choose an axis, as in --vocab-keys {escape(key)}={axes[0]}, and select all other tensors with a row "
+            "for each token, too.",
         )
 
     def _undecided(self, keys: Sequence[str]) -> PlanError:

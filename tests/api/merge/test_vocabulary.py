@@ -147,8 +147,9 @@ def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
     assert torch.allclose(found["out.w"], 0.25 * states["a"]["out.w"] + 0.75 * states["b"]["out.w"][:, back])
     assert torch.allclose(found["body.w"], 0.25 * states["a"]["body.w"] + 0.75 * states["b"]["body.w"])
     done = ckpt(*asked, "--vocab-keys", "out", "-n")
-    assert "axes 0 and 1 of out.w both fit the vocabularies. Choose one axis: --vocab-keys out.w=0." in " ".join(
-        done.err.split()
+    assert (
+        "axes 0 and 1 of out.w both fit the vocabularies. Choose an axis, as in --vocab-keys out.w=0, and select all other"
+        in " ".join(done.err.split())
     )
     done = ckpt(*asked, "--vocab-keys", "embed", "-n")
     assert "2 tensors with an axis as long as the token lists keep their order" in " ".join(done.err.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.planning.mismatch.policy_fits import fit, fitting_policies
-from ckptsurgeon.planning.mismatch.policy_syntax import cast_fault, is_reshape
+from ckptsurgeon.planning.mismatch.policy_syntax import cast_fault, channels_fault, is_reshape
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,13 @@ def test_policies_of_kernels_are_offered_for_kernels_alone(
 ) -> None:
     assert policy in fitting_policies(source, destination, "float32", "conv.weight")
     assert policy not in fitting_policies((8, 4), (8, 6), "float32", "patch_embed.weight")
+
+
+@pytest.mark.parametrize(("wanted", "possible"), [(1, "1, 2 or 3"), (4, "1 or 3")])
+def test_the_numbers_of_channels_that_fit_are_said(wanted: int, possible: str) -> None:
+    said = channels_fault((4, 5, 3, 3), (4, wanted, 3, 3))
+    assert said == f"the source must have {possible} input channels; 5 cannot become {wanted}"
+    assert not channels_fault((4, 2, 3, 3), (4, 1, 3, 3))
 
 
 def test_integers_are_not_interpolated_and_packed_values_not_cut() -> None:
