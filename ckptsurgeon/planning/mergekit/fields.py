@@ -58,14 +58,14 @@ def items(where: str, data: Any, what: str) -> list[Any]:
     ``what`` is the word for the items in the error message.
     """
     if not isinstance(data, list) or not data:
-        raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
+        raise fault(where, "is an empty list" if data == [] else f"is {brief_repr(data)}, not a list of {what}")
     return data
 
 
 def text(where: str, data: Any) -> str:
     """Return ``data`` if it is a non-empty string, else raise ConfigError."""
     if not isinstance(data, str) or not data:
-        raise fault(where, f"is {brief_repr(data)}, not a string")
+        raise fault(where, "is an empty string" if data == "" else f"is {brief_repr(data)}, not a string")
     return data
 
 

@@ -244,7 +244,7 @@ class _Builder:
         if method.base == "model":
             self._check_number(len(every), where)
             return [*bases, *others], None
-        self._check_number(len(others), where)
+        self._check_number(len(others), where, " in addition to the base")
         self._say_idle(bases[0])
         return others, bases[0]
 
@@ -254,11 +254,10 @@ class _Builder:
             self._values([base], {})
             self.layout.notes[f"{base.where}.parameters are not used: this model is the base"] = None
 
-    def _check_number(self, number: int, where: str) -> None:
+    def _check_number(self, number: int, where: str, counted: str = "") -> None:
         least, most = self._method.models
         if number < least or (most is not None and number > most):
             wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            counted = " in addition to the base" if self._method.base in ("required", "optional") else ""
             raise fault(
                 where, f"has {count(number, 'model')}{counted}, but {self._method.name} merges {wanted}",
                 "Name another number of models, or use another method.",

@@ -620,6 +620,10 @@ def test_recipes_of_ours_and_mergekits_are_told_apart(ckpt: Run) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
+    "models of a method whose base is left out": (
+        {"merge_method": "nuslerp", "models": [{"model": one, "parameters": {"weight": 1}} for one in ("a", "b", "./b")]}, 2,
+        "has 3 models, but nuslerp merges 2",
+    ),
     "an unknown field": ({**pair(1), "merge_metod": "x"}, 2, "has an unknown field 'merge_metod'. Did you mean merge_method?"),
     "a field of one tool only": ({**pair(1), "name": "x"}, 2, "has an unknown field 'name'"),
     "an unknown field of a model": ({"models": [{"model": "a", "wieght": 1}]}, 2, "models[0] has an unknown field 'wieght'"),
@@ -634,6 +638,8 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. Its fields are model, parameters, statistics."),
     "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a string"),
     "parameters that are a list": ({"models": [{"model": "a", "parameters": [1]}]}, 2, "models[0].parameters is [1], not a map of parameters"),
+    "a model without a name": ({"models": [{"model": ""}]}, 2, "models[0].model is an empty string"),
+    "a slice without sources": ({"slices": [{"sources": []}]}, 2, "slices[0].sources is an empty list"),
     "a base that is a list": ({**pair(1), "base_model": ["a"]}, 2, "base_model is ['a'], not a string"),
     "a dtype that is a number": ({**pair(1), "dtype": 16}, 2, "dtype is 16, not a string"),
     "a template that is a number": ({**pair(1), "chat_template": 3}, 2, "chat_template is 3, not a string"),
