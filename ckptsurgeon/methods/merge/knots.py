@@ -48,10 +48,10 @@ def knots_ties(
     """Return the base plus the mean of the largest changes that have the sign of the majority, in a shared basis.
 
     The basis consists of the left singular vectors of all changes side by side, without vectors whose singular value is
-    zero (up to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept, at
-    least one element. Changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
-    other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off. ``lambda`` multiplies the
-    change.
+    zero (up to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept: at
+    least one element, unless ``density`` is 0. Changes against the sign of the sum are dropped. Only tensors of two
+    dimensions are matrices; other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off.
+    ``lambda`` multiplies the change.
     """
     if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

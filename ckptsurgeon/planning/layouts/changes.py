@@ -120,7 +120,7 @@ class Fused:
             heads = " and ".join(f"{numbers[name]} {WHAT[name]}" for name in dict.fromkeys(self.ratio))
             raise PlanError(
                 f"{escape(key)} has {rows} rows, which cannot be divided into {heads}.",
-                hint="Correct the numbers of heads in the model's config.json.",
+                hint="Correct the numbers of heads, in the model's config.json or in --heads.",
             )
         return [rows // sum(shares) * share // groups for share in shares]
 

@@ -32,8 +32,9 @@ def sum_in_basis(parts: Sequence[Array]) -> Array:
 def ties_in_basis(xp: ModuleType, parts: Sequence[Array], density: float, nothing: float) -> Array:
     """Return the mean of the largest values that have the sign of the majority; ``parts`` are overwritten.
 
-    Of each matrix in ``parts``, the share ``density`` with the largest magnitudes is kept, at least one value. Values
-    up to ``nothing`` times the largest of their matrix count as zero. ``xp`` is numpy or torch.
+    Of each matrix in ``parts``, the share ``density`` with the largest magnitudes is kept: at least one value, unless
+    ``density`` is 0. Values up to ``nothing`` times the largest of their matrix count as zero. ``xp`` is numpy or
+    torch.
     """
     return _of_majority(xp, [_largest(xp, one, density, nothing) for one in parts])
 
@@ -72,9 +73,10 @@ def _of_majority(xp: ModuleType, kept: Sequence[Array]) -> Array:
 
 
 def _largest(xp: ModuleType, values: Array, density: float, nothing: float) -> Array:
-    """Return the matrix with only the share ``density`` of the largest magnitudes, at least one; other values are zero.
+    """Return the matrix with only the share ``density`` of the largest magnitudes; other values are zero.
 
-    Values that are only rounding errors become zero, too, because TIES would count their signs.
+    At least one value is kept, unless ``density`` is 0. Values that are only rounding errors become zero, too, because
+    TIES would count their signs.
     """
     size = values.shape[0] * values.shape[1]
     number = max(1, int(density * size)) if density else 0
