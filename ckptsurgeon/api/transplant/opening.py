@@ -139,7 +139,9 @@ def _planned(
             views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
             seed=request.seed, arguments={**request.arguments, **_recorded_specs(specs)},
             metadata=_metadata([one.operated.checkpoint for one in sources], opened[len(specs) :]),
-            notes=first_notes(specs, sources, target, opened, request.encoding),
+            notes=[
+                *first_notes(specs, sources, target, opened, request.encoding), *_heads_notes(request.heads, sources),
+            ],
         )  # fmt: skip
         check_converted(plan, sources)
         if initial:
@@ -170,6 +172,12 @@ def _planned(
             plan = with_recorded_tokens_said(plan, models.opened, target, *lists)
     others = (*request.others, *(one.path for one in target.given))  # so that the output does not overwrite them
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
+
+
+def _heads_notes(heads: str, sources: Sequence[KnownSource]) -> list[str]:
+    """Return a note if ``--heads`` is given but no source is converted to another layout."""
+    unused = heads and not any(one.recognised.operations for one in sources)
+    return ["--heads has no effect: no source is converted to another layout"] if unused else []
 
 
 def _open(specs: Sequence[SourceSpec], target: TargetSpec, root: str | None, *, into: list[Checkpoint]) -> None:

@@ -24,3 +24,11 @@ def test_state_dicts_with_the_same_keys_and_inputs_are_not_recognised(monkeypatc
         )
         cs.transplant("src.pth", "dst.yaml", on_mismatch="init")
         assert len(seen) == (sizes == "[4, 2]")
+
+
+def test_numbers_of_heads_that_no_conversion_uses_are_noted() -> None:
+    torch.save(STATE, "src.pth")
+    torch.save(STATE, "dst.pth")
+    said = "--heads has no effect: no source is converted to another layout"
+    assert said in cs.transplant("src.pth", "dst.pth", heads="2").notes
+    assert said not in cs.transplant("src.pth", "dst.pth").notes
