@@ -319,7 +319,7 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
     ("output", "options", "why"),
     [
         ("out.xyz", {}, "does not belong to a known format. Use .msgpack"),
-        ("out.megatron", {}, "megatron is a layout, so give --layout megatron. Use "),
+        ("out.megatron", {}, "megatron is a layout, so give layout=.megatron.. Use "),
         ("out.nemo", {}, "A .nemo is a tar archive: write model_weights.ckpt"),
         ("sub/out.tp", {}, "The format tp is a folder: to=.tp. .* sub/out/"),
         ("sub/out.flax", {}, "The usual suffix of the format flax is .msgpack: .* sub/out.msgpack"),

@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: An
 
 def test_a_consumed_shard_is_not_renamed_in_place(after_each: Any) -> None:
     begun(after_each)
-    with pytest.raises(cs.PlanError, match="was deleted by an interrupted run with --consume") as caught:
+    with pytest.raises(cs.PlanError, match="was deleted by an interrupted run with consume=True") as caught:
         cs.apply_in_place(cs.rename("src", map=["layers=blocks"]))
     assert "Run the interrupted command again" in str(caught.value.hint)
 
@@ -203,7 +203,7 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     report = cs.verify("out")
     assert report.ok
     assert report.not_compared
-    with pytest.raises(cs.OutputError, match="is already complete: an earlier run with --consume wrote it"):
+    with pytest.raises(cs.OutputError, match="is already complete: an earlier run with consume=True wrote it"):
         write(plan(), consume=True, force=True)
     assert cs.verify("out").ok
 
@@ -290,7 +290,8 @@ def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, aft
 def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
     begun(after_each)
     with pytest.raises(
-        cs.OutputError, match="src/model-00001.* was deleted by an interrupted run with --consume, which writes .*/out"
+        cs.OutputError,
+        match="src/model-00001.* was deleted by an interrupted run with consume=True, which writes .*/out",
     ):
         write(plan(), "elsewhere", consume=True)
 
@@ -351,7 +352,7 @@ def test_small_tensors_are_kept_and_no_hole_is_read() -> None:
 def test_a_file_that_only_has_the_name_is_an_error(wrong: bytes) -> None:
     Path("src/model-00001-of-00005.safetensors").unlink()
     Path("src/model-00001-of-00005.safetensors.consumed").write_bytes(wrong)
-    with pytest.raises(cs.FormatError, match="does not describe the shard that --consume deleted"):
+    with pytest.raises(cs.FormatError, match="does not describe the shard that consume=True deleted"):
         cs.inspect("src")
 
 

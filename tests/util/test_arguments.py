@@ -20,6 +20,9 @@ from ..project.test_architecture import ROOT
     [
         ("Use --on-mismatch x=init, or --exclude x.", 'Use on_mismatch="x=init", or exclude="x".'),
         ("Use --exclude 'a b'.", 'Use exclude="a b".'),
+        ("Use --set a='b'.", """Use sets="a='b'"."""),
+        ("Use --layout x, or --dequantize.", 'Use layout="x", or dequantize=True.'),
+        ("--processes 0 is not a number.", "processes=0 is not a number."),
         ("--exclude=decoder matches no key.", 'exclude="decoder" matches no key.'),
         ("--force replaces it.", "force=True replaces it."),
         ("Or do without --strict.", "Or do without strict=True."),
@@ -68,6 +71,15 @@ def test_every_argument_that_is_named_exists() -> None:
     assert known > NAMES
     assert known > {argument.partition("=")[0] for argument in OTHERS.values()} - {"CKPTSURGEON_TIMEOUT"}
     assert NAMES > SWITCHES | NUMBERS
+
+
+@pytest.mark.long
+def test_every_option_in_a_text_that_is_an_argument_is_named() -> None:
+    options = {name for text in texts() for name in re.findall(r"--([a-z][a-z-]*[a-z])\b", text) if "ckpt " not in text}
+    arguments = set(parameters())
+    assert {name for name in options if name.replace("-", "_") in arguments} <= {
+        *(name.replace("_", "-") for name in NAMES), *OTHERS,
+    }  # fmt: skip
 
 
 def texts() -> Iterator[str]:

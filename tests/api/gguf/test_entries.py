@@ -164,7 +164,7 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
     for options in ({"to": "gguf"}, {"max_shard_size": "1GB", "to": "gguf"}):
         with pytest.raises(cs.ConfigError, match="gguf can only be written as one file"):
             cs.apply(cs.convert("x.safetensors"), "folder", **options)  # type: ignore[arg-type]
-    with pytest.raises(cs.ConfigError, match="--gguf-type 'iq4_xs' is unknown"):
+    with pytest.raises(cs.ConfigError, match="gguf_type=.iq4_xs. is unknown"):
         cs.convert("x.safetensors", gguf_type="iq4_xs")
     torch.save({"epoch": 3, "model": {"a": torch.ones(1)}}, "x.pth")
     with pytest.raises(cs.ConfigError, match="GGUF cannot store entries other than tensors"):
@@ -186,5 +186,5 @@ def test_gguf_py_reads_the_file() -> None:
 
 def test_blocks_that_another_format_cannot_store_are_not_to_be_decoded_but_left_out() -> None:
     save_file({"a.weight": torch.ones(2, 32)}, "plain.safetensors")
-    with pytest.raises(cs.OutputError, match="Or leave --gguf-type out"):
+    with pytest.raises(cs.OutputError, match="Or leave gguf_type out"):
         cs.apply(cs.convert("plain.safetensors", gguf_type="q8_0"), "x.safetensors")

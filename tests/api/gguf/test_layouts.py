@@ -205,7 +205,7 @@ def test_a_configuration_that_does_not_fit_is_an_error(fields: dict[str, Any], w
 
 def test_an_unknown_layout_is_an_error() -> None:
     model("llama")
-    with pytest.raises(cs.ConfigError, match="--layout 'ggml' is unknown"):
+    with pytest.raises(cs.ConfigError, match="layout=.ggml. is unknown"):
         cs.convert("model", layout="ggml")
     cs.apply(cs.rename("model", map=["model.layers=blk"]), "names.safetensors")
     with pytest.raises(cs.PlanError, match="has no general.architecture"):

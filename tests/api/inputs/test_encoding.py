@@ -228,7 +228,7 @@ def test_a_transplant_refuses_codes_by_default_and_the_hint_names_the_option(mod
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_encoding_is_an_error(verb: str, models: dict[str, Path]) -> None:
-    with pytest.raises(cs.ConfigError, match="--encoding gguf is unknown"):
+    with pytest.raises(cs.ConfigError, match="encoding=.gguf. is unknown"):
         VERBS[verb](models, "gguf")
 
 

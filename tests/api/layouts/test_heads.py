@@ -27,7 +27,7 @@ def laid(network: str, layout: str, **fields: int) -> None:
 @pytest.mark.parametrize("heads", ["12/4", "3/1", "6", "2/6"])
 def test_other_heads_than_those_of_the_configuration_are_an_error(heads: str) -> None:
     laid("llama", "transformers")
-    with pytest.raises(PlanError, match=f"--heads {heads}: config.json of .* has 6 heads of queries and 2 of keys"):
+    with pytest.raises(PlanError, match=f"heads=.{heads}.: config.json of .* has 6 heads of queries and 2 of keys"):
         cs.convert("model.safetensors", layout="meta", heads=heads)
     notes = cs.convert("model.safetensors", layout="meta", heads="6/2").notes
     assert any("head size 4" in note for note in notes)
@@ -36,7 +36,7 @@ def test_other_heads_than_those_of_the_configuration_are_an_error(heads: str) ->
 def test_other_heads_than_those_of_params_json_are_an_error() -> None:
     shutil.copy(RECORDED / "llama" / "meta.safetensors", "model.safetensors")
     Path("params.json").write_text(json.dumps({"dim": 24, "n_heads": 6, "n_kv_heads": 2}))
-    with pytest.raises(PlanError, match=r"--heads 12/4: params\.json of .* has 6 heads") as caught:
+    with pytest.raises(PlanError, match=r"heads=.12/4.: params\.json of .* has 6 heads") as caught:
         cs.convert("model.safetensors", layout="transformers", heads="12/4")
     assert "correct params.json if it is of another model" in str(caught.value.hint)
 

@@ -138,7 +138,7 @@ def test_what_has_no_layout_or_not_all_of_it_is_an_error() -> None:
 
 def test_rules_and_a_layout_are_an_error_and_operations_come_first() -> None:
     save_file(recorded("whisper", "openai"), "openai.safetensors")
-    with pytest.raises(ConfigError, match="--layout itself renames all tensors"):
+    with pytest.raises(ConfigError, match="layout itself renames all tensors"):
         cs.rename("openai.safetensors", layout="transformers", map=["encoder=e"])
     plan = cs.rename(
         "openai.safetensors", layout="transformers", operations=[{"scale": "encoder.ln_post.weight", "by": 2}]
@@ -214,7 +214,7 @@ def test_the_layout_of_a_transplant_may_be_named() -> None:
     save_file({key: value for key, value in tensors.items() if "embed" not in key}, "dst.safetensors")  # not recognised
     plan = cs.transplant("tune.safetensors", "dst.safetensors", layout="transformers", heads="6/2")
     assert (plan.counts["copied"], plan.counts["derived"]) == (16, 4)
-    with pytest.raises(ConfigError, match="--layout itself renames all tensors"):
+    with pytest.raises(ConfigError, match="layout itself renames all tensors"):
         cs.transplant("tune.safetensors", "dst.safetensors", layout="transformers", map=["=lm"])
 
 

@@ -609,7 +609,7 @@ def test_random_inputs_are_said_when_statistics_are_made_and_used(tmp_path: Path
     for name, is_said in (("random.safetensors", True), ("a.stats.safetensors", False)):
         notes = cs.resize(tmp_path / "a", set=sizes, by=tmp_path / name).notes
         assert any("of random inputs" in note for note in notes) == is_said
-    with pytest.raises(cs.ConfigError, match="--inputs is empty"):
+    with pytest.raises(cs.ConfigError, match="inputs is empty"):
         cs.stats(tmp_path / "a", inputs="")
 
 

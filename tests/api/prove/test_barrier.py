@@ -296,7 +296,7 @@ def test_what_cannot_be_interpolated_is_an_error() -> None:
     transformers.BertModel(transformers.BertConfig(**SIZES)).save_pretrained("bert")
     with pytest.raises(cs.PlanError, match="is a LlamaForCausalLM, but bert is a BertModel"):
         cs.loss_barrier("a", "bert")
-    with pytest.raises(cs.ConfigError, match="--points 2 is not a valid number"):
+    with pytest.raises(cs.ConfigError, match="points=2 is not a valid number"):
         cs.loss_barrier("a", "a", points=2)
     with pytest.raises(cs.ConfigError, match="only for align=True"):
         cs.loss_barrier("a", "a", align_groups=GROUPS)

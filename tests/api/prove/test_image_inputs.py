@@ -254,7 +254,7 @@ def test_a_model_that_takes_no_images_is_an_error(has_processor: bool) -> None:
     if has_processor:
         settings(**OF_VIT)
     picture().save("a.png")
-    with pytest.raises(cs.ConfigError, match="BertModel does not take the images of --inputs a.png") as caught:
+    with pytest.raises(cs.ConfigError, match="BertModel does not take the images of inputs=.a.png.") as caught:
         cs.stats("a", inputs="a.png")
     assert caught.value.hint.startswith("The arguments of its forward are input_ids, attention_mask")
 
@@ -422,7 +422,7 @@ def test_a_number_of_pixels_is_no_side() -> None:
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("none", "the folder none has neither images nor sounds"), ("a.png", "--inputs a.png does not exist")],
+    [("none", "the folder none has neither images nor sounds"), ("a.png", "inputs=.a.png. does not exist")],
 )
 def test_missing_images_are_an_error(path: str, why: str) -> None:
     model = vit()
