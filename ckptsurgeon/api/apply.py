@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .ray_tasks import RayTasks
     from .recipes import CompiledRecipe
 
-__all__ = ["apply", "check_output", "notes_of", "output_formats", "output_suffixes"]
+__all__ = ["apply", "check_output", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Suffixes of the files that a model's folder may contain besides its weights."""
@@ -111,7 +111,7 @@ def apply(
         raise ConfigError("no output given.", hint="Name the output with --output.")
     most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
-    opened = _open_inputs(plan) or inputs_of(plan)
+    opened = open_inputs(plan) or inputs_of(plan)
     inputs = replace(opened, plugins=plugins or opened.plugins, memory=most or opened.memory)
     try:
         _check_plan(plan, inputs, proved, memory=most)
@@ -314,11 +314,11 @@ def check_output(
         return ()
     carries = plan.carried.root or plan.carried.entries
     lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
-    inputs = _open_inputs(plan)
+    inputs = open_inputs(plan)
     return _metadata_of(plan, inputs, options)[1] if inputs is not None else ()
 
 
-def _open_inputs(plan: Plan) -> PlanInputs | None:
+def open_inputs(plan: Plan) -> PlanInputs | None:
     """Return the inputs that a plan keeps open; None if they were closed, or the plan was read from a file."""
     from ..engine.inputs import PlanInputs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..engine.inputs import PlanInputs
 from ..engine.output.layout import OutputOptions
 from ..engine.process_shares import sharing_of
 from ..errors import ConfigError
@@ -13,6 +12,9 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.process_shares import Sharing
 from ..storage.read.uri import scheme_of, shown
 from ..util.text import escape
+from .apply import open_inputs
+from .inputs.inputs import close_inputs
+from .inputs.reopening import inputs_of
 
 __all__ = ["first_process", "sharing"]
 
@@ -26,8 +28,8 @@ def sharing(
     """Return the parts of the output that each of ``processes`` processes would write, and the estimated time.
 
     Nothing is written: a sample of the output is computed in memory to measure the speed. The other arguments mean the
-    same as in ``apply``. The inputs of the plan must be open, as they are when a verb returns the plan. Raises
-    ConfigError if ``processes`` is not from 1 to 4096, or if the output is remote.
+    same as in ``apply``. Raises ConfigError if ``processes`` is not from 1 to 4096, or if the output is remote, and
+    PlanError if a file of a plan that was read from a file has changed since.
     """
     if not 1 <= processes <= MOST:
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")
@@ -36,8 +38,13 @@ def sharing(
             f"--processes has no effect, because one process writes the remote output {escape(shown(output or ''))}.",
             hint="Leave --processes out.",
         )
-    assert isinstance(plan.inputs, PlanInputs)
-    return sharing_of(plan, plan.inputs, OutputOptions(output or "output/", to or "", max_shard_size or ""), processes)
+    opened = open_inputs(plan)
+    inputs = opened or inputs_of(plan)
+    try:
+        return sharing_of(plan, inputs, OutputOptions(output or "output/", to or "", max_shard_size or ""), processes)
+    finally:
+        if opened is None:
+            close_inputs(inputs)
 
 
 @contextmanager

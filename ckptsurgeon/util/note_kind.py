@@ -62,7 +62,7 @@ class NoteKind(_Properties, Enum):
     OTHER_WEIGHTS = (
         "other-notes",
         _WARNING,
-        "Remove the copy that is out of date: programs differ in which copy they load.",
+        "Remove the copy that is damaged or out of date: programs differ in which copy they load.",
     )
     PICKLED_CODE = (
         "other-notes",

@@ -144,7 +144,7 @@ def test_nothing_left_and_nothing_matched_are_errors() -> None:
         cs.rename("training.pth")
     with pytest.raises(cs.PlanError, match=r"both become x.weight") as caught:
         cs.rename("training.pth", map=["module.*=x"])
-    assert caught.value.hint.endswith("leave it out: with --exclude of ckpt transplant, or first with ckpt filter.")
+    assert caught.value.hint.endswith("ckpt transplant has --exclude, and ckpt filter writes a source without it.")
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,13 @@ def test_a_tensor_that_is_most_of_a_model_is_not_divided() -> None:
     found = sharing(cs.rename("model", map=["large=big"]), 4, output="out/")
     assert found.shard_size == ""
     assert SIZES["BF16"] * 4_000_000 <= found.processes[0].nbytes_written
+
+
+def test_a_plan_from_a_file_is_shared_out_as_it_was_made(ckpt: Any) -> None:
+    made = VERBS["rename"]()
+    wanted = sharing(made, 2, output="out/", max_shard_size=SHARD)
+    Path("plan.json").write_text(json.dumps(made.to_json()))
+    done = ckpt("apply", "plan.json", "-n", "--processes", "2", "-o", "out/", "--max-shard-size", SHARD, "--json")
+    assert done.code == 0, done
+    written = [one["nbytes_written"] for one in json.loads(done.out)["processes"]]
+    assert written == [one.nbytes_written for one in wanted.processes]

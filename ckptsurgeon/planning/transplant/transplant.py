@@ -210,8 +210,8 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
             if other != key:
                 raise PlanError(
                     f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
-                    hint="Rename one of the two differently with --map, or leave it out: with --exclude of ckpt "
-                    "transplant, or first with ckpt filter.",
+                    hint="Rename one of the two differently with --map, or leave it out: ckpt transplant has "
+                    "--exclude, and ckpt filter writes a source without it.",
                 )
             rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
             origin = TensorOrigin(
