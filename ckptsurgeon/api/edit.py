@@ -296,7 +296,9 @@ def _edit(
 def _check_heads(layout: str | None, heads: str | None) -> None:
     """Raise ConfigError if ``--heads`` is given without a layout to which it could matter."""
     if heads is not None and layout in (None, KEEP):
-        raise ConfigError("--heads has no effect without --layout.", hint="Leave it out, or add --layout.")
+        if layout is None:
+            raise ConfigError("--heads has no effect without --layout.", hint="Leave it out, or add --layout.")
+        raise ConfigError(f"--heads has no effect with --layout {KEEP}.", hint="Leave one of the two out.")
 
 
 def _others(layout: str | None, gguf_type: str | None) -> list[str]:

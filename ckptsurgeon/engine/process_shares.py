@@ -16,7 +16,7 @@ from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES
 from .compute.compute import costs_of
-from .context import MergeContext
+from .context import MEMORY, MergeContext
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.quantisers import quantisers_of
@@ -48,7 +48,7 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
     shape = lay_out(written, options, (), quantisers=quantisers_of(written, inputs.sources))
     steps = steps_of_parts(written, shape)
     shares = shared_out(shape.parts, number) if is_folder(options) else [list(shape.parts), *([[]] * (number - 1))]
-    context = MergeContext(plan.seed, inputs.plugins, inputs.memory) if inputs.memory else MergeContext(plan.seed)
+    context = MergeContext(plan.seed, inputs.plugins, inputs.memory or MEMORY)
     rate = _rate(written, inputs, options)
     found = []
     for share in shares:

@@ -152,6 +152,7 @@ def test_nothing_left_and_nothing_matched_are_errors() -> None:
     [
         (lambda: cs.convert("training.pth", dtype="float16", heads="4"), "heads has no effect without"),
         (lambda: cs.rename("training.pth", map=["module.*=x"], heads="4"), "heads has no effect without"),
+        (lambda: cs.convert("training.pth", layout="keep", heads="4"), "heads has no effect with layout"),
         (
             lambda: cs.convert("training.pth", layout="gguf", heads="4"),
             "heads has no effect on a conversion to or from",

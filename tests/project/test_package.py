@@ -108,6 +108,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert beside == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
+def test_the_package_has_no_files_that_a_merge_left() -> None:
+    suffixes = {Path(name).suffix for name in tracked("ckptsurgeon")}
+    assert suffixes == {".css", ".html", ".js", ".json", ".jsonl", ".py", ".pyi", ".txt", ".typed"}
+
+
 @pytest.mark.long
 def test_the_sdist_holds_what_tests_and_builds(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")

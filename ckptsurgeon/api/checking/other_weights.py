@@ -42,7 +42,7 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
     in both copies are compared: their shapes, and, if dtype and shape are equal, some of their values. A copy with
     another dtype gets no note. If most keys are in both copies, floating-point tensors that only one copy has are
     reported, too. The exceptions are buffers, tensors that equal another tensor of their copy (they may be tied), and
-    tensors that the other copy has under another name. There is also a note on a damaged second copy.
+    tensors that the other copy has under another name. There is also a note on a second file that cannot be read.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:
@@ -52,7 +52,7 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
             opened = open_checkpoint(os.path.join(folder.uri, name))
         except FormatError as error:
             if not name.endswith(INDEX):  # shards in an index are often not fetched
-                yield f"the second copy of the weights cannot be opened: {error.message.rstrip('.')}"
+                yield f"a second file of weights cannot be read: {error.message.rstrip('.')}"
             continue
         except CheckpointError:
             continue

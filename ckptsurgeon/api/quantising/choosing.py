@@ -163,7 +163,7 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], plain: Mapping[str
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
     if not chosen:
-        reasons = f" ({', '.join(map(escape, dict.fromkeys(plain.values())))})" if plain else ""
+        reasons = f" ({listing([*dict.fromkeys(plain.values())], SHOWN, where='')})" if plain else ""
         raise PlanError(
             f"{escape(checkpoint.path)} has no matrix to quantise{reasons}.",
             hint="Only weights of linear layers are quantised: floating-point matrices with keys *.weight.",

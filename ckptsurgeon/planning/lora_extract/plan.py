@@ -183,7 +183,7 @@ def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView, *, is_lim
         raise PlanError(
             f"no{selected} tensor that differs between {ours} and {theirs} can be made low-rank: "
             f"{listing([*found.left, *found.saved])}.",
-            hint=f"{'Widen --include, or leave --exclude out, or u' if is_limited else 'U'}se --embeddings to adapt "
-            "embeddings too.",
+            hint=f"{'Choose other tensors with --include and --exclude, or adapt' if is_limited else 'Adapt'} "
+            "embeddings, if they differ, with --embeddings.",
             details=[*found.left, *found.saved],
         )

@@ -89,9 +89,10 @@ class BaseChanges:
         key = next((key for key in self.fresh if key in self.changed), "")
         if key:
             raise PlanError(
-                f"one adapter resizes {escape(key)}, and {escape(self.changed[key].by[0])} changes it, too: their "
-                "changes cannot be added.",
-                hint="Merge the adapters one after the other, if each fits the result of the merge before it.",
+                f"an adapter resizes {escape(key)}, and {escape(self.changed[key].by[0])} also adds a change to it: "
+                "the two cannot be merged at once.",
+                hint="If these are two adapters, merge one after the other, if each fits the result of the merge "
+                "before it; otherwise leave one of the two out of the adapter.",
             )
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:

@@ -87,11 +87,6 @@ def plan_lora_concat(
     if knots is not None:
         modules = [knots.made(module) for module in modules]
     if not modules:
-        if not exclude:
-            raise PlanError(
-                "the adapters have no factors, only tensors that they save in full.",
-                hint="Merge them into their base with ckpt lora merge.",
-            )
         raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
     biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
     settings["lora_bias"] = bool(biases)
@@ -289,16 +284,23 @@ def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
         yield step if weights or step.dtype != given.dtype else replace(step, op="copy")
 
 
+_SCALED = "weight and scale are multiplied into it, and fewer bits would round the products"
+
+
 def _notes(modules: Sequence[NewModule], *, is_cast: bool) -> Iterator[str]:
     """Yield notes on factors that got a wider dtype, and on ranks larger than a side of the weight.
 
     If ``is_cast`` is true, the user chose the dtype, and there is no note on it.
     """
-    wider = [one.name for one in modules if one.b.dtype != common_dtype(each.dtype for each in one.b.inputs)]
-    if wider and not is_cast:
-        kind = next(one.b.dtype for one in modules if one.name == wider[0])
-        why = "weight and scale are multiplied into it, and fewer bits would round the products"
-        yield f"the factor B of {count(len(wider), 'module')} becomes {kind}: {why}: {listing(wider, where='')}"
+    wider: dict[str, list[NewModule]] = {}
+    for one in modules:
+        if not is_cast and any(each.dtype != one.b.dtype for each in one.b.inputs):
+            is_common = one.b.dtype == common_dtype(each.dtype for each in one.b.inputs)
+            why = "the adapters have different dtypes" if is_common else _SCALED
+            wider.setdefault(f"{one.b.dtype}: {why}", []).append(one)
+    for why, some in wider.items():
+        names = listing([one.name for one in some], where="")
+        yield f"the factor B of {count(len(some), 'module')} becomes {why}: {names}"
     full = [
         one.name for one in modules
         if one.rank > min(plain_shape(one.b.inputs[0].shape)[0], prod(one.a.inputs[0].shape[1:]))

@@ -104,6 +104,13 @@ def test_bits_of_16_stay_if_the_scale_is_a_power_of_two() -> None:
     assert not [note for note in narrow.notes if "fewer bits would round" in note]  # the user asked for the dtype
 
 
+def test_factors_of_different_dtypes_get_their_common_dtype_with_a_note() -> None:
+    for name, dtype in (("one", torch.float16), ("two", torch.bfloat16)):
+        peft_folder(name, layer("q", 8, 8, 2, 2, dtype), r=2, lora_alpha=2)
+    notes = cs.lora_concat(["one", "two"], weights=[1, 1]).notes
+    assert "the factor B of 1 module becomes float32: the adapters have different dtypes: q" in notes
+
+
 def test_a_half_is_float32_even_for_a_power_of_two() -> None:
     """A small number of float16 times 0.5 may be none of float16."""
     peft_folder("one", layer("q", 8, 8, 2, 1, torch.float16), lora_alpha=1)

@@ -536,11 +536,12 @@ def noted(path: str) -> list[str]:
     return [note for note in cs.convert(path).notes if "that are not copied" not in note]
 
 
-def test_a_number_of_decoder_layers_is_compared_with_the_decoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "text_"])  # SeamlessM4T has text_encoder and text_decoder
+def test_a_number_of_decoder_layers_is_compared_with_the_decoder(text: str, tmp_path: Path) -> None:
     layers = {"encoder": 6, "decoder": 4}
     save_file(
         {
-            f"model.{side}.layers.{at}.fc1.weight": torch.zeros(4, 2)
+            f"model.{text}{side}.layers.{at}.fc1.weight": torch.zeros(4, 2)
             for side, most in layers.items()
             for at in range(most)
         },
@@ -550,7 +551,8 @@ def test_a_number_of_decoder_layers_is_compared_with_the_decoder(tmp_path: Path)
         json.dumps({"model_type": "speech_to_text", "encoder_layers": 6, "decoder_layers": 5})
     )
     assert [note for note in cs.inspect(tmp_path).notes if "_layers" in note] == [
-        "config.json says 5 (decoder_layers), but model.decoder.layers has 4 layers: transformers initialises the others"
+        f"config.json says 5 (decoder_layers), but model.{text}decoder.layers has 4 layers: transformers initialises the "
+        "others"
     ]
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_copy_is_noted() -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     found = [one.what for row in cs.check("m").rows for one in row.found]
     cut = "pytorch_model.bin is truncated: the zip directory at its end is missing"
-    assert f"the second copy of the weights cannot be opened: {cut}" in found
+    assert f"a second file of weights cannot be read: {cut}" in found
 
 
 def test_an_index_without_its_shards_is_not() -> None:

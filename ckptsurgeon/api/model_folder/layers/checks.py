@@ -52,7 +52,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         if (side and not any(f"{side}." in key for key in keys)) or config.get("model_type") in COUNTED_OTHERWISE:
             continue
         counts = (value, value + _more_layers(config))
-        own = [one for one in stacks if not side or side in one.prefix.split(".")]
+        own = [one for one in stacks if not side or f"{side}." in f"{one.prefix}."]
         if own and not any(one.count in counts for one in lists):
             most = max(own, key=lambda one: one.count)
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"

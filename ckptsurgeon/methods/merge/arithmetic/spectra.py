@@ -18,7 +18,7 @@ from ....errors import PlanError
 from ....tensors.ops.regions import Array
 from ...lora.decomposition import alone
 from .._slices import Merging, Slice, Tensors
-from ..linear import combination
+from .sums import combination
 
 __all__ = [
     "Changes",
