@@ -188,4 +188,4 @@ def test_verify_finds_a_value_that_no_processor_makes(dtype: torch.dtype) -> Non
     state["up.weight"].view(torch.int16)[3, 3] += 20
     save_file(state, "other.safetensors")
     (fault,) = cs.verify("other.safetensors", plan=plan).failed
-    assert "differs from up.weight" in fault.why
+    assert "differs from what up.weight" in fault.why

@@ -581,7 +581,7 @@ def test_inputs_without_elements_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("none.safetensors", None, "none.safetensors does not exist"),
+        ("none.safetensors", None, "none.safetensors. does not exist"),
         ("data.csv", "a", "has an unknown suffix"),
         ("texts.txt", "hello\n", "AutoTokenizer cannot prepare these inputs"),
         ("texts.txt", "\n \n", "has no inputs"),

@@ -176,7 +176,7 @@ def test_stopping_kills_what_runs_and_starts_no_more() -> None:
     runner.stop()
     thread.join(60)
     assert found[0].why == "the command was killed by signal 9"
-    assert "stopped" in runner.evaluate("m").why
+    assert "interrupted" in runner.evaluate("m").why
 
 
 def test_a_script_that_is_not_executable_is_told_how_to_become_so() -> None:
