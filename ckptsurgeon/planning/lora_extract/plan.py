@@ -119,7 +119,7 @@ def plan_lora_extract(
     ours, theirs = (with_tied(one.tensors, heads) for one, heads in zip((tuned, base), tied, strict=True))
     found = sorted_keys(ours, theirs, differing, asked)
     refuse_codes([tuned, base], "lora extract", {*found.factored, *found.biases, *found.saved, *found.left})
-    _check_any(found, tuned, base, is_limited=bool(asked.include or asked.exclude))
+    _check_any(found, tuned, base, asked)
     inputs = {key: _input(0, key, ours, tied[0]) for key in (*found.factored, *found.biases, *found.saved)}
     steps = [
         step
@@ -170,8 +170,8 @@ def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[
     return [f"output layer tied to an embedding, {listing(pairs)}: {which}" for which, pairs in notes.items()]
 
 
-def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView, *, is_limited: bool) -> None:
-    """Raise PlanError if no tensor becomes low-rank; ``is_limited`` is true if there is an --include or --exclude."""
+def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView, asked: ExtractOptions) -> None:
+    """Raise PlanError if no tensor becomes low-rank; the hint names those options that could change this."""
     ours, theirs = escape(tuned.source.name), escape(base.source.name)
     if not (found.factored or found.left or found.saved):
         raise PlanError(
@@ -179,11 +179,18 @@ def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView, *, is_lim
             hint="Give the tuned model and the base that it was made from.",
         )
     if not found.factored:
-        selected = " selected" if is_limited else ""
+        selected = " selected" if asked.include or asked.exclude else ""
+        ways = (
+            ("widen --include", asked.include),
+            ("leave --exclude out", asked.exclude),
+            ("use --embeddings to adapt embeddings too", not asked.embeddings),
+        )
+        ways_left = " or ".join(way for way, helps in ways if helps)
         raise PlanError(
             f"no{selected} tensor that differs between {ours} and {theirs} can be made low-rank: "
             f"{listing([*found.left, *found.saved])}.",
-            hint=f"{'Choose other tensors with --include and --exclude, or adapt' if is_limited else 'Adapt'} "
-            "embeddings, if they differ, with --embeddings.",
+            hint=f"{ways_left[:1].upper()}{ways_left[1:]}."
+            if ways_left
+            else "Use ckpt patch: it keeps every difference.",
             details=[*found.left, *found.saved],
         )

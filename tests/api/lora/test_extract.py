@@ -432,7 +432,7 @@ def test_the_error_on_nothing_to_factor_says_what_limits_it() -> None:
     write()
     with pytest.raises(cs.PlanError, match="no selected tensor that differs .* can be made low-rank") as caught:
         cs.lora_extract("tuned.safetensors", "base.safetensors", exclude=["**"])
-    assert "leave --exclude out" in str(caught.value.hint)
+    assert "Leave --exclude out" in str(caught.value.hint)
 
 
 def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
