@@ -246,16 +246,22 @@ def _sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[s
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
     """
     small = [key for key, info in tensors.items() if _is_small(info)]
-    found = {}
-    for key in _some_of_each_role((key for key in small[:: len(small) // MOST + 1] if not is_masked(key)), SAMPLED):
+    chosen = _some_of_each_role((key for key in small[:: len(small) // MOST + 1] if not is_masked(key)), SAMPLED)
+    return SmallSample(dict(_first_values(chosen, tensors, handles, SMALL)), len(small))
+
+
+def _first_values(
+    keys: Iterable[str], tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], most: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the key and the bytes of at most ``most`` values of each tensor that can be read from a local file."""
+    for key in keys:
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
         if not is_local(file):
             continue
         with suppress(CheckpointError):  # commands that read the values report such errors
-            found[key] = file.read(info.storage.offset + info.offset, info.nbytes)
-    return SmallSample(found, len(small))
+            yield key, file.read(info.storage.offset + info.offset, min(info.numel, most) * info.itemsize)
 
 
 def _is_small(info: TensorInfo) -> bool:
@@ -283,20 +289,12 @@ def _norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
     that have NaN or infinite values, are left out.
     """
-    found = {}
     norms = [key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]
-    for key in norms if len(norms) <= NORMS else _some_of_each_role(norms, NORMS):
-        info = tensors[key]
-        assert info.storage is not None
-        file = handles.get(info.storage.file)
-        if not is_local(file):
-            continue
-        with suppress(CheckpointError):  # commands that read the values report such errors
-            begin, number = info.storage.offset + info.offset, min(info.numel, NORM_VALUES)
-            values = _numbers(info.dtype, file.read(begin, number * info.itemsize))
-            if math.isfinite(sum(values)):
-                found[key] = values
-    return found
+    chosen = norms if len(norms) <= NORMS else _some_of_each_role(norms, NORMS)
+    found = {
+        key: _numbers(tensors[key].dtype, raw) for key, raw in _first_values(chosen, tensors, handles, NORM_VALUES)
+    }
+    return {key: values for key, values in found.items() if math.isfinite(sum(values))}
 
 
 def _can_read(info: TensorInfo) -> bool:
