@@ -12,10 +12,9 @@ from ..checkpoint.extras import Extra
 from ..formats.base.header import FilePrint
 from ..planning.keys.pattern_hints import chosen_keys
 from ..tensors.composition import leaves
-from ..tensors.info import TensorInfo
+from ..tensors.info import TensorInfo, tied_keys
 from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.settings import basis_of
-from ..tensors.tied_keys import tied_keys
 from ..tensors.torch_quantisers import stored_bytes
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks

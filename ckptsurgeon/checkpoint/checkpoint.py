@@ -10,15 +10,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, FormatError, SourceError
-from ..formats.base.file_names import indexed_name, shards_of
 from ..formats.base.header import FilePrint, Header
+from ..formats.base.marks import indexed_name, shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
 from ..tensors.find_codes import find_codes, is_plain
-from ..tensors.info import Storage, TensorInfo
+from ..tensors.info import Storage, TensorInfo, tied_keys
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.tied_keys import tied_keys
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
 from ..util.notes import Note, as_notes, notes_of

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..errors import CheckpointError, ConfigError, SourceError
 from ..formats._archive import open_member
 from ..formats._open import read_header
-from ..formats.base.file_names import has_weights
 from ..formats.base.header import Header
+from ..formats.base.marks import has_weights
 from ..formats.unsupported.folders import PIPELINE
 from ..storage.read.base import Folder, Source
 from ..storage.read.uri import open_source, page_notes

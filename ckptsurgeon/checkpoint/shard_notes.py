@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.file_names import indexed_name, shard_name
+from ..formats.base.marks import indexed_name, shard_name
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local

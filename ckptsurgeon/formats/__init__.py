@@ -3,5 +3,5 @@
 Each format has one module here, which defines an object ``FORMAT``. This object recognises the files of the format and
 reads their headers. If the format can be written, ``FORMAT.writer`` says where the bytes of each tensor go; the package
 ``engine`` writes them. To add a format, add a module. If its files have a new suffix, also add the suffix to
-``SUFFIXES`` in ``base/file_names.py``: in a folder, files with these suffixes are taken for weights.
+``SUFFIXES`` in ``base/marks.py``: in a folder, files with these suffixes are taken for weights.
 """

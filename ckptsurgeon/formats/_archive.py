@@ -19,8 +19,8 @@ from ..storage.read.uri import open_source
 from ..util.text import escape, human_bytes, listing
 from ._choosing import only_pickle
 from ._espnet_pack import META
-from .base.file_names import is_exported, is_weights
 from .base.header import FilePrint, Header, naming
+from .base.marks import is_exported, is_weights
 from .base.slice import FileSlice
 from .base.unpacked import GZIP, UnpackedFile, first_bytes
 from .torch.tar import is_tar, plain_members

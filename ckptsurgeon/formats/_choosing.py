@@ -14,7 +14,7 @@ from ..storage.read.base import File, Folder
 from ..util.text import count, escape, listing
 from ._espnet_pack import META, packed_weights
 from .base import limits
-from .base.file_names import (
+from .base.marks import (
     EXPORTED,
     HDF5,
     INDEX,

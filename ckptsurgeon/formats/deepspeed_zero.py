@@ -16,8 +16,8 @@ from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, natural_key
 from ._open import read_header
-from .base.file_names import has_weights
 from .base.header import Header, naming
+from .base.marks import has_weights
 from .pickle.values import GlobalName, OpaqueResult
 from .torch.zero import (
     StateFile,

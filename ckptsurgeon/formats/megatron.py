@@ -18,8 +18,8 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
 from ._open import read_header
 from .base import limits
-from .base.file_names import has_weights
 from .base.header import Header
+from .base.marks import has_weights
 from .clusters.joining import equal_bytes
 from .clusters.megatron_layers import join_ranks
 from .clusters.megatron_settings import MegatronSettings, settings_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.tied_keys import tied_keys
+from ..tensors.info import tied_keys
 from ..util.text import count, escape, listing, shape_text
 from .computed_buffers import COMPUTED
 from .keys.wrappers import without_wrappers

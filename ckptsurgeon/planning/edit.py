@@ -8,8 +8,7 @@ from typing import Any
 from ..errors import PlanError
 from ..tensors.composition import is_decoded
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import Encoded, TensorInfo
-from ..tensors.tied_keys import tied_keys
+from ..tensors.info import Encoded, TensorInfo, tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
 from .opaque_tensors import is_uncopied, opaque_error

@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.info import Storage, TensorInfo
-from ckptsurgeon.tensors.tied_keys import tied_keys
+from ckptsurgeon.tensors.info import Storage, TensorInfo, tied_keys
 from ckptsurgeon.util.text import natural_key
 
 from ..helpers.torch_files import bytes_of

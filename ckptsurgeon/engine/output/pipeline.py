@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ...errors import ConfigError, OutputError
-from ...formats.base.file_names import indexed_name, is_weights
 from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
+from ...formats.base.marks import indexed_name, is_weights
 from ...formats.base.sharded_writer import IndexedShards
 from ...formats.unsupported.folders import PIPELINE, pipeline_index
 from ...storage.read.base import Folder

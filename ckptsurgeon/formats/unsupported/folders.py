@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import CheckpointError
 from ...storage.read.base import Folder
 from ...util.text import escape, listing
-from ..base.file_names import has_weights, is_weights
 from ..base.limits import BESIDE_BYTES
+from ..base.marks import has_weights, is_weights
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 

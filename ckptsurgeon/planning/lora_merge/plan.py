@@ -11,8 +11,7 @@ from ...methods.lora.adapter import AdapterModule, base_notes
 from ...methods.lora.conv1d import KnownModel
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
-from ...tensors.info import TensorInfo
-from ...tensors.tied_keys import tied_keys
+from ...tensors.info import TensorInfo, tied_keys
 from ...util.notes import with_prefix
 from ...util.text import escape, shape_text
 from ..edit import check_casts

@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
+from ...tensors.info import tied_keys
 from ...tensors.quantised.encoding import QuantisedTensor
-from ...tensors.tied_keys import tied_keys
 from ...util.text import escape
 from ..computed_buffers import COMPUTED
 from ..mismatch.policy_syntax import is_reshape
