@@ -65,9 +65,17 @@ def prove(
         (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
         progress=progress,
     )  # fmt: skip
-    if model is None or not all(configuration_of(path_of(one)) for one in (first, second)):
-        return proof
-    return replace(proof, notes=(*proof.notes, "both checkpoints have a config.json, so --model is not used"))
+    without = [one for one in (first, second) if not configuration_of(path_of(one))]
+    notes = list(proof.notes)
+    if model is not None and not without:
+        notes.append("both checkpoints have a config.json, so --model is not used")
+    elif model is None and len(without) == 1:
+        owner = second if without[0] is first else first
+        notes.append(
+            f"{escape(shown(path_of(without[0])))} has no config.json: its network is built with the configuration of "
+            f"{escape(shown(path_of(owner)))}"
+        )
+    return replace(proof, notes=tuple(notes))
 
 
 def prove_each(

@@ -806,3 +806,15 @@ def test_a_configuration_that_is_not_used_is_said() -> None:
     said = "both checkpoints have a config.json, so --model is not used"
     assert said in cs.prove("a", "a", model="a/config.json").notes
     assert said not in cs.prove("a", "a/model.safetensors").notes
+
+
+def test_it_is_said_whose_configuration_is_used_for_a_file_without_one() -> None:
+    llama("a")
+    Path("alone").mkdir()
+    Path("a/model.safetensors").rename("alone/m.safetensors")
+    llama("a")
+    said = "alone/m.safetensors has no config.json: its network is built with the configuration of a"
+    for pair in (("a", "alone/m.safetensors"), ("alone/m.safetensors", "a")):
+        assert said in cs.prove(*pair).notes
+        assert said not in cs.prove(*pair, model="a/config.json").notes
+    assert cs.prove("a", "a").notes == ()
