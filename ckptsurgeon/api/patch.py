@@ -14,6 +14,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, OutputError
+from ..formats.base.marks import is_weights
 from ..planning.plan.files import PlanTarget
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
@@ -215,6 +216,12 @@ def _checked_output(path: str, index: PatchIndex, inputs: Sequence[tuple[int, in
     if not index.folder and path.endswith("/"):
         raise OutputError(
             f"the output of this patch is one file, but {escape(path)} is a folder.", hint="Give the path of a file."
+        )
+    if index.folder and is_weights(path) and not os.path.isdir(path):
+        raise OutputError(
+            f"the output of this patch is a folder of {count(len(index.files), 'file')}, but {escape(path)} is the "
+            "name of a file.",
+            hint=f"Give the path of a folder, such as {escape(os.path.splitext(path)[0])}/.",
         )
     path = os.path.realpath(path) if index.folder else path
     check_output(path, inputs, force=force, folder=index.folder)

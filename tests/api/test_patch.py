@@ -720,6 +720,17 @@ def test_a_file_is_not_the_folder_that_a_patch_makes() -> None:
     assert cs.verify("new.safetensors", patch="file.ckptpatch").ok
 
 
+def test_a_folder_is_not_written_under_the_name_of_a_file() -> None:
+    write(base(), "old"), write(tuned(), "new")
+    cs.make_patch("old", "new", "p.ckptpatch")
+    with pytest.raises(cs.OutputError, match=r"a folder of 4 files, but x\.safetensors is the name of a file") as error:
+        cs.apply_patch("old", "p.ckptpatch", "x.safetensors")
+    assert error.value.hint == "Give the path of a folder, such as x/."
+    assert not Path("x.safetensors").exists()
+    cs.apply_patch("old", "p.ckptpatch", "x")
+    assert sorted(os.listdir("x")) == sorted(os.listdir("new"))
+
+
 def test_an_output_of_a_patch_without_the_patch_says_how_it_is_verified(ckpt: Callable[..., Result]) -> None:
     write(base(), "old.safetensors"), write(tuned(), "new.safetensors")
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
