@@ -19,15 +19,19 @@ SAMPLE = 1 << 16
 """The number of bytes of a tensor that are read to find out whether its values are all equal."""
 
 
-def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView]) -> Iterator[str]:
+def already_merged_notes(
+    plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView], weights: Sequence[float]
+) -> Iterator[str]:
     """Yield a note on each adapter whose modules_to_save all have exactly the bytes of the base's tensors.
 
     Modules in modules_to_save are trained as a whole, so an unmerged base has other values. The weights of other
     modules do not show whether the adapter was merged. ``opened`` is the base, followed by the adapters; ``views`` are
-    the adapters. An adapter that was merged according to the base's recipe is left out, because it has a note of its
-    own.
+    the adapters, ``weights`` their weights. An adapter that was merged according to the base's recipe is left out,
+    because it has a note of its own, and one with a negative weight, because that undoes the merge.
     """
-    for number, one in enumerate(views, 1):
+    for number, (one, weight) in enumerate(zip(views, weights, strict=True), 1):
+        if weight < 0:
+            continue
         keys = _replaced(plan, number, one, opened[0])
         if not any(len(opened[0][key].shape) > 1 for key in keys) or merged_notes(
             opened[0], opened[number : number + 1], [1.0]

@@ -110,7 +110,7 @@ def lora_merge(
             metadata=stored[0].metadata,
             notes=_notes(opened, counts, encoding, unwrap=unwrap),
         )
-        merged = already_merged_notes(plan, opened, [view for view, _ in views])
+        merged = already_merged_notes(plan, opened, [view for view, _ in views], counts)
         sampled = *large_change_notes(plan, opened), *magnitude_notes(plan, opened)
         plan = replace(plan, notes=(*plan.notes, *merged, *sampled))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)

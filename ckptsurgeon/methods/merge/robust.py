@@ -25,14 +25,15 @@ def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 
     """Return the mean of the models without the largest and the smallest values, a share ``trim`` of each.
 
     If ``trim`` is not zero, at least the largest and the smallest value are left out, which needs three models. If it
-    is 0.5, only the value in the middle is left, or the two values in the middle. Raises ConfigError if no value is
-    left.
+    is 0.5, only the value in the middle is left, or the two values in the middle. Raises ConfigError if ``trim`` is not
+    zero and there are fewer than three models.
     """
     cut = max(1, int(trim * tensors.count)) if trim else 0
     if tensors.count <= 2 * cut:
-        if trim < 0.5 or tensors.count < 3:
+        if tensors.count < 3:
             raise ConfigError(
-                f"trim {trim:g} leaves out {2 * cut} of {tensors.count} models, so that none is left.",
+                f"trim {trim:g} leaves out the largest and the smallest value, which needs at least 3 models; given: "
+                f"{tensors.count}.",
                 hint="Give more models, or use median.",
             )
         cut = (tensors.count - 1) // 2

@@ -75,3 +75,9 @@ def test_tensors_in_memory_are_compared_too() -> None:
     peft_folder("adapter", FACTORS | HEAD, **SAVES)
     assert not any("already" in note for note in cs.lora_merge(BASE, "adapter").notes)
     assert any("seems to be merged into <dict> already" in note for note in cs.lora_merge(BASE | HEAD, "adapter").notes)
+
+
+def test_a_merge_that_is_undone_has_no_note() -> None:
+    save_file(BASE | HEAD, "base.safetensors")
+    peft_folder("adapter", FACTORS | HEAD, **SAVES)
+    assert not any("already" in note for note in cs.lora_merge("base.safetensors", "adapter", weights=[-1]).notes)
