@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..tensors.dtypes import DTYPES
 from ..util.notes import notes_about, with_prefix
 from ..util.text import count, escape
-from .diff import folder_differences
+from .diff import folder_differences, folder_notes, notes_of_some
 from .inputs.argument_types import CheckpointLike, Patterns, Progress
 from .inputs.encoding import ENCODINGS, read_as
 
@@ -67,6 +67,7 @@ def compare_changes(
         found = measure_changes(decoded[0], decoded[1:], include=include, exclude=exclude, progress=progress)
         compared = [one.key for one in found.tensors]
         notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded, compared)]
+        notes += notes_of_some(*((one.path, folder_notes(one)) for one in opened))
         notes += (
             with_prefix(f"{escape(one.path)}: ", note)
             for one in opened[1:]

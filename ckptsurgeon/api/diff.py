@@ -26,7 +26,7 @@ from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
 
-__all__ = ["diff", "folder_differences", "folder_notes"]
+__all__ = ["diff", "folder_differences", "folder_notes", "notes_of_some"]
 
 LARGE = 4 << 20
 """The headers of files of at least this size in bytes are read in two processes; for small files, that is slower."""
@@ -154,7 +154,7 @@ def _compared(
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
         odd = _on_scales(a, b)
-        alone = _of_one((a.path, folder_notes(a)), (b.path, folder_notes(b)))
+        alone = notes_of_some((a.path, folder_notes(a)), (b.path, folder_notes(b)))
         notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
@@ -169,16 +169,16 @@ def _on_scales(*opened: Checkpoint) -> list[str]:
     return [note for one in opened if one.codes for note in odd_scale_notes_on(one)]
 
 
-def _of_one(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with its path.
+def notes_of_some(*found: tuple[str, Sequence[str]]) -> list[str]:
+    """Return the notes of ``ckpt inspect`` that do not apply to all of several checkpoints, each with its path.
 
-    ``first`` and ``second`` are the checkpoints, each as (path, notes).
+    ``found`` are the checkpoints, each as (path, notes).
     """
     return [
         with_prefix(f"{escape(path)}: ", note)
-        for (path, own), (_, other) in ((first, second), (second, first))
+        for path, own in found
         for note in own
-        if note not in other
+        if not all(note in other for _, other in found)
     ]
 
 
@@ -211,7 +211,7 @@ def _of_large(first: Path, second: Path, root: str | None, include: Patterns, ex
         plain = other()
         there, theirs = _from_plain(plain) if plain is not None else _outline(second, root)
         found = compare_outlines(here, there, include=include, exclude=exclude)
-        return replace(found, notes=(*found.notes, *_of_one((here.path, own), (there.path, theirs))))
+        return replace(found, notes=(*found.notes, *notes_of_some((here.path, own), (there.path, theirs))))
 
 
 def _outline(path: Path, root: str | None) -> tuple[Outline, Sequence[str]]:

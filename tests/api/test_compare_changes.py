@@ -250,3 +250,15 @@ def test_a_change_from_zeros_is_said_to_be_new(ckpt: Any) -> None:
     base = saved("base", a=torch.ones(4), b=torch.zeros(2))
     done = ckpt("diff", base, saved("x", a=torch.ones(4), b=torch.ones(2)), base, "-v")
     assert [line.split() for line in done.out.splitlines() if line.startswith("  b ")] == [["b", "new", "·", "-"]]
+
+
+def test_a_configuration_that_contradicts_its_weights_is_said() -> None:
+    for name in ("base", "a", "b"):
+        Path(name).mkdir()
+        save_file({"embed_tokens.weight": torch.randn(6, 4)}, f"{name}/model.safetensors")
+        fields = {"model_type": "llama", "vocab_size": 6, "hidden_size": 4 if name == "base" else 5}
+        Path(name, "config.json").write_text(json.dumps(fields))
+    said = [
+        note for note in cs.compare_changes("base", ["a", "b"]).notes if "hidden_size" in note and "columns" in note
+    ]
+    assert [note.partition(":")[0] for note in said] == ["a", "b"]
