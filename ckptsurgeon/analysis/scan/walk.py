@@ -14,6 +14,7 @@ from ...formats.base.header import no_collection
 from ...storage.read.base import File, Folder
 from ...storage.read.remote import notes_of
 from ...storage.read.uri import open_source, scheme_of, shown
+from ...util.notes import with_prefix
 from ...util.text import escape, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at
@@ -184,17 +185,19 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
             return Scan(shown(path), 1, source.size, tuple(_look(source.name, source)), notes_of(source))
     found: list[Finding] = []
     skipped: list[str] = []
+    told: list[str] = []
     nbytes = 0
     listed = _listed(source, path, skipped)
     for number, one in enumerate(listed):
-        size, findings = _one(one)
+        size, findings, notes = _one(one)
         nbytes += size
         found += findings
+        told += (with_prefix(f"{escape(one.path)}: ", note) for note in notes)
         if progress is not None:
             progress(number + 1, len(listed))
     missing = missing_notes({one.path: one.open for one in listed})
-    notes = (*((f"not scanned: {', '.join(skipped)}",) if skipped else ()), *missing)
-    return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
+    left = (f"not scanned: {', '.join(skipped)}",) if skipped else ()
+    return Scan(shown(path), len(listed), nbytes, tuple(found), (*left, *missing, *told))
 
 
 def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
@@ -202,16 +205,19 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
     return list(far_files_of(source, path) if here is None else files_of(here, skipped))
 
 
-def _one(one: FoundFile) -> tuple[int, list[Finding]]:
-    """Scan one file of a folder; returns its size in bytes (0 if it was not opened) and its findings."""
+def _one(one: FoundFile) -> tuple[int, list[Finding], tuple[str, ...]]:
+    """Scan one file of a folder; returns its size in bytes (0 if it was not opened), its findings and its notes.
+
+    The notes say how it was fetched.
+    """
     if one.why:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))], ()
     try:
         file = one.open()
     except CheckpointError as error:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", error.said))]
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", error.said))], ()
     with closing(file):
-        return file.size, _look(one.path, file)
+        return file.size, _look(one.path, file), notes_of(file)
 
 
 def _look(path: str, file: File) -> list[Finding]:

@@ -294,3 +294,12 @@ def test_a_shard_without_numbers_that_the_index_names_is_missing() -> None:
     assert cs.scan("m").notes == ("1 shard is missing, so it was not scanned: b.bin",)
     Path("m/x.bin.index.json").write_text("{")
     assert not cs.scan("m").notes
+
+
+def test_how_the_files_of_a_remote_folder_were_fetched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("model").mkdir()
+    for name in ("a.json", "b.json"):
+        Path("model", name).write_text("{}")
+    said = {"a.json": (), "b.json": ("the whole file was fetched",)}
+    monkeypatch.setattr("ckptsurgeon.analysis.scan.walk.notes_of", lambda file: said[file.name])
+    assert cs.scan("model").notes == ("b.json: the whole file was fetched",)
