@@ -107,6 +107,19 @@ def test_what_was_passed_over_is_named_with_the_reason(ckpt: Run) -> None:
     assert [one["why"] for one in lm["alternatives"]["sources"]] == ["--reinit lm"]
 
 
+def test_a_rule_of_a_map_file_and_of_a_ruleset_is_named_as_such(ckpt: Run) -> None:
+    torch.save({"model.net.w": torch.ones(2), "more.w": torch.ones(2)}, "wrapped.pth")
+    Path("d.yaml").write_text("model: {tensors: {net.w: {shape: [2], init: zeros}}}")
+    Path("names.map").write_text("**.w=old.**.w")
+    line = ("transplant", "wrapped.pth", "d.yaml", "--json", "--explain", "net.w", "--map", "model=")
+    for more, said in (
+        (("--map-file", "names.map"), "names.map, line 1: rule '**.w=old.**.w'"),
+        (("--ruleset", "lightning"), "--ruleset lightning: rule 'model='"),
+    ):
+        (tensor,) = json.loads(ckpt(*line, *more).out)["tensors"]
+        assert [one["rule"] for one in tensor["alternatives"]["rules"]] == [said]
+
+
 def test_policies_that_would_fit_as_well_are_named(ckpt: Run) -> None:
     (table,) = asked(ckpt, "visual.pos_embed")["tensors"]
     assert table["policy"].startswith("positions-2d:prefix=1,from=4x4,to=7x7")

@@ -15,7 +15,7 @@ from ...errors import PatternError
 from ...util.text import count, escape
 from .pattern import KeyPattern
 from .pattern_parser import DOUBLE
-from .rules import Rule, parse_rule
+from .rules import Rule, RuleLine, parse_rule
 
 __all__ = ["RULESETS", "KeyMatcher", "Renaming", "check_shadowed", "rename", "rule_matcher", "rules_of_sets"]
 
@@ -64,7 +64,8 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
             raise PatternError(
                 f"there is no ruleset {name!r:.60}.", hint=f"Use one of these rulesets: {', '.join(RULESETS)}."
             )
-        rules = [replace(parse_rule(text), lenient=True, again=name in _AGAIN) for text in RULESETS[name]]
+        lines = [RuleLine.at(f"--ruleset {name}", text) for text in RULESETS[name]]
+        rules = [replace(parse_rule(line), lenient=True, again=name in _AGAIN) for line in lines]
         hits = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None]).hits(keys)
         matching = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
         if not matching:

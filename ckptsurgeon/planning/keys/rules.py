@@ -158,14 +158,14 @@ def _last_equals(text: str) -> int:
 
 
 class RuleLine(str):
-    """The text of a rule that was read from a map file; ``place`` is its file and line, as ``names.map, line 3``."""
+    """The text of a rule from a map file or a ruleset; ``place`` says which: ``names.map, line 3``."""
 
     __slots__ = ("place",)
     place: str
 
     @classmethod
     def at(cls, place: str, text: str) -> RuleLine:
-        """Return the rule ``text`` that was read at ``place``."""
+        """Return the rule ``text`` that stands at ``place``."""
         line = cls(text)
         line.place = place
         return line
