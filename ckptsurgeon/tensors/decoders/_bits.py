@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..info import Decoded, TensorInfo
 from ..ops.regions import Array
 from ._decoder import UndecodableError
 
-__all__ = ["WORD", "WORDS", "check_zeros", "group_numbers", "unpacked", "words_of"]
+__all__ = ["WORD", "WORDS", "check_zeros", "group_numbers", "group_size", "unpacked", "words_of"]
 
 WORD = 32
 """The number of bits in a word."""
@@ -52,6 +52,22 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
     pairs = wide[..., at // WORD] | wide[..., at // WORD + 1] << np.uint64(WORD)
     made: Array = (pairs >> (at % WORD).astype("<u8")).astype("u1") & np.uint8((1 << bits) - 1)
     return made
+
+
+def group_size(columns: int, groups: int, stated: Sequence[int], *, is_ordered: bool) -> int:
+    """Return how many columns share a scale; the last of the ``groups`` groups may be smaller.
+
+    ``stated`` are the group sizes in the settings: they decide if the shapes do not. Raises UndecodableError if no size
+    fits, unless ``is_ordered`` is true: then a ``g_idx`` has the group of each column.
+    """
+    fitting = [size for size in stated if size > 0 and -(-columns // size) == groups]
+    if columns % groups == 0 and (not fitting or groups == 1 or columns // groups in fitting):
+        return columns // groups
+    if not fitting and not is_ordered:
+        raise UndecodableError(
+            f"there are {groups} groups of scales for {columns} columns, and no group_size in the settings fits"
+        )
+    return next(iter(fitting), -(-columns // groups))
 
 
 def group_numbers(

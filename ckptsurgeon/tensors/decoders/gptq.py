@@ -14,7 +14,7 @@ import numpy as np
 from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORD, check_zeros, group_numbers, unpacked, words_of
+from ._bits import WORD, check_zeros, group_numbers, group_size, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -35,7 +35,6 @@ class _Gptq:
         assert codes is not None
         assert scale is not None
         bits = codes.shape[0] * WORD // columns
-        group = -(-columns // scale.shape[0])
         if not 1 < bits <= 8:
             raise UndecodableError(
                 f"the qweight has room for codes of {bits} bits in {columns} columns; 2 to 8 bits are possible"
@@ -55,6 +54,7 @@ class _Gptq:
             if order.shape != (columns,):
                 raise UndecodableError("the g_idx does not have one value for each column")
             found.append(("order", order))
+        group = group_size(columns, scale.shape[0], asked.settings.stated.sizes, is_ordered=order is not None)
         second = "v2" in asked.settings.stated.format
         return decoded(
             (rows, columns),

@@ -19,7 +19,7 @@ from ...util.text import number_in
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORD, check_zeros, group_numbers, unpacked, words_of
+from ._bits import WORD, check_zeros, group_numbers, group_size, unpacked, words_of
 from ._decoder import EXPONENTS, Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -65,7 +65,6 @@ class _Packed:
         if not scale.numel or scale.numel % rows:
             raise UndecodableError(f"there are {scale.numel:,} scales, not the same number for each of {rows:,} rows")
         scale = reshape(scale, (*codes.shape[:-1], scale.numel // rows))
-        group = -(-columns // scale.shape[-1])
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             packed = -(-codes.shape[-2] * bits // WORD)
@@ -75,6 +74,8 @@ class _Packed:
             if order.shape != (columns,):
                 raise UndecodableError("the weight_g_idx does not have one value for each column")
             found.append(("order", order))
+        is_ordered = any(role == "order" for role, _ in found)
+        group = group_size(columns, scale.shape[-1], asked.settings.stated.sizes, is_ordered=is_ordered)
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
 

@@ -17,7 +17,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.api.inputs.operations import operate
 from ckptsurgeon.engine.compute.reading import read_part
 
-from ...helpers.quantised import IN, OUT, Quantised, eight_bits, fp8, scales
+from ...helpers.quantised import IN, LAYERS, OUT, Quantised, eight_bits, fp8, scales, words
 from ...helpers.zoo import BY_NAME
 
 DECODED = (
@@ -326,3 +326,46 @@ def test_a_decoded_model_is_merged_with_a_plain_one(tmp_path: Path) -> None:
     cs.apply(plan, "filled.safetensors")
     found, wanted = load_file("filled.safetensors"), load_file("plain/model.safetensors")
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def uneven(method: str, size: int, *, order: bool) -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
+    """Codes of 4 bits in 104 columns and groups of ``size``, the last of which is smaller; perhaps with a g_idx."""
+    groups = -(-104 // size)
+
+    def store(g: torch.Generator) -> dict[str, torch.Tensor]:
+        ends = torch.arange(104, dtype=torch.int32) // size
+        if method == "gptq":
+            found = {
+                ".qweight": words(g, 13, OUT), ".scales": scales(g, groups, OUT), ".qzeros": words(g, groups, OUT // 8),
+            }  # fmt: skip
+            return {**found, ".g_idx": ends} if order else found
+        found = {".weight_packed": words(g, OUT, 13), ".weight_scale": scales(g, OUT, groups)}
+        found[".weight_shape"] = torch.tensor([OUT, 104])
+        return {**found, ".weight_g_idx": ends} if order else found
+
+    return store
+
+
+def with_group_size(method: str, size: int | None) -> dict[str, Any]:
+    """The settings of ``uneven``, which state a group size."""
+    if method == "gptq":
+        return {"quant_method": "gptq", "bits": 4, "group_size": size, "sym": False}
+    weights = {"num_bits": 4, "group_size": size, "symmetric": True}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+
+
+@pytest.mark.parametrize("method", ["gptq", "packed"])
+@pytest.mark.parametrize("size", [32, 48])  # 104 columns are four times 26: the shapes alone would suggest this size
+def test_the_last_group_is_smaller_if_the_settings_say_so(method: str, size: int, tmp_path: Path) -> None:
+    found = []
+    for order in (True, False):
+        model = Quantised("x", "", uneven(method, size, order=order), with_group_size(method, size))
+        checkpoint = cs.open_checkpoint(model.folder(tmp_path / f"{order}"))
+        found.append(operate([checkpoint], [{"dequantize": "**"}])[0].checkpoint.tensor(f"{LAYERS[0]}.weight"))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("method", ["gptq", "packed"])
+def test_groups_of_an_unknown_size_are_refused(method: str, tmp_path: Path) -> None:
+    said = refused(uneven(method, 48, order=False), with_group_size(method, None), tmp_path / "refused")
+    assert "there are 3 groups of scales for 104 columns, and no group_size in the settings fits" in said
