@@ -186,18 +186,21 @@ def _mlx(asked: Request) -> TensorInfo:
 
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    """Describe an MLX tensor whose codes are small floats, and which has no biases; the settings contain the mode.
+    """Describe an MLX tensor without biases, whose codes are small floats: the mode in the settings that fits it counts.
 
-    Raises UndecodableError if there is no mode, or the scales do not fit.
+    Raises UndecodableError if no such mode is stated, or none fits.
     """
-    mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
-    if not mode:
-        raise UndecodableError("the tensor has no biases, and no setting contains the mode")
-    size, dtype = _MODES[mode]
+    stated = [one for one in asked.settings.stated.modes if one in _MODES]
+    if not stated:
+        raise UndecodableError(
+            f"the tensor has no biases, and no setting names a mode without biases ({', '.join(_MODES)})"
+        )
     raw = replace(codes, dtype="uint8", shape=(*codes.shape[:-1], codes.shape[-1] * 4))
+    mode = next((one for one in stated if _fits(one, raw.shape, scale.shape)), "")
+    if not mode:
+        raise UndecodableError(f"the scales do not fit the codes in the mode {' or '.join(stated)}")
+    size, dtype = _MODES[mode]
     columns, scale = scale.shape[-1] * size, replace(scale, dtype=dtype)
-    if raw.shape[:-1] != scale.shape[:-1] or raw.shape[-1] != (columns if mode == "mxfp8" else columns // 2):
-        raise UndecodableError(f"the scales do not fit the codes in the mode {mode}")
     shape = (*raw.shape[:-1], columns)
     if mode == "mxfp8":
         steps = [(f"step{dim}", size if dim == len(shape) - 1 else 1) for dim in range(len(shape))]
@@ -205,6 +208,12 @@ def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> Tens
             shape, Decoded((("codes", replace(raw, dtype=FLOAT8)), ("scale", scale)), "scaled", tuple(steps))
         )
     return decoded(shape, Decoded((("codes", raw), ("scale", scale)), "fp4", (("block", size), ("turned", 0))))
+
+
+def _fits(mode: str, codes: tuple[int, ...], scales: tuple[int, ...]) -> bool:
+    """Return whether the shapes of codes (in bytes) and of scales fit a mode: at most one mode fits."""
+    columns = scales[-1] * _MODES[mode][0]
+    return codes == (*scales[:-1], columns if mode == "mxfp8" else columns // 2)
 
 
 FLOAT8 = "float8_e4m3fn"

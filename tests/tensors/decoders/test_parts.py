@@ -369,3 +369,20 @@ def test_the_last_group_is_smaller_if_the_settings_say_so(method: str, size: int
 def test_groups_of_an_unknown_size_are_refused(method: str, tmp_path: Path) -> None:
     said = refused(uneven(method, 48, order=False), with_group_size(method, None), tmp_path / "refused")
     assert "there are 3 groups of scales for 104 columns, and no group_size in the settings fits" in said
+
+
+@pytest.mark.parametrize("modes", [("mxfp8", "mxfp4"), ("mxfp4", "nvfp4"), ("affine", "mxfp4")])
+def test_the_mode_of_mlx_that_fits_the_scales_is_taken(modes: tuple[str, str], tmp_path: Path) -> None:
+    def store(g: torch.Generator) -> dict[str, torch.Tensor]:
+        return {".weight": words(g, OUT, IN // 8).view(torch.uint32), ".scales": eight_bits(g, OUT, IN // 32) // 2}
+
+    def weight(name: str, settings: dict[str, Any]) -> torch.Tensor:
+        checkpoint = cs.open_checkpoint(Quantised("x", "", store, settings).folder(tmp_path / name))
+        return operate([checkpoint], [{"dequantize": "**"}])[0].checkpoint.tensor(f"{LAYERS[0]}.weight")
+
+    settings = {"bits": 4, "group_size": 32, "mode": modes[0], "other": {"bits": 4, "group_size": 32, "mode": modes[1]}}
+    assert torch.equal(weight("both", settings), weight("one", {"bits": 4, "group_size": 32, "mode": "mxfp4"}))
+    said = refused(store, {"bits": 4, "group_size": 32, "mode": "affine"}, tmp_path / "affine")
+    assert "has no biases, and no setting names a mode without biases (mxfp4, nvfp4, mxfp8)" in said
+    said = refused(store, {"bits": 4, "group_size": 32, "mode": "nvfp4"}, tmp_path / "other")
+    assert "the scales do not fit the codes in the mode nvfp4" in said
