@@ -167,10 +167,10 @@ def decoded_weight(asked: Request) -> TensorInfo:
     for name, info in made.made.parts:
         kind = DTYPES[info.dtype].kind
         if info.opaque or (info.storage is None and info.made is None):
-            raise UndecodableError(f"the {name} cannot be read")
+            raise UndecodableError(f"the {NAMES.get(name, name)} cannot be read")
         is_nested = name == "scale" and any(role == "nested_scale" for role, _ in made.made.parts)
         if kind not in KINDS.get(name, (kind,)) and not is_nested:
-            raise UndecodableError(f"no decoder accepts {info.dtype} as the dtype of the {name}")
+            raise UndecodableError(f"no decoder accepts {info.dtype} as the dtype of the {NAMES.get(name, name)}")
     told = made.made
     return TensorInfo(made.dtype, made.shape, made=Decoded(told.parts, told.encoding, told.facts, coded.name))
 
@@ -183,6 +183,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 With double quantisation, the ``scale`` of bitsandbytes is an exception: it contains codes, with a ``nested_scale``.
 """
+NAMES: Mapping[str, str] = {
+    "times": "global scale", "over": "global scale", "values": "quant_map", "nested_values": "nested_quant_map",
+    "nested_scale": "nested_absmax", "shift": "zero points", "zero": "zero points", "order": "order of the columns",
+}  # fmt: skip
+"""{role of a stored tensor: its name in messages}; other roles, such as ``scale``, are names themselves."""
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
 """Endings of scales that are applied to the inputs of a layer: such a layer needs more than the decoded weight."""
 AUTOROUND_ZERO = ".weight_zp"

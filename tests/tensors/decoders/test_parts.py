@@ -180,6 +180,7 @@ def awq_gemv(g: torch.Generator) -> dict[str, torch.Tensor]:
         (lambda g: {**BY_NAME["int8"].store(g), ".comfy_quant": eight_bits(g, 9)}, {}, "ComfyUI's own"),
         (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
         (without(".weight_global_scale"), BY_NAME["nvfp4-packed"].settings, "the weight_global_scale is missing"),
+        (lambda g: {**BY_NAME["nvfp4-packed"].store(g), ".weight_global_scale": torch.ones(1, dtype=torch.int32)}, BY_NAME["nvfp4-packed"].settings, "accepts int32 as the dtype of the global scale"),
         (without(".weight.absmax", "bnb-nf4"), BY_NAME["bnb-nf4"].settings, "without which its codes cannot be decoded is missing"),
         (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "the quant_state is not a JSON object"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no block size in the settings fits"),
