@@ -269,8 +269,11 @@ def test_the_largest_counter_of_another_width_fits_or_is_refused() -> None:
     found = torch.load("out.pth", weights_only=True)["n"]
     assert (found.tolist(), found.dtype) == ([5, 4], torch.int32)
     torch.save({"n": torch.tensor([2**40, 2]), "w": torch.ones(2)}, "1.pth")
-    with pytest.raises(cs.PlanError, match="n: the value 1099511627776 does not fit int32"):
+    with pytest.raises(cs.PlanError, match="n: the value 1099511627776 does not fit int32") as raised:
         cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "other.pth")
+    assert raised.value.hint == "Use --int-buffers last, or first: these keep the dtype of that checkpoint."
+    cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="last"), "last.pth")
+    assert torch.load("last.pth", weights_only=True)["n"].tolist() == [2**40, 2]
 
 
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])

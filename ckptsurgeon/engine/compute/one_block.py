@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
 from ...tensors.composition import is_rowwise
 from ...tensors.decoders._decoder import decode_rounded
@@ -172,7 +173,11 @@ def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[
 
 def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, CastLosses]:
     if step.op == "max":
-        return cast_for(step, *largest(_read(parts, box, seen)))
+        try:
+            return cast_for(step, *largest(_read(parts, box, seen)))
+        except PlanError as error:
+            hint = "Use --int-buffers last, or first: these keep the dtype of that checkpoint."
+            raise PlanError(error.message, hint=hint) from None
     with np.errstate(all="ignore"):
         total, wide = average(_read(parts, box, seen), step.weights)
     lost = CastLosses() if np.isfinite(total).all() else CastLosses(_lost(total, _read(parts, box, None)))

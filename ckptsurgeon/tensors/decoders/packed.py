@@ -186,7 +186,7 @@ def _mlx(asked: Request) -> TensorInfo:
 
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    """Describe an MLX tensor without biases, whose codes are small floats: the mode in the settings that fits it counts.
+    """Describe an MLX tensor without biases, whose codes are small floats, in the mode of the settings that fits it.
 
     Raises UndecodableError if no such mode is stated, or none fits.
     """
