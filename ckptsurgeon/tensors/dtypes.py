@@ -125,11 +125,17 @@ _SHORT = {
 def dtype_named(text: str) -> str:
     """Return torch's name of the dtype that a user calls ``text``, such as ``bf16``, ``torch.float16`` or ``half``.
 
-    Raises ConfigError for an unknown name.
+    Raises ConfigError for an unknown name, and for the name of a type of GGUF that stores blocks of codes.
     """
     name = text.strip().removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
-    if name not in DTYPES or name in BLOCKS:
+    if name in BLOCKS:
+        raise ConfigError(
+            f"{text!r} is a way to quantise, not a dtype that values are cast to.",
+            hint="Use one of float32, float16, bfloat16, float64, … ckpt convert quantises with --quantize, or to GGUF "
+            "with --gguf-type.",
+        )
+    if name not in DTYPES:
         raise ConfigError(f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …")
     return name
 
