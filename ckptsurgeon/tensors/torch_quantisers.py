@@ -79,7 +79,9 @@ def quantiser_of(info: TensorInfo) -> Quantiser:
         return _by_tensor(*given)
     if scheme.startswith(BY_CHANNEL) and len(given) == 3:
         return _by_channel(info.shape, scheme, *given)
-    raise UnknownQuantiserError(f"the scheme {scheme[:40]!r} is unknown")
+    is_known = scheme == BY_TENSOR or scheme.startswith(BY_CHANNEL)
+    fault = f"has {len(given)} parameters" if is_known else "is unknown"
+    raise UnknownQuantiserError(f"the scheme {scheme[:40]!r} {fault}")
 
 
 def _by_tensor(scale: Any, zero: Any) -> Quantiser:

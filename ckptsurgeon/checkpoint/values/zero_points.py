@@ -36,7 +36,7 @@ Rounding keeps the two highest groups of 4 bits. So if at least the share ``SOME
 groups, rounding is not the reason.
 """
 SAID = (
-    "packed {} whose lowest code is nearly always 0, unlike their other codes: were the packed words cast to a "
+    "packed {} whose lowest bits are nearly always 0, unlike their highest bits: were the packed words cast to a "
     "floating-point dtype and back?"
 )
 

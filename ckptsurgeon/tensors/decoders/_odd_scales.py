@@ -70,7 +70,7 @@ https://arxiv.org/abs/2209.05433
 MANY = 4
 """If at least this many scales are all 0, or all 1, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
-"""{decoder of unsigned codes: role of zero points or biases}: if these are all 0, no decoded weight is negative."""
+"""{decoder of unsigned codes: role of zero points or biases}: if all are 0, nearly all weights of a group have one sign."""
 
 WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
 """The types of GGUF whose blocks have a minimum. It is added to codes times the scale; in K types, it is subtracted."""
@@ -364,10 +364,10 @@ def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales)
             seen.add(NEGATIVE, made.name)
 
 
-def not_finite(made: Decoded) -> FormatError:
-    """Return the error for a weight with a scale that is NaN or infinite."""
+def not_finite(made: Decoded, part: str = "scale") -> FormatError:
+    """Return the error for a weight with a scale, or another ``part``, that is NaN or infinite."""
     return FormatError(
-        f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.",
+        f"a {part} of the quantised tensor {escape(made.name)} is NaN or infinite.",
         hint="Fetch the file again, or quantise the model again: the values of the tensor are lost. ckpt check "
         "lists such tensors.",
         rule="scale",
@@ -375,13 +375,18 @@ def not_finite(made: Decoded) -> FormatError:
 
 
 def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
-    """Raise FormatError if a scale is NaN or infinite, or if codes are divided by a scale of 0."""
+    """Raise FormatError if a scale, bias or zero point is NaN or infinite, or if codes are divided by a scale of 0.
+
+    Zero points that are subtracted from codes are not checked: their values are counted when they are decoded.
+    """
     for name in SCALES:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-            raise not_finite(made)
+            raise not_finite(made, SCALES[name])
     if "over" in arrays and not arrays["over"].all():
         raise FormatError(f"the codes of {escape(made.name)} are divided by a scale that is 0.", rule="scale")
 
 
-SCALES = ("scale", "bias", "nested_scale", "times", "over", "shift")
-"""The roles of stored tensors whose values must be finite."""
+SCALES = {
+    "scale": "scale", "bias": "bias", "nested_scale": "scale", "times": "scale", "over": "scale", "shift": "zero point",
+}  # fmt: skip
+"""{role of a stored tensor whose values must be finite: what such a value is, for messages}."""

@@ -95,7 +95,7 @@ def _weight(asked: Request) -> TensorInfo:
     if kind in KERNELS:
         raise UndecodableError(
             f"torchao's class {kind} stores codes in an order that only a kernel {KERNELS[kind]} can read: "
-            "the kernel's output for an identity matrix is the weight"
+            "the kernel's output for an identity matrix is the transposed weight"
         )
     if kind and kind not in KINDS:
         raise UndecodableError(f"no decoder knows torchao's class {kind[:60]}")

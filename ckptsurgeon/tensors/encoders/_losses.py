@@ -46,6 +46,6 @@ def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
     if not isfinite(largest):
         raise PlanError(
             f"{escape(name)} has values so large that its codes would be decoded to infinity.",
-            hint="Use a scheme with a larger range: fp8-channel or fp8-block.",
+            hint="In ckpt convert --quantize, use a scheme of larger range (fp8-channel or fp8-block), or --exclude.",
         )
     return RoundingLoss(float(difference @ difference), float(exact @ exact), largest)

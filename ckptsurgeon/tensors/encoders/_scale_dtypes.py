@@ -48,12 +48,15 @@ def _exponents(scale: Array) -> Array:
     return found
 
 
-def cast_scale(made: Encoded, scale: Array) -> Array:
-    """Return scales (float32) in their stored dtype; raises PlanError if a scale exceeds the range of this dtype."""
+def cast_scale(made: Encoded, scale: Array, name: str = "scale") -> Array:
+    """Return scales (float32) in their stored dtype; raises PlanError if one exceeds the range of this dtype.
+
+    ``name`` is what the message calls a scale: affine encodings store biases, too.
+    """
     stored, _ = cast(scale.astype("<f4"), "float32", made.scale_dtype)
     if not np.isfinite(np.asarray(widened(stored, made.scale_dtype))).all():
         raise PlanError(
-            f"a scale of {escape(made.name)} exceeds the range of {made.scale_dtype}, the dtype of its stored scales.",
+            f"a {name} of {escape(made.name)} exceeds the range of {made.scale_dtype}, the dtype of its stored scales.",
             hint="Do not quantise this tensor: write it as plain numbers.",
         )
     return stored

@@ -41,7 +41,7 @@ class _Affine:
         steps = np.rint(edge / scale)
         scale = np.where(steps == 0, scale, edge / np.where(steps == 0, np.float32(1), steps))
         bias = np.where(steps == 0, np.float32(0), edge)
-        stored = {name: cast_scale(made, one) for name, one in (("scale", scale), ("bias", bias))}
+        stored = {name: cast_scale(made, one, name) for name, one in (("scale", scale), ("bias", bias))}
         return {**stored, "exact_scale": scale, "exact_bias": bias}
 
     def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:

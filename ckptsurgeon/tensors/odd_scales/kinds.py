@@ -25,7 +25,7 @@ packed words are lost. ``BELOW``: codes of 8 bits are below the lowest code that
 SAID = {
     ZERO: Note(NoteKind.QUANTISATION, "scales of 0 for codes that are not zero, so that these weights become 0"),
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
-    NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
+    NO_OFFSET: "zero points or biases that are all 0, so that nearly all weights of a group have one sign",
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
@@ -42,7 +42,7 @@ SAID = {
     ),
     ROUNDED: Note(
         NoteKind.BROKEN_CODES,
-        "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
+        "packed words whose lowest bits are nearly always 0, unlike their highest bits: were the packed words cast "
         "to a floating-point dtype and back?",
     ),
     BELOW: Note(

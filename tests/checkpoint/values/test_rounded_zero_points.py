@@ -15,7 +15,9 @@ from ...helpers.coded_matrices import SETTINGS, Encode, awq, gptq, words
 from ...helpers.coded_models import QUICK, coded_tensors, false_alarms, said_by, silent, statuses, write_model
 
 Parts = dict[str, torch.Tensor]
-SAID = "whose lowest code is nearly always 0, unlike their other codes: were the packed words cast to a floating-point"
+SAID = (
+    "whose lowest bits are nearly always 0, unlike their highest bits: were the packed words cast to a floating-point"
+)
 GROUP = 32
 
 

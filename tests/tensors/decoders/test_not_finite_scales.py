@@ -50,3 +50,14 @@ def test_values_that_cannot_be_encoded_do_not_get_an_option_that_the_verb_lacks(
     assert done.code == 4
     assert "; --exclude leaves" not in said
     assert "ckpt " in said
+
+
+def test_a_bias_that_is_not_finite_is_called_a_bias() -> None:
+    BY_NAME["mlx"].folder(Path("a"))
+    state = load_file("a/model.safetensors")
+    key = next(key for key in state if key.endswith(".biases"))
+    state[key].view(-1)[0] = torch.nan
+    save_file(state, "a/model.safetensors", {"format": "pt"})
+    with pytest.raises(cs.FormatError, match=r": a bias of the quantised tensor .* is NaN or infinite"):
+        cs.apply(cs.convert("a", dequantize=True), "out")
+    assert cs.check("a").row("not-finite").status.value == "FAIL"

@@ -46,7 +46,7 @@ def test_words_that_were_floats_are_said(form: str, bits: int, dtype: torch.dtyp
     cast(path, dtype)
     notes = [note for note in said(cs.inspect(path).notes) if "qzeros" not in note]
     (note,) = notes
-    assert note.startswith("m: 2 quantised tensors have packed words whose lowest code is nearly always 0")
+    assert note.startswith("m: 2 quantised tensors have packed words whose lowest bits are nearly always 0")
     assert not said(cs.inspect(path).notes, MIDDLES)
     assert note in cs.convert(path).notes
     assert note in cs.filter(path, include="**").notes

@@ -97,6 +97,7 @@ def test_they_are_read_as_torch_reads_them(key: str, saved: Path) -> None:
         (("torch.per_tensor_affine", 1.0, 1 << 40), "not a valid number"),
         (("torch.per_channel_affine", [1.0], [0], 0), "not tensors"),
         (("torch.per_channel_affine", [1.0], [0], 2), "a dimension that the tensor does not have"),
+        (("torch.per_tensor_affine", 1.0, 0, 0), "the scheme 'per_tensor_affine' has 3 parameters"),
         (("torch.per_channel_symmetric", 1.0, 0), "scheme 'per_channel_symmetric' is unknown"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_decoded_weight_is_a_plain_tensor_in_the_metadata(tmp_path: Path) -> N
         (
             {key: entry("Int4TilePackedTo4dTensor") for key in BOTH},
             "Int4TilePackedTo4dTensor stores codes in an order that only a kernel of CUDA can read: the kernel's "
-            "output for an identity matrix is the weight",
+            "output for an identity matrix is the transposed weight",
         ),
         ({key: entry("NewTensor") for key in BOTH}, "no decoder knows torchao's class NewTensor"),
         ({key: entry("Int4Tensor") for key in BOTH}, "the tensor has no zero points"),
@@ -124,7 +124,7 @@ def test_zero_points_of_4_bits_that_are_not_finite_are_an_error(tmp_path: Path) 
     more = four_bits((2, 4), (2, 4), torch.zeros(4, 8, dtype=torch.int8))
     more["0._weight_zero_point"][0, 0] = float("nan")
     path = saved(tmp_path / "a.safetensors", {**BOTH, "0.weight": entry("Int4Tensor")}, **more)
-    with pytest.raises(FormatError, match="a scale of the quantised tensor 0.weight is NaN or infinite"):
+    with pytest.raises(FormatError, match="a zero point of the quantised tensor 0.weight is NaN or infinite"):
         cs.apply(cs.convert(path, dtype="float32", dequantize=True), tmp_path / "out.safetensors")
 
 

@@ -158,8 +158,16 @@ def test_what_is_beyond_float32_is_an_error(tmp_path: Path) -> None:
 def test_codes_that_would_stand_for_infinity_are_an_error(tmp_path: Path) -> None:
     """The lowest of 16 codes is 8 scales below 0, and the scale is the largest value over 7.5."""
     plan = cs.convert(model(tmp_path / "m.safetensors", torch.full((4, 128), -3.4e38)), quantize="int4-group128")
-    with pytest.raises(cs.PlanError, match="q_proj.weight .* would be decoded to infinity"):
+    with pytest.raises(cs.PlanError, match="q_proj.weight .* would be decoded to infinity.*In ckpt convert"):
         cs.apply(plan, tmp_path / "q.safetensors")
+
+
+@pytest.mark.parametrize(("ends", "what"), [((0, 7e4), "bias"), ((-3e6, 3e6), "scale")])
+def test_a_bias_beyond_its_dtype_is_not_called_a_scale(ends: tuple[float, float], what: str) -> None:
+    info = TensorInfo("float32", (1, 32))
+    made = Encoded((info,), "affine", "codes", (1, 32), "float16", (("bits", 4), ("without_zero", 1)), "w")
+    with pytest.raises(cs.PlanError, match=f"a {what} of w exceeds the range of float16"):
+        encoder_of(made).scales(made, *(np.full((1, 1), end, "<f4") for end in ends), 0.0)
 
 
 def test_memory_does_not_grow_with_the_tensor() -> None:
