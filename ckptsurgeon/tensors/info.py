@@ -101,7 +101,7 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters: 0 unless the type is a float; an element that packs two numbers counts as two."""
+        """The number of parameters: 0 unless the type is a real or complex float; two in one element count as two."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
@@ -150,7 +150,7 @@ class TensorInfo:
 
 
 def tied_keys(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return {key: first key with the same bytes}, for each key whose tensor has the same bytes as an earlier one."""
+    """Return {key: first key with the same stored bytes}, for each key that shares its bytes with an earlier key."""
     begins = {(id(info.storage), info.offset) for info in tensors.values()}
     if len(begins) == len(tensors):  # as in most files; this takes a third of the time
         return {}

@@ -57,7 +57,7 @@ class UndecodableError(Exception):
 
 
 class MissingPartError(UndecodableError):
-    """A stored tensor that is needed to decode the codes, such as their scale, is missing."""
+    """A tensor that decodes the codes, such as their scale, is missing, so that the encoding was not recognised."""
 
 
 class StatedSettings:
@@ -96,7 +96,7 @@ class Request:
         return self.settings.searched.of(self.coded.name.removesuffix(".weight"))
 
     def matrix(self) -> tuple[int, int]:
-        """Return the rows and columns of the weight; raises UndecodableError if the headers do not determine them."""
+        """Return the rows and columns of the weight; raises UndecodableError if the headers determine no matrix."""
         shape = self.coded.shape
         if shape is None or len(shape) != 2 or not all(shape):
             raise UndecodableError("the shape cannot be determined from the headers")
@@ -237,7 +237,7 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
     If ``odd`` is given, the name of the weight is recorded in it for each kind of implausible scales that was found
-    (see ``_odd_scales``). For a matrix, its size (large, small or usual) is recorded, too.
+    (see ``_odd_scales``). For a matrix, its size class is recorded, too.
     """
     made = info.made
     assert isinstance(made, Decoded)

@@ -1,7 +1,7 @@
 """Finds implausible scales and zero points, which no quantisation method writes, while weights are decoded.
 
-A scale is implausible ("odd" in names) if it is negative, if it makes weights larger than any real weight, or if it is
-0 although its codes are not all 0.
+A scale is implausible ("odd" in names) if it is negative in an encoding without negative scales, if it makes weights
+larger than any real weight, or if it is 0 although its codes are not all 0. ``odd_scales.kinds`` lists further kinds.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ https://arxiv.org/abs/2209.05433
 MANY = 4
 """If at least this many scales are all 0, or all 1, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
-"""{decoder of unsigned codes: role of zero points or biases}: if all are 0, nearly all weights of a group have one sign."""
+"""{decoder of unsigned codes: role of zero points or biases}.
+
+If all of these are 0, nearly all weights of a group have one sign.
+"""
 
 WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
 """The types of GGUF whose blocks have a minimum. It is added to codes times the scale; in K types, it is subtracted."""
@@ -99,7 +102,7 @@ SAMPLED = 1024
 def add_size(
     info: TensorInfo, values: Array, dtype: str, seen: OddScales, codes: Callable[[], Array | None] = lambda: None
 ) -> None:
-    """Record the size (large, small or usual) of a decoded matrix in ``seen``; ``values`` is a part of it as ``dtype``.
+    """Record the size class and the mean of a decoded matrix in ``seen``; ``values`` is a part of it as ``dtype``.
 
     The size is judged by the root mean square of the values. A part has no size if it contains only zeros, or values
     that are not finite. Only values at equal distances are used; the distance is an odd number, so that they are spread
@@ -185,7 +188,7 @@ def find_odd_scales(
 
     ``arrays`` contains, by role, the parts of the stored tensors that were read for the part ``box`` of the weight.
     ``decode_part`` returns the decoded values of such arrays and such a box. All values are decoded only if a scale is
-    zero, or if all are negative; a few rows are decoded to compare zero points with codes.
+    zero or negative; a few rows are decoded to compare zero points with codes.
     """
     if made.encoding == "ctranslate2" and bool((arrays["over"] < 0).any()):
         seen.add(NEGATIVE, made.name)
@@ -344,9 +347,9 @@ def _has_no_negative(made: Decoded) -> bool:
 
 
 def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales) -> None:
-    """Record a GGUF tensor in ``seen`` if the scales of all blocks in a part of it are 0, or are negative.
+    """Record a GGUF tensor in ``seen`` for each kind of implausible scales or codes in a part of it.
 
-    ``codes`` are the bytes of these blocks, ``values`` the decoded numbers.
+    ``codes`` are the bytes of its blocks, ``values`` the decoded numbers.
     """
     dtype = made.of[0].dtype
     blocks = codes.reshape(-1, BLOCKS[dtype][1])

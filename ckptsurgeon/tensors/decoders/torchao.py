@@ -151,7 +151,8 @@ def _plain(stored: Any) -> object:
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
     """Describe codes that are plain numbers; each block of codes has a scale, and perhaps a zero point.
 
-    The number of scales along a dimension must divide the number of codes. If it does not, UndecodableError is raised.
+    Raises UndecodableError if the number of scales or zero points along a dimension does not divide the number of
+    codes, or if the two have different shapes.
     """
     for one in (scale, *([zero] if zero is not None else [])):
         if len(one.shape) != len(codes.shape) or any(

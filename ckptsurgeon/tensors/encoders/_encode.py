@@ -48,7 +48,8 @@ def encode(
 
     ``info.made`` is an ``Encoded``. The array has the numpy type that ``raw_dtype`` returns. ``read`` returns a part of
     the weight. Pass the same ``kept`` for all parts of a tensor: it caches numbers that need all values. ``measured``
-    is called with the rounding loss of the codes in ``box``. Raises PlanError if a value is NaN or infinite.
+    is called with the rounding loss of the codes in ``box``. Raises PlanError if a value is NaN or infinite, or if a
+    scale exceeds the range of its dtype.
     """
     made = info.made
     assert isinstance(made, Encoded)

@@ -18,7 +18,8 @@ __all__ = ["UnencodableError", "encoded_like"]
 def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     """Return {key ending: stored tensor} for ``weight`` in the encoding of the existing quantised tensor ``asked``.
 
-    The returned tensors have the endings, dtypes and shapes of the stored tensors of ``asked``. So the settings in
+    The returned tensors have the endings, dtypes and shapes of the stored tensors of ``asked`` (but a ``weight_shape``
+    that was cast to floats becomes int64). So the settings in
     config.json (block and group sizes, zero points, bits and so on) stay correct. Stored tensors that describe the
     encoding, and scales of a layer's inputs, are taken from ``asked``.
 
@@ -29,7 +30,8 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     If nothing changed a weight, copy its codes instead: integers shrink a little each time that they are decoded and
     rounded again, because the largest integer is not the end of the range. Small floats do not shrink.
 
-    Raises UnencodableError if the encoding has no encoder, UndecodableError if ``asked`` cannot be decoded.
+    Raises UnencodableError if no encoder can make one of the stored tensors, or if ``weight`` has another shape;
+    UndecodableError if ``asked`` cannot be decoded.
     """
     info = decoded_weight(asked)
     made = info.made

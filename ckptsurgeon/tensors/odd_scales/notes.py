@@ -222,7 +222,7 @@ class OddScales:
         self._signs.setdefault(name, []).append((below, number))
 
     def add_all_but_sizes(self, other: OddScales) -> None:
-        """Add the records of ``other``, except sizes: ``other`` is about embeddings, which have other sizes."""
+        """Add the records of ``other``, which is about embeddings, except sizes and shifts: these differ there."""
         for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC, CHOSEN):
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans

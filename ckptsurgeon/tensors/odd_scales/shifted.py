@@ -42,8 +42,8 @@ If zero points are off by one, most shifts are between 0.9 and 1.2.
 MOST_STEPS = 1.4
 """A shift of more steps than this is of the kind ``UNCLEAR``, too."""
 OFF_BY_ONE = (
-    f"a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
-    "points that are off by one (checkpoint_format gptq, gptq_v2)"
+    f"a mean of over {percent(SHIFT)} of their root mean square: perhaps the zero points or biases are wrong, such as "
+    "zero points that are off by one (checkpoint_format gptq, gptq_v2)"
 )
 ONE_STEP = (
     "weights that are shifted by about one step between codes, unlike the same matrix of other layers: perhaps "

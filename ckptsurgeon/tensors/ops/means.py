@@ -62,7 +62,7 @@ def largest(parts: Iterable[Part]) -> Part:
 
 
 def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
-    """Return double-precision values rounded once to ``dtype``, and how many became infinite or zero.
+    """Return double-precision values rounded once to ``dtype``, and how many became infinite (or were clipped) or zero.
 
     ``wide`` is the dtype of the values, float64 or complex128. ``cast`` would round twice, since it goes through
     float32. Raises PlanError if a value is negative and ``dtype`` has no negative numbers.
@@ -111,7 +111,7 @@ def _odd(values: Array) -> Array:
 
 
 def scaled(values: Array, dtype: str, factor: float) -> Array:
-    """Return values multiplied by ``factor``, rounded to their dtype; raises PlanError if a value becomes infinite."""
+    """Return values times ``factor``, rounded to their dtype; raises PlanError if one exceeds the dtype's range."""
     single, power = _is_exact_in_single(dtype, factor), power_of(dtype, factor)
 
     def product(at: slice) -> tuple[Array, CastLosses]:
@@ -174,8 +174,8 @@ def _is_exact_in_single(dtype: str, factor: float) -> bool:
 def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False, weights: Sequence[float] = ()) -> Array:
     """Return the sum of arrays of the dtype ``dtype``, or their mean if ``is_mean``, rounded to this dtype.
 
-    In a sum, each array is multiplied by its weight, if there are ``weights``. Raises PlanError if a value becomes
-    infinite.
+    In a sum, each array is multiplied by its weight, if there are ``weights``. Raises PlanError if a value
+    exceeds the range of the dtype.
     """
     factors = () if is_mean else weights or [1.0] * len(parts)
     flat = [values.reshape(-1) for values in parts]

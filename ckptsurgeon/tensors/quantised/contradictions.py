@@ -193,7 +193,7 @@ def _groups(one: QuantisedTensor, groups: int, stated: StatedValues) -> Iterator
     columns = one.shape[-1] if one.shape else 0
     possible = [-(-columns // size) if size > 0 else 1 for size in stated.sizes]
     if possible and columns and groups and groups not in possible:
-        size = str(columns // groups) if columns % groups == 0 else f"{groups} for {columns}"
+        size = str(columns // groups) if columns % groups == 0 else f"{groups} scales for {columns} columns"
         yield Contradiction("group_size", str(stated.sizes[0]), size)
 
 
@@ -222,7 +222,7 @@ def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradic
     words = [-(-columns // size // 8) for size in sizes]
     padded = {-(-number // multiple) * multiple * 8 for number in words for multiple in (1, 2, 4)}
     if sizes and groups not in {*padded, *(columns // size for size in sizes)}:
-        yield Contradiction("group_size", str(sizes[0]), f"{groups} scales for {columns}")
+        yield Contradiction("group_size", str(sizes[0]), f"{groups} scales for {columns} columns")
 
 
 def _mlx(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:

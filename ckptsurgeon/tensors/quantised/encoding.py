@@ -134,11 +134,11 @@ class QuantisedTensor:
     """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
     ``name`` is the key that it would have if it were not quantised, ``method`` the name of its encoding, ``codes`` the
-    key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters of the decoded weight
-    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number of parameters is at
-    least ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings have
-    them. ``form`` is an index: the quantised tensors of one state dict that have the same encoding, endings, dtypes and
-    shapes have the same ``form``.
+    key of its codes ("" if they are missing or in another shard). ``parameters`` is the number of parameters of the
+    decoded weight and ``shape`` its shape; each is None if it cannot be determined from the headers. The number of
+    parameters is at least ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown
+    encodings have them. ``form`` is an index: the quantised tensors of one state dict that have the same encoding,
+    endings, dtypes and shapes have the same ``form``.
     """
 
     name: str
@@ -219,7 +219,7 @@ class QuantisedTensors:
         return coded is None or coded.parameters is not None or key != coded.codes
 
     def has_numbers(self, key: str, info: TensorInfo) -> bool:
-        """Return whether the values of a stored tensor are plain numbers: not codes, and not integers such as g_idx."""
+        """Return whether a stored tensor is no part of a quantised tensor, or a part with floats that are not codes."""
         coded = self.by_key.get(key)
         return coded is None or (DTYPES[info.dtype].kind == "float" and key not in (coded.codes, *coded.more_codes))
 

@@ -99,7 +99,7 @@ def family(method: str) -> str:
 
 
 def is_packed_in_floats(key: str, codes: QuantisedTensors) -> bool:
-    """Return whether a matrix of one column contains codes of bitsandbytes, which may be stored in floats.
+    """Return whether a tensor contains codes of bitsandbytes: those of 4 bits may be stored in floats, in one column.
 
     With the setting ``bnb_4bit_quant_storage``, a float packs codes of 4 bits: it is not a number, and may look like
     NaN. ``codes`` are the quantised tensors of the checkpoint.

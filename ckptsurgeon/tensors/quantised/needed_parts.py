@@ -4,7 +4,7 @@ The modules in ``encodings`` list the tensors that each method stores. Tensors t
 if the format is known. GPTQ and AWQ store zero points in their own formats but not in Marlin's; AWQ stores none if
 ``zero_point`` is false. The format marlin-24 of compressed-tensors has different names for all tensors. MLX stores
 biases only with scales that are floats. Tensors that are needed because of a setting (``g_idx``, ``weight_zero_point``)
-are checked in ``_facts``.
+are checked in ``contradictions``.
 """
 
 from __future__ import annotations

@@ -151,9 +151,10 @@ def lone_parts(
     """Yield quantised tensors with scales or zero points, but no codes, in this file; such tensors can only be copied.
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
-    these endings suffice as proof. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of
-    other shards), or the endings must be ones that plain tensors never have. If codes were cast to a dtype that codes
-    never have, they are treated as one more stored tensor next to the scales. Scales of a KV cache are left out.
+    most endings suffice as proof. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of
+    other shards), or the endings and dtypes must be ones that only quantised tensors have. If codes were cast to a
+    dtype that codes never have, they are treated as one more stored tensor next to the scales. Scales of a KV cache are
+    left out.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():

@@ -230,7 +230,7 @@ _NVFP4_WHOLE = (".weight_scale_2", ".weight_global_scale")
 def wrong_nvfp4_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (name, ending of the scale, its dtype, the right dtype) for each nvfp4 weight whose scales were cast.
+    """Yield (name, ending of the scale, its dtype, text with the right dtype) for each nvfp4 weight with cast scales.
 
     Weights with block scales and a scale of the whole weight are nvfp4 if the settings say so, or if most of them are
     recognised as nvfp4. The scale of a whole weight may have any dtype, because loaders cast it: it is yielded only if
