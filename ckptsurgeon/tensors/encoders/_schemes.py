@@ -136,7 +136,7 @@ def misfit(info: TensorInfo, scheme: Scheme) -> str:
     """Return the reason why a tensor cannot be quantised under ``scheme``; '' if it can."""
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind != "float" or dtype.is_packed or dtype.bits < 16:
-        return f"it is {info.opaque or info.dtype}"
+        return info.opaque or f"it is {info.dtype}"
     if len(info.shape) != 2:
         return f"it has {len(info.shape)} dimension{'' if len(info.shape) == 1 else 's'}, not 2"
     if not info.numel:

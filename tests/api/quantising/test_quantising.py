@@ -306,3 +306,9 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
     with pytest.raises(cs.PlanError, match="is an adapter"):
         cs.convert(tmp_path, quantize="int8")
+
+
+def test_a_sparse_matrix_is_not_quantised() -> None:
+    torch.save({"q_proj.weight": torch.eye(256).to_sparse()}, "sparse.pth")
+    with pytest.raises(cs.PlanError, match=r"has no matrix to quantise \(it is sparse\)"):
+        cs.convert("sparse.pth", quantize="int8")
