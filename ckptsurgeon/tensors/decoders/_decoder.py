@@ -152,7 +152,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
     if len(asked.parts) > 1 and not (asked.codes.shape and asked.codes.numel):  # torch stores scales with the codes
         raise UndecodableError(f"the codes have the shape {list(asked.codes.shape)}, which cannot be decoded")
     if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
-        raise UndecodableError(f"the {empty.lstrip('._')} has no elements")
+        raise UndecodableError(f"the stored tensor {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
     if family(coded.method) == IN_OTHER_SHARD:
         raise UndecodableError("the scales are in another shard; name the model's folder instead of one file")

@@ -191,6 +191,8 @@ def awq_gemv(g: torch.Generator) -> dict[str, torch.Tensor]:
         (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(4, 8, dtype=torch.int64)}, {}, "the zero points are int64, not int32 or uint32"),
         (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(3, 8, dtype=torch.int32)}, {}, "the zero points have the shape [3, 8], but the scales need [4, 8]"),
         (lambda g: {**BY_NAME["awq"].store(g), ".qzeros": torch.ones(3, 8, dtype=torch.int32)}, BY_NAME["awq"].settings, "the zero points have the shape [3, 8], but the scales need ["),
+        (lambda g: {**BY_NAME["fp8-tensor"].store(g), ".weight_scale_inv": torch.full((1,), 7.0)}, {}, "the tensor has two scales (weight_scale_inv and weight_scale), which differ"),
+        (lambda g: {**BY_NAME["awq"].store(g), ".scales": torch.ones(0, OUT).half()}, BY_NAME["awq"].settings, "the stored tensor scales has no elements"),
         (awq_gemv, BY_NAME["awq"].settings | {"zero_point": False}, "the codes have the layout of matrix-vector products (gemv), which no decoder knows"),
     ],
 )  # fmt: skip
@@ -387,3 +389,12 @@ def test_the_mode_of_mlx_that_fits_the_scales_is_taken(modes: tuple[str, str], t
     assert "has no biases, and no setting names a mode without biases (mxfp4, nvfp4, mxfp8)" in said
     said = refused(store, {"bits": 4, "group_size": 32, "mode": "nvfp4"}, tmp_path / "other")
     assert "the scales do not fit the codes in the mode nvfp4" in said
+
+
+def test_two_equal_scales_are_one(tmp_path: Path) -> None:
+    def store(g: torch.Generator) -> dict[str, torch.Tensor]:
+        made = BY_NAME["fp8-tensor"].store(g)
+        return {**made, ".weight_scale_inv": made[".weight_scale"].clone()}
+
+    receipt = cs.apply(cs.convert(Quantised("x", "", store).folder(tmp_path / "m"), dequantize=True), tmp_path / "out")
+    assert receipt.counts["derived"] == len(LAYERS)
