@@ -185,7 +185,7 @@ With double quantisation, the ``scale`` of bitsandbytes is an exception: it cont
 """
 NAMES: Mapping[str, str] = {
     "times": "global scale", "over": "global scale", "values": "quant_map", "nested_values": "nested_quant_map",
-    "nested_scale": "nested_absmax", "shift": "zero points", "zero": "zero points", "order": "order of the columns",
+    "nested_scale": "nested_absmax", "shift": "zero points", "zero": "zero points", "order": "g_idx",
 }  # fmt: skip
 """{role of a stored tensor: its name in messages}; other roles, such as ``scale``, are names themselves."""
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")

@@ -73,9 +73,12 @@ class _Scaled:
             raise UndecodableError(f"{error}{fused}") from None
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
-            zero, others = _aligned(codes.shape, zero, sizes)
-            if others != steps:
-                raise UndecodableError("the zero points have a different shape from the scales")
+            if fitted_scales(codes.shape, zero.shape) != scale.shape:
+                raise UndecodableError(
+                    f"the zero points have the shape {list(zero.shape)}, which does not fit the scales "
+                    f"{list(scale.shape)}"
+                )
+            zero = reshape(zero, scale.shape)
             found.append(("zero", zero))
         facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
         bits = few_bits(own) if codes.dtype == "int8" else 0

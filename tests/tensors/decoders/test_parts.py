@@ -193,6 +193,7 @@ def awq_gemv(g: torch.Generator) -> dict[str, torch.Tensor]:
         (lambda g: {**BY_NAME["awq"].store(g), ".qzeros": torch.ones(3, 8, dtype=torch.int32)}, BY_NAME["awq"].settings, "the zero points have the shape [3, 8], but the scales need ["),
         (lambda g: {**BY_NAME["fp8-tensor"].store(g), ".weight_scale_inv": torch.full((1,), 7.0)}, {}, "the tensor has two scales (weight_scale_inv and weight_scale), which differ"),
         (lambda g: {**BY_NAME["awq"].store(g), ".scales": torch.ones(0, OUT).half()}, BY_NAME["awq"].settings, "the stored tensor scales has no elements"),
+        (lambda g: {**BY_NAME["int8"].store(g), ".weight_zero_point": torch.zeros(3, dtype=torch.int8)}, {}, "the zero points have the shape [3], which does not fit the scales [64, 1]"),
         (awq_gemv, BY_NAME["awq"].settings | {"zero_point": False}, "the codes have the layout of matrix-vector products (gemv), which no decoder knows"),
     ],
 )  # fmt: skip
