@@ -59,7 +59,7 @@ def store_errors() -> Iterator[None]:
         if type(error).__module__ != "torch.distributed":  # the module of the store's errors
             raise
         raise OutputError(
-            "the connection between the processes is lost: the first process or its machine has stopped.",
+            "the connection between the processes is lost: perhaps the first process or its torchrun has stopped.",
             hint="Read the messages of the first process.",
         ) from error
 

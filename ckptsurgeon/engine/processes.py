@@ -59,8 +59,8 @@ def pauses() -> Iterator[None]:
 def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile]]:
     """Divide the files ``parts`` of an output between ``number`` processes; return the files for each process.
 
-    All processes get nearly the same number of bytes: the files are assigned from the largest to the smallest, each to
-    the process that has the fewest bytes so far.
+    So that the numbers of bytes are similar, the files are assigned from the largest to the smallest, each to the
+    process that has the fewest bytes so far.
     """
     shares: list[list[OutputFile]] = [[] for _ in range(number)]
     sizes = [0] * number
@@ -104,7 +104,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def join(self) -> None:
-        """Wait until all processes have joined; raises ConfigError if some do not.
+        """Wait until all processes have joined; raises ConfigError if one does not.
 
         When ``torchrun`` restarts the processes, its store still contains the keys of the earlier processes. So each
         process publishes a random number, and the first process answers with a name for exactly these numbers. This
@@ -119,9 +119,10 @@ class ProcessGroup:
                 break
             if self.is_first:
                 numbers = {str(rank): self._get(f"here {rank}") for rank in others}
-                if None not in numbers.values():
+                missing = [rank for rank in others if numbers[str(rank)] is None]
+                if not missing:
                     self._put("called", {"name": own, "numbers": numbers})
-                missing = [rank for rank in others if self._get(f"answered {rank}") != own]
+                    missing = [rank for rank in others if self._get(f"answered {rank}") != own]
                 name = "" if missing else own
             else:
                 self._put(f"here {self.rank}", own)
@@ -132,9 +133,12 @@ class ProcessGroup:
             if name:
                 self._token = f"{name} "
                 return
-        names = listing([f"process {rank}" for rank in missing]) if self.is_first else "the first one"
+        names = listing([f"process {rank}" for rank in missing])
+        said = f"of {self.size} processes, {names} did not join within {WAIT_S:.0f} s."
+        if not self.is_first:
+            said = f"process 0, which waits for all {self.size} processes, did not answer within {WAIT_S:.0f} s."
         raise ConfigError(
-            f"of {self.size} processes, {names} did not join within {WAIT_S:.0f} s.",
+            said,
             hint=f"Start all {self.size} processes with torchrun; for one process, unset RANK and WORLD_SIZE.",
         )
 
@@ -213,7 +217,7 @@ class ProcessGroup:
             self._put(f"failed {self.rank}", row_of(error))
 
     def check(self) -> None:
-        """Raise the error of the first process if this process has failed, and OutputError if it no longer responds."""
+        """Raise the error of the first process if it has failed; raise OutputError if it no longer responds."""
         if self._has("end"):
             self.wait_for_end()
         self._check_alive([0])

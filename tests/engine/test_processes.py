@@ -241,8 +241,16 @@ def test_a_process_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(cs.ConfigError, match="of 3 processes, process 1, process 2 did not join within 0 s") as caught:
         ProcessGroup(0, 3, HashStore()).join()
     assert "unset RANK and WORLD_SIZE" in caught.value.hint
-    with pytest.raises(cs.ConfigError, match="of 3 processes, the first one did not join"):
+    with pytest.raises(cs.ConfigError, match="process 0, which waits for all 3 processes, did not answer within 0 s"):
         ProcessGroup(2, 3, HashStore()).join()
+
+
+def test_a_process_that_waits_for_another_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WAIT_S", 0.2)
+    store = HashStore()
+    store.set("here 1", '["0123"]')
+    with pytest.raises(cs.ConfigError, match="of 3 processes, process 2 did not join within 0 s"):
+        ProcessGroup(0, 3, store).join()
 
 
 @pytest.mark.long
