@@ -67,7 +67,8 @@ def store_errors() -> Iterator[None]:
 def row_of(error: BaseException) -> dict[str, Any]:
     """Return an error as a dict of strings, in which another process can receive it."""
     if isinstance(error, CheckpointError):
-        return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+        return {"type": known.__name__, "message": error.message, "hint": error.hint}
     if isinstance(error, MemoryError):
         return {"type": "OutputError", "message": "there is not enough memory."}
     if isinstance(error, OSError):

@@ -24,8 +24,9 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine import part_worker, processes, staged_output
 from ckptsurgeon.engine.compute import compute
 from ckptsurgeon.engine.compute.reading import OutputBlock
-from ckptsurgeon.engine.context import MergeContext
+from ckptsurgeon.engine.context import MergeContext, memory_error
 from ckptsurgeon.engine.part_run import PartRun
+from ckptsurgeon.engine.process_store import error_of, row_of
 from ckptsurgeon.engine.processes import ProcessGroup, shared_out
 from ckptsurgeon.storage.write.journal import JOURNAL
 from ckptsurgeon.util.torchrun import cores_of_process, number_of_processes, rank_of_process
@@ -243,6 +244,12 @@ def test_a_process_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatc
     assert "unset RANK and WORLD_SIZE" in caught.value.hint
     with pytest.raises(cs.ConfigError, match="process 0, which waits for all 3 processes, did not answer within 0 s"):
         ProcessGroup(2, 3, HashStore()).join()
+
+
+def test_an_error_of_another_process_keeps_its_class() -> None:
+    found = error_of(row_of(memory_error("a tensor takes 2 GB of memory.", 2 << 30)), "process 1")
+    assert type(found) is cs.PlanError
+    assert found.message == "process 1: a tensor takes 2 GB of memory."
 
 
 def test_a_process_that_waits_for_another_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
