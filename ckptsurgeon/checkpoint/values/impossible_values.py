@@ -56,7 +56,7 @@ have some negative values, but not in all rows of all layers.
 TENSORS, BYTES = 512, 1 << 14
 """The largest number of small tensors that a command reads for notes, and of bytes of each tensor."""
 MANY = 64
-"""If a tensor has more values than this, and none is negative, its extremes are not computed, to save time."""
+"""If a tensor has more values than this, and none is negative, its extremes need not be computed: this saves time."""
 INTEGERS = ("int64", "int32")
 DTYPES = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i"}
 """{dtype that is read: its format in the module struct}; bfloat16 is read, too."""
@@ -92,13 +92,16 @@ def said_of(one: ImpossibleValues) -> Note:
     return Note(kind, f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}")
 
 
-def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Extent:
-    """Return a function that reads the lowest and the highest value of at most ``TENSORS`` tensors of local files."""
+def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], *, is_exact: bool = False) -> Extent:
+    """Return a function that reads the lowest and the highest value of at most ``TENSORS`` tensors of local files.
+
+    If ``is_exact`` is false, it may return (0, infinity) for a tensor without negative values.
+    """
     extents: dict[str, tuple[float, float] | None] = {}
 
     def extent(key: str) -> tuple[float, float] | None:
         if key not in extents and len(extents) < TENSORS:
-            extents[key] = _read_extent(tensors[key], handles)
+            extents[key] = _read_extent(tensors[key], handles, is_exact=is_exact)
         return extents.get(key)
 
     return extent
@@ -157,7 +160,7 @@ def _initial_statistics(
 
 
 def _large_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    found = {key: ends[1] for key in keys if (ends := extent(key)) is not None and ends[1] > log(LARGEST_SCALE)}
+    found = {key: ends[1] for key in keys if (ends := extent(key)) is not None and log(LARGEST_SCALE) < ends[1] < inf}
     if found:
         largest = max(found.values())
         scale = exp(largest) if largest < 700 else inf
@@ -191,8 +194,11 @@ def _if_all(keys: Iterable[str], extent: Extent, is_odd: Callable[[float, float]
     return found
 
 
-def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, float] | None:
-    """Return the lowest and highest value at the beginning of a tensor; None if it cannot be read."""
+def _read_extent(info: TensorInfo, handles: Mapping[str, File], *, is_exact: bool) -> tuple[float, float] | None:
+    """Return the lowest and highest value at the beginning of a tensor.
+
+    The result is None if the values cannot be read, or if one is NaN or infinite.
+    """
     file = handles.get(info.storage.file) if info.storage is not None else None
     if info.storage is None or not is_local(file):
         return None
@@ -200,16 +206,19 @@ def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, 
         return None
     with suppress(CheckpointError):  # commands that read the values report such errors
         number = min(info.numel, BYTES // info.itemsize)
-        return _ends(bytes(file.read(info.storage.offset + info.offset, number * info.itemsize)), info)
+        return _ends(
+            bytes(file.read(info.storage.offset + info.offset, number * info.itemsize)), info, is_exact=is_exact
+        )
     return None
 
 
-def _ends(raw: bytes, info: TensorInfo) -> tuple[float, float] | None:
+def _ends(raw: bytes, info: TensorInfo, *, is_exact: bool) -> tuple[float, float] | None:
     size = info.itemsize
     if raw == raw[:size] * (len(raw) // size):  # the usual case, and fast
         raw = raw[:size]
     number = len(raw) // size
-    if number > MANY and info.dtype not in INTEGERS and raw[size - 1 :: size].isascii():  # no sign bit is set
+    is_skipped = number > MANY and info.dtype not in INTEGERS and not is_exact
+    if is_skipped and raw[size - 1 :: size].isascii():  # no sign bit is set
         return 0.0, inf
     if info.dtype == "bfloat16":
         raw = b"".join(b"\0\0" + raw[at : at + 2] for at in range(0, len(raw), 2))

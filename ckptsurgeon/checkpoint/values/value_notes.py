@@ -80,7 +80,7 @@ def value_notes(
     numbers = tensors
     if coded:
         scales = activation_scales(tensors, coded)
-        some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
+        some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles, is_exact=True)
         yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
         packed = {key for key, one in tensors.items() if one.shape[1:] == (1,) and is_packed_in_floats(key, codes)}
         numbers = {key: one for key, one in tensors.items() if key not in packed}

@@ -42,6 +42,15 @@ def test_sound_scales_get_no_note(dtype: torch.dtype) -> None:
     assert found_in(fp8(dtype)) == ([], [])
 
 
+@pytest.mark.parametrize("lowest", [0.01, 0.0])
+def test_scales_of_many_channels_are_read(lowest: float) -> None:
+    state = fp8()
+    for layer in range(LAYERS):
+        state[f"model.layers.{layer}.self_attn.k_scale"] = torch.linspace(0.01, 0.05, 128)
+    state["model.layers.2.self_attn.k_scale"][7] = lowest
+    assert list(map(bool, found_in(state))) == [lowest == 0] * 2
+
+
 @pytest.mark.parametrize("value", [0.0, -0.04])
 @pytest.mark.parametrize("key", ["self_attn.k_scale", "self_attn.v_scale", "mlp.up_proj.input_scale"])
 def test_scales_of_zero_or_below_are_said(key: str, value: float) -> None:
