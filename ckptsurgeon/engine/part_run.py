@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -237,8 +238,8 @@ def unsound_copy_notes(keys: Sequence[str], said: Sequence[str]) -> tuple[str, .
 
     ``said`` are the notes of the plan; tensors that one of them names as not finite are left out.
     """
-    before = [note for note in said if is_non_finite_note(note)]
-    keys = [key for key in keys if not any(escape(key) in note for note in before)]
+    before = "\n".join(filter(is_non_finite_note, said))
+    keys = [key for key in keys if not re.search(rf"(?<!\S){re.escape(escape(key))}(?![^\s,])", before)]
     if not keys:
         return ()
     return (Note(NoteKind.SERIOUS, f"NaN or infinite values were copied (ckpt check counts them): {listing(keys)}"),)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.values import value_notes
+from ckptsurgeon.engine.part_run import unsound_copy_notes
 from ckptsurgeon.tensors.dtypes import has_non_finite, size_of_float
 
 from ..conftest import Result
@@ -99,6 +100,13 @@ def test_a_copy_says_it_of_what_it_copies(dtype: torch.dtype) -> None:
     receipt = cs.apply(plan, "out", max_shard_size="150KB")
     assert any("NaN or infinite values were copied (ckpt check counts them): l.2.fc.weight" in n for n in receipt.notes)
     assert Path("out").is_dir()
+
+
+def test_a_key_within_the_key_of_another_tensor_is_said() -> None:
+    said = ["1 small tensor has NaN or infinite values: layers.0.fc_weight, and 0.fc"]
+    keys = ["fc_weight", "layers.0.fc", "0.fc", "layers.0.fc_weight"]
+    (note,) = unsound_copy_notes(keys, said)
+    assert note.endswith(": fc_weight, layers.0.fc")
 
 
 def test_what_the_plan_has_said_is_not_said_again() -> None:
