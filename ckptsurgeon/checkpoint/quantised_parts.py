@@ -140,11 +140,17 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         yield f"{escape(path)}: {has} {OSS_SCALES[1:]} in {POWERS}, {said}: {listing(names, SHOWN)}"
     yield from _turned(path, codes, tensors)
     whole = {form: end for form, one in codes.by_form().items() if (end := _whole_scale(one, tensors))}
-    if whole:
-        names = [one.name for one in codes.tensors if one.form in whole]
+    for scale in dict.fromkeys(whole.values()):
+        names = [one.name for one in codes.tensors if whole.get(one.form) == scale]
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
-        what = f"integers as {next(iter(whole.values()))}, from which no weights can be decoded"
-        yield Note(NoteKind.BROKEN_CODES, f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}")
+        is_of_activations = ACTIVATION.fullmatch(scale.partition(" ")[0]) is not None
+        why = (
+            "although scales of activations are fractions"
+            if is_of_activations
+            else "from which no weights can be decoded"
+        )
+        kind = NoteKind.QUANTISATION if is_of_activations else NoteKind.BROKEN_CODES
+        yield Note(kind, f"{escape(path)}: {has} integers as {scale}, {why}: {listing(names, SHOWN)}")
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"but {count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'} {escape(one.usual)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -72,6 +72,27 @@ def test_a_weight_shape_of_floats_that_may_be_rounded_is_refused(tmp_path: Path)
         cs.CheckpointError, match="the weight_shape is bfloat16, not int64 or int32: these sizes may be rounded"
     ):
         cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("weight_scale", "from which no weights can be decoded"),
+        ("input_scale", "although scales of activations are fractions"),
+    ],
+)
+def test_scales_of_integers(end: str, why: str, tmp_path: Path) -> None:
+    state = {
+        f"layers.{layer}.fc.{name}": value
+        for layer in range(3)
+        for name, value in {
+            "weight": torch.ones(16, 16).to(torch.float8_e4m3fn), "weight_scale": torch.ones(1),
+            "input_scale": torch.ones(1), end: torch.ones(1, dtype=torch.int32),
+        }.items()
+    }  # fmt: skip
+    save_file(state, tmp_path / "x.safetensors")
+    (note,) = [one for one in cs.inspect(tmp_path / "x.safetensors").notes if "integers as" in one]
+    assert f"3 quantised tensors have integers as {end} (int32), {why}: layers.0.fc.weight" in note
 
 
 @pytest.mark.parametrize("model", FOUR_BITS.values(), ids=lambda one: one.name)
