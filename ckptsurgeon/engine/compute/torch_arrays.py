@@ -20,11 +20,14 @@ def check_device(device: str) -> None:
     """Raise ConfigError if a device is neither "cpu" nor "cuda", or if it is "cuda" and torch finds no usable GPU."""
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {escape(device)} is unknown.", hint="Use cpu or cuda.")
-    if device == "cuda":
-        import torch
+    if not _is_there(device):
+        raise ConfigError("--device cuda: torch finds no usable GPU.", hint="Leave --device out.")
 
-        if not torch.cuda.is_available():
-            raise ConfigError("--device cuda: torch finds no usable GPU.", hint="Leave --device out.")
+
+def _is_there(device: str) -> bool:
+    import torch
+
+    return device != "cuda" or torch.cuda.is_available()
 
 
 class _Namespace(ModuleType):
@@ -41,8 +44,12 @@ class _Namespace(ModuleType):
 
 
 def torch_arrays(device: str) -> ModuleType:
-    """Return torch as an array library for a device; raises ConfigError if there is no such device."""
-    check_device(device)
+    """Return torch as an array library for the device in a plan; raises ConfigError if torch finds no such device."""
+    if not _is_there(device):
+        raise ConfigError(
+            f"the plan merges on the device {device}, but torch finds no usable GPU.",
+            hint="Make the plan again, on this machine and without --device.",
+        )
     import torch
 
     def extreme(whole: Callable[..., Any], along: Callable[..., Any]) -> Callable[..., Any]:

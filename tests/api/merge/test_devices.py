@@ -122,8 +122,9 @@ def test_without_a_gpu_cuda_is_an_error_that_says_so(ckpt: Run) -> None:
     done = ckpt(*asked, "tpu", "-n")
     assert (done.code, done.err) == (2, "error: --device tpu is unknown. Use cpu or cuda.\n")
     plan = on_device(planned("linear"), "cuda")  # made where there is one
-    with pytest.raises(cs.ConfigError, match="torch finds no usable GPU"):
+    with pytest.raises(cs.ConfigError, match="the plan merges on the device cuda, but torch finds no usable") as caught:
         cs.apply(plan, "out.safetensors")
+    assert caught.value.hint == "Make the plan again, on this machine and without --device."
     assert not Path("out.safetensors").exists()
 
 
