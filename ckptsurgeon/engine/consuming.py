@@ -15,7 +15,7 @@ from threading import Lock
 
 from ..errors import OutputError, PlanError
 from ..formats.base import limits
-from ..formats.base.sharded_writer import RECIPE_FILE
+from ..formats.base.sharded_writer import RECIPE_FILE, OneFile
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.json_text import read_json
@@ -28,7 +28,7 @@ from ..tensors.composition import leaves
 from ..util.text import count, escape, human_bytes, listing
 from .identity import is_known
 from .inputs import PlanInputs
-from .output.layout import OutputOptions, OutputShape
+from .output.layout import OutputOptions, OutputShape, writer_of
 from .parts import steps_of_parts
 
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
@@ -78,7 +78,7 @@ def source_consumer(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
     if not shape.folder or len(shape.parts) < 2:
         raise OutputError(
             "--consume needs an output of several shards, since it deletes sources each time that a shard is finished.",
-            hint="Write a folder of shards, with --max-shard-size smaller than the model.",
+            hint=_how_to_shard(plan, options),
         )
     if not is_known(plan, inputs):
         raise OutputError(
@@ -104,6 +104,16 @@ def source_consumer(plan: Plan, inputs: PlanInputs, options: OutputOptions, shap
                 hint="Leave out --consume.",
             )
     return SourceConsumer(plan, inputs, options.path, files=files, parts=steps_of_parts(plan, shape))
+
+
+def _how_to_shard(plan: Plan, options: OutputOptions) -> str:
+    """Return the hint of the error on an output without several shards; some outputs cannot have them."""
+    writer = writer_of(options)
+    if isinstance(writer.sharding, OneFile) or options.ranks.ranks:
+        return f"Leave out --consume: the format {writer.name} does not write shards one after the other."
+    if plan.target.weights:
+        return "Leave out --consume: an adapter is one file."
+    return "Write a folder of shards, with --max-shard-size smaller than the model."
 
 
 class SourceConsumer:

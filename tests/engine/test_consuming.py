@@ -370,6 +370,20 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"output": "out.npz"}, "Leave out --consume: the format npz does not write shards one after the other."),
+        ({"to": "fsdp", "ranks": 2}, "Leave out --consume: the format fsdp does not write shards one after the other."),
+        ({}, "Write a folder of shards, with --max-shard-size smaller than the model."),
+    ],
+)
+def test_the_hint_names_shards_only_if_the_format_has_them(options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(cs.OutputError, match="needs an output of several shards") as caught:
+        cs.apply(plan(), **{"output": "out/", "consume": True, **options})
+    assert caught.value.hint == hint
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_can_consume(verb: str) -> None:
