@@ -207,9 +207,12 @@ def staged_output(
     )
     present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
     if present and not options.force:
+        companions = {one.name for one in written.target.companions}
+        is_checkpoint = not companions.issuperset(present)
+        holds = "holds a checkpoint" if is_checkpoint else "has files that the output would replace"
         raise OutputError(
-            f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
-            hint="Use --force to replace this checkpoint.",
+            f"{escape(options.path)} {holds}: {listing(present)}.",
+            hint=f"Use --force to replace {'this checkpoint' if is_checkpoint else 'these files'}.",
         )
     if options.key:
         check_signable(path, options, present)

@@ -55,7 +55,8 @@ def uploaded_output(
     names = [*parts, *companions, RECIPE_FILE, *shape.index] if shape.folder else parts
     present = _replaced(destination, path, names, stale) if shape.folder else [alone] * destination.has(alone)
     if present and not options.force:
-        holds = f"holds a checkpoint: {listing(present)}" if shape.folder else "exists"
+        has = "has files that the output would replace" if {*companions}.issuperset(present) else "holds a checkpoint"
+        holds = f"{has}: {listing(present)}" if shape.folder else "exists"
         raise OutputError(
             f"{escape(shown(path))} {holds}.", hint="Use --force to replace the files there.", details=present
         )
@@ -71,8 +72,8 @@ def uploaded_output(
 def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[str]) -> list[str]:
     """Return the names in ``present`` of files that are removed before the new files appear, in the order of removal.
 
-    The index is removed first. Old shards are removed too if the new output has several parts: old and new shards may
-    have the same names. A single file of weights is not removed, but replaced in one step.
+    Old shards are removed last, as new ones may have their names, and other files, such as the index, first. If the new
+    output is one file of weights, an old file of this name is not removed, but replaced in one step.
     """
     removed = [name for name in present if name not in companions and parts != [name]]
     shards = shards_among(removed)
@@ -121,7 +122,7 @@ def _check_options(options: OutputOptions, shape: OutputShape, helpers: Helpers 
 
 
 def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan: Plan, inputs: PlanInputs) -> None:
-    """Raise OutputError if an input of the plan is at the address of the output."""
+    """Raise OutputError if an input of the plan is at the address of the output, or in its folder."""
     read = [file.uri for source in inputs.sources for file in source.open_files().values()]
     read += [file.name for file in plan.target.files] + [one.path for one in plan.target.companions]
     place = _place(shown(path).rstrip("/"))

@@ -371,6 +371,20 @@ def shard_names(folder: str = "m") -> list[str]:
     return [name for name in names(folder) if name.endswith((".safetensors", ".json", ".bin"))]
 
 
+def test_a_folder_with_a_configuration_alone_is_not_said_to_hold_a_checkpoint() -> None:
+    for folder in ("from", "to"):
+        os.mkdir(folder)
+        Path(folder, "config.json").write_text('{"model_type": "llama"}')
+    save_file({"a": A}, "from/model.safetensors")
+    plan = cs.convert("from")
+    with pytest.raises(cs.OutputError, match=r"to has files that the output would replace: config\.json\.") as caught:
+        cs.apply(plan, "to")
+    assert caught.value.hint == "Use --force to replace these files."
+    cs.apply(plan, "to", force=True)
+    with pytest.raises(cs.OutputError, match="to holds a checkpoint: "):
+        cs.apply(plan, "to")
+
+
 def test_a_rewrite_with_other_shards_leaves_nothing_stale_and_nothing_foreign_goes() -> None:
     os.mkdir("m")
     Path("m/tokenizer.json").write_text("{}")
