@@ -61,7 +61,7 @@ def extras_of(
         for place, key, value in islice(every, limits.EXTRAS)
     ]
     more = sum(1 for _ in every)
-    return (*told, *([Extra("…", f"{more} more entries, not listed")] if more else []))
+    return (*told, *([Extra("…", f"{count(more, 'more entry', 'more entries')}, not listed")] if more else []))
 
 
 def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:

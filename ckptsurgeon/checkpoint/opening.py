@@ -170,8 +170,8 @@ def _folder_around(source: Source) -> Folder | None:
 def open_optimizer(path: str) -> Checkpoint:
     """Open the state of an optimizer in a file: a file of its own, or an entry of a training's checkpoint.
 
-    The keys are ``state.PARAMETER.NAME``. Raises ConfigError if the file has no state of an optimizer, or several, and
-    the errors of ``open_checkpoint``.
+    The keys are ``state.PARAMETER.NAME``. Raises ConfigError if the file has no state of an optimizer, several states,
+    or a state without moments, and the errors of ``open_checkpoint``.
     """
     header = read_header(_source(path))
     found = optimizers_in(header.tree)

@@ -126,7 +126,8 @@ def _without_packing(path: str, codes: QuantisedTensors, settings: Mapping[str, 
         if assumed:
             is_loaded = PACKING not in settings and kind == "GPTQ"
             says = f"its quantization_config {f'says {PACKING} null' if PACKING in settings else f'has no {PACKING}'}"
-            refused = "" if is_loaded else f"; with this, AutoRound loads no codes of {kind}"
+            without = "with this value" if PACKING in settings else "without this field"
+            refused = "" if is_loaded else f"; {without}, AutoRound loads no codes of {kind}"
             note = f"{escape(path)}: {says}: {assumed} is assumed for its codes of {kind}{refused}"
             yield Note(NoteKind.REMARK if is_loaded else NoteKind.QUANTISATION_REFUSED, note)
 
@@ -139,7 +140,7 @@ def _subject(verb: str, number: str, names: Sequence[str]) -> str:
 
 @notes_of(NoteKind.QUANTISATION)
 def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) -> Iterator[str]:
-    """Yield a note if no quantised layer has as many columns as config.json says (``hidden_size``).
+    """Yield a note if no quantised weight that reads hidden states has as many columns as ``hidden_size`` says.
 
     The number of columns is computed from the codes and the quantisation settings.
     """

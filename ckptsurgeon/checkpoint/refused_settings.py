@@ -37,7 +37,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"has strings in place of numbers or booleans, which libraries refuse or ignore: {named}"
     method = str(settings.get("quant_method", "")).lower()
     if method == "bitsandbytes" and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
-        yield "has neither load_in_4bit nor load_in_8bit: transformers refuses to load the model"
+        yield "sets neither load_in_4bit nor load_in_8bit to true: transformers refuses to load the model"
     if method == "awq":
         for old, (name, usual) in OLD_NAMES.items():
             if name not in settings and type(settings.get(old)) is int and settings[old] != usual:

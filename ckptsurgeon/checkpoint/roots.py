@@ -255,7 +255,8 @@ def _contents_of(tree: dict[Any, Any]) -> str:
         return "it is an empty dict"
     if _tensors(tree):
         odd = next(key for key in tree if not isinstance(key, str))
-        return f"its keys are not strings but of the type {type(odd).__name__}"
+        its = "some of its" if any(isinstance(key, str) for key in tree) else "its"
+        return f"{its} keys are not strings but of the type {type(odd).__name__}"
     return f"it is a dict with the keys {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"
 
 

@@ -21,9 +21,9 @@ __all__ = ["disagreeing_files", "missing_settings", "without_masks"]
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
-"""A weight with one of these texts in its name is not quantised by any method."""
+"""A weight with one of these texts in its name is plain in most quantised models."""
 SMALLEST = 16
-"""A weight with fewer rows or columns than this is not quantised by any method."""
+"""A weight with fewer rows or columns than this is plain in most quantised models."""
 MODELOPT = "hf_quant_config.json"
 ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
 """The settings files of AutoGPTQ and AutoAWQ, and the encoding that each of them describes."""

@@ -41,7 +41,7 @@ def unknown_layouts(
 ) -> Iterator[str]:
     """Yield notes on quantised tensors whose parts have other dtypes or shapes than their ``quant_method`` stores.
 
-    No program can decode such tensors. Examples are 8-bit floats whose dtype is uint8, and transposed scales.
+    Examples are 8-bit floats whose dtype is uint8, and transposed scales.
     """
     yield from _other_dtypes(path, codes, tensors, settings)
     method = _known_method(settings)

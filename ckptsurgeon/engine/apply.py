@@ -79,8 +79,9 @@ def carry_out(
     source. ``helpers`` are other processes that write some files of the output. Raises PlanError if a step does not fit
     its source, or if two tensors that the destination ties have different values. Raises FormatError if the bytes of a
     source do not match their checksum, SourceError or OutputError if a file cannot be read or written. After a failure
-    there is no output. If the output has several files and the same command may succeed later, the finished files are
-    kept in a temporary folder for the next run.
+    there is no new output, unless it failed afterwards, as it signed the output or deleted consumed sources. If the
+    output has several files and the same command may succeed later, the finished files are kept in a temporary folder
+    for the next run.
     """
     began = time.perf_counter()
     for step in plan.steps:

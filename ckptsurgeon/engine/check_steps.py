@@ -107,8 +107,8 @@ def _fits_donor(step: Step, donor: DonorRows) -> bool:
 def _merges(step: Step) -> bool:
     """Return whether the inputs of a step can be combined element by element.
 
-    All inputs must have the output's shape and the same kind of dtype, such as floating-point. Either each input has a
-    finite weight, or there are no weights.
+    All inputs must have the output's shape (of one element: (1,) or ()) and the same kind of dtype, such as
+    floating-point. Either each input has a finite weight, or there are no weights.
     """
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
     alike = all(

@@ -67,7 +67,7 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile
 def source_consumer(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> SourceConsumer:
     """Return the consumer that deletes the shards of the sources, for a run with the option ``consume``.
 
-    Raises OutputError if the sources must not be deleted, or if the output is at an address or a single file.
+    Raises OutputError if the sources must not be deleted, or if the output is not a local folder of several shards.
     """
     if scheme_of(options.path):
         raise OutputError(

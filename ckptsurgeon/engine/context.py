@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 class MemoryLimitError(PlanError):
-    """The computation needs more memory than is allowed; with ``needed`` bytes, the same command runs."""
+    """The computation needs more memory than is allowed; with ``needed`` bytes, this error is not raised again."""
 
     needed = 0
 

@@ -16,8 +16,9 @@ __all__ = ["CHANGES", "EVERY", "NO_MAGNITUDE", "ZERO", "ZERO_DORA", "PartReceipt
 CHANGES = EVERY, ZERO, ZERO_DORA, NO_MAGNITUDE = "every", "zero", "zero DoRA", "no magnitude"
 """The names of four groups of the tensors for which an adapter has factors.
 
-EVERY: all of these tensors. ZERO: tensors that do not change, because a factor is zero. ZERO_DORA: tensors with a zero
-factor, which the magnitudes of DoRA may still change. NO_MAGNITUDE: tensors for which a magnitude of DoRA is zero.
+EVERY: all of these tensors. ZERO: tensors that do not change, because a factor or the scale is zero. ZERO_DORA: tensors
+with a zero factor or scale, which the magnitudes of DoRA may still change. NO_MAGNITUDE: tensors for which a magnitude
+of DoRA is zero.
 """
 
 

@@ -281,7 +281,7 @@ def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]])
         number, zero, dora = len(keys[EVERY]), keys[ZERO], keys[ZERO_DORA]
         if number and number == len(zero):
             are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
-            why = "its A or B matrices, or its scales, are zero"
+            why = "a factor such as A or B, or the scale, is zero"
             yield f"{escape(path)}: {are} ({why}), so merging this adapter changes nothing"
         elif number == len(zero) + len(dora):
             are = "its product B A is" if number == 1 else f"all of its {number} products B A are"
@@ -289,7 +289,7 @@ def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]])
         elif zero or dora:
             are, they = ("is", "it was") if len(zero) + len(dora) == 1 else ("are", "they were")
             of = f"{len(zero) + len(dora)} of its {number} changes {are} zero"
-            why = f"because A, B or the scale is zero (perhaps {they} never trained)"
+            why = f"because a factor such as A or B, or the scale, is zero (perhaps {they} never trained)"
             yield f"{escape(path)}: {of}, {why}: {listing([*zero, *dora], where='')}"
         if none := keys[NO_MAGNITUDE]:
             have = f"{count(len(none), 'tensor')} {'has' if len(none) == 1 else 'have'} magnitudes of DoRA"

@@ -114,7 +114,7 @@ class StagedOutput:
             self.take_in()
 
     def take_in(self) -> None:
-        """Record the files that the other processes have finished; raises an error if a process failed or is silent.
+        """Record the files that the other processes have finished; raises an error if one failed or does not respond.
 
         Any thread may call this; if another thread is doing it already, the call returns immediately.
         """

@@ -185,8 +185,12 @@ ODD: dict[str, tuple[torch.Tensor, torch.Tensor, str]] = {
     "integer": (torch.ones(40, 30).int(), torch.ones(40, 30).int() * 2, "the dtype is int32"),
     "complex": (torch.ones(40, 30) + 0j, torch.ones(40, 30) + 1j, "the dtype is complex64"),
     "double": (torch.ones(40, 30).double(), torch.ones(40, 30).double() * 2, "the dtype is float64"),
-    "cast": (torch.ones(40, 30).half(), torch.ones(40, 30), "the old checkpoint has no matrix of this dtype and shape"),
-    "longer": (torch.ones(39, 30), torch.ones(40, 30), "the old checkpoint has no matrix of this dtype and shape"),
+    "cast": (
+        torch.ones(40, 30).half(),
+        torch.ones(40, 30),
+        "the old checkpoint has no matrix of this key, dtype and shape",
+    ),
+    "longer": (torch.ones(39, 30), torch.ones(40, 30), "the old checkpoint has no matrix of this key, dtype and shape"),
     "sparse": (torch.ones(40, 30), torch.ones(40, 30) + torch.eye(40, 30)[:, :1], "half of the space of the exact"),
 }
 

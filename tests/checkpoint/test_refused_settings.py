@@ -25,7 +25,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "flag": ({"quant_method": "gptq", "bits": 4, "desc_act": "false"}, f"{TEXTS}desc_act 'false'"),
     "no load": (
         {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
-        "has neither load_in_4bit nor load_in_8bit: transformers refuses to load the model",
+        "sets neither load_in_4bit nor load_in_8bit to true: transformers refuses to load the model",
     ),
     "old names": (
         {"quant_method": "awq", "w_bit": 4, "q_group_size": 32},

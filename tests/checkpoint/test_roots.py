@@ -109,6 +109,7 @@ def test_what_is_called_an_optimizer_is_one(name: str) -> None:
         (T, r"it is one tensor, float32 \(2\)"),
         ({"state": {0: {"exp_avg": T}}, "param_groups": []}, "it is an optimizer's state"),
         ({0: T, 1: T}, "its keys are not strings but of the type int"),
+        ({"a": T, 1: T}, "some of its keys are not strings but of the type int"),
         ({}, "it is an empty dict"),
         ([], "it is empty"),
         (3, "it is a int"),

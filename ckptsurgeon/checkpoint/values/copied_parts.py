@@ -30,7 +30,8 @@ INFORMATION = 48.0
 The entropy is that low if there are few scales, or if they are nearly constant.
 """
 COPIED = (
-    "{part} equal to those of another tensor, bit for bit, but different {rest}: was one written in place of the other"
+    "{part} equal to those of another tensor in all bytes that were compared, but different {rest}: was one written in "
+    "place of the other"
 )
 
 

@@ -49,8 +49,8 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
             other = first.setdefault(some, name)
             if other != name:
                 yield (
-                    f"{escape(name)} has the same bytes as {escape(other)} in the parts of tensors that are split "
-                    "between them: if it is a copy, the parts of its own rank are missing"
+                    f"{escape(name)} has the same bytes as {escape(other)} wherever tensors that are split between "
+                    "them were compared: if it is a copy, the parts of its own rank are missing"
                 )
 
 
@@ -100,6 +100,6 @@ def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     ranks = width // rows if rows and width % rows == 0 else 0
     if ranks > 1 and columns * ranks == width:
         yield (
-            f"the file {MISSING_RANKS} {ranks}: {QUERIES} has {count(rows, 'row')}, and {WIDTH} {width} values; the "
-            f"other files (consolidated.01.pth{' and so on' if ranks > 2 else ''}) are needed"
+            f"the file {MISSING_RANKS} {ranks}: {QUERIES} has {count(rows, 'row')}, and {WIDTH} {width} values; all "
+            f"{ranks} files (consolidated.00.pth and so on) are needed"
         )

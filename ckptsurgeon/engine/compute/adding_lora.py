@@ -103,7 +103,7 @@ class AdapterChanges:
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
         """Record the changes that the adapters make to the tensor of a step, and which of them are zero.
 
-        A change is zero if one of its two factors is zero, because the change is their product.
+        A change is zero if one of its factors, or its scale, is zero, because the change is their product.
         """
         for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
             of = self.keys.setdefault(own[-1].source, {kind: [] for kind in CHANGES})

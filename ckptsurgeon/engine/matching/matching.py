@@ -118,7 +118,7 @@ class _Descent:
         """The increase of the sum of all inner products by the matching; ``results`` sets it."""
 
     def run(self, *, anchored: bool) -> None:
-        """Visit all groups, again and again, until no visit raises the sum of inner products.
+        """Visit all groups, at most ``SWEEPS`` times, until no visit raises the sum of inner products.
 
         If ``anchored``, the first visit of a group uses only tensors whose other axes were visited before.
         """

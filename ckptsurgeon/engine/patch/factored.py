@@ -34,7 +34,7 @@ def why_exact(old: TensorInfo | None, new: TensorInfo, rank: int) -> str:
     if new.dtype not in FLOATS:
         return f"the dtype is {new.dtype}"
     if old is None or old.shape != new.shape:
-        return "the old checkpoint has no matrix of this dtype and shape"
+        return "the old checkpoint has no matrix of this key, dtype and shape"
     if rank >= min(matrix_shape(new)):
         return f"rank {rank} is not below both sides of the matrix"
     return (

@@ -217,7 +217,7 @@ def _check(index: PatchIndex) -> None:
         raise ValueError("a patch for a single file must list exactly one file, with an empty name")
     for name in (*(names if index.folder else ()), *index.old_files):
         if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
-            raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")
+            raise ValueError(f"{name!r:.80} is not a valid file name: it must have no folder, and not begin with .ckpt")
     for one in index.files:
         if sum(segment.nbytes for segment in one.segments) != one.size:
             raise ValueError(f"the sizes of the segments of {one.name!r:.80} do not add up to its size")
@@ -243,7 +243,7 @@ def _natural(value: Any) -> int:
 
 def _number(value: Any) -> float:
     if type(value) is not float or not value >= 0:
-        raise ValueError(f"{value!r:.40} is not a number of 0 or more")
+        raise ValueError(f"{value!r:.40} is not a floating-point number of 0 or more")
     return value
 
 

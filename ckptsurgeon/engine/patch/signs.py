@@ -1,4 +1,4 @@
-"""Measures the error of weights if a patch stores only the signs of their changes."""
+"""Measures the errors of weights whose changes a patch approximates."""
 
 from __future__ import annotations
 

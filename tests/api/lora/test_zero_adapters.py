@@ -35,14 +35,14 @@ def notes(*folders: str, **options: str) -> list[str]:
 @pytest.mark.parametrize("zero", ["B0 B1", "A0 A1", "B0 A1"])
 def test_an_adapter_of_zeros_is_said_to_change_nothing(zero: str) -> None:
     assert notes(adapter("a", zero)) == [
-        "a/adapter_model.safetensors: all of its 2 changes are zero (its A or B matrices, or its scales, are zero), so merging this adapter changes nothing"
+        "a/adapter_model.safetensors: all of its 2 changes are zero (a factor such as A or B, or the scale, is zero), so merging this adapter changes nothing"
     ]
 
 
 @pytest.mark.parametrize("zero", ["B0", "A0"])
 def test_some_modules_without_a_change_are_named(zero: str) -> None:
     assert notes(adapter("a", zero)) == [
-        "a/adapter_model.safetensors: 1 of its 2 changes is zero, because A, B or the scale is zero (perhaps it was never trained): layers.0.q.weight"
+        "a/adapter_model.safetensors: 1 of its 2 changes is zero, because a factor such as A or B, or the scale, is zero (perhaps it was never trained): layers.0.q.weight"
     ]
 
 
@@ -79,7 +79,7 @@ def test_of_several_the_one_is_named() -> None:
     (note,) = notes(adapter("a", ""), adapter("b", "B0", ("0.q",)))
     assert (
         note
-        == "b/adapter_model.safetensors: its change is zero (its A or B matrices, or its scales, are zero), so merging this adapter changes nothing"
+        == "b/adapter_model.safetensors: its change is zero (a factor such as A or B, or the scale, is zero), so merging this adapter changes nothing"
     )
 
 
