@@ -72,8 +72,10 @@ class VocabularyRequest:
             return True
         if self.tokens or isinstance(self.keys, str) or self.keys:
             raise ConfigError(
-                "--tokens and --vocab-keys have no effect without --vocab.",
-                hint="Write --vocab union, --vocab base or --vocab FILE.",
+                "--tokens and --vocab-keys have no effect "
+                f"{'with --vocab place' if self.is_by_place else 'without --vocab'}.",
+                hint=f"{'Leave them out, or write' if self.is_by_place else 'Write'} --vocab union, --vocab base or "
+                "--vocab FILE.",
             )
         return False
 

@@ -178,6 +178,11 @@ def test_lists_that_do_not_fit_say_so(
     assert (done.code, "have no effect without --vocab" in done.err) == (2, True)
 
 
+def test_token_lists_without_effect_name_the_vocab_that_was_given(states: dict[str, State]) -> None:
+    with pytest.raises(cs.ConfigError, match='no effect with vocab="place". Leave them out, or write'):
+        cs.merge(["a", "b"], method="linear", weights=[1, 1], vocab="place", vocab_keys=["embed"])
+
+
 def test_a_plan_with_other_rows_is_refused(states: dict[str, State]) -> None:
     data = cs.merge(["a", "b"], method="linear", weights=[1, 1], vocab="union").to_json()
     changed = json.loads(json.dumps(data))
