@@ -2,20 +2,21 @@
 
 Tensors with ``init: like`` start with the values of a checkpoint. The field ``values`` is the path of that checkpoint,
 and the field ``root`` chooses one of its state dicts. For other tensors, ``init`` is the name of a function of
-``torch.nn.init`` without its last underscore, alone (``ones``) or with arguments (``{normal: {std: 0.02}}``). It may
-also be a number, to which all values are set.
+``torch.nn.init`` without its last underscore, alone (``ones``) or with arguments (``{normal: {std: 0.02}}``); or
+``arange``: 0, 1, 2, … along the last axis. It may also be a number, to which all values are set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from ..errors import ConfigError
 from ..planning.target import InitialFile, TargetSpec, Undrawable
 from ..tensors.dtypes import DTYPES, dtype_named
 from ..tensors.info import TensorInfo
-from ..util.text import brief_repr, escape, shape_text
+from ..util.text import brief_repr, count, escape, shape_text
 from ._document import Document, check_fields
 from ._initial_values import DEVIATION, LIKE, ZERO_DEVIATION, Init, file_with, initial_values
 
@@ -52,7 +53,7 @@ class _Declared:
                 kept[str(key)] = tensors[str(key)]
             elif row.get("init") is not None:
                 inits[str(key)] = read_init(document, str(key), tensors[str(key)], row["init"])
-        ties = _ties(document, tensors, inits)
+        ties = _ties(document, tensors, inits, kept)
         given = _given(document, kept, ties)
         return TargetSpec(
             kind="tensors",
@@ -71,13 +72,16 @@ class _Declared:
 
 def _info(document: Document, key: Any, row: Any) -> TensorInfo:
     if not isinstance(key, str):
-        raise document.fail(f"the tensor key {brief_repr(key, 80)} is not a string.", f'Write it in quotes: "{key}".')
+        quoted = f': "{key}"' if type(key) is int else ""
+        raise document.fail(f"the tensor key {brief_repr(key, 80)} is not a string.", f"Write it in quotes{quoted}.")
     if not isinstance(row, dict) or "shape" not in row:
         raise document.fail(f"the tensor {escape(key)} has no shape.", "Write the size of each axis: shape: [256, 80].")
-    check_fields(document, f"tensor {key}", row, ("shape", "dtype", "init"))
+    check_fields(document, f"tensor {escape(key)}", row, ("shape", "dtype", "init"))
     shape = row["shape"]
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape) or len(shape) > 64:
-        raise document.fail(f"the shape of the tensor {escape(key)} is {brief_repr(shape, 80)}, not a list of sizes.")
+        raise document.fail(
+            f"the shape of the tensor {escape(key)} is {brief_repr(shape, 80)}, not a list of at most 64 sizes."
+        )
     try:
         return TensorInfo(dtype_named(str(row.get("dtype", "float32"))), tuple(shape))
     except ConfigError as error:
@@ -88,11 +92,13 @@ def _is_zero(init: Init) -> bool:
     return init.name == "zeros" or (init.name == "constant" and init.arguments.get("val") == 0)
 
 
-def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
+def _ties(
+    document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init], kept: Collection[str]
+) -> dict[str, str]:
     """Return a map from each tied key to the first key of its group; raises ConfigError if a group is not valid.
 
     If the first key of a group has no initialiser but a later key has one, ``inits`` gets that initialiser for the
-    first key.
+    first key. ``kept`` are the keys with ``init: like``.
     """
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
@@ -121,7 +127,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
                     f"the tensor {escape(key)}, {_type_text(tensors[key])}, is tied to {escape(first)}, "
                     f"{_type_text(tensors[first])}: tied tensors must have the same shape and dtype."
                 )
-            if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
+            if key in inits and (first in kept or inits.setdefault(first, inits[key]) != inits[key]):
                 raise document.fail(
                     f"the tensor {escape(key)} is tied to {escape(first)}, but has a different initialiser."
                 )
@@ -166,6 +172,8 @@ _CHOICES = {
     ),
 }  # fmt: skip
 _NEEDED = {"constant": "val", "sparse": "sparsity"}
+_BOUNDS = {"uniform": (0.0, 1.0), "trunc_normal": (-2.0, 2.0)}
+"""The default bounds ``a`` and ``b`` of initialisers that draw between them."""
 
 _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 """Initialisers that can fill tensors of integers and booleans."""
@@ -182,12 +190,12 @@ def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise document.fail(
             f"the tensor {escape(key)} has an unknown initialiser: {brief_repr(spec)}.",
-            f"Use one of {', '.join(_ARGUMENTS)}.",
+            f"Use like, a number, or one of {', '.join(_ARGUMENTS)}.",
         )
     arguments = arguments or {}
     if not isinstance(arguments, dict):
         raise document.fail(f"the arguments of the initialiser {name} of the tensor {escape(key)} are not a map.")
-    check_fields(document, f"{name} of {key}", arguments, _ARGUMENTS[name])
+    check_fields(document, f"{name} of {escape(key)}", arguments, _ARGUMENTS[name])
     needed = _NEEDED.get(name)
     if needed and needed not in arguments:
         raise document.fail(f"the initialiser {name} of the tensor {escape(key)} needs the argument {needed}.")
@@ -203,7 +211,7 @@ def unfit(info: TensorInfo, name: str) -> str:
     wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
     if not wanted or (name in _AT_LEAST_2 and dims < 2):
         needed = {"eye": "2", "sparse": "2", "dirac": "3 to 5", "arange": "1 or more"}.get(name, "2 or more")
-        return f"it has {dims} dimensions, not {needed}"
+        return f"it has {count(dims, 'dimension')}, not {needed}"
     if name != "zeros" and (dtype.kind in ("quantized", "bits") or dtype.values > 1 or dtype.bits % 8):
         return f"a tensor of {info.dtype} can only be initialised with zeros"
     if name not in _EXACT and not dtype.is_floating:
@@ -219,10 +227,12 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
         choices = _CHOICES.get(argument)
         if choices is not None and value not in choices:
             return f"{argument} is {brief_repr(value, 40)}, not one of {', '.join(choices)}"
-        if choices is None and (isinstance(value, str) or not isinstance(value, (int, float))):
+        if choices is None and not isinstance(value, (int, float)):
             return f"{argument} is {brief_repr(value, 40)}, not a number"
-    low, high = arguments.get("a", 0.0), arguments.get("b", 1.0)
-    if name == "uniform" and low > high:
+        if choices is None and not (_is_finite(value) or (name == "constant" and isinstance(value, float))):
+            return f"{argument} is {brief_repr(value, 40)}, not a finite number"
+    low, high = (arguments.get(side, bound) for side, bound in zip("ab", _BOUNDS.get(name, (0, 0)), strict=True))
+    if name in _BOUNDS and low > high:
         return f"its lower bound a is {low}, above its upper bound b, {high}"
     if arguments.get("std", 0) < 0:
         return f"std is {arguments['std']}, below zero"
@@ -232,8 +242,15 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
     if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
         return f"groups is {groups}, not a whole number that divides the size of the first axis, {info.shape[0]}"
     if name == "constant" and not _holds(info.dtype, arguments["val"]):
-        return f"{arguments['val']} is not a value of {info.dtype}"
+        return f"{brief_repr(arguments['val'], 40)} is not a value of {info.dtype}"
     return ""
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer too large for float64
+        return False
 
 
 def _holds(dtype: str, value: float) -> bool:
@@ -244,7 +261,7 @@ def _holds(dtype: str, value: float) -> bool:
         "int": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
         "uint": (0, 2**bits - 1),
     }.get(kind, (value, value))
-    return kind in ("float", "complex") or (value == int(value) and low <= value <= high)
+    return kind in ("float", "complex") or (isfinite(value) and value == int(value) and low <= value <= high)
 
 
 CONFIG = _Declared()

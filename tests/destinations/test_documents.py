@@ -39,13 +39,14 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {name: hybrid_asr, d_modle: 3}", "no field 'd_modle'. Did you mean d_model"),
         ("model: {tensors: []}", "must map"),
         ("model: {tensors: {a: {dtype: float32}}}", "has no shape"),
-        ("model: {tensors: {a: {shape: 3}}}", "not a list of sizes"),
-        ("model: {tensors: {a: {shape: [-1]}}}", "not a list of sizes"),
-        ("model: {tensors: {a: {shape: [true]}}}", "not a list of sizes"),
+        ("model: {tensors: {a: {shape: 3}}}", "not a list of at most 64 sizes"),
+        ("model: {tensors: {a: {shape: [-1]}}}", "not a list of at most 64 sizes"),
+        ("model: {tensors: {a: {shape: [true]}}}", "not a list of at most 64 sizes"),
         ("model: {tensors: {a: {shape: [1], dtpye: x}}}", "Did you mean dtype"),
         ("model: {tensors: {a: {shape: [1], dtype: float31}}}", "no dtype 'float31'"),
-        ("model: {tensors: {a: {shape: [1], init: magic}}}", "unknown initialiser: 'magic'"),
-        ("model: {tensors: {a: {shape: [1], init: xavier_uniform}}}", "it has 1 dimensions, not 2 or more"),
+        (f"model: {{tensors: {{a: {{shape: {[1] * 65}}}}}}}", "not a list of at most 64 sizes"),
+        ("model: {tensors: {a: {shape: [1], init: magic}}}", "unknown initialiser: 'magic'. Use like, a number, or"),
+        ("model: {tensors: {a: {shape: [1], init: xavier_uniform}}}", "it has 1 dimension, not 2 or more"),
         ("model: {tensors: {a: {shape: [1], init: {normal: {sdt: 1}}}}}", "Did you mean std"),
         ("model: {tensors: {a: {shape: [1], init: constant}}}", "needs the argument val"),
         ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "its dtype is int64, not a floating"),
@@ -262,7 +263,12 @@ model: {_target_: hydra_net.net, _recursive_: false, norm: {_target_: torch.nn.L
     [
         ("shape: [2], init: {uniform: {a: 3, b: 1}}", "its lower bound a is 3, above its upper bound b, 1"),
         ("shape: [2], init: {normal: {std: big}}", "std is 'big', not a number"),
+        ("shape: [2], init: {trunc_normal: {a: 3}}", "its lower bound a is 3, above its upper bound b, 2.0"),
         ("shape: [2], init: {normal: {std: -1}}", "std is -1, below zero"),
+        ("shape: [2], init: {normal: {std: .nan}}", "std is nan, not a finite number"),
+        (f"shape: [2], init: 1{'0' * 400}", r"val is 10+...0+, not a finite number"),
+        ("shape: [2], dtype: int64, init: .nan", "nan is not a value of int64"),
+        ("shape: [2], dtype: uint8, init: {constant: {val: .inf}}", "inf is not a value of uint8"),
         ("shape: [2, 2], init: {sparse: {sparsity: 2}}", "not between 0 and 1"),
         ("shape: [2, 2], init: {kaiming_uniform: {mode: fan_up}}", "mode is 'fan_up', not one of fan_in"),
         ("shape: [3, 2, 2], init: {dirac: {groups: 2}}", "divides the size of the first axis, 3"),
@@ -302,6 +308,8 @@ def test_ties_agree_on_their_initialiser() -> None:
     tensors = "a: {shape: [2], init: ones}, b: {shape: [2], init: zeros}, c: {shape: [2]}"
     with pytest.raises(cs.ConfigError, match="b is tied to a, but has a different initialiser"):
         config(f"model: {{tensors: {{{tensors}}}, tied: [[a, b]]}}")
+    with pytest.raises(cs.ConfigError, match="b is tied to d, but has a different initialiser"):
+        config(f"model: {{values: x.pth, tensors: {{d: {{shape: [2], init: like}}, {tensors}}}, tied: [[b, d]]}}")
     spec = config(f"model: {{tensors: {{{tensors}}}, tied: [[b, c]]}}")
     assert not spec.undrawable
 
@@ -309,6 +317,8 @@ def test_ties_agree_on_their_initialiser() -> None:
 def test_a_key_that_is_a_number_must_be_quoted() -> None:
     with pytest.raises(cs.ConfigError, match='the tensor key 1 is not a string. Write it in quotes: "1"'):
         config("model: {tensors: {1: {shape: [2]}}}")
+    with pytest.raises(cs.ConfigError, match=r"the tensor key None is not a string. Write it in quotes\."):
+        config("model: {tensors: {null: {shape: [2]}}}")
 
 
 def test_equal_declared_tensors_start_different() -> None:
