@@ -13,7 +13,7 @@ from ..checkpoint.opening import CheckpointLike
 from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
 from ..util.registry import discover, plugin
-from ..util.text import escape, listing
+from ..util.text import brief_repr, escape, listing
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
 
@@ -117,6 +117,11 @@ def target_with(
     if not constructor_weights:
         _check_built(path)
     if not isinstance(path, (str, os.PathLike)):
+        if task is not None:
+            raise ConfigError(
+                "only configurations of ESPnet have a task, and the destination is not a configuration.",
+                hint="Leave --task out.",
+            )
         return checkpoint_target(path)
     text = os.fspath(path)
     if task is not None and (os.path.isdir(text) or not is_configuration(text)):
@@ -246,6 +251,12 @@ For such a file, the modules of the other toolkits are not imported: this takes 
 """
 
 
+MODEL_FIELDS = (
+    "Write `model:` with one of the fields `_target_`, `name`, `tensors` and `like`, or let ckpt init write such a "
+    "file."
+)
+
+
 def _ours(document: Document) -> _Kind:
     named = [name for field, name in FIELDS.items() if field in document.model]
     if len(named) == 1:
@@ -254,7 +265,8 @@ def _ours(document: Document) -> _Kind:
     by_field = {kind.field: kind for kind in kinds.values()}
     marks = [name for name in by_field if name in document.model]
     if len(marks) != 1:
-        having = f"both {' and '.join(marks)}" if marks else "no field that defines the model"
+        both = "both " if len(marks) == 2 else ""
+        having = f"{both}{' and '.join(marks)}" if marks else "no field that defines the model"
         raise document.fail(
             f"the section model: has {having}.", f"Define the model by one of {', '.join(sorted(by_field))}."
         )
@@ -283,10 +295,13 @@ def _toolkit_of(document: Document) -> _Toolkit:
     toolkit = _recognising(document)
     if toolkit is not None:
         return toolkit
+    if isinstance(document.content, dict) and "model" in document.content:
+        found = document.content["model"]
+        is_not = "is empty" if found is None else f"is {brief_repr(found, 40)}, not a map of fields"
+        raise document.fail(f"the section model: {is_not}.", MODEL_FIELDS)
     raise ConfigError(
         f"{escape(document.path)} has no `model:` section.",
-        hint="Add `model:` with one of the fields `_target_`, `name`, `tensors` and `like`, or let ckpt init write "
-        "such a file.",
+        hint=MODEL_FIELDS,
     )
 
 

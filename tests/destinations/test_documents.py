@@ -26,7 +26,8 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
     [
         ("", "has no `model:` section"),
         ("a: 1", "has no `model:` section"),
-        ("model: 3", "has no `model:` section"),
+        ("model: 3", "the section model: is 3, not a map of fields. Write `model:` with one of the fields"),
+        ("model:\ntrain: {}", "the section model: is empty"),
         ("model: {}", "no field that defines the model"),
         ("model: {name: hybrid_asr, like: x.pth}", "both"),
         ("model: {tensors: {a: {shape: [1]}}\nmodel: 1", "line"),
@@ -84,6 +85,11 @@ def test_a_wrong_configuration_says_where_and_why(text: str, why: str) -> None:
     assert caught.value.exit_code in (2, 3)
     if "does not exist" not in why:
         assert isinstance(caught.value, cs.ConfigError)
+
+
+def test_a_task_of_espnet_is_refused_for_tensors_in_memory() -> None:
+    with pytest.raises(cs.ConfigError, match="ESPnet have a task, and the destination is not a configuration"):
+        cs.load_target({"a": torch.zeros(2)}, task="asr")
 
 
 def test_a_missing_configuration_says_so() -> None:
