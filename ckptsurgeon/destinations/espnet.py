@@ -23,7 +23,7 @@ from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
 from ._espnet_names import layers_of, vocabulary_of
 from ._espnet_tasks import Task, chosen_classes, is_whole, task_of
-from .torch_module.user_code import PROCESS_STATE, user_code
+from .torch_module.user_code import PROCESS_STATE, lacks_module, user_code
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -288,9 +288,9 @@ def _imported(document: Document, task: Task) -> Any:
                 "Run pip install espnet, or describe an ESPnet checkpoint without it: ckpt init CHECKPOINT -o "
                 "dst.yaml.",
             ) from None
-        if (error.name or "").startswith("espnet2."):
+        if (error.name or task.module).startswith("espnet2."):
             raise document.fail(f"the installed ESPnet has no module {error.name}.", "pip install -U espnet.") from None
-        raise document.fail(f"ESPnet needs the package {error.name}.", f"pip install {error.name}.") from error
+        raise lacks_module(document, "ESPnet", error.name or task.module) from error
     except Exception as error:
         raise document.fail(f"importing {task.module} failed: {type(error).__name__}: {escape(str(error))}") from error
 

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape
 from ._document import Document
-from .torch_module.user_code import near_attributes, near_modules, own_file, user_code
+from .torch_module.user_code import lacks_module, near_attributes, near_modules, own_file, user_code
 
 __all__ = ["CONFIG", "instantiated", "located", "targets_in"]
 
@@ -109,8 +109,8 @@ def located(document: Document) -> Any:
 
 
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:
-    if isinstance(error, ModuleNotFoundError):
-        return document.fail(f"{escape(target)} needs the package {error.name}.", f"pip install {error.name}.")
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return lacks_module(document, target, error.name)
     return document.fail(f"importing {escape(target)} failed: {type(error).__name__}: {escape(str(error))}")
 
 

@@ -131,8 +131,17 @@ def test_what_code_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_an_import_that_fails_names_the_package() -> None:
     Path("needy_net.py").write_text("import a_package_nobody_has\n")
-    with pytest.raises(cs.ConfigError, match="needs the package a_package_nobody_has"):
+    with pytest.raises(cs.ConfigError, match="needs the package a_package_nobody_has. pip install .*of your own"):
         config("model: {_target_: needy_net.Net}")
+    Path("near_net.py").write_text("import numpyy.linalg\n")
+    with pytest.raises(cs.ConfigError, match="near_net.Net needs the package numpyy. Did you mean numpy"):
+        config("model: {_target_: near_net.Net}")
+    Path("old_net.py").write_text("import torch.nothing_like_it\n")
+    with pytest.raises(
+        cs.ConfigError, match="needs the module torch.nothing_like_it, which the package torch does"
+    ) as caught:
+        config("model: {_target_: old_net.Net}")
+    assert "pip" not in str(caught.value)
     Path("broken_net.py").write_text("1/0\n")
     with pytest.raises(cs.ConfigError, match="ZeroDivisionError"):
         config("model: {_target_: broken_net.Net}")

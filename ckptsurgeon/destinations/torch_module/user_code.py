@@ -19,7 +19,7 @@ from ...util.did_you_mean import close_names
 from ...util.text import brief_repr, escape
 from .._document import Document
 
-__all__ = ["PROCESS_STATE", "imported", "near_attributes", "near_modules", "own_file", "user_code"]
+__all__ = ["PROCESS_STATE", "imported", "lacks_module", "near_attributes", "near_modules", "own_file", "user_code"]
 
 MISTYPED = 0.8
 """If the similarity of two names (difflib's ratio) is at least this, one may be a misspelling of the other."""
@@ -162,7 +162,24 @@ def _module_of(document: Document, name: str) -> ModuleType:
     return importlib.import_module("builtins")
 
 
+def lacks_module(document: Document, name: str, missing: str) -> ConfigError:
+    """Return the error for the code ``name``, which imports the module ``missing``, but that cannot be found.
+
+    If the package of the module is there, pip cannot help: the package only lacks this module.
+    """
+    head = missing.partition(".")[0]
+    if head in sys.modules or importlib.util.find_spec(head) is not None:
+        return document.fail(
+            f"{escape(name)} needs the module {escape(missing)}, which the package {escape(head)} does not have.",
+            f"Correct the import, or install another version of {escape(head)}.",
+        )
+    own = "if it is a module of your own, run the command in the folder that has it."
+    return document.fail(
+        f"{escape(name)} needs the package {escape(head)}.", near_modules(head, f"pip install {escape(head)}; {own}")
+    )
+
+
 def _import_failed(document: Document, name: str, error: Any) -> ConfigError:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return document.fail(f"{escape(name)} needs the package {error.name}.", f"pip install {error.name}.")
+        return lacks_module(document, name, error.name)
     return document.fail(f"importing {escape(name)} failed: {type(error).__name__}: {escape(str(error))}")
