@@ -48,9 +48,15 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
         raise ConfigError(
             f"--drop-last {number}: {escape(target.name)} has {count(len(layers), 'layer')}, "
             f"{', '.join(map(escape, layers))}, and {escape(layers[0])} always stays.",
-            hint=f"Use 1 to {len(layers) - 1}.",
+            hint=_layers_that_can_go(len(layers) - 1),
         )
     return layers[-number:]
+
+
+def _layers_that_can_go(most: int) -> str:
+    if not most:
+        return "Leave --drop-last out."
+    return f"Use 1 to {most}." if most > 1 else "Use 1."
 
 
 # Finds the source tensor of a destination tensor. If the destination ties several names, their source tensors must be
@@ -62,9 +68,9 @@ def origin_of(
 ) -> TensorOrigin | None:
     """Return the source tensor for the destination tensor with the names ``group``; None if no source has it.
 
-    The last source that has one of these names is used. If this source has several of these names, pairs of its keys
-    are added to ``equal``: the values of both keys must be the same. ``names`` are the names of the sources in
-    messages.
+    The last source that has one of these names is used. If this source has several of these names, their values must
+    be the same: raises PlanError if they are known to differ; pairs that are not known to be equal are added to
+    ``equal``. ``names`` are the names of the sources in messages.
     """
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     if not found:
@@ -337,7 +343,7 @@ def decide(
     ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.
 
-    Raises PlanError for mismatches that no policy settles and for casts that would lose information; FormatError if the
+    Raises PlanError for mismatches that no policy settles and for casts that ``cast_fault`` refuses; FormatError if the
     values of a selected tensor are not plain bytes.
     """
     decider = _Decider(target, selection, options, names, initial)

@@ -60,6 +60,17 @@ def test_the_first_layer_can_never_go(number: int) -> None:
         cs.transplant("src.pth", "dst.yaml", drop_last=number)
 
 
+@pytest.mark.parametrize(("layers", "hint"), [(LAYERS[:1], "Leave drop_last out"), (LAYERS[:2], r"Use 1\.")])
+def test_a_destination_of_few_layers_gets_a_hint_that_works(
+    layers: tuple[str, ...], hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        planning, "target_with", lambda *args, **options: replace(target_with(*args, **options), layers=layers)
+    )
+    with pytest.raises(cs.ConfigError, match=rf"layer_1 always stays\. {hint}"):
+        cs.transplant("src.pth", "dst.yaml", drop_last=2)
+
+
 @pytest.mark.parametrize("number", [-1, True, "1", 1.0])
 def test_what_is_no_number_of_layers_is_an_error(number: Any) -> None:
     with pytest.raises(cs.ConfigError, match="is not a valid number of layers|drop_last is .*, not a whole number"):
