@@ -89,7 +89,7 @@ def plan_transplant(
             *selection.notes,
             *overlooked,
             *decisions.notes,
-            *_overrides(selection, decisions.used),
+            *_overrides(selection, decisions.used, decisions.steps),
             *_idle_copies(selection, decisions.used),
             *_growth(decisions.steps),
             *few,
@@ -132,19 +132,25 @@ def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
     return [f"{copies} that rules make of used tensors {are} not in the destination: {listing(idle)}"]
 
 
-def _overrides(selection: Selection, used: set[str]) -> list[str]:
-    twice = [name for name in selection.origins if name in used and len(selection.origins[name]) > 1]
+def _overrides(selection: Selection, used: set[str], steps: Sequence[Step]) -> list[str]:
+    """Return a list with a note on tensors that several sources have and the output takes from the last one."""
+    several = [name for name in selection.origins if name in used and len(selection.origins[name]) > 1]
+    anew = {step.key for step in steps if step.reason} if several else set()
+    twice = [name for name in several if name not in anew]
     if not twice:
         return []
     return [f"{count(len(twice), 'tensor')} in several sources come from the last of them: {listing(twice)}"]
 
 
 def _growth(steps: Sequence[Step]) -> list[str]:
-    """Return a list with a note if casts make the tensors ``DOUBLING`` times as large or more; else an empty list."""
+    """Return a list with a note if casts make tensors ``DOUBLING`` times as large or more; else an empty list.
+
+    A tied tensor counts once.
+    """
     before = after = 0
     kinds: set[str] = set()
     for step in steps:
-        if step.kind == "cast":
+        if step.kind == "cast" and not step.tied_to:
             elements = 1
             for size in step.shape:
                 elements *= size

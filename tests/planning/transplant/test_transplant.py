@@ -565,3 +565,16 @@ def test_what_is_required_and_not_loaded_says_why() -> None:
     with pytest.raises(cs.PlanError) as caught:
         plan(MODEL, {**MODEL, "new": (2,), "other": (1,)}, require=["encoder", "new"])
     assert caught.value.details == ("new",)
+
+
+def test_the_note_on_growth_counts_a_tied_tensor_once() -> None:
+    source = {"embed": ("float16", (1000, 2)), "other": ("float16", (500, 2))}
+    made = plan(source, {"embed": (1000, 2), "other": (500, 2), "head": (1000, 2)}, tied="  tied: [[embed, head]]\n")
+    assert any("enlarges tensors from 6.0 kB to 12.0 kB; --dtype" in note for note in made.notes), made.notes
+
+
+def test_a_tensor_that_starts_anew_is_not_said_to_come_from_the_last_source() -> None:
+    sources = [save("one.pth", MODEL), save("two.pth", MODEL)]
+    made = cs.transplant(sources, declare("dst.yaml", MODEL), reinit=["decoder"])
+    (said,) = [note for note in made.notes if "in several sources" in note]
+    assert (said.startswith("3 tensors"), "decoder" in said) == (True, False), said
