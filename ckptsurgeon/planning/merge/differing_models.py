@@ -11,7 +11,7 @@ from ...tensors.dtypes import DTYPES, dtype_named
 from ...util.text import brief_repr, count, escape, grouped, listing, shape_text
 from ..keys.pattern import OptionPattern, with_equals
 from ..keys.pattern_hints import matched
-from ..keys.transposed import is_transposed, square_siblings, transposed_note
+from ..keys.transposed import is_transposed, square_siblings, transposed_hint, transposed_note
 from ..mismatch.policy_syntax import is_reshape
 from ..plan.files import SourceView
 from ..plan.step import Input
@@ -50,7 +50,7 @@ class MergeMismatch:
     def of(given: str | Mapping[str, str] | Sequence[str]) -> MergeMismatch:
         """Return the policies in one or several strings (``slice``, ``GLOB=slice``), or in a map by pattern.
 
-        Raises ConfigError for an unknown policy, or for two policies for all tensors.
+        Raises ConfigError for an unknown policy, or for two different policies for all tensors.
         """
         pairs = (
             given.items() if isinstance(given, Mapping) else map(_pair, [given] if isinstance(given, str) else given)
@@ -158,7 +158,7 @@ class FittedInputs(NamedTuple):
 
     ``inputs`` maps the index of each model to its tensor, ``base`` is the base's tensor, if there is a base. ``shape``
     is the output's shape. ``policy`` says how other shapes are made to fit this shape: slice, overlap, vocab, or "" if
-    all are equal. ``axis`` is the vocabulary axis if the policy is ``vocab``.
+    no tensor needs this. ``axis`` is the vocabulary axis if the policy is ``vocab``.
     """
 
     inputs: Mapping[int, Input]
@@ -179,6 +179,15 @@ def _alike(one: Shape, other: Shape) -> bool:
     return one == other or is_reshape(one, other)
 
 
+REMEDIES = {
+    "skip": "--on-mismatch skip to merge without the tensors that differ",
+    "slice": "slice to use the first part of larger ones",
+    "overlap": "overlap to merge the part that all have",
+    "--vocab": "--vocab to map rows by token lists",
+}
+"""{option for tensors that differ: its description in a hint}."""
+
+
 class ShapeFitting:
     """Fits the tensors of the output one by one; one error then reports all tensors that do not fit."""
 
@@ -190,6 +199,7 @@ class ShapeFitting:
         self.axes = MergeAxes(options.vocabulary, self._names, keys) if options.vocabulary is not None else None
         self._rows = options.vocabulary.size if options.vocabulary is not None else 0
         self._unlike: list[tuple[str, str]] = []
+        self._remedies = list(REMEDIES)  # the options that would settle all of ``_unlike``
         self._moved: list[ShapeChange] = []
         self._turned: dict[str, int] = {}  # {key of a tensor that looks transposed: number of its dimensions}
         self._shapes: dict[str, Shape] = {}
@@ -242,11 +252,16 @@ class ShapeFitting:
             return True
         pairs = list(zip(one.shape, first.shape, strict=False))
         movable = same_kind and len(one.shape) == len(first.shape) and not DTYPES[one.dtype].is_packed
-        if policy == "slice" and movable and all(h >= w for h, w in pairs):
-            return True
-        if policy == "overlap" and movable and all(h and w for h, w in pairs):
+        fits = {
+            "slice": movable and all(h >= w for h, w in pairs),
+            "overlap": movable and all(h and w for h, w in pairs),
+        }
+        if fits.get(policy):
             return True
         if policy != "skip":
+            by_token = self.axes is None and movable and sum(h != w for h, w in pairs) == 1
+            helps = {"skip": True, **fits, "--vocab": by_token and DTYPES[one.dtype].kind == "float"}
+            self._remedies = [remedy for remedy in self._remedies if helps[remedy]]
             shapes = f"{first.dtype} {shape_text(first.shape)} in {self._names[first.source]}, "
             self._unlike.append((key, f"{shapes}{one.dtype} {shape_text(one.shape)} in {self._names[one.source]}"))
         return False
@@ -254,10 +269,13 @@ class ShapeFitting:
     def check(self) -> None:
         """Raise PlanError if any tensor does not fit; the error lists all of them."""
         if self._unlike:
-            hint = "Use --on-mismatch skip to merge without tensors that differ, slice to use the first part of larger "
+            turned = next((key for key, _ in self._unlike if key in self._turned), "")
+            how = transposed_hint(turned, "ckpt rename --operations", self._turned[turned]) if turned else ""
+            *others, last = [REMEDIES[one] for one in self._remedies]
+            hint = f"{', '.join(others)}, or {last}" if others else last
             raise PlanError(
                 f"tensors differ between the models: {grouped(self._unlike, '{names} {are} {why}')}.",
-                hint=f"{hint}ones, overlap to merge the part that all have, or --vocab to map rows by token lists.",
+                hint=f"{f'{how}. Or use' if turned else 'Use'} {hint}.",
                 details=[f"{key} is {why}" for key, why in self._unlike],
             )
         if self.axes is not None:
@@ -289,11 +307,11 @@ class MergeNotes:
         """Yield one note for each kind of unusual tensor that occurred."""
         for keys, what in (
             (self.integers, f"not merged but chosen by --int-buffers {options.int_buffers}"),
-            (self.skipped, "left out, since not all models have it (--on-missing skip)"),
+            (self.skipped, "left out, since a model or the base lacks it (--on-missing skip)"),
             (self.nowhere, "left out, since none of the models to merge has it"),
             (self.from_base, "taken from the base for models that lack it (--on-missing base)"),
             (self.unbased, "not in the base, and copied from the only model that has it"),
-            (self.fewer, "merged from fewer models than given"),
+            (self.fewer, "made from fewer models than given"),
             *(
                 (keys, f"with different dtypes in the models: the output has {made}, which holds all values")
                 for made, keys in self.mixed.items()

@@ -55,9 +55,7 @@ def plan_merge(
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
-        raise PlanError(
-            "there is nothing to merge: no tensor is in all models.", hint="Use --on-missing any or --on-missing base."
-        )
+        raise _nothing_merged(pieces, options)
     steps = steps if ties is None else ties.tied(steps)
     return Plan(
         verb="merge",
@@ -74,6 +72,17 @@ def plan_merge(
             *planner.notes(),
             *(ties.apart(steps) if ties else ()),
         ),
+    )
+
+
+def _nothing_merged(pieces: Sequence[MergePiece], options: MergeOptions) -> PlanError:
+    """Return the error for a merge without any tensor in its output."""
+    if options.on_missing != "skip":
+        return PlanError("there is nothing to merge: none of the models has a tensor of the output.")
+    has_base = any(piece.base is not None for piece in pieces)
+    return PlanError(
+        f"there is nothing to merge: no tensor is in all models{' and the base' if has_base else ''}.",
+        hint=f"Use --on-missing any{' or --on-missing base' if has_base else ''}.",
     )
 
 
@@ -133,7 +142,7 @@ class _MergeSteps:
     def _is_coded(self, piece: MergePiece, places: Sequence[SourceKey]) -> bool:
         """Return whether a merge would compute with the codes of quantised tensors; if so, ``check`` raises an error.
 
-        If only one model has the tensor, its codes are copied, which is allowed.
+        If only one model is to be merged, without a base, its codes are copied, which is allowed.
         """
         views = [self._views[place.source] for place in places]
         pairs = zip(views, places, strict=True)

@@ -126,12 +126,48 @@ def test_a_mismatch_that_nothing_settles_is_an_error(
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "options", "hint"),
+    [
+        ((4, 8), (6, 8), {}, "skip.* differ, slice .* larger ones, overlap .* all have, or vocab to map"),
+        ((4, 8), (2, 8), {}, "skip.* differ, overlap .* all have, or vocab to map"),
+        ((4, 8), (2, 8), {"on_mismatch": "slice"}, "skip.* differ, overlap"),
+        ((4, 8), (6, 9), {}, "skip.* differ, slice .* larger ones, or overlap .* all have[.]"),
+        ((4, 8), (4, 8, 2), {}, "Use .*skip.* to merge without the tensors that differ[.]"),
+        ((4, 8), (8, 4), {}, "Transpose with ckpt rename .*transpose: 'w'}. Or use .*skip.* differ, or overlap"),
+    ],
+)
+def test_the_hint_names_only_what_settles_the_mismatch(
+    one: tuple[int, ...], other: tuple[int, ...], options: dict[str, Any], hint: str
+) -> None:
+    save_file({"w": torch.ones(one)}, PAIR[0])
+    save_file({"w": torch.ones(other)}, PAIR[1])
+    with pytest.raises(cs.PlanError, match=hint):
+        cs.merge(PAIR, **HALVES, **options)
+
+
+def test_a_merge_that_skips_all_tensors_advises_only_what_could_help() -> None:
+    for name, key in zip((*PAIR, "c.safetensors"), ("w", "w", "v"), strict=True):
+        save_file({key: torch.ones(2)}, name)
+    with pytest.raises(cs.PlanError, match=r"is in all models\. Use on_missing=\"any\"\."):
+        cs.merge([PAIR[0], "c.safetensors"], **HALVES, on_missing="skip")
+    with pytest.raises(cs.PlanError, match=r"all models and the base\. Use .*any.* or .*base"):
+        cs.merge(PAIR, method="task_arithmetic", base="c.safetensors", weights=[1, 1], on_missing="skip")
+
+
+def test_the_hint_on_numbers_of_another_kind_is_to_skip_them() -> None:
+    save_file({"w": torch.ones(2)}, PAIR[0])
+    save_file({"w": torch.ones(2, dtype=torch.int32)}, PAIR[1])
+    with pytest.raises(cs.PlanError, match="skip.* to merge without the tensors that differ[.]"):
+        cs.merge(PAIR, **HALVES)
+
+
 def test_what_only_one_of_two_is_left_of_is_taken_as_it_is(shapes: tuple[State, State]) -> None:
     found = merged(method="slerp", weights=None, t=0.25, on_mismatch="skip")
     assert torch.equal(found["w"], shapes[0]["w"])
     assert torch.equal(found["n.t"], shapes[0]["n.t"])
     assert not torch.equal(found["v"], shapes[0]["v"])
-    assert "2 tensors merged from fewer models than given" in notes(PAIR, on_mismatch="skip")
+    assert "2 tensors made from fewer models than given" in notes(PAIR, on_mismatch="skip")
 
 
 def test_a_plan_whose_shapes_do_not_fit_is_refused(shapes: tuple[State, State]) -> None:
