@@ -27,6 +27,8 @@ class Between:
     high: float = math.inf
 
     def __str__(self) -> str:
+        if not math.isfinite(self.low):
+            return f"{self.high:g} or less"
         return f"from {self.low:g} to {self.high:g}" if math.isfinite(self.high) else f"{self.low:g} or more"
 
 
@@ -78,7 +80,9 @@ class Parameter:
             return self._bounded(int(value))
         if self.kind == "number" and is_number:
             return self._bounded(float(value))
-        raise ConfigError(f"the parameter {self.name} is {brief_repr(value, 40)}, not {self.wanted}.")
+        is_a_number = isinstance(value, (int, float)) and not isinstance(value, bool) and "number" in self.kind
+        wanted = "a finite number" if is_a_number and not _is_finite(value) else self.wanted
+        raise ConfigError(f"the parameter {self.name} is {brief_repr(value, 40)}, not {wanted}.")
 
     def _bounded(self, value: float) -> float:
         if not self.bounds.low <= value <= self.bounds.high:
@@ -96,7 +100,8 @@ def _is_finite(value: float) -> bool:
 def _parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return the parameters of the merge method ``name``: the keyword arguments of its function, after the tensors.
 
-    Raises ConfigError for a parameter of unknown type, or for one that can be passed by position.
+    Raises ConfigError for a parameter of unknown type, for one that can be passed by position, or for a default that
+    the parameter does not accept.
     """
     hints = get_type_hints(function, include_extras=True)
     found = list(inspect.signature(function).parameters.values())
@@ -168,8 +173,16 @@ def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
         )
     default = None if one.default is one.empty else one.default
     if each and default is not None:
+        if not isinstance(default, (list, tuple)) or len(default) != 1:
+            raise ConfigError(
+                f"the default of the parameter {one.name} is {brief_repr(default, 40)}, not a sequence of one value.",
+                hint=f"Write one value for all models, as in {one.name}: PerModel = (1.0,).",
+            )
         (default,) = default
-    return Parameter("lambda" if one.name == "lambda_" else one.name, kind, default, each, bounds, choices)
+    made = Parameter("lambda" if one.name == "lambda_" else one.name, kind, default, each, bounds, choices)
+    if default is not None:
+        made.checked(default)
+    return made
 
 
 # Methods.

@@ -71,7 +71,7 @@ class _PluginLocation:
 def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
     """Turn any error that the user's code raises in the block into a ConfigError.
 
-    Errors that ckptsurgeon raises itself, and errors in reading files, are not changed.
+    During a merge (``place`` has the method), errors of ckptsurgeon itself, also in reading files, are not changed.
     """
     try:
         yield
@@ -84,9 +84,10 @@ def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
         ):
             raise
         line = next((one.lineno or 0 for one in reversed(frames) if one.filename == place.path), 0)
+        if isinstance(error, CheckpointError):
+            raise place.fault(error.message.rstrip("."), line, error.hint) from error
         reason = escape(str(error)).rstrip(".")
-        name = "" if isinstance(error, CheckpointError) else type(error).__name__
-        raise place.fault(": ".join(part for part in (name, reason) if part), line) from error
+        raise place.fault(": ".join(part for part in (type(error).__name__, reason) if part), line) from error
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
@@ -105,7 +106,8 @@ def _guarded(path: str, method: Method) -> Method:
             made = method.function(tensors, **parameters)
         if callable(made):
             return _checked(place, made)
-        if fault := _fault(made, (prod(tensors.shape),), (prod(getattr(made, "shape", ())),)):
+        shape = tuple(getattr(made, "shape", ()))
+        if fault := _fault(made, tensors.shape, tensors.shape if prod(shape) == prod(tensors.shape) else shape):
             raise place.fault(fault, hint="Return a function of a slice, or a floating array of the tensor's shape.")
         return made
 
@@ -126,7 +128,8 @@ def _checked(place: _PluginLocation, merging: Merging) -> Merging:
 def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
     """Return why ``made``, a method's result, is not a real floating array of the shape ``wanted``; '' if it is.
 
-    ``shape`` is the shape of ``made``. If ``like`` is given, the result must be of the same library, numpy or torch.
+    ``shape`` is the shape to compare and to show. If ``like`` is given, the result must be of the same library, numpy
+    or torch.
     """
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
@@ -186,8 +189,9 @@ def check_number(method: Method, number: int, *, has_base: bool) -> None:
         )
     merged = number + (method.base == "model" and has_base)
     if merged < least:
+        there = "there are" if merged > 1 else "there is"
         raise ConfigError(
-            f"the method {method.name} needs at least {count(least, 'model')}, but there is {merged or 'none'}.",
+            f"the method {method.name} needs at least {count(least, 'model')}, but {there} {merged or 'none'}.",
             hint="Give more models.",
         )
     if number == 1 and not has_base and method.needs_others:

@@ -75,6 +75,15 @@ def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
             "from ckptsurgeon import merge_method\n@merge_method('linear', paper='')\ndef x(t): ...",
             "two merge methods named linear",
         ),
+        (
+            "from ckptsurgeon import PerModel, merge_method\n@merge_method('x', paper='')\n"
+            "def x(t, *, weight: PerModel = 1.0): ...",
+            "fails: the default of the parameter weight is 1.0, not a sequence of one value (line 2).",
+        ),
+        (
+            "from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, *, y: float = 'a'): ...",
+            "fails: the parameter y is 'a', not a number (line 2).",
+        ),
         ("def x(:", "fails"),
         ("\nraise ValueError('no')", "fails: ValueError: no (line 2)."),
         ("open('gone')", "fails: FileNotFoundError"),
@@ -107,7 +116,7 @@ RUN = {
     "gives nothing": ("def x(t): ...", "it returns None, not an array"),
     "gives nothing for a slice": ("def x(t): return lambda at: None", "it returns None, not an array of the slice's library (numpy or torch) (method x, key"),
     "gives another shape": ("def x(t): return lambda at: at.models[0][:1]", "it returns the shape (1, 4), not (6, 4) (method x, key embed.weight). Return a floating array"),
-    "gives too little": ("def x(t): return t.whole().models[0][:1]", "it returns the shape (4), not (24) (method x, key embed.weight). Return a function"),
+    "gives too little": ("def x(t): return t.whole().models[0][:1]", "it returns the shape (1, 4), not (6, 4) (method x, key embed.weight). Return a function"),
     "gives integers": ("def x(t): return lambda at: at.models[0].astype('int64')", "it returns int64, not float32 or float64 (method x,"),
     "gives complex numbers": ("def x(t): return lambda at: at.models[0] * 1j", "it returns complex64, not float32 or float64 (method x,"),
     "gives a tensor": ("def x(t):\n    import torch\n    return lambda at: torch.tensor(at.models[0])", "not an array of the slice's library"),

@@ -109,6 +109,17 @@ def test_lambda_goes_by_its_name_and_by_its_argument() -> None:
     assert not np.array_equal(one, merge("task_arithmetic", [a], base))
 
 
+def test_bounds_of_a_parameter_are_said_as_they_are() -> None:
+    @merge_method("x", paper="")
+    def method(tensors: Any, *, most: Annotated[float, Between(high=1)] = 0.5) -> Any:
+        """Return nothing."""
+
+    with pytest.raises(ConfigError, match=r"most is 2; it must be 1 or less"):
+        method.parameters[0].checked(2)
+    with pytest.raises(ConfigError, match=r"most is inf, not a finite number"):
+        method.parameters[0].checked(math.inf)
+
+
 def test_epsilon_that_leads_beyond_certainty_is_refused() -> None:
     with pytest.raises(ConfigError, match="from 0.8 to 1; all of them must be above 0"):
         merge("della", [some(3, 4)], some(3, 4, seed=1), density=0.9, epsilon=0.1)
