@@ -194,11 +194,13 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         found = first.setdefault(_outline(one), one)
         name = escape(one.path)
         if found is not one and found.path == one.path:
-            notes.append(f"{name} is given twice, so its weights count twice")
+            number = sum(not each.in_memory and (each.path, each.root) == (one.path, one.root) for each in opened)
+            times = "twice" if number == 2 else f"{number} times"
+            notes.append(f"{name} is given {times}, so its weights count {times}")
         elif found is not one and _is_copy(found, one):
             said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
             notes += _decoded_otherwise(found, one) or [said]
-    return notes
+    return list(dict.fromkeys(notes))
 
 
 def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
@@ -215,7 +217,7 @@ def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
     """Return notes on models that are the base itself, or copies of it, so that their change from the base is zero."""
     if base.in_memory:
         return []
-    outline, zero = _outline(base), "its change from the base is zero, so it only makes the merged change smaller"
+    outline, zero = _outline(base), "its change from the base is zero, so it can only make the merged change smaller"
     notes = []
     for one in models:
         if one.in_memory or _outline(one) != outline:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs import sampled_parts
 
-ZERO = "its change from the base is zero, so it only makes the merged change smaller"
+ZERO = "its change from the base is zero, so it can only make the merged change smaller"
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,11 @@ def test_a_large_model_under_two_paths_is_said(monkeypatch: pytest.MonkeyPatch) 
 def test_a_base_that_is_merged_like_a_model_counts_twice() -> None:
     assert notes(["base"], "slerp", t=0.5) == ["base.safetensors is given twice, so its weights count twice"]
     assert notes(["a"], "slerp", t=0.5) == []
+
+
+def test_a_model_that_is_given_three_times_counts_three_times() -> None:
+    (said,) = cs.merge(["a.safetensors"] * 3, method="linear", weights=[1, 1, 1]).notes
+    assert said == "a.safetensors is given 3 times, so its weights count 3 times"
 
 
 def test_a_recipe_may_list_its_base_but_no_copy_of_it() -> None:
