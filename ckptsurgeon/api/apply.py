@@ -210,7 +210,13 @@ def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> 
 
 
 def _check_no_ranks(options: OutputOptions) -> None:
-    """Raise ConfigError if the output has one file for each rank: one process writes all of these files."""
+    """Raise ConfigError if the output has one file for each rank: one process writes all of these files.
+
+    Raises the errors of ``check_options`` before.
+    """
+    from ..engine.output.layout import check_options
+
+    check_options(options)
     if options.ranks.ranks:
         raise ConfigError(
             f"--to {options.to} cannot be used with --engine: one process writes the files of all ranks.",
@@ -250,7 +256,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     with suppress(OSError):
         names = os.listdir(path if is_folder(options) else os.path.dirname(path) or os.curdir)
     if not is_folder(options) and f"{os.path.basename(path)}{INDEX}" in names:
-        index = (_index_left(path),)
+        index = (_index_left(path, names),)
     if is_folder(options):
         others = {*names} - {*existing_checkpoint(path)}
     else:
@@ -262,11 +268,20 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     return (*index, *earlier_files_notes(options.path, written, plan.target.companions))
 
 
-def _index_left(path: str) -> str:
-    """Return a note if an earlier sharded model left its index in the folder of the single file ``path``."""
+def _index_left(path: str, names: Sequence[str]) -> str:
+    """Return the note on the index that an earlier sharded model left in the folder of the single file ``path``.
+
+    ``names`` are the names of the files in the folder.
+    """
+    from ..formats.base.file_names import shards_among
+
     where, name = os.path.split(path)
+    found = f"{escape(where) or '.'} still has {escape(name)}{INDEX}"
+    stem = os.path.splitext(name)[0]
+    if not any(one.startswith(stem) for one in shards_among(names)):
+        return f"{found}, from an earlier model; remove it, or load the new file by its path"
     return (
-        f"{escape(where) or '.'} still has {escape(name)}{INDEX} and its shards, from an earlier model; "
+        f"{found} and its shards, from an earlier model; "
         "the folder has two models now: remove the index and its shards, or load the new file by its path"
     )
 
@@ -301,7 +316,7 @@ def check_output(
 ) -> tuple[str, ...]:
     """Check an output before ``apply``: its format, its shard size and whether it can store the result of ``plan``.
 
-    Without a ``plan``, only format and shard size are checked. Raises the errors that ``apply`` would raise for these,
+    Without a ``plan``, only the options are checked. Raises the errors that ``apply`` would raise for these,
     for example for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that
     ``apply`` would add; none if the inputs of the plan are closed.
     """

@@ -42,6 +42,14 @@ def test_another_engine_is_an_error(engine: str) -> None:
         cs.apply(transplant(), "out", max_shard_size=SHARD, engine=engine)
 
 
+def test_ranks_without_their_format_are_named_as_without_an_engine() -> None:
+    with pytest.raises(cs.ConfigError, match='ranks needs to="fsdp"') as alone:
+        cs.apply(transplant(), "out", ranks=2)
+    with pytest.raises(cs.ConfigError) as caught:
+        cs.apply(transplant(), "out", ranks=2, engine="ray")
+    assert str(caught.value) == str(alone.value)
+
+
 def test_a_source_in_memory_is_an_error() -> None:
     with pytest.raises(cs.PlanError, match="Ray tasks cannot use a source in memory"):
         cs.apply(cs.convert(load_file("a.safetensors")), "out", max_shard_size=SHARD, engine="ray")

@@ -306,6 +306,11 @@ def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
         for note in notes
     )
     assert not any("still has" in note for note in cs.apply(cs.convert("new"), "sharded/other.safetensors").notes)
+    for shard in Path("sharded").glob("model-*-of-*.safetensors"):
+        shard.unlink()
+    notes = cs.apply(cs.convert("new"), "sharded/model.safetensors", force=True).notes
+    said = "sharded still has model.safetensors.index.json, from an earlier model; remove it, or load"
+    assert any(note.startswith(said) for note in notes), notes
 
 
 @pytest.mark.costly
