@@ -67,15 +67,20 @@ class StateDictAndExtras(StateDict):
 
 
 def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return the entries of --set-metadata as a dict; raises ConfigError for a string that is not KEY=VALUE."""
-    found = {}
+    """Return the entries of --set-metadata as a dict.
+
+    Raises ConfigError for a string that is not KEY=VALUE, or for a key that gets two values.
+    """
+    found: dict[str, str] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise ConfigError(
-                f"--set-metadata {text} does not have the form KEY=VALUE.", hint="Write --set-metadata KEY=VALUE."
+                f"--set-metadata {escape(text)} does not have the form KEY=VALUE.",
+                hint="Write --set-metadata KEY=VALUE.",
             )
-        found[key] = value
+        if found.setdefault(key, value) != value:
+            raise ConfigError(f"--set-metadata gives {escape(key)} two values.", hint="Leave one of the two out.")
     return found
 
 

@@ -77,3 +77,10 @@ def test_metadata_is_shown_on_request(pair: None, ckpt: Run) -> None:
     assert "  metadata\n    who = me\n" in ckpt("inspect", "a.safetensors", "--metadata").out
     assert "  no metadata\n" in ckpt("inspect", "b.safetensors", "--metadata").out
     assert json.loads(ckpt("inspect", "a.safetensors", "--json").out)["metadata"] == {"who": "me"}
+
+
+def test_two_values_of_one_entry_of_metadata_are_an_error(pair: None, ckpt: Run) -> None:
+    given = ("--set-metadata", "who=me", "--set-metadata", "who=you")
+    done = ckpt("convert", "a.safetensors", *given, "-n")
+    assert (done.code, done.err.strip()) == (2, "error: --set-metadata gives who two values. Leave one of the two out.")
+    assert ckpt("convert", "a.safetensors", *given[:2], *given[:2], "-n").code == 0

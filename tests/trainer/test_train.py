@@ -460,6 +460,7 @@ def test_settings_that_no_longer_are_have_a_way_out(
         (["--report", "run", "--resume"], "--report and --resume contradict each other: --report does not train."),
         (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
         (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),
+        (["--report", "run", "--strategy", "fsdp"], "--report and --strategy contradict each other"),
         (["--report", "run", "--run", "other"], "--report needs one run, but two are given: run and --run other"),
     ],
 )

@@ -23,7 +23,7 @@ The configuration defines the model and, in its section train:, the training. Wi
 only *.init.safetensors in the working directory, and the configuration for which it was made; if that configuration
 refers to code, it must be given on the command line. The run is checked before the first step, during training and
 after the last step: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 if a check fails; if a check fails
-before the first step, nothing is trained.
+before the first step, nothing is trained (unless --keep-going is given).
 SIGTERM, SIGINT and SIGHUP end the run after the current step and save it; the exit status is 143, 130 or 129, and
 --resume continues the run.
 """
@@ -137,7 +137,7 @@ def run(
             init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
             keep_optimizer=keep_optimizer,
             controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
-            keep_going=keep_going, evaluate=evaluate,
+            keep_going=keep_going, evaluate=evaluate, strategy=None if strategy == "ddp" else strategy,
         )  # fmt: skip
         if config is not None and folder is not None:
             raise ConfigError(
