@@ -1,6 +1,6 @@
-"""Shows the progress of a training run on stderr: the checks, and a line with the current state.
+"""Shows the checks of a training run on stdout, and its progress on stderr.
 
-On a terminal, this line is updated in place; otherwise a new line is printed from time to time.
+On a terminal, a line with the current state is updated in place. Lines with results, as of evaluations, stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SMOOTH = 0.9
 
 
 class ProgressDisplay:
-    """Shows the progress of a training run on stderr; ``shown`` has the phases whose checks have been shown."""
+    """Shows the checks and the progress of a training run; ``shown`` has the phases whose checks have been shown."""
 
     def __init__(self, printer: Printer) -> None:
         self.shown: set[str] = set()

@@ -89,7 +89,7 @@ def merge(
     metadata: Mapping[str, str] | None = None,
     **more: Given,
 ) -> Plan:
-    """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only, unless models are aligned.
+    """Plan a merge of models by a method or a recipe of mergekit; reads headers and some values, with ``align`` all.
 
     ``models`` are the models, or the path of a recipe (``merge("recipe.yaml")``), which itself contains the models, the
     method, the base and the parameters. ``base`` is the model that the others were trained from, or from which the
@@ -108,9 +108,10 @@ def merge(
     or a map from pattern to policy.
 
     ``vocab`` merges models with different vocabularies token by token; the output's vocabulary is "union", "base" (that
-    of the base or first model), or the file of a token list. ``tokens`` gives the token list of a model whose folder
-    has none; ``vocab_keys`` lists the tensors with a row for each token (GLOB, GLOB=AXIS), if their sizes do not show
-    this. ``int_buffers`` ("last", "first", "max") chooses the values of integer tensors.
+    of the base or first model), or the file of a token list. With "place", row n is merged with row n, whatever the
+    tokens are. ``tokens`` gives the token list of a model whose folder has none; ``vocab_keys`` lists the tensors with
+    a row for each token (GLOB, GLOB=AXIS), if their sizes do not show this. ``int_buffers`` ("last", "first", "max")
+    chooses the values of integer tensors.
 
     With ``align``, each model is first aligned with the base or, without a base, with the first model (Git Re-Basin,
     arXiv 2209.04836). Its channels, heads, experts and the dimensions of its residual stream are permuted, so that its
@@ -120,10 +121,10 @@ def merge(
     (``{"hidden": {"fc1.weight": 0, "fc2.weight": 1}}``), or as a YAML file.
 
     Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
-    plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the
-    models' dtypes; ``compute`` is the dtype of the computation, float32 or float64. ``seed`` is the seed of methods
-    that draw random numbers. ``plugin`` is a Python file with your own merge methods; it is run. ``memory`` (such as
-    "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda", torch computes.
+    plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default one that holds all
+    values of the models; ``compute`` is the dtype of the computation, float32 or float64. ``seed`` is the seed of
+    methods that draw random numbers. ``plugin`` is a Python file with your own merge methods; it is run. ``memory``
+    (such as "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda", torch computes.
 
     ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the dotted path of the state
     dict in each file, such as ``model.ema``. ``metadata`` sets entries of the metadata, as in ``convert``. If the base,

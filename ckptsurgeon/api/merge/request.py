@@ -117,7 +117,7 @@ class MergeRequest:
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
     ) -> list[Checkpoint]:
-        """Open the models, decoded if they are quantised; ``stack`` closes them.
+        """Open the models, and decode those that are quantised (see ``read_as``); ``stack`` closes them.
 
         ``base`` is the index of the base in ``models``, if there is one; errors then call this model the base.
         """
@@ -187,7 +187,8 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
     ``given`` maps names to values, or is a list of strings as on the command line: NAME=VALUE or NAME:GLOB=VALUE, with
     a gradient in brackets. A value is a number, a string or a boolean; a list with one number for each model; or
     ``{"gradient": [0, 0.5, 1]}`` for values from the first layer to the last. It may also be a map from patterns to
-    such values, in which the last pattern that matches a key wins.
+    such values, in which the last pattern that matches a key wins. If a parameter has one value for all models, a list
+    is a gradient.
 
     Raises ConfigError for anything else, PatternError for an invalid pattern.
     """

@@ -68,7 +68,7 @@ _NO_FAULT = Note(NoteKind.REMARK, "")
 class ModelFolder:
     """The configuration and the tokeniser files in a model's folder, which are copied to outputs.
 
-    ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
+    ``files`` is empty for a single file of weights in a folder without a configuration. ``linked`` has the names
     of configuration and tokeniser files that are not copied, because they are symbolic links to files outside the
     folder. ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied.
     ``left`` has the names of all other files, which are not copied either. ``unlisted`` is true for a web address,

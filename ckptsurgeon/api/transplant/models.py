@@ -98,7 +98,8 @@ def first_notes(
         checkpoint = one.operated.checkpoint
         notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.derived.notes)
         if checkpoint.stripped:
-            notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
+            prefix = ", ".join(map(escape, checkpoint.stripped))
+            notes.append(f"the prefix {prefix} was removed from the keys of {escape(checkpoint.path)}")
     for one in sources:
         where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
         notes += (with_prefix(where, note) for note in one.recognised.notes)

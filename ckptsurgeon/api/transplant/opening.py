@@ -175,9 +175,9 @@ def _planned(
 
 
 def _heads_notes(heads: str, sources: Sequence[KnownSource]) -> list[str]:
-    """Return a note if ``--heads`` is given but no source is converted to another layout."""
+    """Return a note if ``--heads`` is given but no source is converted by operations, which may use these numbers."""
     unused = heads and not any(one.recognised.operations for one in sources)
-    return ["--heads has no effect: no source is converted to another layout"] if unused else []
+    return ["--heads has no effect: no source needs a conversion that uses the numbers of heads"] if unused else []
 
 
 def _open(specs: Sequence[SourceSpec], target: TargetSpec, root: str | None, *, into: list[Checkpoint]) -> None:

@@ -75,7 +75,7 @@ def transplant(
     constructor_weights: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan the transplant of one or more sources into a destination; only headers are read.
+    """Plan the transplant of one or more sources into a destination; only headers and some values are read.
 
     If several sources have a tensor, the last of them is used. A source may have ESPnet's form
     ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a checkpoint or a dict of tensors.

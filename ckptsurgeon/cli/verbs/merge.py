@@ -68,7 +68,7 @@ def run(
         typer.Option(
             "--statistics",
             metavar="MODEL=FILE",
-            help="The statistics of a model that ckpt stats made, for regmean and fisher. Repeatable.",
+            help="The statistics of a model that ckpt stats made, for methods such as regmean. Repeatable.",
         ),
     ] = None,
     on_missing: Annotated[
@@ -136,7 +136,9 @@ def run(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="Write floating tensors in this dtype. [default: the widest of the inputs]"
+            "--dtype",
+            metavar="DTYPE",
+            help="Write floating tensors in this dtype. [default: one that holds all inputs]",
         ),
     ] = None,
     compute: Annotated[

@@ -118,7 +118,7 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
     """Return the policies for shapes that differ, from the value that the user gave.
 
     ``init`` applies to all tensors, ``ctc.**=init`` or ``{"ctc.**": "init"}`` to those that the pattern matches. Raises
-    ConfigError for unknown policies, or for two policies for all tensors.
+    ConfigError for unknown policies, or for two different policies for all tensors.
     """
     if isinstance(policies, Mapping):
         pairs = [(_one_text(pattern) or None, _one_text(policy)) for pattern, policy in policies.items()]

@@ -29,6 +29,6 @@ def test_state_dicts_with_the_same_keys_and_inputs_are_not_recognised(monkeypatc
 def test_numbers_of_heads_that_no_conversion_uses_are_noted() -> None:
     torch.save(STATE, "src.pth")
     torch.save(STATE, "dst.pth")
-    said = "--heads has no effect: no source is converted to another layout"
+    said = "--heads has no effect: no source needs a conversion that uses the numbers of heads"
     assert said in cs.transplant("src.pth", "dst.pth", heads="2").notes
     assert said not in cs.transplant("src.pth", "dst.pth").notes
