@@ -94,7 +94,7 @@ def apply(
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
     from ..planning.recipe_text import make_recipe
-    from ..storage.write.output_paths import check_wait
+    from ..storage.write.output_paths import check_is_possible, check_wait
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
@@ -124,6 +124,7 @@ def apply(
             restart=restart,
             consume=consume,
         )
+        check_is_possible(options.path)
         if engine:
             _check_no_ranks(options)
         may_have = plan.verb == "lora merge" or any(source.recipe for source in inputs.sources)

@@ -69,7 +69,7 @@ class Options:
     ) -> Options:
         """Return the options from what a user wrote; raises PatternError or ConfigError for wrong values."""
         if on_missing not in MISSING_POLICIES:
-            raise ConfigError(f"--on-missing {on_missing} is unknown.", hint="Use init or error.")
+            raise ConfigError(f"--on-missing {escape(str(on_missing))} is unknown.", hint="Use init or error.")
         return Options(
             include=_flags("--include", include),
             exclude=_flags("--exclude", exclude),

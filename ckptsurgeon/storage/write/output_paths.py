@@ -23,6 +23,7 @@ from ..read.uri import scheme_of
 
 __all__ = [
     "check_is_path",
+    "check_is_possible",
     "check_output",
     "check_space",
     "check_wait",
@@ -61,8 +62,18 @@ def output_error(path: str, error: OSError) -> OutputError:
     return OutputError(f"cannot write {escape(path)}: {why}.")
 
 
+def check_is_possible(path: str) -> None:
+    """Raise OutputError if a path has the character NUL, which no name of a file can have."""
+    if "\0" in path:
+        raise OutputError(f"cannot write {escape(path)}: the path has the character NUL.", hint="Name another output.")
+
+
 def check_is_path(path: str) -> None:
-    """Raise OutputError if ``path`` is an address; this is for outputs that can only be written to this machine."""
+    """Raise OutputError if ``path`` is an address; this is for outputs that can only be written to this machine.
+
+    Raises the error of ``check_is_possible``, too.
+    """
+    check_is_possible(path)
     if scheme_of(path):
         raise OutputError(
             f"cannot write {escape(path)}: this output cannot be written to an address.",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +228,12 @@ def test_what_is_begun_in_a_folder_that_is_renamed_is_removed_there(kind: str, m
         with pytest.raises(cs.OutputError, match="cannot write .*old/out"):
             began.result(60)
     assert os.listdir("new") == []
+
+
+@pytest.mark.parametrize("recipe", [False, True])
+def test_an_output_whose_path_has_the_character_nul_is_refused(recipe: bool) -> None:
+    if recipe:
+        Path("r.yaml").write_text('verb: convert\nsource: a.pth\noutput: "a\\0b.pth"\n')
+    torch.save({"w": torch.ones(2)}, "a.pth")
+    with pytest.raises(cs.OutputError, match=r"cannot write a\\x00b.pth: the path has the character NUL"):
+        cs.apply("r.yaml" if recipe else cs.convert("a.pth"), None if recipe else "a\0b.pth")
