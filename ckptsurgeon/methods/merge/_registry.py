@@ -188,10 +188,10 @@ def check_number(method: Method, number: int, *, has_base: bool) -> None:
             hint="Leave --base out, or add this model to the models that are merged.",
         )
     merged = number + (method.base == "model" and has_base)
+    there = f"there {'are' if merged > 1 else 'is'} {merged or 'none'}{' with the base' if merged > number else ''}"
     if merged < least:
-        there = "there are" if merged > 1 else "there is"
         raise ConfigError(
-            f"the method {method.name} needs at least {count(least, 'model')}, but {there} {merged or 'none'}.",
+            f"the method {method.name} needs at least {count(least, 'model')}, but {there}.",
             hint="Give more models.",
         )
     if number == 1 and not has_base and method.needs_others:
@@ -199,7 +199,7 @@ def check_number(method: Method, number: int, *, has_base: bool) -> None:
         raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
-            f"the method {method.name} merges at most {count(most, 'model')}, but there are {merged}.",
+            f"the method {method.name} merges at most {count(most, 'model')}, but {there}.",
             hint="Use another method, or give fewer models.",
         )
 

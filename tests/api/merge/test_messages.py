@@ -41,6 +41,9 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "too many models": (
         (*PAIR, "base.safetensors", "-m", "slerp"), 2, "the method slerp merges at most 2 models, but there are 3. Use another method, or give fewer models."
     ),
+    "too many models with a base that is merged": (
+        (*PAIR, "--base", "base.safetensors", "-m", "slerp"), 2, "merges at most 2 models, but there are 3 with the base. Use"
+    ),
     "no base": ((*PAIR, "-m", "ties"), 2, "the method ties needs the base, from which the other models were trained. Give it with --base."),
     "a base that is not there": ((*PAIR, "-m", "ties", "--base", "no.safetensors"), 3, "no.safetensors does not exist."),
     "a wrapped model": (
