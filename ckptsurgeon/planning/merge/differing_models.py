@@ -293,6 +293,7 @@ class MergeNotes:
     """The keys of tensors that are not merged in the usual way, in a list for each note to the user."""
 
     integers: list[str] = field(default_factory=list)
+    sliced: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     nowhere: list[str] = field(default_factory=list)
     from_base: list[str] = field(default_factory=list)
@@ -307,6 +308,7 @@ class MergeNotes:
         """Yield one note for each kind of unusual tensor that occurred."""
         for keys, what in (
             (self.integers, f"not merged but chosen by --int-buffers {options.int_buffers}"),
+            (self.sliced, "of another shape in the model that --int-buffers chooses: its leading part is taken"),
             (self.skipped, "left out, since a model or the base lacks it (--on-missing skip)"),
             (self.nowhere, "left out, since none of the models to merge has it"),
             (self.from_base, "taken from the base for models that lack it (--on-missing base)"),

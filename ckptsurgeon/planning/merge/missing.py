@@ -17,11 +17,15 @@ __all__ = ["UNWRAP", "missing_error", "named_keys"]
 UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
 _FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|down|up)(?:\.|$)")
 """Matches the name of a low-rank factor of an adapter in a key."""
-ALIKE = "Merge models of the same architecture, or use --on-missing base, skip or any."
 
 
-def missing_error(views: Sequence[SourceView], missing: Iterable[tuple[SourceKey, str]]) -> PlanError:
-    """Return the error that lists all missing tensors: the model that lacks each, and its key in the output."""
+def missing_error(
+    views: Sequence[SourceView], missing: Iterable[tuple[SourceKey, str]], policies: Sequence[str]
+) -> PlanError:
+    """Return the error that lists all missing tensors: the model that lacks each, and its key in the output.
+
+    ``policies`` are the values of --on-missing that would settle this: "skip", and perhaps "base" and "any".
+    """
     lacking: dict[int, list[str]] = {}
     for place, key in missing:
         lacking.setdefault(place.source, []).append(key)
@@ -31,14 +35,19 @@ def missing_error(views: Sequence[SourceView], missing: Iterable[tuple[SourceKey
     lacks += [f"{names[source]} lacks {count(len(k), 'tensor')}" for source, k in others]
     return PlanError(
         f"{'; '.join(lacks)}.",
-        hint=_hint(views, lacking),
+        hint=_hint(views, lacking, policies),
         details=[f"{views[source].source.name}: {key}" for source, k in lacking.items() for key in k],
     )
 
 
-def _hint(views: Sequence[SourceView], lacking: Mapping[int, Sequence[str]]) -> str:
+def _hint(views: Sequence[SourceView], lacking: Mapping[int, Sequence[str]], policies: Sequence[str]) -> str:
     """Return a hint: what the user can do about tensors that some model lacks."""
-    return UNWRAP if _are_wrapped(views, lacking) else layout_hint(named_keys(views)) or _of_adapters(views) or ALIKE
+    if _are_wrapped(views, lacking):
+        return UNWRAP
+    *others, last = policies
+    said = f"{', '.join(others)} or {last}" if others else last
+    alike = f"Merge models of the same architecture, or use --on-missing {said}."
+    return layout_hint(named_keys(views)) or _of_adapters(views) or alike
 
 
 def _of_adapters(views: Sequence[SourceView]) -> str:

@@ -96,6 +96,7 @@ class _MergeSteps:
         self._fitting = ShapeFitting(views, options, keys)
         self._ties = ties
         self._missing: list[tuple[SourceKey, str]] = []
+        self._policies = ["base", "skip", "any"]  # the values of --on-missing that would settle all of ``_missing``
         self._checked: set[tuple[Any, ...]] = set()
         self._coded: list[tuple[str, QuantisedTensor, str]] = []
         self._merges: dict[tuple[Any, ...], Merge] = {}
@@ -131,6 +132,8 @@ class _MergeSteps:
                 self._notes.from_base.append(piece.key)
             elif self._options.on_missing != "any":
                 self._missing += ((place, piece.key) for place in absent)
+                helps = {"base": base is not None, "skip": True, "any": base is not None or self._can_lack_base(piece)}
+                self._policies = [policy for policy in self._policies if helps[policy]]
                 return
         if not there and base is None:
             self._notes.nowhere.append(piece.key)
@@ -153,6 +156,10 @@ class _MergeSteps:
     def _place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
         return place if self._ties is None else self._ties.place(place, models)
 
+    def _can_lack_base(self, piece: MergePiece) -> bool:
+        """Return whether a tensor that the base lacks, or a merge without a base, can be merged from its models."""
+        return piece.method.base != "required" or sum(map(self._has, piece.models)) < 2
+
     def _has(self, place: SourceKey) -> bool:
         return place.key in self._views[place.source].tensors
 
@@ -161,15 +168,13 @@ class _MergeSteps:
         if self._coded:
             raise computing(self._coded, dequantise("merge"))
         if self._missing:
-            raise missing_error(self._views, self._missing)
+            raise missing_error(self._views, self._missing, self._policies)
         self._fitting.check()
         if self._options.statistics:
             self._statistics.check()
 
     def _step(self, piece: MergePiece, fitted: FittedInputs) -> Step:
         inputs, base = list(fitted.inputs.values()), fitted.base
-        if fitted.policy in FITTED:
-            self._notes.fitted.setdefault(fitted.policy, []).append(piece.key)
         if len(inputs) < len(piece.models):
             self._notes.fewer.append(piece.key)
         if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
@@ -221,6 +226,8 @@ class _MergeSteps:
 
     def _merged(self, piece: MergePiece, fitted: FittedInputs, every: Sequence[Input], merge: Merge) -> Step:
         models = every
+        if fitted.policy in FITTED:
+            self._notes.fitted.setdefault(fitted.policy, []).append(piece.key)
         if merge.statistics:
             models = every[:-1] if merge.statistics in OF_BASE else every[: len(every) // 2]
         wide = any(one.dtype == "float64" for one in models)
@@ -303,6 +310,7 @@ class _MergeSteps:
         elif one.shape == fitted.shape or is_reshape(one.shape, fitted.shape):
             return replace(_copy(piece, one, one.dtype, rule=rule), shape=fitted.shape)
         elif fitted.policy == "slice":
+            self._notes.sliced.append(piece.key)
             return Step(
                 piece.key, "slice", one.dtype, fitted.shape, one.source, one.key, one.dtype, one.shape,
                 rule=rule, policy="slice",

@@ -155,6 +155,41 @@ def test_a_merge_that_skips_all_tensors_advises_only_what_could_help() -> None:
         cs.merge(PAIR, method="task_arithmetic", base="c.safetensors", weights=[1, 1], on_missing="skip")
 
 
+@pytest.mark.parametrize(
+    ("states", "options", "hint"),
+    [
+        (("v", "w", None), HALVES, "use on_missing=.skip. or any"),
+        (("v", "w", "vw"), {"method": "task_arithmetic", "weights": [1, 1]}, "use on_missing=.base., skip or any"),
+        (("vw", "vw", "v"), {"method": "task_arithmetic", "weights": [1, 1]}, "use on_missing=.skip.[.]"),
+        (("vw", "v", "v"), {"method": "task_arithmetic", "weights": [1, 1]}, "use on_missing=.skip. or any[.]"),
+    ],
+)
+def test_the_hint_on_missing_tensors_names_only_what_settles_it(
+    states: tuple[str | None, ...], options: dict[str, Any], hint: str
+) -> None:
+    for name, keys in zip((*PAIR, "base.safetensors"), states, strict=True):
+        save_file({key: torch.ones(2) for key in keys or ""}, name)
+    base = {"base": "base.safetensors"} if states[2] else {}
+    with pytest.raises(cs.PlanError, match=hint):
+        cs.merge(PAIR, **options, **base)
+
+
+@pytest.mark.parametrize(
+    ("policy", "buffers", "said"),
+    [
+        ("overlap", "first", "w"),
+        ("slice", "first", "w"),
+        ("slice", "last", "1 tensor of another shape in the model that --int-buffers chooses: its leading part"),
+    ],
+)
+def test_integers_of_another_shape_are_not_said_to_be_merged(policy: str, buffers: str, said: str) -> None:
+    for name, size in zip(PAIR, (2, 3), strict=True):
+        save_file({"w": torch.zeros(size, dtype=torch.int64), "f": torch.ones(2) * size}, name)
+    found = cs.merge(PAIR, **HALVES, on_mismatch=policy, int_buffers=buffers).notes
+    assert any(said in note for note in found)
+    assert not any("merged" in note.replace("not merged", "") for note in found)
+
+
 def test_the_hint_on_numbers_of_another_kind_is_to_skip_them() -> None:
     save_file({"w": torch.ones(2)}, PAIR[0])
     save_file({"w": torch.ones(2, dtype=torch.int32)}, PAIR[1])

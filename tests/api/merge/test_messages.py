@@ -24,7 +24,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
         (*PAIR, "base.safetensors", "-m", "linear"), 2, "Give it with --weights 0.33,0.33,0.33."
     ),
     "a weight that is none": ((*LINEAR, "--weights", "1,x"), 2, "--weights 1,x is not a list of numbers."),
-    "a weight that is no number": ((*LINEAR, "--weights", "nan,1"), 2, "weight is nan, not a number."),
+    "a weight that is no number": ((*LINEAR, "--weights", "nan,1"), 2, "weight is nan, not a finite number."),
     "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "the parameter weight is given twice."),
     "opposite weights": (
         (*LINEAR, "--weights", "1,-1"), 4,
