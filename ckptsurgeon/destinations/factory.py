@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape
 from ._document import Document
-from .torch_module.user_code import lacks_module, near_attributes, near_modules, own_file, user_code
+from .torch_module.user_code import lacks_module, near_attributes, near_modules, own_file, said_of, user_code
 
 __all__ = ["CONFIG", "instantiated", "located", "targets_in"]
 
@@ -111,7 +111,7 @@ def located(document: Document) -> Any:
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return lacks_module(document, target, error.name)
-    return document.fail(f"importing {escape(target)} failed: {type(error).__name__}: {escape(str(error))}")
+    return document.fail(f"importing {escape(target)} failed: {said_of(error)}")
 
 
 def targets_in(node: Any) -> Iterator[str]:

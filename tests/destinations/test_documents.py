@@ -142,6 +142,9 @@ def test_an_import_that_fails_names_the_package() -> None:
     ) as caught:
         config("model: {_target_: old_net.Net}")
     assert "pip" not in str(caught.value)
+    Path("strict_net.py").write_text("def Net(): assert False\n")
+    with pytest.raises(cs.ConfigError, match=r"cannot be built: AssertionError\. This code"):
+        config("model: {_target_: strict_net.Net}")
     Path("broken_net.py").write_text("1/0\n")
     with pytest.raises(cs.ConfigError, match="ZeroDivisionError"):
         config("model: {_target_: broken_net.Net}")

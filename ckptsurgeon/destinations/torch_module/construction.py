@@ -27,7 +27,17 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape, human_bytes, listing
 from .opened import Opened
 from .recording.dispatch import aten
-from .recording.graph import Node, Recording, StorageView, Streams, Unrecordable, behind, covers, evaluate
+from .recording.graph import (
+    Node,
+    Recording,
+    StorageView,
+    Streams,
+    Unrecordable,
+    behind,
+    covers,
+    default_dtype,
+    evaluate,
+)
 from .recording.record import recording, release
 from .simple_draws import RANDOM
 from .tensors import infos_of, state_of, ties_of
@@ -221,14 +231,14 @@ def bounded(name: str) -> Iterator[None]:
 def drawing() -> Iterator[None]:
     """Make torch run on the CPU, with one thread and without gradients, during the block.
 
-    Afterwards the number of threads and the random state are restored. Only one thread of the process can be in such a
-    block, because all threads share the random generator; other threads wait.
+    Afterwards the number of threads, the random state and the default dtype are restored. Only one thread of the
+    process can be in such a block, because all threads share the random generator; other threads wait.
     """
     with PROCESS_STATE:
         threads, state = torch.get_num_threads(), torch.get_rng_state()
         torch.set_num_threads(1)
         try:
-            with torch.no_grad(), torch.device("cpu"):
+            with torch.no_grad(), torch.device("cpu"), default_dtype(torch.get_default_dtype()):
                 yield
         finally:
             torch.set_rng_state(state)

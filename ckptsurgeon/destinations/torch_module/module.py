@@ -37,6 +37,7 @@ from .constructor_weights import (
 from .missing_draws import drawn_pieces
 from .opened import Opened, watched
 from .recording.graph import Unrecordable, replay
+from .user_code import said_of
 
 __all__ = ["module_target"]
 
@@ -148,7 +149,7 @@ def module_target(
     except (ConfigError, SourceError, UnsafeError):
         raise
     except Exception as error:
-        raise ConfigError(f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}") from error
+        raise ConfigError(f"{escape(name)} cannot be built: {said_of(error)}") from error
     built = source.built
     listen(built.opened)
     given, more = _loaded(source, fields.get("files", ()))

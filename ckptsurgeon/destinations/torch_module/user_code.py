@@ -19,7 +19,16 @@ from ...util.did_you_mean import close_names
 from ...util.text import brief_repr, escape
 from .._document import Document
 
-__all__ = ["PROCESS_STATE", "imported", "lacks_module", "near_attributes", "near_modules", "own_file", "user_code"]
+__all__ = [
+    "PROCESS_STATE",
+    "imported",
+    "lacks_module",
+    "near_attributes",
+    "near_modules",
+    "own_file",
+    "said_of",
+    "user_code",
+]
 
 MISTYPED = 0.8
 """If the similarity of two names (difflib's ratio) is at least this, one may be a misspelling of the other."""
@@ -34,8 +43,9 @@ PROCESS_STATE = threading.RLock()
 def user_code(document: Document) -> Iterator[None]:
     """Let the block import modules from the working directory and the configuration's folder.
 
-    Code in the block prints to stderr, because stdout is for the results of the command. The code can neither end the
-    program nor change the working directory. Until the block ends, other threads wait to run user code.
+    Code in the block prints to stderr, because stdout is for the results of the command. ``sys.exit`` in the block is
+    an error, and the working directory is restored afterwards. Until the block ends, other threads wait to run user
+    code.
     """
     with PROCESS_STATE, _importable(document):
         yield
@@ -162,6 +172,11 @@ def _module_of(document: Document, name: str) -> ModuleType:
     return importlib.import_module("builtins")
 
 
+def said_of(error: BaseException) -> str:
+    """Return the class of an exception and its message, if it has one: ``assert x`` raises one without a message."""
+    return f"{type(error).__name__}: {escape(str(error))}" if str(error) else type(error).__name__
+
+
 def lacks_module(document: Document, name: str, missing: str) -> ConfigError:
     """Return the error for the code ``name``, which imports the module ``missing``, but that cannot be found.
 
@@ -182,4 +197,4 @@ def lacks_module(document: Document, name: str, missing: str) -> ConfigError:
 def _import_failed(document: Document, name: str, error: Any) -> ConfigError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return lacks_module(document, name, error.name)
-    return document.fail(f"importing {escape(name)} failed: {type(error).__name__}: {escape(str(error))}")
+    return document.fail(f"importing {escape(name)} failed: {said_of(error)}")

@@ -318,3 +318,19 @@ def test_the_caller_may_write_into_what_it_gets() -> None:
             array = np.frombuffer(data, np.float32)
             assert array[0] != 99, key
             array[:] = 99
+
+
+@pytest.mark.parametrize("restores", [False, True])
+def test_a_constructor_that_changes_the_default_dtype_is_drawn_with_it_and_leaves_it(restores: bool) -> None:
+    def build() -> nn.Module:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        made = Holder(lambda: torch.randn(300) * 2)
+        torch.set_default_dtype(before if restores else torch.float64)
+        return made
+
+    spec = target(build)
+    assert torch.get_default_dtype() is torch.float32
+    values = drawn(spec)["w"]
+    assert (values.dtype, torch.get_default_dtype()) == (torch.float64, torch.float32)
+    assert 1.5 < float(values.std()) < 2.5

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ __all__ = [
     "Unrecordable",
     "behind",
     "covers",
+    "default_dtype",
     "derived_seed",
     "evaluate",
     "instances_in",
@@ -62,6 +64,7 @@ class Node:
 
     ``overwrites`` is true if the operation replaces all values of the storage that it writes; ``copies`` is true if it
     only copies values. ``outputs`` has a StorageView for each returned tensor with a new storage, and None for others.
+    ``default_dtype`` is torch's default dtype at the operation: constructors may change it.
     """
 
     index: int
@@ -74,6 +77,7 @@ class Node:
     random: bool = False
     overwrites: bool = False
     copies: bool = False
+    default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
 
 
 @dataclass
@@ -216,6 +220,19 @@ def evaluate(record: Recording, ref: StorageView) -> Tensor:
         return replay(record, nodes, ref, seed=0, streams={})
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make ``dtype`` torch's default dtype during the block, and restore the earlier one afterwards."""
+    before = torch.get_default_dtype()
+    if before is not dtype:  # rare: of most constructors, all operations have the same
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        if torch.get_default_dtype() is not before:
+            torch.set_default_dtype(before)
+
+
 def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, seed: int, streams: Streams) -> Tensor:
     """Run the recorded operations ``nodes`` again, now on real memory, and return the view ``wanted`` as a tensor.
 
@@ -230,7 +247,8 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
         args, kwargs = replaced((node.args, node.kwargs), StorageView, partial(_tensor, record, real))
         if node.random:
             torch.default_generator.manual_seed(derived_seed(seed, *streams[node.index]))
-        out = node.call(*args, **kwargs)
+        with default_dtype(node.default_dtype):
+            out = node.call(*args, **kwargs)
         made = tensors_in(out)
         for ref, tensor in zip(node.outputs, made, strict=False):
             if ref is not None:
