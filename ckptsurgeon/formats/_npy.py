@@ -36,8 +36,8 @@ _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DO
 def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     """Return the TensorInfo of the ``.npy`` array in ``storage``, whose first bytes are ``head``.
 
-    For an array of strings, objects or records, an OpaqueResult is returned. Raises FormatError if the header is
-    malformed, or if the array has more or fewer bytes than its header says.
+    For an array of a type that torch lacks, such as strings, an OpaqueResult is returned. Raises FormatError if the
+    header is malformed, or if the array has more or fewer bytes than its header says.
     """
     text, begin = _header(head)
     found = _HEAD.fullmatch(text)

@@ -49,7 +49,10 @@ class _DeepSpeedZero:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder, or its subfolder given in the file ``latest``, has optimizer and model states."""
+        """Return whether a folder has optimizer and model states, or has no weights, but a subfolder with such states.
+
+        The file ``latest`` must name this subfolder.
+        """
         if not isinstance(source, Folder):
             return False
         names = source.names()

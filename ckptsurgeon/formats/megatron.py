@@ -44,7 +44,7 @@ class _Megatron:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has subfolders of ranks, or a file that says which iteration is the latest."""
+        """Return whether a folder has subfolders of ranks, or no weights but a subfolder of the latest iteration."""
         if not isinstance(source, Folder):
             return False
         if any(map(_RANK.fullmatch, source.folders())):
@@ -153,7 +153,10 @@ def _stages(folder: Folder) -> list[list[str]]:
 
 
 def _file(folder: Folder, rank: str, opened: list[StateFile]) -> StateFile:
-    """Open the file of the folder ``rank`` and append it to ``opened``; raises FormatError if it has no model."""
+    """Open the file of the folder ``rank``, append it to ``opened``, and return it.
+
+    Raises FormatError if there is no such file, or if it has no model.
+    """
     names = folder.inside(rank).names()
     name = next((f"{rank}/{one}" for one in _FILES if one in names), "")
     if not name:
@@ -215,11 +218,13 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
 
 def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
     settings = _stated(first)
-    for said, there, what in ((settings.tensor, ranks, "tensor"), (settings.pipeline, stages, "pipeline")):
+    for said, there, what, noun in (
+        (settings.tensor, ranks, "tensor", "rank"), (settings.pipeline, stages, "pipeline", "stage")
+    ):  # fmt: skip
         if said and said != there:
             raise FormatError(
                 f"{escape(first.file.uri)} is from a run with {what}_model_parallel_size {said}, but the folder has "
-                f"{there}.",
+                f"{count(there, noun)}.",
                 hint="Fetch the whole folder again, without the folders of other runs.",
                 rule="ranks",
             )
@@ -263,10 +268,10 @@ def _stated(first: StateFile) -> MegatronSettings:
 
 
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
-    """Yield (dotted name, tensor) of each entry of a model; the tensor is None if the entry is another object.
+    """Yield (dotted name, tensor) of each entry of a model; the tensor is None for another object or _extra_state.
 
     ``tree`` has the entries of the model, nested in old files. ``one`` is the file of the model, for messages. Raises
-    FormatError if the model is not a dict of tensors.
+    FormatError if the model is not a dict, has too many dicts inside, or has a key that is not a string or too long.
     """
     waiting, visited = [("", tree)], 0
     while waiting:
@@ -352,9 +357,9 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _differ(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File]) -> bool:
-    """Return whether two tensors differ in their values, or in the number of their parts and their shapes.
+    """Return whether the values of two tensors differ; the parts of ranks are compared one by one.
 
-    The parts of ranks are compared one by one. Parts that cannot be compared count as equal.
+    Parts that cannot be compared count as equal. Tensors with different numbers of parts differ if their shapes do.
     """
     ours, theirs = _parts(one), _parts(other)
     if len(ours) != len(theirs):

@@ -40,7 +40,7 @@ class _TorchDistributed:
     writer = DcpWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether this is a folder with a file ``.metadata``, or this file itself."""
+        """Return whether this is a folder with a file ``.metadata``, or this file itself, if it is a pickle."""
         if isinstance(source, Folder):
             return METADATA in source.names()
         return source.name == METADATA and head[:1] == b"\x80"

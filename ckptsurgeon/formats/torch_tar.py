@@ -133,7 +133,7 @@ class _MemberReader:
     def count(self) -> int:
         """Read the next pickle, a number, and return it: so many items follow.
 
-        Raises UnsafeError if there are too many items.
+        Raises UnsafeError if it is not a number of items, or if there are too many.
         """
         number = self.value()
         if type(number) is not int or not 0 <= number <= limits.TENSORS:

@@ -126,7 +126,7 @@ class TorchArchive:
 def _root(file: File, archive: Archive) -> str:
     """Return the folder in the archive that contains ``data.pkl``, with a slash at the end; '' for the top level.
 
-    Raises FormatError if there is none, UnsafeError if there are several.
+    Folders inside folders do not count. Raises FormatError if there is none, UnsafeError if there are several.
     """
     roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]

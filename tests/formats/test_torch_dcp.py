@@ -299,7 +299,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "another shape": (
         lambda m: setattr(m.state_dict_metadata["w"].chunks[0], "sizes", torch.Size([4])), "declared as float32 (4,)",
     ),
-    "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
+    "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "are not a complete grid"),
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of the tensor w"),
     "a chunk again and again": (
         lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "lists a piece twice",
@@ -453,7 +453,7 @@ def _at(shape: tuple[int, ...], *offsets: int) -> TensorPiece:
     ],
 )
 def test_pieces_that_overlap_or_leave_a_hole_are_refused(pieces: list[TensorPiece]) -> None:
-    with pytest.raises(FormatError, match="do not make up"):
+    with pytest.raises(FormatError, match="are not a complete grid"):
         assembled("w", "float32", (4, 3), pieces)
 
 

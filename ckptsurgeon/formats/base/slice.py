@@ -100,7 +100,10 @@ class TensorPiece:
 
 
 def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[TensorPiece]) -> TensorInfo:
-    """Return the TensorInfo of a tensor joined from pieces; raises FormatError if the pieces leave a gap or overlap."""
+    """Return the TensorInfo of a tensor joined from pieces; raises FormatError if the pieces are not a complete grid.
+
+    If the values of a piece cannot be read, those of the tensor cannot be read, either (``opaque``).
+    """
     check_elements(shape)
     filled = [piece for piece in pieces if piece.info.numel] if 0 not in shape else []
     if any(len(piece.offsets) != len(shape) or len(piece.info.shape) != len(shape) for piece in pieces):
@@ -117,7 +120,8 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
     made = _grid(filled, 0, shape)
     if made is None:
         raise FormatError(
-            f"the {len(filled)} pieces of the tensor {escape(key)} do not make up its shape {shape}.", rule="pieces"
+            f"the {len(filled)} pieces of the tensor {escape(key)} are not a complete grid of its shape {shape}.",
+            rule="pieces",
         )
     return made
 

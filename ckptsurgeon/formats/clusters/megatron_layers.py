@@ -47,7 +47,8 @@ def join_ranks(
     """Return the tensors of one pipeline stage, joined over its ranks of tensor parallelism.
 
     ``trees`` has the tensors of each rank, ``names`` the name of each rank's file for messages, ``handles`` the open
-    files by ``Storage.file``. Raises FormatError if a rank lacks a tensor, or if it is not known how a tensor is split.
+    files by ``Storage.file``. Raises FormatError if the parts of the ranks differ in their names, dtypes or shapes, or
+    if it is not known how a tensor is split.
     """
     for name, tree in zip(names, trees, strict=True):
         odd = sorted(tree.keys() ^ trees[0].keys())
@@ -95,7 +96,7 @@ Rule = Callable[[Sequence[TensorInfo]], TensorInfo]
 
 
 def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -> Rule | None:
-    """Return the function that joins the parts of the tensor ``key``; None if each rank has the whole tensor.
+    """Return the function that joins the parts of the tensor ``key``; None if it is not known to be split.
 
     ``first`` is the part of the first rank; ``ranks`` is the number of ranks. Raises FormatError if it is not known how
     the parts are joined.
@@ -167,8 +168,8 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
 def _is_thirds(key: str, settings: MegatronSettings) -> bool:
     """Return whether each rank's part has its queries, keys and values in the order of version 0: in three thirds.
 
-    Megatron-LM assumes version 0 if a checkpoint states no version. But Megatron-core never wrote this order, so it is
-    not assumed if the keys have names that only Megatron-core uses.
+    Megatron-LM assumes version 0 if a checkpoint states no version. Here, this is assumed only for keys with
+    ``transformer``, the name that Megatron-LM used at first. Megatron-core (``linear_qkv``) never wrote this order.
     """
     return "query_key_value" in key and settings.version == 0 and (settings.has_version or ".transformer." in f".{key}")
 

@@ -45,7 +45,7 @@ def check_names(folder: str, names: Sequence[str]) -> None:
 
 
 def check_ranks(optimizers: Sequence[StateFile], ranks: int) -> None:
-    """Raise FormatError unless the names of the optimizer states number the ranks from 0 to ``ranks`` - 1."""
+    """Raise FormatError if the names of the optimizer states have numbers, but not those from 0 to ``ranks`` - 1."""
     there = _numbers(optimizers)
     lacking = [str(rank) for rank in range(ranks) if rank not in there]
     if None not in there and lacking:

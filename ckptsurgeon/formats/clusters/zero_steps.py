@@ -60,7 +60,7 @@ def parameter_step_notes(folder: Folder, zero: str, parameters: Sequence[str], d
 
 
 def _step_in(folder: Folder, name: str) -> float | None:
-    """Return the number in the file ``name``; None if there is no such file, or no number in it."""
+    """Return the number in the file ``name``; None if it cannot be opened, or has no number as ``_number`` reads it."""
     try:
         file = folder.file(name)
     except SourceError:
@@ -88,7 +88,10 @@ def _steps(state: Mapping[Any, Any], handles: Mapping[str, File]) -> Iterator[fl
 
 
 def _number(value: Any, handles: Mapping[str, File]) -> float | None:
-    """Return a number, also if it is a tensor with one element; None for anything else."""
+    """Return a number, also if it is a tensor with one element; None for anything else.
+
+    Also returns None for numbers from 1e15 on, and for tensors in files that are not local.
+    """
     if type(value) in (int, float):
         return float(value) if abs(value) < 1e15 else None
     storage = value.storage if isinstance(value, TensorInfo) and value.is_plain and value.numel == 1 else None

@@ -119,7 +119,7 @@ def _raw(info: TensorInfo, at: int, number: int, handles: Mapping[str, File]) ->
 
 
 def _is_rounded(values: bytes, rounded: bytes, dtype: str) -> bool:
-    """Return whether ``values`` (float32), rounded to ``dtype``, have the bytes ``rounded``; all NaN count as equal."""
+    """Return whether ``values`` (float32), rounded to ``dtype``, equal ``rounded``; a NaN in ``values`` equals all."""
     number = len(values) // 4
     if dtype == "bfloat16":
         bits, wanted = struct.unpack(f"<{number}I", values), struct.unpack(f"<{number}H", rounded)

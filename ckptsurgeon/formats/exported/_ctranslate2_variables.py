@@ -88,11 +88,14 @@ class Reader:
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")
             if key not in variables or not is_tensor(key, variables[key], variables):
                 raise FormatError(
-                    f"the alias {escape(alias)} refers to {escape(key)}, which the file lacks.", rule="alias"
+                    f"the alias {escape(alias)} refers to {escape(key)}, which is not a tensor of the file.",
+                    rule="alias",
                 )
             for end in ("", *(end for end in _PARTS if key + end in variables and alias + end not in variables)):
                 if alias + end in variables or alias + end in seen:
-                    raise FormatError(f"the alias {escape(alias + end)} is the name of another tensor.", rule="alias")
+                    raise FormatError(
+                        f"the alias {escape(alias + end)} is the name of a variable, or of another alias.", rule="alias"
+                    )
                 seen.add(alias + end)
                 yield alias + end, key + end
 
@@ -147,7 +150,7 @@ class Reader:
             raise UnsafeError(f"{what} has {length:,} bytes, more than {limits.KEY_CHARACTERS:,}.", rule="key length")
         raw = self._take(length, what)
         if len(raw) < 2 or raw.find(b"\0") != len(raw) - 1:
-            raise FormatError(f"{what} is not a string that ends with its only zero byte.", rule="name")
+            raise FormatError(f"{what} is empty, or does not end with its only zero byte.", rule="name")
         try:
             return raw[:-1].decode()
         except UnicodeDecodeError:

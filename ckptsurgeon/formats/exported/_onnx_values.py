@@ -82,7 +82,10 @@ class OnnxFiles:
         return f"{self.own} (numbers)"
 
     def info(self, one: OnnxTensor) -> TensorInfo:
-        """Return the header of a tensor; raises FormatError if its values do not fit its shape."""
+        """Return the header of a tensor; raises FormatError if its type is unknown or its values do not fit it.
+
+        Raises UnsafeError if its values are in a file outside the folder of the model, or in too many files.
+        """
         shape = tuple(one.shape)
         check_sizes(shape, "shape")
         check_elements(shape)

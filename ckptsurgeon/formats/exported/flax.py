@@ -132,7 +132,9 @@ class _Reader:
 
     def _deeper(self, depth: int) -> int:
         if depth >= limits.TREE_DEPTH:
-            raise UnsafeError(f"the maps are nested more than {limits.TREE_DEPTH} levels deep.", rule="tree depth")
+            raise UnsafeError(
+                f"the maps and lists are nested more than {limits.TREE_DEPTH} levels deep.", rule="tree depth"
+            )
         return depth + 1
 
     def _map(self, item: _Item, end: int, depth: int) -> tuple[Any, int]:

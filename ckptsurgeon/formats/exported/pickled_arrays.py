@@ -154,7 +154,8 @@ class _Arrays:
 
     def notes(self) -> list[str]:
         """Return the notes on arrays that are not read, and on arrays of PaddlePaddle."""
-        notes = [f"not read: {count(self._others, 'array')} of strings, objects or records"] if self._others else []
+        others = f"not read: {count(self._others, 'array')} of types that torch lacks, such as strings or objects"
+        notes = [others] if self._others else []
         unsigned = sum(isinstance(info, TensorInfo) and info.dtype == "uint16" for _, info in self._known.values())
         if unsigned and self._file.name.endswith(_OF_PADDLE):
             notes.append(

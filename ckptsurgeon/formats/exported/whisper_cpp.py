@@ -74,8 +74,8 @@ class _WhisperCpp:
         """Return whether the file begins like a model of whisper.cpp; the magic number is not enough.
 
         Other programs write the same magic number. But in a model of Whisper, encoder and decoder have the same width,
-        and the number of mel filters fits the encoder. A file that is too short for this check counts as a model:
-        reading it raises the error for a truncated file.
+        and the number of mel filters fits the encoder. A little-endian file that is too short for this check counts as
+        a model: reading it raises the error for a truncated file.
         """
         if not isinstance(source, File) or not head.startswith(self.magic):
             return False

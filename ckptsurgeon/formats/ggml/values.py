@@ -83,9 +83,10 @@ def _number(cursor: Cursor, kind: int) -> Any:
 
 
 def _array(cursor: Cursor) -> tuple[int, str, str | None]:
-    """Read an array; return its length, a description, and its values as JSON (None if there are too many to show).
+    """Read an array; return its length, a description, and its values as JSON.
 
-    Raises FormatError if it cannot be read, UnsafeError if it has too many strings.
+    The values are None if there are too many to show, or if one is too long or not a finite number. Raises FormatError
+    if the array cannot be read, UnsafeError if it has too many strings.
     """
     kind, number = cursor.small_number(), cursor.number()
     if kind not in _NAMES:
@@ -177,7 +178,7 @@ def parsed(key: str, said: str, kind: int) -> bytes:
             return packed(BOOL, {"true": True, "false": False}[said.lower()])
         return packed(kind, float(said) if kind in _FLOATS else int(said))
     except (ValueError, LookupError, struct.error, OverflowError, TypeError):
-        name = "JSON array" if kind == ARRAY else _NAMES[kind]
+        name = "array (JSON with only strings, only bools or only 32-bit numbers)" if kind == ARRAY else _NAMES[kind]
         raise ConfigError(
             f"{escape(key)} = {escape(said, 40)} in the metadata is not a value of the type {name}.",
             hint="Set another value with --set-metadata.",

@@ -159,7 +159,7 @@ class DatasetReader:
         why = f"it was stored through the filter {unread}, which is not supported" if unread else ""
         whole = chunk_bytes(layout)
         if one.nbytes and max(whole, band_bytes(one.shape, layout.chunk, layout.element)) > limits.HDF5_BAND:
-            why = why or f"its chunks have more than {limits.HDF5_BAND >> 20} MB together"
+            why = why or f"a chunk, or a row of chunks, has more than {limits.HDF5_BAND >> 20} MB"
         chunks = chunks_of(self._blocks, layout, one.shape, one.most, filtered=bool(applied))
         first = next(iter(chunks.values()), None)
         if first is not None and layout.chunk == one.shape and first.mask < 0:

@@ -168,4 +168,4 @@ class ArrayReader:
             self._large[leaf.name] = most
         if most <= limits.ORBAX_BAND:
             return ""
-        return f"its chunks have more than {limits.ORBAX_BAND >> 30} GiB together"
+        return f"a chunk, or a row of chunks, has more than {limits.ORBAX_BAND >> 30} GiB"

@@ -107,7 +107,10 @@ _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 
 
 def is_folder(folder: Folder) -> bool:
-    """Return whether a folder has TensorFlow checkpoints: an index with data files, or a valid file ``checkpoint``."""
+    """Return whether a folder has TensorFlow checkpoints: an index with data files, and no other weights.
+
+    A valid file ``checkpoint`` or ``best_dev_checkpoint`` is enough, too.
+    """
     names = folder.names()
     if _prefixes(names) and not any(map(is_weights, names)):
         return True

@@ -76,7 +76,7 @@ def members(file: File, known: Collection[str]) -> dict[str, TarMember]:
 
 
 def names_in(file: File) -> list[str]:
-    """Return the names of the first members of any tar archive, up to the first invalid header."""
+    """Return the names of the first files and folders in any tar archive, up to the first invalid header."""
     found: list[str] = []
     at = 0
     with suppress(FormatError):
@@ -92,7 +92,8 @@ def names_in(file: File) -> list[str]:
 def plain_members(file: File) -> Iterator[TarMember]:
     """Yield the plain files of any tar archive, with their paths in the archive; folders and links are skipped.
 
-    Raises FormatError if the archive is malformed, UnsafeError if a path leads out of the archive or occurs twice.
+    Raises FormatError if the archive is malformed, UnsafeError if a path leads out of the archive or occurs twice, or
+    if there are too many members.
     """
     at, seen = 0, set[str]()
     said: dict[str, str] = {}

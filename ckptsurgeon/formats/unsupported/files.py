@@ -179,7 +179,7 @@ def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
 def _described(head: bytes, name: str) -> UnreadableFile | None:
     """Return a description of a Core ML model or of the graph of a TensorFlow SavedModel; None for any other file.
 
-    Both are protocol buffers that begin with a version number and a message; the suffix ``.pb`` tells them apart.
+    Both are protocol buffers that begin with a version number and a message; only the graph has the suffix ``.pb``.
     """
     if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
         return None

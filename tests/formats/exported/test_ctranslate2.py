@@ -165,7 +165,7 @@ def test_a_file_that_breaks_a_rule_is_refused(name: str) -> None:
         ("cut in the values", "it ends inside the variable a"),
         ("too few bytes", r"the variable a is float32 \[3\], but has 8 bytes"),
         ("an unknown type", "the variable a is of unknown type 6"),
-        ("an alias of an alias", "the alias c refers to b, which the file lacks"),
+        ("an alias of an alias", "the alias c refers to b, which is not a tensor of the file"),
         ("bytes behind", "1 bytes follow the list of aliases"),
     ],
 )
