@@ -18,7 +18,8 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
 from ._open import read_header
 from .base import limits
-from .base.header import Header
+from .base.flatten import named_once
+from .base.header import Header, naming
 from .base.marks import has_weights
 from .clusters.joining import equal_bytes
 from .clusters.megatron_layers import join_ranks
@@ -66,8 +67,8 @@ class _Megatron:
                 one.file.close()
             raise
         tree = files[0].tree
-        left = [str(key) for key in tree if key in ("optimizer", "opt_param_scheduler", "rng_state")]
-        left_out = f"; left out: {', '.join(left)}" if left else ""
+        left = [str(key) for key in tree if not _is_chunk(key) and key not in (*_BESIDE, "args")]
+        left_out = f"; left out: {listing(left, where='')}" if left else ""
         return Header(
             format=self.name,
             tree={"model": weights, **{key: tree[key] for key in _BESIDE if key in tree}},
@@ -123,8 +124,8 @@ def _latest(folder: Folder) -> str:
 def _stages(folder: Folder) -> list[list[str]]:
     """Return the subfolders of the ranks: a list for each pipeline stage, with its ranks of tensor parallelism.
 
-    Raises FormatError if a rank is missing, or if experts are split across ranks; UnsafeError if there are too many
-    ranks.
+    Raises FormatError if a rank is missing or has two folders, or if experts are split across ranks; UnsafeError if
+    there are too many ranks.
     """
     found: dict[tuple[int, int], str] = {}
     for name in sorted(folder.folders(), key=natural_key):
@@ -137,7 +138,14 @@ def _stages(folder: Folder) -> list[list[str]]:
                 hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
                 rule="megatron layer",
             )
-        found[int(rank[2] or 0), int(rank[1])] = name
+        place = int(rank[2] or 0), int(rank[1])
+        if place in found:
+            raise FormatError(
+                f"{escape(folder.uri)} has two folders of one rank: {escape(found[place])} and {escape(name)}.",
+                hint="Move the folders of another run out of this folder.",
+                rule="ranks",
+            )
+        found[place] = name
     if len(found) > limits.RANKS:
         raise UnsafeError(
             f"{escape(folder.uri)} has {len(found)} ranks, more than the limit of {limits.RANKS}.", rule="ranks"
@@ -200,24 +208,33 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
     layers: dict[str, int] = {}
     odd = StageNotes()
     handles = {key: file for stage in grid for one in stage for key, file in one.header.handles.items()}
-    objects = 0
+    others: list[str] = []
     for chunk in chunks:
         for stage in grid:
             names = [escape(one.file.uri) for one in stage]
-            found = [dict(_flat(one, one.tree.get(chunk))) for one in stage]
-            objects += sum(info is None for info in found[0].values())
+            found = [_entries(one, chunk) for one in stage]
+            others += [key for key, info in found[0].items() if info is None]
             trees = [{key: info for key, info in one.items() if info is not None} for one in found]
             joined = join_ranks(trees, settings, names, handles=handles)
             copies = _copies(joined, weights, settings)
             _check_copies(copies, joined, weights, names[0], handles=handles)
             odd.look(f"{chunk} of {names[0]}" if len(chunks) > 1 else names[0], joined, handles)
             _add(weights, {key: info for key, info in joined.items() if key not in copies}, layers, name=names[0])
-    extra = f"left out {count(objects, 'entry', 'entries')} other than tensors, such as _extra_state"
-    return weights, [*([extra] if objects else []), *odd.notes(layers, settings.layers)]
+    notes = [*odd.notes(layers, settings.layers)]
+    if others:
+        number = count(len(others), "entry", "entries")
+        notes.insert(0, f"left out {number} other than weights, such as {escape(others[0])}")
+    return weights, notes
 
 
 def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
     settings = _stated(first)
+    if settings.experts > 1:  # the folders of their ranks can look like those of pipeline stages
+        raise FormatError(
+            f"{escape(first.file.uri)} is from a run whose experts are split across {settings.experts} ranks.",
+            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
+            rule="megatron layer",
+        )
     for said, there, what, noun in (
         (settings.tensor, ranks, "tensor", "rank"), (settings.pipeline, stages, "pipeline", "stage")
     ):  # fmt: skip
@@ -228,12 +245,6 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
                 hint="Fetch the whole folder again, without the folders of other runs.",
                 rule="ranks",
             )
-    if settings.experts > 1:
-        raise FormatError(
-            f"{escape(first.file.uri)} is from a run whose experts are split across {settings.experts} ranks.",
-            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
-            rule="megatron layer",
-        )
     return settings
 
 
@@ -265,6 +276,12 @@ def _stated(first: StateFile) -> MegatronSettings:
     return settings_of(
         args.attributes() if isinstance(args, OpaqueResult) else {}, first.tree.get("checkpoint_version")
     )
+
+
+def _entries(one: StateFile, chunk: str) -> dict[str, TensorInfo | None]:
+    """Return the entries that ``_flat`` yields for a part of the model; raises FormatError if a name occurs twice."""
+    with naming(one.file):
+        return named_once(_flat(one, one.tree.get(chunk)))
 
 
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:

@@ -80,8 +80,16 @@ def _joined(
     rule = _rule(key, first, settings, len(parts))
     if rule is not None:
         return rule(parts)
-    equal = [equal_bytes(first, part, handles) for part in parts]
-    if False in equal or (None in equal and not _WHOLE.fullmatch(key)):
+    equal, is_whole = [equal_bytes(first, part, handles) for part in parts], _WHOLE.fullmatch(key) is not None
+    if False in equal and is_whole:
+        raise FormatError(
+            f"{names[equal.index(False)]} has other values of {escape(key)} than {names[0]}, but each rank should have "
+            "the same: the files are not of one checkpoint, or the ranks drifted apart in training.",
+            hint="Fetch the whole folder again. If they drifted apart, convert the checkpoint with Megatron's "
+            "tools/checkpoint, which takes the values of the first rank.",
+            rule="megatron layer",
+        )
+    if False in equal or (None in equal and not is_whole):
         other = f"{names[equal.index(False)]} has other values of {escape(key)}" if False in equal else ""
         said = other or f"{escape(key)} cannot be compared between the ranks"
         raise FormatError(

@@ -128,8 +128,15 @@ def test_the_last_iteration_is_read_and_what_is_left_out_is_named(ckpt: Any) -> 
     done = ckpt("inspect", "run")
     said = " ".join(done.err.split())
     assert (done.code, "2 ranks of tensor parallelism in 2 stages; left out: optimizer, rng_state" in said) == (0, True)
-    assert "left out 2 entries other than tensors" in said
+    assert "left out 2 entries other than weights, such as decoder.layers.0.mlp.linear_fc1._extra_state" in said
     assert same("run", wanted)
+
+
+def test_every_entry_beside_the_model_that_is_left_out_is_named() -> None:
+    save("d", 2, 1)
+    on(0, lambda state: state.update(lr_scheduler={}, ema_model={}))()
+    with cs.open_checkpoint("d") as checkpoint:
+        assert checkpoint.notes[0].endswith("left out: optimizer, rng_state, lr_scheduler, ema_model")
 
 
 def test_nested_models_of_older_versions() -> None:
@@ -251,6 +258,21 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "a file less": (lambda: os.unlink("d/mp_rank_01/model_optim_rng.pt"), "has no model_optim_rng.pt in mp_rank_01", "ranks"),
     "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but the folder has 2", "ranks"),
     "stages that are missing": (argued(pipeline_model_parallel_size=2), "pipeline_model_parallel_size 2, but", "ranks"),
+    "a rank with two folders": (
+        lambda: shutil.copytree("d/mp_rank_01", "d/mp_rank_01_000"),
+        "d has two folders of one rank: mp_rank_01 and mp_rank_01_000", "ranks",
+    ),
+    "experts whose folders look like stages": (
+        lambda: [
+            argued(expert_model_parallel_size=2)(),
+            *(os.rename(f"d/mp_rank_{rank:02d}", f"d/mp_rank_00_{rank:03d}") for rank in range(2)),
+        ],
+        "experts are split across 2 ranks", "megatron layer",
+    ),
+    "one name twice": (
+        on(1, lambda s: s["model"].update({"decoder": {"final_layernorm.weight": torch.ones(HIDDEN)}})),
+        "mp_rank_01/model_optim_rng.pt: two values have the same dotted key, decoder.final", "duplicate key",
+    ),
     "experts": (argued(expert_model_parallel_size=2), "experts are split across 2 ranks", "megatron layer"),
     "folders of experts": (lambda: os.makedirs("d/mp_rank_00_000_001"), "experts that are split", "megatron layer"),
     "few groups": (argued(num_query_groups=1), "1 query group, fewer than the 2 ranks", "megatron layer"),
@@ -265,7 +287,7 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
         lambda: [model(rank, odd__weight=torch.ones(4, 2).t())() for rank in range(2)],
         "odd.weight cannot be compared between the ranks, and it is not known how this tensor", "megatron layer",
     ),
-    "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "has other values of decoder.final", "megatron layer"),
+    "norms that differ": (model(1, decoder__final_layernorm__weight=torch.ones(HIDDEN)), "but each rank should have the same: the files are not of one", "megatron layer"),
     "a tensor less": (on(1, lambda s: s["model"].pop("output_layer.weight")), "do not have the same tensors", "rank keys"),
     "another shape": (model(1, **{QKV: torch.ones(3, HIDDEN)}), "linear_qkv.weight is float32 (3, 8)", "rank shapes"),
     "no model": (on(1, lambda s: s.pop("model")), "lacks the entry model", "megatron"),
