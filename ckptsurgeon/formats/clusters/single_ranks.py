@@ -7,6 +7,7 @@ run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
@@ -20,6 +21,9 @@ from .megatron_settings import settings_of
 
 __all__ = ["single_rank_notes"]
 
+_CHUNK = re.compile(r"model\d*")
+"""Matches the keys of the model in Megatron's files; with virtual pipeline stages they are numbered."""
+
 
 def single_rank_notes(tree: Any) -> Iterator[str]:
     """Yield a note if ``tree``, the content of one file, has the weights of only one of several ranks."""
@@ -28,8 +32,16 @@ def single_rank_notes(tree: Any) -> Iterator[str]:
     if isinstance(tree.get("module"), Mapping) and "param_shapes" in tree:
         yield from _deepspeed(tree, tree["module"])
     args = tree.get("args")
-    if isinstance(tree.get("model"), Mapping) and isinstance(args, OpaqueResult) and "checkpoint_version" in tree:
+    models = [key for key in tree if isinstance(key, str) and _CHUNK.fullmatch(key) and isinstance(tree[key], Mapping)]
+    if models and isinstance(args, OpaqueResult) and "checkpoint_version" in tree:
         stated = settings_of(args.attributes(), None)
+        if stated.experts > 1:
+            text = (
+                f"the file has the experts of one of {stated.experts} ranks: convert the checkpoint with Megatron's "
+                "tools/checkpoint"
+            )
+            yield Note(NoteKind.SINGLE_RANK, text)
+            return
         if max(stated.tensor, stated.pipeline) > 1:
             text = (
                 f"the file has the weights of one rank of a run with {count(stated.tensor or 1, 'rank')} of tensor "

@@ -412,3 +412,12 @@ def test_a_file_of_one_rank_says_that_it_is_a_part() -> None:
     )
     save("e", 1, 1)
     assert warnings("e/mp_rank_00/model_optim_rng.pt") == []
+
+
+def test_a_file_with_virtual_stages_or_experts_says_that_it_is_a_part() -> None:
+    save("d", 2, 2)
+    edit(rank_file(0, 0), lambda state: state.update(model0=state["model"], model1=state.pop("model")))
+    assert warnings(rank_file(0, 0))[0].startswith("the file has the weights of one rank of a run with 2 ranks")
+    save("e", 1, 1, expert_model_parallel_size=4)
+    (said,) = warnings("e/mp_rank_00/model_optim_rng.pt")
+    assert said.startswith("the file has the experts of one of 4 ranks: convert the checkpoint")
