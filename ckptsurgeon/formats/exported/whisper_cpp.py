@@ -136,7 +136,7 @@ def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> 
     if len(tree) != wanted:
         yield (
             f"a model of {layers[0]} and {layers[1]} layers, as its hyper-parameters say, has {wanted} tensors, but "
-            f"this file has {len(tree)}: perhaps it was cut short"
+            f"this file has {len(tree)}{': perhaps it was cut short' if len(tree) < wanted else ''}"
         )
     for field, key in _ROWS.items():
         rows = tree[key].shape[0] if key in tree and tree[key].shape else 0
@@ -255,7 +255,7 @@ def _info(key: str, dtype: str, shape: tuple[int, ...], version: int) -> TensorI
         raise FormatError(
             f"the tensor {escape(key)} is {dtype} of version {version} of ggml's quantised types; only version "
             f"{_VERSION} can be read, or version 1 of {' and '.join(_UNCHANGED)}.",
-            hint="Quantise the float16 model again, with a newer whisper.cpp.",
+            hint="Quantise the float16 model again, with a newer whisper.cpp." if version < _VERSION else "",
             rule="quantisation version",
         )
     if key in _COLUMNS and len(shape) == 2 and shape[1] == 1 and dtype not in BLOCKS:

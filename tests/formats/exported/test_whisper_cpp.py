@@ -243,6 +243,9 @@ def test_messages_name_the_types_and_what_to_do() -> None:
     with pytest.raises(cs.FormatError, match=r"the tensor w is q8_0 of version 1 of ggml's") as caught:
         opened(HOSTILE["blocks of version 1 that have changed since"])
     assert "Quantise the float16 model again" in str(caught.value.hint)
+    with pytest.raises(cs.FormatError, match=r"the tensor w is q8_0 of version 3 of ggml's") as caught:
+        opened(HOSTILE["blocks of version 3"])
+    assert caught.value.hint == ""
     with pytest.raises(cs.FormatError, match=r"of the type Q4_2, which llama\.cpp no longer reads"):
         opened(HOSTILE["a type that was dropped"])
     with pytest.raises(cs.FormatError, match="big-endian"):
@@ -273,6 +276,8 @@ def test_a_file_cut_between_two_tensors_gets_a_note() -> None:
     with opened(data[:-nbytes]) as cut:
         assert last not in cut
         assert any("has 50 tensors, but this file has 49: perhaps it was cut short" in note for note in cut.notes)
+    with opened(data + tensor("more", (4,), 0, bytes(16))) as longer:
+        assert any(note.endswith("has 50 tensors, but this file has 51") for note in longer.notes)
 
 
 def test_hyper_parameters_that_the_tensors_contradict_are_said() -> None:
