@@ -125,7 +125,9 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
     if why:
         raise FormatError(
             f"the file is one of {parts} files of a split model, but not the first: {why}.",
-            hint=f"Pass the first file, whose name ends with {ending}.",
+            hint=f"Pass the first file, whose name ends with {ending}."
+            if not found.file.name.endswith(ending)
+            else "Fetch the files of the model again: this one has the name of the first, but not its content.",
             rule="split",
         )
     stem = found.file.name.removesuffix(ending)
@@ -177,7 +179,8 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
         file = first.folder().file(name)
     except SourceError as error:
         raise FormatError(
-            f"{escape(first.uri)} is the first file of a split model, but the file {escape(name)} cannot be read.",
+            f"{escape(first.uri)} is the first file of a split model, but the file {escape(name)} cannot be read: "
+            f"{error.message}",
             hint="Fetch all files of the model.",
             rule="missing shard",
         ) from error

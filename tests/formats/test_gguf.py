@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -266,10 +267,21 @@ def test_a_split_model_is_read_by_its_first_file() -> None:
         assert found.tensor("c").tolist() == [1] * 4
 
 
+def test_the_advice_on_a_split_model_can_be_followed() -> None:
+    Path(SECOND).write_bytes(part(1, "c"))
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint(SECOND)
+    assert caught.value.hint == "Pass the first file, whose name ends with -00001-of-00002.gguf."
+    os.rename(SECOND, FIRST)
+    with pytest.raises(cs.FormatError, match="but not the first: its entry") as caught:
+        cs.open_checkpoint(FIRST)
+    assert caught.value.hint.startswith("Fetch the files of the model again")
+
+
 @pytest.mark.parametrize(
     ("files", "read", "why"),
     [
-        ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read"),
+        ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read: .*does not exist"),
         ({SECOND: part(1, "c")}, SECOND, "but not the first: its name does not end with -00001-of-00002.gguf"),
         ({"m.gguf": part(0, "ab")}, "m.gguf", "the file is the first of 2 files of a split model, but its name does not end with -0000"),
         ({FIRST: part(1, "ab")}, FIRST, "but not the first: its entry split.no is 1, but 0 in the first file"),
