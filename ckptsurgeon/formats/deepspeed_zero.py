@@ -200,7 +200,9 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile], ties:
     if ranks != len(optimizers):
         raise FormatError(
             f"there are optimizer states of {count(len(optimizers), 'rank')}, but the model was trained on {ranks}.",
-            hint="Fetch the whole folder again: a rank did not save its states, or some files are missing.",
+            hint="Fetch the whole folder again: a rank did not save its states, or some files are missing."
+            if len(optimizers) < ranks
+            else "Move the files of another run out of the folder.",
             rule="zero ranks",
         )
     zero_ranks.check_ranks(optimizers, ranks)

@@ -154,6 +154,14 @@ def test_a_rank_that_is_missing_is_said(ckpt: Any) -> None:
     os.unlink("d/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
     done = ckpt("inspect", "d")
     assert (done.code, "states of 2 ranks, but the model was trained on 3" in " ".join(done.err.split())) == (3, True)
+    assert "a rank did not save its states" in " ".join(done.err.split())
+
+
+def test_a_rank_of_another_run_is_said(ckpt: Any) -> None:
+    zero_folder("d", 2, 2)
+    shutil.copy("d/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "d/bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt")
+    said = " ".join(ckpt("inspect", "d").err.split())
+    assert "states of 3 ranks, but the model was trained on 2. Move the files of another run out" in said
 
 
 def test_a_model_that_is_spread_over_ranks_is_refused(ckpt: Any) -> None:
