@@ -217,9 +217,12 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     dtype = _dtype(said.get("properties"))
     if any(place.changed for place in places.values()):
         return TensorInfo(dtype, shape, opaque="its pieces have an unsupported encoding")
-    if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
+    if not isinstance(chunks, list):
+        raise FormatError(f"the metadata lists no pieces of {escape(key)}.", rule="dcp metadata")
+    if len(chunks) > max(1, len(places)):
         raise FormatError(
-            f"the metadata lists no pieces of {escape(key)}, or lists a piece twice.", rule="dcp metadata"
+            f"the metadata lists {len(chunks):,} pieces of {escape(key)}, but says where {len(places):,} are stored.",
+            rule="dcp metadata",
         )
     places = dict(places)  # a copy: _piece removes the places that it used
     return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places=places, files=files) for chunk in chunks])

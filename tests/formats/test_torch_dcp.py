@@ -215,7 +215,9 @@ def test_data_files_that_the_metadata_does_not_list_are_named() -> None:
     assert not any(".metadata" in note for note in cs.open_checkpoint("d").notes)
     Path("d", "__1_0.distcp").write_bytes(Path("d", "__0_0.distcp").read_bytes())
     (said,) = (note for note in cs.open_checkpoint("d").notes if ".metadata" in note)
-    assert said.startswith("left out 1 file that .metadata does not list, of another save")
+    assert said.startswith(
+        "left out 1 file that .metadata does not list (perhaps they, or .metadata, are of another save): "
+    )
     assert said.endswith(": __1_0.distcp")
 
 
@@ -302,8 +304,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "are not a complete grid"),
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of the tensor w"),
     "a chunk again and again": (
-        lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "lists a piece twice",
+        lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000),
+        "lists 200,001 pieces of w, but says where 1 are stored",
     ),
+    "pieces that are none": (lambda m: setattr(m.state_dict_metadata["w"], "chunks", None), "lists no pieces of w"),
     "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "contains an invalid path"),
     "two entries of one name": (
         lambda m: (m.planner_data.update({"v": ("a", "b"), "a": None}),

@@ -111,8 +111,8 @@ class PieceFiles:
         found = [name for name in others[:OTHERS] if self._size(name)]
         if found:
             what = f"{count(len(found), 'file')} that .metadata does not list"
-            why = f"of another save, or .metadata is of another one: {listing(found, where='')}"
-            yield Note(NoteKind.REMARK, f"left out {what}, {why}")
+            why = "perhaps they, or .metadata, are of another save"
+            yield Note(NoteKind.REMARK, f"left out {what} ({why}): {listing(found, where='')}")
 
     def _size(self, name: str) -> int:
         file = self.folder.file(name)
