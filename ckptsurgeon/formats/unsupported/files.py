@@ -18,15 +18,15 @@ from .text import ANEW, UnreadableFile, argument, text_kind
 
 __all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
 
-# Compressed files, and the program that unpacks each kind.
+# Compressed files, the program that unpacks each kind, and the suffix without which it refuses a file ('': none).
 
 _COMPRESSED = (
-    (b"\x1f\x8b", "gzip", "gunzip"),
-    (b"BZh", "bzip2", "bunzip2"),
-    (b"\xfd7zXZ\0", "xz", "unxz"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
-    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
-    (b"\x1f\x9d", "compress", "uncompress"),
+    (b"\x1f\x8b", "gzip", "gunzip", ".gz"),
+    (b"BZh", "bzip2", "bunzip2", ""),
+    (b"\xfd7zXZ\0", "xz", "unxz", ".xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd", ".zst"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4", ".lz4"),
+    (b"\x1f\x9d", "compress", "uncompress", ".Z"),
 )
 _ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z", "7z x"), (b"Rar!\x1a\x07", "rar", "unrar x"))
 _TARS = re.compile(r"\.(tar(\.\w+)?|t[gbx]z2?|tzst|nemo)$", re.IGNORECASE)
@@ -41,18 +41,19 @@ def packed(head: bytes, name: str) -> UnreadableFile | None:
             return UnreadableFile(
                 f"a {kind} archive", f"Unpack it, and use the checkpoint inside: {program} {argument(name)}"
             )
-    for magic, kind, program in _COMPRESSED:
+    for magic, kind, program, suffix in _COMPRESSED:
         if head.startswith(magic):
-            return _compressed(head, name, kind, program)
+            command = f"{program} {argument(name)}"
+            if not name.endswith(suffix):
+                command = f"{program} -c {argument(name)} > unpacked"
+            return _compressed(head, name, kind, command)
     return None
 
 
-def _compressed(head: bytes, name: str, kind: str, program: str) -> UnreadableFile:
+def _compressed(head: bytes, name: str, kind: str, command: str) -> UnreadableFile:
     inside = _inflated(head) if kind == "gzip" else b""
     if inside[257:262] != b"ustar" and not _TARS.search(name):
-        return UnreadableFile(
-            f"compressed with {kind}", f"Unpack it, and use the unpacked file: {program} {argument(name)}"
-        )
+        return UnreadableFile(f"compressed with {kind}", f"Unpack it, and use the unpacked file: {command}")
     first = inside[:100].partition(b"\0")[0].decode("utf-8", "replace").rpartition("/")[2]
     if first in _NEMO or name.lower().endswith(".nemo"):
         return UnreadableFile(

@@ -108,6 +108,9 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "plain answer": ("x.pth", b"Entry not found", "a text file that begins: Entry not found", "fetch it again"),
     "plain sentence": ("x.pth", b"Sign in.\n", "a text file that begins: Sign in.", "Give the file with the weights."),
     "gzip": ("x.pth.gz", gzip.compress(b"PK"), "compressed with gzip", "gunzip x.pth.gz"),
+    "gzip without its suffix": (
+        "x.pth", gzip.compress(b"PK"), "compressed with gzip", "unpacked file: gunzip -c x.pth > unpacked",
+    ),
     "tar.gz": ("x.tgz", gzip.compress(tarred("a")), "a tar archive compressed with gzip", "tar xf x.tgz"),
     "bzip2": ("x.pth", bz2.compress(b"PK"), "compressed with bzip2", "bunzip2 x.pth"),
     "tar.bz2": ("a b.tar.bz2", bz2.compress(b"PK"), "a tar archive compressed with bzip2", "tar xf 'a b.tar.bz2'"),
