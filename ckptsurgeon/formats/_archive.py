@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from .base.marks import is_exported, is_weights
 from .base.slice import FileSlice
 from .base.unpacked import GZIP, UnpackedFile, first_bytes
 from .torch.tar import is_tar, plain_members
+from .unsupported.text import argument
 from .zip.archive import is_of_export, is_of_torch, read_archive
 from .zip.records import STORED
 
@@ -72,8 +73,9 @@ def _whole(file: File, head: bytes) -> ArchiveFolder | None:
         packed = [name for name, one in archive.entries.items() if one.method != STORED and is_weights(name)]
         if packed or is_of_torch(archive.entries) or is_of_export(archive.entries):
             return None
-        plain = [one for one in archive.entries.values() if one.method == STORED and not one.name.endswith("/")]
-        return ArchiveFolder(archive.file, {one.name: _Place(one.data, one.stored) for one in plain})
+        files = [one for one in archive.entries.values() if not one.name.endswith("/")]
+        plain = {one.name: _Place(one.data, one.stored) for one in files if one.method == STORED}
+        return ArchiveFolder(archive.file, plain, compressed=[one.name for one in files if one.method != STORED])
     if head.startswith(GZIP) and _is_nemo(file.name, first_bytes(head, HEAD)):
         file = UnpackedFile(file)
         head = file.read(0, min(HEAD, file.size))
@@ -112,7 +114,7 @@ def open_member(path: str) -> Member | None:
             raise FormatError(said, hint=f"Give the path {escape(archive)}.")
         if name not in entries:
             return None
-        hint = f"Unpack it, and use the unpacked file: unzip {escape(archive)} {escape(name)}"
+        hint = f"Unpack it, and use the unpacked file: unzip {argument(archive)} {argument(name)}"
         raise FormatError(f"{escape(archive)} has compressed files: {escape(name)} cannot be read from it.", hint=hint)
     return folder.file(name) if folder is not None else None
 
@@ -125,7 +127,7 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
     from .hdf5.keras import keras_metadata
 
     read = {one.name for one in header.files}
-    others = [name for name in folder.names() if name not in read]
+    others = folder.others(read)
     note = f"read from the archive: {listing(sorted(read), 2, where='')}"
     if isinstance(folder.archive, UnpackedFile):
         note += f", which was unpacked to a temporary file of {human_bytes(folder.archive.size)}"
@@ -140,14 +142,19 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
 
 
 class ArchiveFolder(Folder):
-    """A folder in an archive; ``within`` is its path with a slash at the end, or '' for the whole archive."""
+    """A folder in an archive; ``within`` is its path with a slash at the end, or '' for the whole archive.
 
-    def __init__(self, archive: File, places: Mapping[str, _Place], within: str = "") -> None:
+    ``compressed`` has the paths of the files in the archive that cannot be read, since they are compressed.
+    """
+
+    def __init__(
+        self, archive: File, places: Mapping[str, _Place], within: str = "", compressed: Sequence[str] = ()
+    ) -> None:
         self.uri = f"{archive.uri}/{within}".rstrip("/")
         self.name = within.rstrip("/").rpartition("/")[2] or archive.name
         self.archive = archive
         self._places = places
-        self._within = within
+        self._within, self._compressed = within, compressed
         self._paths = [name.removeprefix(within) for name in places if name.startswith(within)]
 
     def fingerprint(self) -> FilePrint:
@@ -181,6 +188,14 @@ class ArchiveFolder(Folder):
             return _NEMO_WEIGHTS if _NEMO_WEIGHTS in folders else ""
         return folders[0] if len(folders) == 1 and not names else ""
 
+    def others(self, read: Collection[str]) -> list[str]:
+        """Return the paths of all files in the archive, also outside this folder, other than those in ``read``.
+
+        ``read`` has paths relative to this folder.
+        """
+        own = {self._within + name for name in read}
+        return [path.removeprefix(self._within) for path in sorted({*self._places, *self._compressed} - own)]
+
     def names(self) -> list[str]:
         """Return the names of the files in this folder, sorted."""
         return sorted(path for path in self._paths if "/" not in path)
@@ -191,7 +206,7 @@ class ArchiveFolder(Folder):
 
     def inside(self, name: str) -> ArchiveFolder:
         """Return the subfolder ``name`` of this folder."""
-        return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/")
+        return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/", self._compressed)
 
     def file(self, name: str) -> Member:
         """Return the file ``name`` of this folder; raises FormatError if there is none."""

@@ -111,6 +111,16 @@ def test_the_files_that_stay_in_the_archive_are_said() -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_files_in_other_folders_of_the_archive_and_compressed_files_are_said_too() -> None:
+    with zipfile.ZipFile("hf.zip", "w") as made:
+        made.write("hf/model.safetensors", "model.safetensors")
+        made.write("hf/config.json", "config.json", zipfile.ZIP_DEFLATED)
+        made.writestr("assets/vocab.txt", "a")
+    (note,) = the_same("hf.zip")
+    assert note.endswith("the archive's other files are not copied: assets/vocab.txt, config.json")
+
+
+@pytest.mark.usefixtures("model")
 def test_a_member_may_be_named() -> None:
     path = zipped("asr.zip", "espnet")
     the_same(f"{path}/exp/lm/valid.loss.best.pth", LANGUAGE_MODEL)
