@@ -121,6 +121,25 @@ def test_files_in_other_folders_of_the_archive_and_compressed_files_are_said_too
 
 
 @pytest.mark.usefixtures("model")
+def test_a_tar_that_ends_in_the_padding_of_a_file_is_truncated() -> None:
+    path = Path(tarred("hf.tar", "hf", "hf", tarfile.USTAR_FORMAT))
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    assert last.size % 512
+    path.write_bytes(path.read_bytes()[: last.offset_data + last.size])
+    with pytest.raises(cs.FormatError, match=r"hf\.tar: the tar archive is truncated"):
+        cs.open_checkpoint("hf.tar")
+
+
+def test_a_tar_of_a_folder_without_a_checkpoint_is_no_checkpoint_of_torch() -> None:
+    Path("notes").mkdir()
+    Path("notes/a.txt").write_text("a")
+    path = tarred("notes.tar", "notes", "notes")
+    with pytest.raises(cs.FormatError, match="is a tar archive that contains notes/, not a checkpoint of torch"):
+        cs.open_checkpoint(path)
+
+
+@pytest.mark.usefixtures("model")
 def test_a_member_may_be_named() -> None:
     path = zipped("asr.zip", "espnet")
     the_same(f"{path}/exp/lm/valid.loss.best.pth", LANGUAGE_MODEL)

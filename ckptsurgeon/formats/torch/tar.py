@@ -108,7 +108,7 @@ def plain_members(file: File) -> Iterator[TarMember]:
             raise FormatError("an extended header of the tar archive has a malformed size.", rule="tar header")
         end = begin + (0 if kind in _LINKS else size)
         at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
-        if end > file.size:
+        if max(end, at) > file.size:
             raise FormatError("the tar archive is truncated.", rule="tar size")
         if kind in (_EXTENDED, _LONG_NAME):
             said |= _said_of_next(file, begin, end, kind)
@@ -216,15 +216,15 @@ def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, TarMember]) -> None:
     kind = header[156:157]
-    if kind not in _PLAIN:
-        what = _KINDS.get(kind, "of an unknown kind")
-        raise FormatError(f"the member {escape(name)} of the tar archive is {what}.", rule="tar members")
     if name not in known:
-        hint = "Unpack it, and use the checkpoint inside."
+        hint = "If it contains a checkpoint, unpack it, and use that."
         raise FormatError(
             f"the file is a tar archive that contains {escape(name)}, not a checkpoint of torch.",
             hint=hint,
             rule="tar members",
         )
+    if kind not in _PLAIN:
+        what = _KINDS.get(kind, "of an unknown kind")
+        raise FormatError(f"the member {escape(name)} of the tar archive is {what}.", rule="tar members")
     if name in found:
         raise FormatError(f"{escape(name)} occurs twice in the tar archive.", rule="tar members")
