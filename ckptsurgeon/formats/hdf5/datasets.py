@@ -73,9 +73,12 @@ class DatasetReader:
     def read(self, name: str, messages: Sequence[HeaderMessage], texts: Mapping[str, str]) -> TensorInfo | OpaqueResult:
         """Return the header of a dataset; a stand-in if it is empty or has strings, or if its type is stored elsewhere.
 
-        ``texts`` has the attributes of the dataset. Raises FormatError or UnsafeError if the dataset is not valid.
+        Also returns a stand-in for a named type, to which datasets may refer. ``texts`` has the attributes of the
+        dataset. Raises FormatError or UnsafeError if the dataset is not valid.
         """
         kind, space, layout = (one_of(messages, one) for one in (TYPE, SPACE, CONTIGUITY))
+        if kind is not None and space is None and layout is None:
+            return OpaqueResult(GlobalName("hdf5", "named type"))
         if kind is None or space is None or layout is None:
             raise malformed(f"the object {escape(name)}", "is neither a group nor a dataset")
         if kind.shared or space.shared:

@@ -509,3 +509,16 @@ def test_sound_files_made_in_the_same_way_are_read() -> None:
     with opened(one(chunks_at(key, data=raw + struct.pack("<I", fletcher32(raw)), applied=filters(3)))) as found:
         assert found.tensor("w").tolist() == [0] * 4 + [1, 2, 3, 4]
     assert {TABLE, LINK, EXTERNAL} == {17, 6, 7}
+
+
+def test_a_named_type_is_no_damage() -> None:
+    torch.save({"a": torch.ones(3), "b": torch.ones(2, 2)}, "s.pth")
+    cs.apply(cs.convert("s.pth"), "x.h5")
+    data = bytearray(Path("x.h5").read_bytes())
+    at = data.index(struct.pack("<4B4x2Q", 1, 2, 0, 0, 2, 2)) - 8
+    for kind, nbytes in ((1, 24), (5, 8), (8, 24)):  # only the type is left of the dataset
+        at = data.index(struct.pack("<2H", kind, nbytes), at)
+        data[at : at + 2] = bytes(2)
+    Path("x.h5").write_bytes(data)
+    with cs.open_checkpoint("x.h5") as found:
+        assert list(found) == ["a"]
