@@ -22,6 +22,10 @@ def test_the_best_checkpoint_of_a_folder_comes_before_the_last(stt: Path) -> Non
     (stt / "best_dev_checkpoint").unlink()
     with cs.open_checkpoint(stt) as checkpoint:
         assert "read train-1200, as checkpoint says" in checkpoint.notes[0]
+    (stt / "best_dev_checkpoint").write_text("")
+    with cs.open_checkpoint(stt) as checkpoint:
+        said = "read train-1200, as checkpoint says, since best_dev_checkpoint names no checkpoint; also in the folder:"
+        assert checkpoint.notes[0].startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -132,16 +132,20 @@ class Chosen(NamedTuple):
 
 
 def chosen(folder: Folder) -> Chosen:
-    """Return the checkpoint that ``best_dev_checkpoint`` names; without this file, the one that ``checkpoint`` names.
+    """Return the checkpoint that ``best_dev_checkpoint`` names; if it names none, the one that ``checkpoint`` names.
 
     These files contain a path on the machine that trained, so only the last part of the path is used. Raises
     FormatError if neither file names a checkpoint, or if the checkpoint is missing.
     """
     names = folder.names()
     prefixes = _prefixes(names)
+    invalid = ""
     for state in STATES:
-        named = _named(folder, state) if state in names else None
+        if state not in names:
+            continue
+        named = _named(folder, state)
         if named is None:
+            invalid = f", since {state} names no checkpoint"
             continue
         if named + _INDEX not in names:
             raise FormatError(
@@ -152,7 +156,7 @@ def chosen(folder: Folder) -> Chosen:
             )
         others = [prefix for prefix in prefixes if prefix != named]
         also = f"; also in the folder: {listing(others, where='')}" if others else ""
-        return Chosen(named, f"read {escape(named)}, as {state} says{also}", _print_of(folder, state))
+        return Chosen(named, f"read {escape(named)}, as {state} says{invalid}{also}", _print_of(folder, state))
     raise FormatError(
         f"{escape(folder.uri)} has no valid {STATES[0]} or {STATES[1]}: one of them must say which checkpoint to read.",
         hint=_which(folder, prefixes),
