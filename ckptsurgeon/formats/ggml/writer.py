@@ -99,7 +99,10 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
     try:
         name = tensor.key.encode()
     except UnicodeEncodeError:
-        name = b"?" * (_NAME_BYTES + 1)
+        raise OutputError(
+            f"GGUF cannot store the name {escape(tensor.key)}: it is not valid Unicode.",
+            hint="Rename the tensor with ckpt rename --map, or use --to pth.",
+        ) from None
     if len(name) > _NAME_BYTES:
         raise OutputError(
             f"the name {escape(tensor.key)} is too long for GGUF: llama.cpp reads names of at most {_NAME_BYTES} "

@@ -160,6 +160,9 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
         save_file(tensors, "x.safetensors")
         with pytest.raises(cs.OutputError, match=why):
             cs.apply(cs.convert("x.safetensors"), "out.gguf")
+    torch.save({"a\ud800": torch.ones(1)}, "odd.pth")
+    with pytest.raises(cs.OutputError, match=r"GGUF cannot store the name a\\ud800: it is not valid Unicode"):
+        cs.apply(cs.convert("odd.pth"), "out.gguf")
     save_file({"a": torch.ones(1)}, "x.safetensors")
     for options in ({"to": "gguf"}, {"max_shard_size": "1GB", "to": "gguf"}):
         with pytest.raises(cs.ConfigError, match="gguf can only be written as one file"):
