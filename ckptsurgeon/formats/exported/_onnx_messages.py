@@ -69,6 +69,9 @@ def onnx_model(messages: Messages) -> OnnxModel:
             found.metadata[key] = value
         elif one.number == 20:
             found.has_training = True
+        elif one.number == 25:
+            nodes = [part for part in messages.fields(one.begin, one.end) if part.number == 7]
+            found.constants += sum(_constants(messages, node) for node in nodes if node.end - node.begin >= _LARGE)
         if len(found.metadata) > limits.EXTRAS:
             raise UnsafeError(f"the file has more than {limits.EXTRAS:,} entries of metadata.", rule="onnx metadata")
     if not found.has_graph:

@@ -78,8 +78,8 @@ def _notes(found: OnnxModel, tree: Mapping[str, TensorInfo]) -> Iterator[str]:
     yield "read the weights of an ONNX model (its initialisers), not its operators"
     if found.constants:
         yield (
-            f"{count(found.constants, 'tensor')} of 1 kB or more are constants of nodes or of subgraphs, not "
-            "initialisers: they were not read"
+            f"{count(found.constants, 'tensor')} of 1 kB or more are constants of nodes, or are in subgraphs or "
+            "functions: they were not read"
         )
     if found.sparse:
         yield f"not read: {count(found.sparse, 'sparse tensor')}"

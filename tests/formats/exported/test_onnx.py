@@ -113,10 +113,11 @@ def test_what_is_not_read_is_noted() -> None:
         node("Constant", attribute("value", 5, small)),
         node("If", attribute("then_branch", 6, inner)),
     ]
-    data = model(graph([W], nodes, field(15, b"")), field(20, field(1, b"")))
+    function = field(25, field(1, b"layer") + field(7, nodes[0]) + field(7, nodes[1]))
+    data = model(graph([W], nodes, field(15, b"")), field(20, field(1, b"")) + function)
     with opened(data) as found:
         notes = " ".join(found.notes)
-    assert "3 tensors of 1 kB or more are constants of nodes or of subgraphs, not initialisers" in notes
+    assert "4 tensors of 1 kB or more are constants of nodes, or are in subgraphs or functions: they" in notes
     assert "not read: 1 sparse tensor" in notes
     assert "the graphs for training in this ONNX model were not read" in notes
     commented = graph([W], more=field(10, b"doc" * 1000))
