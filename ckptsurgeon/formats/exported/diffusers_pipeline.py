@@ -18,6 +18,7 @@ from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
 from .._choosing import Choice, choose, note_of
 from .._open import read_header
+from ..base.flatten import named_once
 from ..base.header import FilePrint, Header
 from ..base.marks import has_weights, is_exported, is_weights
 from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
@@ -52,7 +53,10 @@ class _Pipeline:
             return False
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header for all components; raises FormatError if a component is not a state dict."""
+        """Return one header for all components.
+
+        Raises FormatError if a component is not a state dict, or if tensors of two components get one key.
+        """
         assert isinstance(source, Folder)
         parts: dict[str, Header] = {}
         components, others = _components(source)
@@ -65,9 +69,7 @@ class _Pipeline:
                 parts[component] = header
                 own = [*note_of(choice, {file.name for file in header.files}), *header.notes]
                 notes += [with_prefix(f"{escape(component)}: ", note) for note in own]
-            tree = {
-                key: info for component, header in parts.items() for key, info in _tensors(source, component, header)
-            }
+            tree = named_once(one for component, header in parts.items() for one in _tensors(source, component, header))
         except BaseException:
             for header in parts.values():
                 for file in header.handles.values():

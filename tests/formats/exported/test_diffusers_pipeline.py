@@ -199,3 +199,13 @@ def test_metadata_of_components() -> None:
     with cs.open_checkpoint("sd") as found:
         assert found.metadata == {"format": "pt", "unet": "1", "vae": "1"}
         assert "left out: metadata that differ between components: author" in found.notes
+
+
+def test_components_whose_tensors_would_get_one_key_are_an_error() -> None:
+    for name, key in (("a", "b.w"), ("a.b", "w")):
+        os.makedirs(f"sd/{name}")
+        save_file({key: torch.ones(2)}, f"sd/{name}/{OTHER}")
+    index = {"_class_name": "X", "a": ["diffusers", "X"], "a.b": ["diffusers", "X"]}
+    Path("sd/model_index.json").write_text(json.dumps(index))
+    with pytest.raises(cs.FormatError, match=r"two values have the same dotted key, a\.b\.w"):
+        cs.open_checkpoint("sd")
