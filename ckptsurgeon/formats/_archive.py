@@ -93,10 +93,10 @@ def _is_nemo(name: str, head: bytes) -> bool:
 
 
 def open_member(path: str) -> Member | None:
-    """Return the member at a path that leads into an archive, such as ``models.zip/a.pth``; None if there is none.
+    """Return the member at a path that leads into an archive, such as ``models.zip/a.pth``; None for any other path.
 
-    Raises FormatError if the member is compressed, or if the archive is one checkpoint of torch; FormatError or
-    UnsafeError if the archive is damaged.
+    Raises FormatError if the archive lacks the member, if the member is compressed, or if the archive is one checkpoint
+    of torch; FormatError or UnsafeError if the archive is damaged.
     """
     archive = os.path.dirname(path)
     while archive and not os.path.lexists(archive) and os.path.dirname(archive) != archive:
@@ -113,7 +113,7 @@ def open_member(path: str) -> Member | None:
             said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is only a part of this checkpoint."
             raise FormatError(said, hint=f"Give the path {escape(archive)}.")
         if name not in entries:
-            return None
+            raise _missing(archive, name)
         hint = f"Unpack it, and use the unpacked file: unzip {argument(archive)} {argument(name)}"
         raise FormatError(f"{escape(archive)} has compressed files: {escape(name)} cannot be read from it.", hint=hint)
     return folder.file(name) if folder is not None else None
@@ -212,8 +212,12 @@ class ArchiveFolder(Folder):
         """Return the file ``name`` of this folder; raises FormatError if there is none."""
         place = self._places.get(self._within + name)
         if place is None:
-            raise FormatError(f"the archive {escape(self.uri)} does not contain {escape(name)}.", rule="missing member")
+            raise _missing(self.uri, name)
         return Member(self, name, place)
+
+
+def _missing(archive: str, name: str) -> FormatError:
+    return FormatError(f"the archive {escape(archive)} does not contain {escape(name)}.", rule="missing member")
 
 
 class Member(FileSlice):

@@ -205,6 +205,8 @@ def test_a_compressed_member_is_to_be_unpacked() -> None:
         cs.FormatError, match=r"asr\.zip has compressed files: exp/asr/valid\.acc\.ave\.pth cannot be read"
     ):
         cs.open_checkpoint("asr.zip/exp/asr/valid.acc.ave.pth")
+    with pytest.raises(cs.FormatError, match=r"the archive asr\.zip does not contain exp/no\.pth"):
+        cs.open_checkpoint("asr.zip/exp/no.pth")
 
 
 @pytest.mark.usefixtures("model")
