@@ -251,8 +251,8 @@ def formats() -> list[Format]:
 def formats_for(source: Source, head: bytes = b"") -> Iterator[Format]:
     """Yield the formats to try for a file that begins with ``head``, or for a folder.
 
-    These are the formats whose magic bytes match, or else formats without magic bytes. So a zip archive, for example,
-    is not tried as a tar archive or as an index.
+    These are the formats whose magic bytes match, or else formats without magic bytes, if their marks fit. So a zip
+    archive, for example, is not tried as a tar archive or as an index.
     """
     fitting = [name for name in _modules() if head.startswith(_magic(name))]
     names = fitting or [name for name in _modules() if not _magic(name)]

@@ -55,8 +55,8 @@ class FlaxWriter:
     ) -> _FlaxLayout:
         """Return the layout of a file; ``metadata`` is stored only in the recipe.
 
-        The parts of a key between dots become nested dicts. Raises OutputError for keys that cannot be nested, or for
-        an array that is too large for msgpack.
+        The parts of a key between dots become nested dicts. Raises OutputError for keys that cannot be stored, for an
+        array that is too large for msgpack, and for more values than ckptsurgeon reads.
         """
         tree = nested(tensors, ".", self.name)
         _check_number(tree)

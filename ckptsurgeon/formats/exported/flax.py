@@ -109,7 +109,10 @@ class _Reader:
         self._left = limits.TREE_NODES
 
     def value(self, at: int, end: int, depth: int = 0) -> tuple[Any, int]:
-        """Return the value at the offset ``at``, and the offset after it, which is at most ``end``."""
+        """Return the value at the offset ``at``, and the offset after it, which is at most ``end``.
+
+        Byte strings, long strings and extensions that are not arrays become stand-ins.
+        """
         item = self._item(at, end)
         if item.kind == "map":
             return self._map(item, end, depth + 1)
@@ -120,14 +123,14 @@ class _Reader:
                 found.append(one)
             return found, at
         after = item.begin + item.length
-        if item.kind == "text":
+        if item.kind == "text" and item.length <= limits.KEY_CHARACTERS:
             return self._text(item, limits.KEY_CHARACTERS), after
         if item.kind == "extension":
             if item.value in (ARRAY, _SCALAR):
                 return self._array(item.begin, after), after
             return OpaqueResult(GlobalName("msgpack", f"type {item.value}"), ()), after
-        if item.kind == "bytes":
-            return OpaqueResult(GlobalName("msgpack", "bytes"), ()), after
+        if item.kind in ("text", "bytes"):
+            return OpaqueResult(GlobalName("msgpack", "bytes" if item.kind == "bytes" else "string"), ()), after
         return item.value, after
 
     def _deeper(self, depth: int) -> int:

@@ -144,7 +144,8 @@ class GgufWriter:
         """Return the layout of a file with the tensors in the given order.
 
         ``beside`` has the metadata entries with their types; if it is None, the strings in ``metadata`` are written.
-        Raises ConfigError for entries that GGUF cannot store, or for an alignment that is not valid.
+        Raises ConfigError for entries that GGUF cannot store, or for an alignment that is not valid; OutputError for
+        tensors that llama.cpp cannot read.
         """
         if beside is not None:
             if not all(isinstance(entry, Typed) for entry in beside.levels[0].values()):

@@ -90,7 +90,7 @@ def names_in(file: File) -> list[str]:
 
 
 def plain_members(file: File) -> Iterator[TarMember]:
-    """Yield the plain files of any tar archive, with their paths in the archive; folders and links are skipped.
+    """Yield the plain files of any tar archive, with their paths in the archive; other members are skipped.
 
     Raises FormatError if the archive is malformed, UnsafeError if a path leads out of the archive or occurs twice, or
     if there are too many members.

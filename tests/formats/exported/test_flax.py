@@ -131,3 +131,8 @@ def test_many_values_are_refused_quickly(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(limits, "TREE_NODES", 100)
     with pytest.raises(cs.UnsafeError, match="more than 100 values"):
         opened(packed({"w": W, "list": [1] * 200})).close()
+
+
+def test_a_long_string_beside_the_arrays_is_no_error() -> None:
+    with opened(packed({"w": W, "config": "x" * 9000})) as found:
+        assert list(found) == ["w"]
