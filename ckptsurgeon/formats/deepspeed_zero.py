@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import FormatError, SourceError
 from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
-from ..util.text import count, escape, natural_key
+from ..util.text import count, escape, listing, natural_key
 from ._open import read_header
 from .base.header import Header, naming
 from .base.marks import has_weights
@@ -42,6 +42,11 @@ _TAG_BYTES = 256
 _STAGE_ENUM = "ZeroStageEnum"
 _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
 """Entries of the model states that are shown next to the weights."""
+_USED = frozenset({
+    "module", "buffer_names", "param_shapes", "frozen_param_shapes", "frozen_param_fragments", "shared_params",
+    "sparse_tensor_module_names", "skipped_steps", "dp_world_size", "mp_world_size", "ds_config",
+})  # fmt: skip
+"""Entries of the model states that describe the weights or the run. All others are named in a note."""
 
 
 class _DeepSpeedZero:
@@ -84,16 +89,23 @@ class _DeepSpeedZero:
             raise
         beside = {key: models[0].tree[key] for key in _BESIDE if key in models[0].tree}
         where = f" of {tag}" if tag else ""
+        left = [str(key) for key, value in models[0].tree.items() if key not in {*_BESIDE, *_USED} and _is_some(value)]
+        left_out = f"; left out: {listing(left, where='')}" if left else ""
         return Header(
             format=self.name,
             tree={"module": weights, **beside},
             files=tuple(file for one in every for file in one.header.files),
             handles={key: file for one in every for key, file in one.header.handles.items()},
             notes=(
-                f"ZeRO stage {stage}{where}: float32 weights from the optimizers of {count(len(optimizers), 'rank')}",
+                f"ZeRO stage {stage}{where}: float32 weights from the optimizers of {count(len(optimizers), 'rank')}"
+                f"{left_out}",
                 *notes,
             ),
         )
+
+
+def _is_some(value: Any) -> bool:
+    return value is not None and not (isinstance(value, (dict, list)) and not value)
 
 
 def _has_states(names: Sequence[str]) -> bool:

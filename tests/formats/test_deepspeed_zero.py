@@ -149,6 +149,14 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
         cs.open_checkpoint("run")
 
 
+def test_entries_of_the_model_states_that_are_left_out_are_named() -> None:
+    zero_folder("d", 2, 1)
+    more = {"lr_scheduler": {"step": 3}, "ema": {"w": torch.ones(2)}, "data_sampler": None, "random_ltd": {}}
+    changed("d/mp_rank_00_model_states.pt", lambda state: state.update(more))
+    with cs.open_checkpoint("d") as checkpoint:
+        assert checkpoint.notes[0].endswith("from the optimizers of 1 rank; left out: lr_scheduler, ema")
+
+
 def test_a_rank_that_is_missing_is_said(ckpt: Any) -> None:
     zero_folder("d", 2, 3)
     os.unlink("d/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
