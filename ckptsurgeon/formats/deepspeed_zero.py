@@ -45,6 +45,7 @@ _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
 _USED = frozenset({
     "module", "buffer_names", "param_shapes", "frozen_param_shapes", "frozen_param_fragments", "shared_params",
     "sparse_tensor_module_names", "skipped_steps", "dp_world_size", "mp_world_size", "ds_config",
+    "checkpoint_parallel_dimensions", "universal_checkpoint_info",
 })  # fmt: skip
 """Entries of the model states that describe the weights or the run. All others are named in a note."""
 
