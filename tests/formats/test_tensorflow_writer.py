@@ -89,6 +89,7 @@ def test_a_key_that_would_be_read_as_another_is_refused(keys: list[str], named: 
     with pytest.raises(cs.OutputError) as error:
         save({key: torch.tensor(1.0) for key in keys})
     assert named in str(error.value)
+    assert error.value.hint.endswith("or leave it out with ckpt filter --exclude.")  # convert has another --exclude
     assert not os.path.exists("out")
 
 

@@ -121,7 +121,7 @@ def _check_names(tensors: Sequence[OutTensor], added: Sequence[OutTensor]) -> No
             why = "belongs to Coqui STT's training state in" if tensor.key in taken else why
             raise OutputError(
                 f"{f'the key {escape(tensor.key)}' if tensor.key else 'the empty key'} {why} a TensorFlow checkpoint.",
-                hint="Rename the tensor with ckpt rename, or leave it out with --exclude.",
+                hint="Rename the tensor with ckpt rename --map, or leave it out with ckpt filter --exclude.",
             )
 
 
