@@ -34,12 +34,14 @@ _STEPS = ("global_steps", "global_samples")
 
 def check_names(folder: str, names: Sequence[str]) -> None:
     """Raise FormatError if a folder has files of experts, or of layers of a pipeline, which are not joined."""
-    for pattern, what in ((_EXPERTS, "experts that are split across ranks"), (_LAYERS, "the layers of a pipeline")):
+    # other experts than those of AutoEP: https://github.com/deepspeedai/DeepSpeed/issues/5716
+    experts = (_EXPERTS, "experts that are split across ranks", ", which converts only experts that AutoEP split")
+    for pattern, what, also in (experts, (_LAYERS, "the layers of a pipeline", "")):
         found = next((name for name in names if pattern.match(name)), "")
         if found:
             raise FormatError(
                 f"{escape(folder)} has {what} ({escape(found)}), which cannot be read.",
-                hint="Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt reads the result.",
+                hint=f"Convert the checkpoint with DeepSpeed's ds_to_universal.py first{also}: ckpt reads the result.",
                 rule="model parallel",
             )
 

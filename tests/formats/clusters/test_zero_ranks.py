@@ -161,8 +161,9 @@ def test_optimizer_states_of_several_steps_are_named(stage: int, kind: str) -> N
 def test_experts_and_layers_of_a_pipeline_are_refused_by_name(name: str, said: str) -> None:
     zero_folder("d", 2, 2)
     torch.save({"w": torch.ones(2)}, f"d/{name}")
-    with pytest.raises(FormatError, match=f"d has {said} .{name}., which cannot be read"):
+    with pytest.raises(FormatError, match=f"d has {said} .{name}., which cannot be read") as error:
         cs.open_checkpoint("d")
+    assert ("only experts that AutoEP split" in error.value.hint) == ("experts" in said)
 
 
 def test_model_states_of_one_rank_say_that_they_lack_the_parameters() -> None:
