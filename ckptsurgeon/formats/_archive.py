@@ -13,12 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..errors import FormatError
+from ..errors import FormatError, UnsafeError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
 from ..util.text import escape, human_bytes, listing
 from ._choosing import only_pickle
 from ._espnet_pack import META
+from .base import limits
 from .base.header import FilePrint, Header, naming
 from .base.marks import is_exported, is_weights
 from .base.slice import FileSlice
@@ -53,14 +54,20 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
     Also returns None if the checkpoint would have to be unpacked first. ``head`` has the first bytes of the file. A
     folder that contains nothing but one subfolder is replaced by this subfolder. Raises FormatError or UnsafeError if
-    the archive is damaged.
+    the archive is damaged, UnsafeError if too many folders are nested.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
     if folder is None:
         return None
-    while not folder.has_checkpoint and (name := folder.way_in):
+    for _ in range(limits.TREE_DEPTH):
+        if folder.has_checkpoint:
+            return folder
+        if not (name := folder.way_in):
+            return None
         folder = folder.inside(name)
-    return folder if folder.has_checkpoint else None
+    raise UnsafeError(
+        f"{escape(file.uri)} has folders that are nested more than {limits.TREE_DEPTH} levels deep.", rule="tree depth"
+    )
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
