@@ -207,8 +207,12 @@ def _handles(parts: Mapping[str, Header]) -> dict[str, File]:
 
 def _metadata(parts: Mapping[str, Header]) -> dict[str, str]:
     """Return the metadata of all components; an entry is left out if two components have different values for it."""
-    entries = [entry for header in parts.values() for entry in header.metadata.items()]
-    return {key: value for key, value in entries if all(key != other or value == one for other, one in entries)}
+    found: dict[str, str] = {}
+    differing: set[str] = set()
+    for key, value in (entry for header in parts.values() for entry in header.metadata.items()):
+        if found.setdefault(key, value) != value:
+            differing.add(key)
+    return {key: value for key, value in found.items() if key not in differing}
 
 
 def _left(parts: Mapping[str, Header], kept: Mapping[str, str]) -> list[str]:

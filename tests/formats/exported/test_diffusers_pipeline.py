@@ -209,3 +209,15 @@ def test_components_whose_tensors_would_get_one_key_are_an_error() -> None:
     Path("sd/model_index.json").write_text(json.dumps(index))
     with pytest.raises(cs.FormatError, match=r"two values have the same dotted key, a\.b\.w"):
         cs.open_checkpoint("sd")
+
+
+def test_components_with_much_metadata_are_read_quickly() -> None:
+    """Each pair of entries was compared: forty thousand entries took minutes."""
+    for name in ("a", "b"):
+        os.makedirs(f"sd/{name}")
+        entries = {str(number): name if number == 7 else "" for number in range(20_000)}
+        save_file({"w": torch.ones(2)}, f"sd/{name}/{OTHER}", metadata=entries)
+    Path("sd/model_index.json").write_text(json.dumps({name: ["diffusers", "X"] for name in ("a", "b")}))
+    with cs.open_checkpoint("sd") as checkpoint:
+        assert len(checkpoint.metadata) == 19_999
+        assert checkpoint.notes[-1] == "left out: metadata that differ between components: 7"
