@@ -43,7 +43,7 @@ class TarMember:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether ``head`` is the beginning of a tar archive."""
+    """Return whether ``head`` is the beginning of a tar archive of POSIX or GNU; older ones have no magic bytes."""
     return head[257:262] == b"ustar"
 
 
