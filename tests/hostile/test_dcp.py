@@ -21,7 +21,7 @@ RULES = {
     broken("outside"): ("a file outside",),
     broken("slice"): ("a piece beyond the file", "a piece before the file"),
     unsafe("pieces"): ("a piece in the middle", "pieces that overlap"),
-    broken("dcp metadata"): ("no place", "no places", "no tensors", "a chunk again and again", "a file by another way", "two entries of one name"),
+    broken("dcp metadata"): ("no place", "no places", "no tensors", "pieces that are none", "a chunk again and again", "a file by another way", "two entries of one name"),
     broken("piece"): ("another dtype", "another shape"),
     broken("pieces"): ("a hole", "no piece", "more dimensions"),
     broken("tensor size"): ("a size that is none",),

@@ -427,7 +427,9 @@ HOSTILE: dict[str, bytes] = {
     "a link to another file": (GOLDEN / "outside_link_earliest.h5").read_bytes(),
     "a link to another file, newer": (GOLDEN / "outside_link_latest.h5").read_bytes(),
     "values in another file": (GOLDEN / "outside_data.h5").read_bytes(),
-    "an object that is neither": one(lambda blocks: blocks.group({"w": blocks.object(message(3, FLOAT32))})),
+    "an object that is neither": one(
+        lambda blocks: blocks.group({"w": blocks.object(message(1, b"\1\1" + bytes(6) + struct.pack("<Q", 3)))})
+    ),
     "a type of class 15": with_dataset(contiguous(96, 24), kind=b"\x1f" + FLOAT32[1:]),
     "a type without a size": with_dataset(contiguous(96, 24), kind=FLOAT32[:4] + bytes(4) + FLOAT32[8:]),
     "a type that is cut": with_dataset(contiguous(96, 24), kind=FLOAT32[:8]),
