@@ -91,7 +91,7 @@ class _DeepSpeedZero:
         beside = {key: models[0].tree[key] for key in _BESIDE if key in models[0].tree}
         where = f" of {tag}" if tag else ""
         left = [str(key) for key, value in models[0].tree.items() if key not in {*_BESIDE, *_USED} and _is_some(value)]
-        left_out = f"; left out: {listing(left, where='')}" if left else ""
+        left_out = f"; left out: {listing(left, 12, where='')}" if left else ""
         return Header(
             format=self.name,
             tree={"module": weights, **beside},

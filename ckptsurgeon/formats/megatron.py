@@ -68,7 +68,7 @@ class _Megatron:
             raise
         tree = files[0].tree
         left = [str(key) for key in tree if not _is_chunk(key) and key not in (*_BESIDE, "args")]
-        left_out = f"; left out: {listing(left, where='')}" if left else ""
+        left_out = f"; left out: {listing(left, 12, where='')}" if left else ""
         return Header(
             format=self.name,
             tree={"model": weights, **{key: tree[key] for key in _BESIDE if key in tree}},
