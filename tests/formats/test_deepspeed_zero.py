@@ -201,11 +201,14 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "no shapes": (MODEL, lambda s: s.pop("param_shapes"), "has no valid entry param_shapes"),
     "shapes that are none": (MODEL, lambda s: s["param_shapes"][0].update(a=-1), "invalid entry param_shapes"),
     "a larger shape": (MODEL, lambda s: s["param_shapes"][0].update({"a.weight": (10**6, 10**6)}), "too few values"),
-    "a smaller shape": (MODEL, lambda s: s["param_shapes"][0].pop("a.weight"), "the flat vectors of the ranks have"),
+    "a smaller shape": (MODEL, lambda s: s["param_shapes"][0].pop("a.weight"), "but those of the ranks have"),
     "another group": (MODEL, lambda s: s["param_shapes"].append({}), "groups of parameters, but"),
     "no module": (MODEL, lambda s: s.pop("module"), "has no valid entry module"),
     "no buffer names": (MODEL, lambda s: s.update(buffer_names=3), "has no valid entry buffer_names"),
     "no frozen parameter": (MODEL, lambda s: s["frozen_param_fragments"].clear(), "lacks the frozen parameters embed"),
+    "another frozen shape": (
+        MODEL, lambda s: s["frozen_param_fragments"].update(embed=torch.ones(2, 2)), "frozen_param_shapes gives (3, 3)",
+    ),
     "no optimizer": (OPTIM, lambda s: s.pop("optimizer_state_dict"), "has no valid entry optimizer_state_dict"),
     "no stage": (OPTIM, lambda s: s["optimizer_state_dict"].pop("zero_stage"), "is not the state of a ZeRO optimizer"),
     "no values": (
@@ -232,6 +235,14 @@ def test_states_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
     changed(path, change)
     done = ckpt("inspect", "d")
     assert (done.code, message in " ".join(done.err.split())) == (3, True), done.err
+
+
+def test_a_frozen_parameter_is_missed_in_the_file_that_lacks_it() -> None:
+    zero_folder("d", 3, 2)
+    second = "d/zero_pp_rank_1_mp_rank_00_model_states.pt"
+    changed(second, lambda s: s["frozen_param_fragments"].clear())
+    with pytest.raises(FormatError, match=f"{second} lacks the frozen parameters embed"):
+        cs.open_checkpoint("d")
 
 
 class _Payload:

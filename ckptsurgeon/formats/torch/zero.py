@@ -70,7 +70,7 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
     if len(vectors) != len(ranks) or len({vector.numel for vector in vectors}) > 1:
-        raise FormatError("the flat parameter vectors of the ranks differ in length.", rule="zero")
+        raise FormatError("the flat parameter vectors of the ranks differ in length, or are missing.", rule="zero")
     made: dict[str, TensorInfo] = {}
     at = 0
     for name, shape in ((name, shape) for shapes in groups for name, shape in shapes.items()):
@@ -138,11 +138,11 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
 def _check_used(used: int, there: int, align: int) -> None:
     """Raise FormatError unless the parameters fill the vectors, except for padding to a multiple of ``align`` values.
 
-    ``used`` is the number of values in the parameters, ``there`` the number of stored values.
+    ``used`` is the number of values that the parameters take in a flat vector, ``there`` the number of its values.
     """
     if -(-used // align) != -(-there // align):
         raise FormatError(
-            f"the parameters have {used} values, but the flat vectors of the ranks have {there}.", rule="zero"
+            f"the parameters need flat vectors of {used} values, but those of the ranks have {there}.", rule="zero"
         )
 
 
@@ -248,19 +248,29 @@ def frozen_parts(model: StateFile) -> dict[str, TensorInfo]:
 def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
     """Return the parameters that were not trained, by name; they are in the model states, not in flat vectors.
 
-    Raises FormatError if parameters are missing.
+    Raises FormatError if a parameter is missing, or does not have the shape that the model states give.
     """
     shapes = models[0].tree.get("frozen_param_shapes")
     if not shapes:
         return {}
     sized = _shapes(models[0], shapes)
-    pieces = [entry(one, "frozen_param_fragments", dict) for one in (models if stage == 3 else models[:1])]
-    absent = [key for key in sized if not all(isinstance(one.get(key), TensorInfo) for one in pieces)]
-    if absent:
-        raise FormatError(
-            f"{escape(models[0].file.uri)} lacks the frozen parameters {listing(absent)}.", rule="zero frozen"
-        )
+    pieces = []
+    for model in models if stage == 3 else models[:1]:
+        piece = entry(model, "frozen_param_fragments", dict)
+        absent = [key for key in sized if not isinstance(piece.get(key), TensorInfo)]
+        if absent:
+            raise FormatError(
+                f"{escape(model.file.uri)} lacks the frozen parameters {listing(absent)}.", rule="zero frozen"
+            )
+        pieces.append(piece)
     if stage != 3:
+        for key, shape in sized.items():
+            if pieces[0][key].shape != shape:
+                raise FormatError(
+                    f"{escape(models[0].file.uri)}: the frozen parameter {escape(key)} has the shape "
+                    f"{pieces[0][key].shape}, but frozen_param_shapes gives {shape}.",
+                    rule="zero shapes",
+                )
         return {key: pieces[0][key] for key in sized}
     made: dict[str, TensorInfo] = {}
     for key, shape in sized.items():
