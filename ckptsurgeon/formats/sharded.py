@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -107,7 +107,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 
-def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Header:
+def _shard(index: File, folder: Folder, shard: str, names: Collection[str]) -> Header:
     """Return the header of ``shard``; ``names`` are all shards of the index.
 
     Raises FormatError if it cannot be read, is a JSON file, or has entries that are not tensors.
@@ -118,7 +118,7 @@ def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Hea
         raise FormatError(
             f"{escape(index.uri)} lists the shard {escape(shard)}, which {_why(error, folder, shard)}",
             rule="missing shard",
-            hint=_advice(error, folder, names),
+            hint=_advice(error, folder, shard, names),
         ) from error
     if shard.endswith(".json"):
         raise FormatError(f"{escape(index.uri)} lists {escape(shard)} as a shard, but it is a JSON file.", rule="index")
@@ -143,13 +143,15 @@ def _why(error: SourceError, folder: Folder, shard: str) -> str:
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
-def _advice(error: SourceError, folder: Folder, names: Iterable[str]) -> str:
-    """Return advice for a shard that cannot be opened; ``names`` are all shards of the index."""
+def _advice(error: SourceError, folder: Folder, shard: str, names: Collection[str]) -> str:
+    """Return advice for a ``shard`` that cannot be opened; ``names`` are all shards of the index."""
     there: set[str] = set()
-    with suppress(CheckpointError):  # not every server lists a folder
-        there.update(folder.names())
+    for inner in sorted({os.path.dirname(name) for name in names} | {""}):
+        with suppress(CheckpointError):  # not every server lists a folder
+            listed = (folder.inside(inner) if inner else folder).names()
+            there.update(os.path.join(inner, name) for name in listed)
     missing = [name for name in names if name not in there]
-    if not there or not missing:
+    if not there or shard not in missing:
         return error.hint
     what = "this file" if len(missing) == 1 else f"the {len(missing)} missing files"
     return f"Fetch or save {what} again. ckpt check {escape(shlex.quote(folder.uri))} says which tensors are missing."
@@ -190,7 +192,7 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
         hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. If the other shards were left "
-        f'out on purpose, write the size of the listed shards into the index: "total_size": {size}.',
+        f'out on purpose, write the size of the listed shards into the index: "metadata": {{"total_size": {size}}}.',
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )
@@ -217,7 +219,7 @@ def _places(shards: Collection[str], folder: Folder, many: int) -> str:
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
     """Yield a note if the size of all tensors is not ``total``, the ``total_size`` of the index.
 
-    In this case, a shard may be from another model.
+    In this case, a shard may be from another model. Tied tensors may count once or each time in ``total``.
     """
     if isinstance(total, float) and total.is_integer():
         total = int(total)

@@ -109,6 +109,23 @@ def test_a_missing_shard_comes_with_what_to_do(ckpt: Any) -> None:
     assert caught.value.hint.startswith("Fetch or save the 2 missing files again.")
 
 
+def test_advice_on_a_shard_counts_only_the_shards_that_are_missing() -> None:
+    weight_map = shards("m")
+    os.remove(f"m/{weight_map['a']}")
+    os.mkfifo(f"m/{weight_map['a']}")
+    os.mkdir("m/inner")
+    os.rename(f"m/{weight_map['c']}", f"m/inner/{weight_map['c']}")
+    inner = {key: f"inner/{name}" if key == "c" else name for key, name in weight_map.items()}
+    index("m/model.safetensors.index.json", inner)
+    with pytest.raises(cs.FormatError, match="which is a FIFO") as caught:
+        cs.open_checkpoint("m")
+    assert str(caught.value.hint).startswith("Fetch or save this file again.")
+    os.remove(f"m/{weight_map['a']}")
+    os.symlink(weight_map["a"], f"m/{weight_map['a']}")
+    with pytest.raises(cs.FormatError, match="which cannot be opened"):
+        cs.open_checkpoint("m")
+
+
 def test_a_shard_that_the_index_does_not_name_is_said() -> None:
     shards()
     for name in ("model-00003-of-00003.safetensors", "other-00001-of-00002.safetensors"):
@@ -340,8 +357,10 @@ def test_an_index_that_names_fewer_shards_than_they_count_says_the_way_out(total
     parts(["model-00001-of-00002.safetensors"], total)
     with pytest.raises(cs.FormatError) as error:
         cs.inspect(".")
-    size = re.search(r'"total_size": (\d+)', error.value.hint)
-    parts(["model-00001-of-00002.safetensors"], int(size[1]) if size else None)
+    entry = re.search(r'write the size of the listed shards into the index: ("metadata": \{.*\})\.', error.value.hint)
+    assert entry is not None
+    name = Path("model.safetensors.index.json")
+    name.write_text(json.dumps(json.loads(name.read_text()) | json.loads(f"{{{entry[1]}}}")))
     assert cs.inspect(".").notes
 
 
