@@ -55,7 +55,8 @@ class Archive:
         most = limits.PICKLE_BYTES if most is None else most
         if entry.size > most or entry.stored > most:
             raise UnsafeError(
-                f"{record_at(self.file, name)} has {entry.size} bytes, more than the limit of {most}.",
+                f"{record_at(self.file, name)} has {max(entry.size, entry.stored)} bytes, more than the limit of "
+                f"{most}.",
                 rule="record size",
             )
         if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
@@ -225,7 +226,7 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 
 
 def _check_names(file: File, names: list[str]) -> None:
-    """Raise UnsafeError if a record name leads out of the archive, or if readers could confuse two names.
+    """Raise UnsafeError if a name leads out of the archive or has a backslash or NUL, or if readers could confuse two.
 
     All names are checked together first. If this check fails, the names are checked one by one, to find the name for
     the message: this takes ten times as long.
@@ -239,9 +240,16 @@ def _check_names(file: File, names: list[str]) -> None:
 def _check_each(file: File, names: list[str]) -> None:
     folded: dict[str, str] = {}
     for name in names:
-        if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        if name.startswith("/") or ".." in name.split("/"):
             raise UnsafeError(
                 f"{record_at(file, name)} has a name that leads out of the archive's folder.", rule="zip name"
+            )
+        if "\\" in name or "\0" in name:
+            raise UnsafeError(
+                f"{record_at(file, name)} has a name with a backslash or a NUL character, which programs read "
+                "differently.",
+                hint="Pack the archive again with slashes in the names." if "\\" in name else "",
+                rule="zip name",
             )
         same = name.casefold()
         other = folded.get(same)

@@ -79,7 +79,9 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
     for row in sorted(listed, key=itemgetter(1)):
         name, header, stored, size, crc, method, _, at = row
         if header < end or header + _LOCAL.size + len(name) > directory:
-            raise UnsafeError(f"{record_at(file, name)} overlaps another record.", rule="zip overlap")
+            raise UnsafeError(
+                f"{record_at(file, name)} overlaps another record or the zip directory.", rule="zip overlap"
+            )
         if header - end > _LONGEST_DESCRIPTOR or (previous is None and header):
             raise UnsafeError(f"{record_at(file, name)} follows bytes that belong to no record.", rule="zip gap")
         raw = name.encode()
@@ -92,9 +94,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
                 _check_descriptor(file, previous, between[: header - end])
             data = header + _check_local(file, row, between[header - end :])
         if data + stored > directory:
-            raise FormatError(
-                f"{record_at(file, name)} reaches into the next record or the zip directory.", rule="zip overlap"
-            )
+            raise FormatError(f"{record_at(file, name)} reaches into the zip directory.", rule="zip overlap")
         entries[name] = ZipEntry(name, header, data, stored, size, crc, method, at)
         previous, end = row, data + stored
     if previous is not None:
@@ -159,7 +159,12 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     """
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
-    if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
+    if magic != b"PK\3\4":
+        raise UnsafeError(
+            f"{record_at(file, name)} does not begin with a local header where the directory says.",
+            rule="zip local header",
+        )
+    if raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
         raise UnsafeError(
             f"{record_at(file, name)} has another name in its local header than in the directory.",
             rule="zip local header",
@@ -208,9 +213,7 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
     name, _, stored, size, crc, _, flags, _ = row
     if not flags & _DESCRIPTOR:
         if gap:
-            raise UnsafeError(
-                f"{record_at(file, name)} is followed by {len(gap)} bytes that belong to no record.", rule="zip gap"
-            )
+            raise UnsafeError(f"{record_at(file, name)} is followed by bytes that belong to no record.", rule="zip gap")
         return
     body = gap.removeprefix(b"PK\7\x08")
     form = {12: "<3L", 20: "<L2Q"}.get(len(body))

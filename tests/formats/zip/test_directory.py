@@ -126,6 +126,30 @@ def test_a_broken_archive_is_refused_by_name(name: str) -> None:
     assert caught.value.message.startswith("x.pth")
 
 
+BROKEN_WORDS = {
+    "has a name with a backslash": archive(PICKLE, STORAGE, Record("a\\x", b"1")),
+    "has a name with a backslash or a NUL": archive(PICKLE, STORAGE, Record("a/x\0", b"1")),
+    "has a name that leads out of the archive's folder": archive(PICKLE, STORAGE, Record("../x", b"1")),
+    "does not begin with a local header": b"PK\3\5".join(archive(PICKLE, STORAGE).rsplit(b"PK\3\4", 1)),
+    "record a/data/0 reaches into the zip directory": archive(PICKLE, storage(size=20, stored=20)),
+    "is followed by bytes that belong to no record": archive(PICKLE, storage(data=STORAGE.data + b"x" * 9, size=16, stored=16)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", BROKEN_WORDS)
+def test_the_error_on_an_archive_says_what_is_true(words: str) -> None:
+    write("x.pth", BROKEN_WORDS[words])
+    with pytest.raises(cs.FormatError, match=words):
+        cs.open_checkpoint("x.pth")
+
+
+def test_a_record_that_is_stored_in_too_many_bytes_is_given_with_this_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("x.pth", archive(Record("a/data.pkl", deflated(pickled()) + bytes(2000), 8), STORAGE))
+    monkeypatch.setattr(limits, "PICKLE_BYTES", 1000)
+    with pytest.raises(cs.FormatError, match=r"has 2\d\d\d bytes, more than the limit of 1000"):
+        cs.open_checkpoint("x.pth")
+
+
 def test_the_number_of_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     write("x.pth", archive(PICKLE, STORAGE))
     monkeypatch.setattr(limits, "ZIP_ENTRIES", 2)
