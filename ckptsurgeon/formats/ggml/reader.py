@@ -66,7 +66,8 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     if version not in (2, 3):
         turned = int.from_bytes(version.to_bytes(4, "little"), "big")
         why = f"it has version {version}"
-        hint = "Convert the model again with a newer llama.cpp: versions 2 and 3 can be read."
+        hint = "Versions 2 and 3 can be read: convert the model again with "
+        hint += "a newer llama.cpp." if version < 2 else "a llama.cpp that writes one of them."
         if version == 0 or turned in (1, 2, 3):
             why, hint = "it has version 0", ""
             if turned:
@@ -126,8 +127,8 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
     number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
     if not 0 < number <= LARGEST_ALIGNMENT or number & (number - 1):
         raise FormatError(
-            f"the metadata entry {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two up to "
-            f"{LARGEST_ALIGNMENT} of the type uint32.",
+            f"the metadata entry {ALIGNMENT} is {escape(metadata.get(ALIGNMENT) or stored[ALIGNMENT].said, 40)}, not a "
+            f"power of two up to {LARGEST_ALIGNMENT} of the type uint32.",
             rule="alignment",
         )
     return number
@@ -169,8 +170,8 @@ def _placed(
         if offset + info.nbytes > storage.nbytes:
             raise cut_short(f"the tensor {escape(key)}")
     end, before = 0, ""
-    for offset, nbytes, key in sorted((info.offset, info.nbytes, key) for key, info in found.items()):
-        if offset < end and nbytes:
+    for offset, nbytes, key in sorted((info.offset, info.nbytes, key) for key, info in found.items() if info.nbytes):
+        if offset < end:
             raise FormatError(f"the tensors {escape(before)} and {escape(key)} overlap.", rule="overlap")
-        end, before = max(end, offset + nbytes), key
+        end, before = offset + nbytes, key
     return found
