@@ -18,7 +18,7 @@ from ...storage.read.local import LocalFolder
 from ...util.text import escape
 from ..base import limits
 from .files import MANIFEST, NUMBERED, StoredFile
-from .ocdbt_fields import Budget, DataFile, Fields, unframed
+from .ocdbt_fields import Budget, DataFile, Fields, UnsupportedError, unframed
 
 __all__ = ["Database"]
 
@@ -48,10 +48,11 @@ class Database:
             if (root.offset, root.length) != (_EMPTY, _EMPTY):
                 self._list(root, height, b"")
         except ValueError as error:
+            what, hint = "is damaged", "Copy the whole folder again."
+            if isinstance(error, UnsupportedError):
+                what, hint = "cannot be read", ""
             raise FormatError(
-                f"the OCDBT database in {escape(folder.uri)} is damaged: {error}.",
-                hint="Copy the whole folder again.",
-                rule="ocdbt",
+                f"the OCDBT database in {escape(folder.uri)} {what}: {error}.", hint=hint, rule="ocdbt"
             ) from None
 
     def read(self, key: str) -> bytes | None:
@@ -95,7 +96,7 @@ class Database:
         if name not in self._files:
             raise ValueError("the database has no manifest that lists versions")
         if (size := self._files[name].size) > limits.OCDBT_NODE:
-            raise ValueError(f"{name} has over {limits.OCDBT_NODE:,} bytes")
+            raise UnsupportedError(f"{name} has over {limits.OCDBT_NODE:,} bytes")
         fields = unframed(self._bytes(_Range(name, 0, size)), _MANIFEST, self._budget)
         kind = fields.take(17)[16]  # after the UUID
         fields.numbers(2)
@@ -103,7 +104,7 @@ class Database:
         if (compression := fields.number()) == 1:
             fields.take(4)  # its level
         if kind > 1 or compression > 1:
-            raise ValueError(f"{name} has a kind or a compression that is not supported")
+            raise UnsupportedError(f"{name} has a kind or a compression that is not supported")
         return fields, kind == 1
 
     def _list(self, place: _Range, height: int, prefix: bytes) -> None:
@@ -112,10 +113,10 @@ class Database:
         Raises ValueError if a node is not valid.
         """
         if height > limits.OCDBT_HEIGHT:
-            raise ValueError(f"the B-tree is over {limits.OCDBT_HEIGHT} nodes high")
+            raise UnsupportedError(f"the B-tree is over {limits.OCDBT_HEIGHT} nodes high")
         self._check(place)
         if place.length > limits.OCDBT_NODE:
-            raise ValueError(f"a node has over {limits.OCDBT_NODE:,} bytes")
+            raise UnsupportedError(f"a node has over {limits.OCDBT_NODE:,} bytes")
         fields = unframed(self._bytes(place), _NODE, self._budget)
         if fields.take(1)[0] != height:  # heights fall on the way down, so that no node is below itself
             raise ValueError(f"a node has another height than {height}")

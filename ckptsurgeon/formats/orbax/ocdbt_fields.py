@@ -17,13 +17,17 @@ from ...util.text import escape
 from ..base import limits
 from .packages import unzstd
 
-__all__ = ["Budget", "DataFile", "Fields", "unframed"]
+__all__ = ["Budget", "DataFile", "Fields", "UnsupportedError", "unframed"]
 
 _HEAD, _SUM = 12, 4
 _FRAME = 400
 """Reading a manifest or node takes as much time as reading this many numbers, even if it is small."""
 _LONGEST = 0xFFFF
 """The most bytes of a key or path."""
+
+
+class UnsupportedError(ValueError):
+    """Raised for a database that may be whole, but that ckpt cannot read."""
 
 
 class Budget:
@@ -53,7 +57,7 @@ class Budget:
         """Count the bytes that stay in memory; raises UnsafeError above the limit."""
         self._kept -= nbytes
         if self._kept < 0:
-            raise self._too_large(f"has keys that need over {limits.OCDBT_KEPT:,} bytes of memory")
+            raise self._too_large(f"has keys and values that need over {limits.OCDBT_KEPT:,} bytes of memory")
 
     def _too_large(self, what: str) -> UnsafeError:
         return UnsafeError(f"the OCDBT database in {escape(self._uri)} {what}.", rule="ocdbt")
@@ -70,7 +74,10 @@ class DataFile(NamedTuple):
 
 
 def unframed(data: bytes, magic: int, budget: Budget) -> Fields:
-    """Return the fields of a manifest or node; raises ValueError if its header or its checksum is wrong."""
+    """Return the fields of a manifest or node; raises ValueError if its header or its checksum is wrong.
+
+    Raises UnsupportedError for another version of the format.
+    """
     if len(data) < _HEAD + _SUM or int.from_bytes(data[:4], "big") != magic:
         raise ValueError("a manifest or node begins with the wrong bytes")
     if int.from_bytes(data[4:_HEAD], "little") != len(data):
@@ -81,7 +88,7 @@ def unframed(data: bytes, magic: int, budget: Budget) -> Fields:
     fields = Fields(memoryview(data)[_HEAD:-_SUM], budget)
     version, compression = fields.number(), fields.number()
     if version != 0 or compression > 1:
-        raise ValueError(
+        raise UnsupportedError(
             f"a manifest or node has version {version} and compression {compression}; ckpt reads version 0 with "
             "compression 0 or 1"
         )

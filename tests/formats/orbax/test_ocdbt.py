@@ -13,6 +13,7 @@ from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.orbax.files import files_of
 from ckptsurgeon.formats.orbax.ocdbt import Database
 from ckptsurgeon.formats.orbax.packages import unblosc, unzstd
+from ckptsurgeon.storage.crc32c import crc32c
 from ckptsurgeon.storage.read.local import LocalFolder
 
 from ...helpers.ocdbt_files import Reference, inner, leaf, manifest, numbered
@@ -81,6 +82,22 @@ def test_a_database_without_keys_is_read() -> None:
     assert opened(Path("x")).read("w/.zarray") is None
 
 
+def test_a_database_of_another_version_is_not_called_damaged() -> None:
+    Path("x").mkdir()
+    node = leaf({"a": b"1"})
+    newer = node[:12] + b"\x01" + node[13:-4]
+    newer += crc32c(newer).to_bytes(4, "little")
+    Path("x/nodes").write_bytes(newer)
+    Path("x/manifest.ocdbt").write_bytes(manifest(Reference("nodes", 0, len(newer))))
+    with pytest.raises(cs.FormatError, match="the OCDBT database in x cannot be read: .* has version 1") as caught:
+        opened(Path("x"))
+    assert not caught.value.hint
+    Path("x/nodes").write_bytes(newer[:-1] + b"\xff")
+    with pytest.raises(cs.FormatError, match="the OCDBT database in x is damaged") as caught:
+        opened(Path("x"))
+    assert caught.value.hint == "Copy the whole folder again."
+
+
 def test_twenty_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("x").mkdir()
     node = leaf({f"{number:06}": Reference("nodes", number, 1) for number in range(20_000)})
@@ -88,7 +105,7 @@ def test_twenty_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     Path("x/manifest.ocdbt").write_bytes(manifest(Reference("nodes", 0, len(node))))
     assert opened(Path("x")).read("019999") == node[19_999:20_000]
     monkeypatch.setattr(limits, "OCDBT_KEPT", 20_000 * (limits.OCDBT_ENTRY + 6))
-    with pytest.raises(cs.UnsafeError, match="has keys that need over"):
+    with pytest.raises(cs.UnsafeError, match="has keys and values that need over"):
         opened(Path("x"))  # the path of its file counts, too
 
 
