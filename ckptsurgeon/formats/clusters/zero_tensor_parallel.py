@@ -64,7 +64,9 @@ def join_tensor_parallel(
         made[key] = _joined(key, parts, kinds, vocabulary)
         if _WHOLE in kinds and any(equal_bytes(leaf, other, handles) is False for leaf, other in _pairs(parts)):
             raise FormatError(
-                f"{escape(key)} is not split, but its values differ between the ranks.", hint=_HINT, rule="zero values"
+                f"{escape(key)} is not split, but its values differ between the ranks.",
+                hint="The files may be of different steps or runs: fetch or save them again.",
+                rule="zero values",
             )
         if first.numel and len({part.dtype for part in parts}) > 1:
             raise FormatError(f"{escape(key)} has different dtypes on the ranks.", rule="zero")
@@ -87,7 +89,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
     other = next((name for name in _OTHERS if info.get(name)), "")
     if other:
         raise FormatError(
-            f"{where} has parameters that are split by {other}, which cannot be joined.",
+            f"{where} lists parameters in {other}, which ckpt cannot join.",
             hint=_HINT,
             rule="model parallel",
         )
@@ -128,9 +130,15 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
             )
         return first
     dim = 1 if row else 0
-    if len(first.shape) <= dim or any(_but(dim, part.shape) != _but(dim, first.shape) for part in parts):
+    if len(first.shape) <= dim:
         raise FormatError(
-            f"the parts of {escape(key)} on the ranks do not fit together: {first.shape} and {parts[-1].shape}.",
+            f"{escape(key)} of shape {first.shape} is split along dimension {dim}, which it does not have.",
+            rule="zero shapes",
+        )
+    other = next((part for part in parts if _but(dim, part.shape) != _but(dim, first.shape)), None)
+    if other is not None:
+        raise FormatError(
+            f"the parts of {escape(key)} on the ranks do not fit together: {first.shape} and {other.shape}.",
             rule="zero shapes",
         )
     if _GATED in kinds:
