@@ -73,8 +73,10 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
     """Return the error for a folder with several checkpoints; its message lists the metrics of each checkpoint."""
     read = {name: _meta(folder, name) for name in saved}
     metas = {name: meta.entries for name, meta in read.items()}
-    last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
-    told = [f"{name} ({_told(one, last=name == last)})" for name, one in read.items()]
+    times = {name: _number(meta.get("unixtime")) for name, meta in metas.items()}
+    last = max(saved, key=times.__getitem__)
+    is_known = list(times.values()).count(times[last]) == 1
+    told = [f"{name} ({_told(one, last=name == last and is_known)})" for name, one in read.items()]
     return FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",
         hint=f"Pass the folder of one checkpoint, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
@@ -84,7 +86,7 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
 
 
 def _told(meta: _Meta, *, last: bool) -> str:
-    """Return a text on a checkpoint for a message: its metrics; ``last`` is true for the newest checkpoint."""
+    """Return a text on a checkpoint for a message: its metrics; ``last`` is true if it is known to be the newest."""
     unread = meta.notes and not meta.entries
     return f"its {_META} cannot be read" if unread else _worth(meta.entries, last=last)
 
@@ -119,6 +121,8 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     with closing(folder.file(name)) as file:
         raw = file.read(0, min(file.size, _META_BYTES))
         header = FilePrint.of(file, hashlib.sha256(raw).hexdigest(), name)
+    if header.size > len(raw):
+        return _Meta({}, header, (f"{escape(name)} cannot be read: it has over {_META_BYTES:,} bytes",))
     try:
         read = read_yaml(raw.decode("utf-8"), name, unknown=_unread)
     except UnicodeDecodeError:
@@ -192,8 +196,9 @@ def _text(file: File, name: str) -> Any:
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
+        what = "not a checkpoint" if name == _MODEL else "neither a checkpoint nor a text file of SpeechBrain"
         raise FormatError(
-            f"{escape(file.uri)} is {'neither a checkpoint nor a text file of SpeechBrain' if raw else 'empty'}.",
+            f"{escape(file.uri)} is {what if raw else 'empty'}.",
             hint="Fetch the file again, or remove it from the folder to read the other files.",
             rule="broken recoverable",
         )

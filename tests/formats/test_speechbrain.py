@@ -78,13 +78,28 @@ def test_a_plan_is_refused_when_the_checkpoint_changed() -> None:
 
 def test_a_meta_file_that_is_not_understood_is_said_and_hides_no_weights(ckpt: Run) -> None:
     path = Path("save/CKPT+first/CKPT.yaml")
-    for text in (b"\xff", b"a: [", b"[]", b"", b"garbage"):
+    for text in (b"\xff", b"a: [", b"[]", b"", b"garbage", b"a: " + b"1" * (1 << 20)):
         path.write_bytes(text)
         found = cs.inspect("save/CKPT+first")
         assert len(found.tensors) == 4
         assert any("CKPT.yaml cannot be read: " in note for note in found.notes)
     assert "CKPT+first (its CKPT.yaml cannot be read)" in " ".join(ckpt("inspect", "save").err.split())
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("time", ["", "unixtime: 1\n"])
+def test_no_checkpoint_is_called_the_most_recent_if_this_is_not_known(time: str) -> None:
+    for name in ("first", "second"):
+        Path(f"save/CKPT+{name}/CKPT.yaml").write_text(f"WER: 1.5\n{time}")
+    with pytest.raises(cs.FormatError) as caught:
+        cs.inspect("save")
+    assert caught.value.message == "save has several checkpoints: CKPT+first (WER 1.5), CKPT+second (WER 1.5)."
+
+
+def test_the_text_of_a_counter_is_not_taken_for_the_model() -> None:
+    Path("save/CKPT+first/model.ckpt").write_text("12")
+    with pytest.raises(cs.FormatError, match=r"model\.ckpt is not a checkpoint\."):
+        cs.inspect("save/CKPT+first")
 
 
 def test_a_metric_that_is_a_tensor_costs_neither_the_others_nor_the_choice_of_a_checkpoint(ckpt: Run) -> None:
