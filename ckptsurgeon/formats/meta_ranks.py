@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import FormatError, UnsafeError
 from ..storage.read.base import Folder, Source
@@ -82,13 +83,14 @@ def _names(folder: Folder) -> list[str]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Note]]:
+def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
     """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not.
 
-    ``files`` has the file of each rank. Raises FormatError if the files do not fit together.
+    ``files`` has the file of each rank. Entries that are not tensors are those of the first rank. Raises FormatError if
+    the files do not fit together, or have no tensors.
     """
     first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
-    weights: dict[str, TensorInfo] = {}
+    weights: dict[str, Any] = {}
     differing = []
     for one in files:
         if not isinstance(one.header.tree, Mapping) or one.header.tree.keys() != first.header.tree.keys():
@@ -101,7 +103,14 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Not
     _check_number(first, width, len(files))
     for key in first.header.tree:
         infos = [one.header.tree[key] for one in files]
-        if not all(isinstance(info, TensorInfo) for info in infos):
+        others = [one for one, info in zip(files, infos, strict=True) if not isinstance(info, TensorInfo)]
+        if 0 < len(others) < len(files):
+            raise FormatError(
+                f"{escape(others[0].file.uri)}: {escape(str(key))} is not a tensor, as it is on other ranks.",
+                rule="rank part",
+            )
+        if others:
+            weights[key] = infos[0]
             continue
         dim = _dimension(key, infos[0], width, len(files))
         if dim is None:
@@ -125,6 +134,10 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Not
                     rule="rank shapes",
                 )
         weights[key] = join(infos, dim)
+    if not any(isinstance(info, TensorInfo) for info in weights.values()):
+        raise FormatError(
+            f"{escape(first.file.uri)} is not a dict of tensors, as Meta saves the part of a rank.", rule="rank state"
+        )
     said = (
         f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first rank are used"
     )

@@ -65,6 +65,30 @@ def test_a_tensor_that_cannot_be_compared_is_not_said_to_differ() -> None:
         cs.inspect("model")
 
 
+def test_entries_other_than_tensors_are_kept_from_the_first_rank() -> None:
+    write(change=lambda rank, state: state.update(step=7))  # type: ignore[call-overload]
+    assert [(extra.key, extra.value) for extra in cs.inspect("model").extras] == [("step", 7)]
+
+
+def test_a_weight_that_one_rank_does_not_have_as_a_tensor_is_an_error() -> None:
+    write(change=lambda rank, state: state.update({"output.weight": None} if rank else {}))  # type: ignore[dict-item]
+    with pytest.raises(
+        FormatError, match=r"consolidated.01.pth: output.weight is not a tensor, as it is on other ranks"
+    ):
+        cs.inspect("model")
+
+
+def test_nested_state_dicts_are_not_taken_for_the_whole_model() -> None:
+    def nest(rank: int, state: State) -> None:
+        inner = dict(state)
+        state.clear()
+        state["model"] = inner  # type: ignore[assignment]
+
+    write(change=nest)
+    with pytest.raises(FormatError, match=r"consolidated.00.pth is not a dict of tensors"):
+        cs.inspect("model")
+
+
 def test_norms_that_differ_between_ranks_are_said() -> None:
     write(change=lambda rank, state: state["norm.weight"].add_(rank))
     said = "1 tensor that should be equal on all ranks differ; those of the first rank are used: norm.weight"
