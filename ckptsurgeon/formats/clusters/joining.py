@@ -130,7 +130,10 @@ class RankJoiner:
 
         ``depth`` is the number of dicts around this entry.
         """
-        first = next(iter(values.values()))
+        own, first = next(iter(values.items()))
+        other = next((rank for rank, value in values.items() if isinstance(value, TensorInfo)), own)
+        if other != own and not isinstance(first, TensorInfo):
+            raise self._error(own, f"{escape(key)} is not a tensor, as it is on rank {other}.", "rank keys")
         if isinstance(first, Mapping):
             nested = {rank: value for rank, value in values.items() if isinstance(value, Mapping)}
             return self._level(nested, f"{key}.", depth + 1)
@@ -220,7 +223,7 @@ class RankJoiner:
         first = next(iter(infos))
         if lacking >= len(self.files):
             there = f"but there are files of only {len(self.files)}"
-            said = f"{escape(key)} is split over {count(len(wanted), 'rank')}, including rank {lacking}, {there}."
+            said = f"{escape(key)} should be on {count(len(wanted), 'rank')}, including rank {lacking}, {there}."
             raise self._error(first, said, "ranks")
         raise self._error(lacking, f"it lacks {escape(key)}, which rank {first} has.", "rank keys")
 
