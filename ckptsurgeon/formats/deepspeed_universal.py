@@ -125,14 +125,15 @@ def _parameters(folder: Folder, tag: str) -> list[str]:
 def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
     """Return the content of the file ``name``, and append the open file to ``opened``.
 
-    Raises FormatError if the file is missing or not valid.
+    Raises FormatError if the file cannot be opened or is not valid.
     """
     try:
         file = folder.file(name)
     except SourceError as error:
         raise FormatError(
-            f"{escape(folder.uri)} lacks {escape(name)}: the conversion to a universal checkpoint was not finished, or "
-            "the folder is incomplete.",
+            f"a file of the universal checkpoint cannot be read: {error.message}",
+            hint="If it is missing, the conversion with ds_to_universal.py was not finished, or the folder is "
+            "incomplete: convert or fetch it again.",
             rule="missing file",
         ) from error
     try:
@@ -176,8 +177,8 @@ def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]
     """Add to ``weights`` the tensors that only the model states contain: buffers and frozen parameters.
 
     Weights that are stored as vectors get their shapes. Returns the entries of the model states that are in
-    ``_BESIDE``, such as the number of steps. Raises FormatError if shapes contradict each other, or if a weight is
-    missing.
+    ``_BESIDE``, such as the number of steps. Raises FormatError if shapes contradict each other, or if a frozen
+    parameter is missing.
     """
     tree = model.tree
     if "param_shapes" in tree:
@@ -224,15 +225,15 @@ def _closed_tree(folder: Folder, name: str) -> Any:
 
 
 def _parts_unread(states: Sequence[str]) -> list[str]:
-    """Return a list with a note if there are model states of several ranks, which are not read; else [].
+    """Return a list with a note if there are model states of several ranks, whose tensors are not read; else [].
 
     ``states`` has the names of the files with model states.
     """
     if states in ([], [_FIRST]):
         return []
     return [
-        f"the model states of {count(len(states), 'rank')} were not read: only they contain buffers and "
-        "frozen parameters"
+        f"the tensors in the model states of {count(len(states), 'rank')} were not read: only they contain buffers "
+        "and frozen parameters"
     ]
 
 

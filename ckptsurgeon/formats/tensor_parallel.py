@@ -164,7 +164,9 @@ def _header(folder: Folder, name: str, handles: dict[str, File]) -> Header:
         file = handles[name] = folder.file(name)
     except SourceError as error:
         raise FormatError(
-            f"{escape(folder.uri)} lacks {escape(name)}, the file of one of the ranks.", rule="ranks"
+            f"the file of one of the ranks in {INDEX} cannot be read: {error.message}",
+            hint="Fetch or save the files of all ranks again.",
+            rule="ranks",
         ) from error
     header = read_header(file, name)
     if not isinstance(header.tree, Mapping) or not all(isinstance(one, TensorInfo) for one in header.tree.values()):

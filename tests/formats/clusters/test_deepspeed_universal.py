@@ -84,7 +84,11 @@ def entry(value: Any) -> Callable[[], None]:
 
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
-    "a file less": (lambda: os.unlink("d/zero/layers.0.weight/fp32.pt"), "lacks zero/layers.0.weight/fp32.pt"),
+    "a file less": (lambda: os.unlink("d/zero/layers.0.weight/fp32.pt"), "d/zero/layers.0.weight/fp32.pt does not exist"),
+    "a file that is a folder": (
+        lambda: (os.unlink("d/zero/layers.0.weight/fp32.pt"), os.mkdir("d/zero/layers.0.weight/fp32.pt")),
+        "d/zero/layers.0.weight/fp32.pt cannot be opened: Is a directory",
+    ),
     "no param": (entry({"parameter": torch.ones(2)}), "has no entry param with a tensor"),
     "a param that is none": (entry({"param": [1, 2]}), "has no entry param with a tensor"),
     "a number": (entry(3), "has no entry param with a tensor"),
@@ -116,7 +120,9 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
 
 def test_what_states_of_several_ranks_have_alone_is_said_to_be_left_out() -> None:
     universal("d", ranks=2)
-    assert any("the model states of 2 ranks were not read" in note for note in cs.open_checkpoint("d").notes)
+    assert any(
+        "the tensors in the model states of 2 ranks were not read" in note for note in cs.open_checkpoint("d").notes
+    )
 
 
 @pytest.mark.parametrize(
