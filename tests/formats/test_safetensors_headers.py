@@ -11,6 +11,7 @@ from safetensors import SafetensorError, deserialize
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats._open import read_header
+from ckptsurgeon.formats.base.untrusted import parse_json
 from ckptsurgeon.storage.read.uri import open_source
 
 SIZES = [
@@ -106,6 +107,11 @@ def test_a_field_that_means_nothing_is_json_too(value: str) -> None:
     data = file_of(f'{{"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":{value}}}}}')
     assert is_refused_by_the_reference(data)
     assert is_refused(data)
+
+
+def test_a_number_too_large_for_a_float_is_not_called_invalid_json() -> None:
+    with pytest.raises(ValueError, match="it contains '1e400', which is too large for a float"):
+        parse_json(b"[1e400]", strict=True)
 
 
 @pytest.mark.parametrize("fields", ['"shape":[1],"data_offsets":[-0,4]', '"shape":[-0],"data_offsets":[0,0]'])

@@ -103,7 +103,7 @@ BROKEN = {
     "restart points without end": (table([(b"", block([(b"", HEADER)])[:-4] + b"\xff\xff\xff\x0f")]), "restart points"),
     "a shared prefix of nothing": (table([(b"", b"\x05\x00\x00" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
     "a value beyond the block": (table([(b"", b"\x00\x00\x7f" + struct.pack("<II", 0, 1))]), "reaches beyond the block"),
-    "another compression": (table([(b"", block([(b"", HEADER)]))], kind=7), "unsupported compression 7"),
+    "another compression": (table([(b"", block([(b"", HEADER)]))], kind=7), "the index cannot be read: the block at 0 has the unsupported compression 7"),
     "a block that is itself the index": (table([(b"", block([(b"", HEADER)]))], index=block([(b"", handle(40, 40))])), "a gap or an overlap between its blocks"),
     "a block beyond the end": (table([], index=block([(b"", handle(0, 2**40))])), "a gap or an overlap between its blocks"),
     "one block many times": (table([(b"", block([(b"", HEADER)]))], index=block([(bytes([i]), handle(0, 21)) for i in range(100)])), "a gap or an overlap between its blocks"),

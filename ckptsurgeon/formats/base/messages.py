@@ -105,7 +105,7 @@ class Messages:
     def raw(self, one: Field, most: int) -> bytes:
         """Return the bytes of a field; raises FormatError if the field has more than ``most`` bytes."""
         if one.end - one.begin > most:
-            raise FormatError(f"a name or text has more than {most:,} bytes.", rule="message text")
+            raise FormatError(f"a name, text or list has more than {most:,} bytes.", rule="message text")
         return self._window.read(one.begin, one.end - one.begin)
 
     def text(self, one: Field, most: int = limits.KEY_CHARACTERS) -> str:

@@ -87,7 +87,7 @@ def parse_json(
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except (RecursionError, MemoryError) as error:
-        raise ValueError(f"it is nested too deeply ({type(error).__name__})") from None
+        raise ValueError(f"it is nested too deeply, or too large ({type(error).__name__})") from None
 
 
 def _strict_parsers(raw: bytes) -> dict[str, Any]:
@@ -104,7 +104,9 @@ def _refuse(said: str) -> Any:
 
 
 def _finite(said: str) -> float:
-    return float(said) if isfinite(float(said)) else _refuse(said)
+    if not isfinite(float(said)):
+        raise ValueError(f"it contains {brief_repr(said)}, which is too large for a float")
+    return float(said)
 
 
 def _integer(said: str) -> int | float:

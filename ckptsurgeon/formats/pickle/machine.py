@@ -175,8 +175,8 @@ class PickleMachine(PickleOpcodes):
                     position, stack, room, edge = self.position, self.stack, self.room, self.edge
         finally:
             self.position = position
-        most = most_rare if rare > most_rare else self.most_ops
-        raise UnsafeError(f"the pickle has more instructions than the limit of {most}.", rule="pickle length")
+        most, kind = (most_rare, " of rare kinds") if rare > most_rare else (self.most_ops, "")
+        raise UnsafeError(f"the pickle has more instructions{kind} than the limit of {most}.", rule="pickle length")
 
     # Instructions that nearly every pickle has, but not often; ``raw`` is the operand.
 

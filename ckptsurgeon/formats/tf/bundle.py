@@ -75,7 +75,8 @@ def read_bundle(file: File) -> Bundle:
         said += len(value)
         if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
             raise UnsafeError(
-                f"the index has more tensors than the limit of {limits.TENSORS}, or too many bytes that describe them.",
+                f"the index has more tensors than the limit of {limits.TENSORS}, or too many slices or bytes that "
+                "describe them.",
                 rule="tensors",
             )
         try:
@@ -132,7 +133,7 @@ def _entry(data: bytes) -> BundleEntry:
             slices.append(_slice(value))
     dtype, shard, offset, size, crc = numbers.values()
     if min(shard, offset, size) < 0:
-        raise ValueError("the offset or size is negative")
+        raise ValueError("the shard, offset or size is negative")
     return BundleEntry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
 
 

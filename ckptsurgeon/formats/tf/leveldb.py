@@ -30,9 +30,12 @@ _RATIO = 24
 def decompress_snappy(data: bytes, most: int) -> bytes:
     """Return the content of a compressed block; raises FormatError if it is malformed or exceeds ``most`` bytes."""
     size, at = _length(data)
-    if size > most or size > _RATIO * len(data) + 64:
+    allowed = min(most, _RATIO * len(data) + 64)
+    if size > allowed:
         raise FormatError(
-            f"the index is damaged: a block of {len(data)} bytes claims to unpack to {size} bytes.", rule="snappy size"
+            f"the index cannot be read: a compressed block of {len(data)} bytes claims to unpack to {size} bytes; at "
+            f"most {allowed} are allowed.",
+            rule="snappy size",
         )
     out = bytearray()
     try:
@@ -205,7 +208,10 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
         content = decompress_snappy(content, allowed.inflated)
         allowed.inflated -= len(content)
     elif trailer[0] != _PLAIN:
-        raise _fault(f"the block at {handle.offset} has the unsupported compression {trailer[0]}")
+        raise FormatError(
+            f"the index cannot be read: the block at {handle.offset} has the unsupported compression {trailer[0]}.",
+            rule="table",
+        )
     yield from _entries(content, allowed)
 
 
