@@ -118,12 +118,12 @@ def no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def naming(file: File) -> Iterator[None]:
-    """Add the file's name to the message of a FormatError from the ``with`` block, unless the message contains it."""
+def naming(source: Source) -> Iterator[None]:
+    """Add the path of ``source`` to the message of a FormatError from the ``with`` block, unless it is in there."""
     try:
         yield
     except FormatError as error:
-        where = escape(file.uri)
+        where = escape(source.uri)
         if where in error.message:
             raise
         raise type(error)(

@@ -42,8 +42,8 @@ def has_rank_files(names: Sequence[str]) -> bool:
 def rank_files(folder: Folder) -> RankFiles:
     """Return the files of the ranks in a folder, which must have at least one such file.
 
-    Raises FormatError if the file of a rank is missing, or if the folder has the files of two runs and it is unclear
-    which run to read.
+    Raises FormatError if the file of a rank is missing, if a rank has two files, or if the folder has the files of two
+    runs and it is unclear which run to read.
     """
     groups = _groups(folder.names())
     chosen = next(iter(groups))
@@ -73,10 +73,10 @@ def rank_files(folder: Folder) -> RankFiles:
         )
     ranks = chosen[1] or max(found) + 1
     if ranks > limits.RANKS or max(found) >= ranks:
-        raise FormatError(
-            f"{escape(folder.uri)} has the file {escape(found[max(found)])}, but the run has {count(ranks, 'rank')}.",
-            rule="ranks",
-        )
+        why = f"the run has {count(ranks, 'rank')}"
+        if ranks > limits.RANKS:
+            why = f"at most {limits.RANKS:,} ranks can be read"
+        raise FormatError(f"{escape(folder.uri)} has the file {escape(found[max(found)])}, but {why}.", rule="ranks")
     missing = [rank for rank in range(ranks) if rank not in found]
     if missing:
         raise FormatError(
@@ -125,7 +125,7 @@ def _others(names: Sequence[str], own: set[str]) -> list[str]:
 
 
 def _said(folder: Folder) -> int:
-    """Return the number of ranks that the folder's ``fsdp_config.json`` gives; 0 if there is no such file or number."""
+    """Return the number of ranks that the folder's ``fsdp_config.json`` gives; 0 if it cannot be read or gives none."""
     with suppress(CheckpointError, ValueError):
         file = folder.file(_CONFIG)
         try:

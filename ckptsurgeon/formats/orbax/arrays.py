@@ -14,6 +14,7 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.text import count, escape, human_bytes, listing
 from ..base import limits
 from ..base.bands import BandCache, band_bytes
+from ..base.header import naming
 from ..pickle.values import GlobalName, OpaqueResult
 from .files import StoredFile
 from .missing import arrays_without_metadata, missing_chunks
@@ -49,16 +50,20 @@ class ArrayReader:
         return {_VALUES: MemoryFile(f"{self._path} (arrays)", self._segments)}
 
     def tree(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> dict[str, Any]:
-        """Return the values of the item in ``folder`` as nested dicts; raises FormatError or UnsafeError.
+        """Return the values of the item in ``folder`` as nested dicts.
 
         Raises FormatError if the item is not valid, UnsafeError if its arrays are far larger than its files.
         """
-        item, tree = read_item(folder, files), dict[str, Any]()
+        tree = dict[str, Any]()
+        with naming(folder):
+            item = read_item(folder, files)
         self.metadata |= item.metadata
         self._check_folders(item, files)
         store = open_store(folder, files)
         for leaf in item.leaves:
-            put(tree, leaf.path, self._value(leaf, item, store))
+            value = self._value(leaf, item, store)
+            with naming(folder):
+                put(tree, leaf.path, value)
         return tree
 
     def notes(self) -> list[str]:

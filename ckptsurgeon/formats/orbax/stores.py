@@ -55,8 +55,8 @@ def open_store(folder: LocalFolder, files: Mapping[str, StoredFile]) -> ChunkSto
     apart = next((name for name in files if name.endswith(f"/{MANIFEST}")), "")
     if apart:
         raise FormatError(
-            f"{escape(folder.uri)} has no {MANIFEST}, but {escape(apart)}: the save was not finished.",
-            hint="Pass another step of the run.",
+            f"{escape(folder.uri)} has no {MANIFEST}, but {escape(apart)}: the save or a copy was not finished.",
+            hint="Pass another step of the run, or copy the whole folder again.",
             rule="orbax unfinished",
         )
     return FolderStore(folder, files)

@@ -6,6 +6,7 @@ https://github.com/google/orbax/blob/main/checkpoint/orbax/checkpoint/_src/metad
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def read_item(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
     said = _json(folder, METADATA, limits.INDEX_BYTES)
     listed = said.get("tree_metadata") if isinstance(said, dict) else None
     if not isinstance(listed, dict):
-        raise _malformed("lists no values")
+        raise _malformed("has no valid entry tree_metadata")
     if len(listed) > limits.TENSORS:
         raise UnsafeError(f"{METADATA} lists over {limits.TENSORS:,} values.", rule="tensors")
     leaves = [_leaf(value) for value in listed.values()]
@@ -89,9 +90,7 @@ def read_item(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
         leaves,
         3 if said.get("use_zarr3") is True else 2,
         said.get("store_array_data_equal_to_fill_value") is True,
-        {key: str(value) for key, value in custom.items() if isinstance(value, (str, int, float))}
-        if isinstance(custom, dict)
-        else {},
+        {key: _text(value) for key, value in custom.items()} if isinstance(custom, dict) else {},
     )
 
 
@@ -103,6 +102,11 @@ def _json(folder: LocalFolder, name: str, most: int) -> Any:
             return parse_json(file.read(0, file.size))
         except ValueError as error:
             raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="orbax metadata") from None
+
+
+def _text(value: Any) -> str:
+    """Return an entry of the user's metadata as text: a string or number as it is, other values as JSON."""
+    return str(value) if isinstance(value, (str, int, float)) else json.dumps(value)
 
 
 def _malformed(what: str) -> FormatError:

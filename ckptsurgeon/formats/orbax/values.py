@@ -51,7 +51,7 @@ class ZarrValues(BandedValues):
             return None
         except FormatError as error:
             raise type(error)(
-                f"{escape(self.path)}: the chunk {list(place)} of {escape(self.name)} is damaged: {error.message}",
+                f"{escape(self.path)}: the chunk {list(place)} of {escape(self.name)} cannot be read: {error.message}",
                 hint=error.hint,
                 rule=error.rule,
             ) from None

@@ -273,7 +273,10 @@ def test_a_chunk_that_is_missing_is_an_error_if_all_are_stored() -> None:
     folder = item("x", {"w": VALUES})
     (folder / "_METADATA").write_text(json.dumps(metadata({"w": {}}, store_array_data_equal_to_fill_value=True)))
     (folder / "w" / "1.1").unlink()
-    with cs.open_checkpoint("x") as found, pytest.raises(cs.FormatError, match=r"chunk \[1, 1\] of w .* is missing"):
+    with (
+        cs.open_checkpoint("x") as found,
+        pytest.raises(cs.FormatError, match=r"chunk \[1, 1\] of w cannot be read: it is missing"),
+    ):
         found.tensor("w")
 
 
@@ -290,6 +293,20 @@ def test_what_is_not_read_says_why(change: dict[str, Any], why: str) -> None:
     item("x", {"w": zarr(**change)})
     with cs.open_checkpoint("x") as found:
         assert found["w"].opaque == why
+
+
+def test_a_list_of_values_that_is_not_valid_is_named_with_its_folder() -> None:
+    folder = item("x", {"w": VALUES})
+    (folder / "_METADATA").write_text("{}")
+    with pytest.raises(cs.FormatError, match="^x: _METADATA has no valid entry tree_metadata"):
+        cs.open_checkpoint("x")
+
+
+def test_every_entry_of_the_metadata_of_the_user_is_shown() -> None:
+    folder = item("x", {"w": VALUES})
+    custom = {"a": "text", "b": 2, "c": {"d": [1, None]}, "e": None}
+    (folder / "_METADATA").write_text(json.dumps(metadata({"w": {}}, custom_metadata=custom)))
+    assert dict(cs.inspect("x").metadata) == {"a": "text", "b": "2", "c": '{"d": [1, null]}', "e": "null"}
 
 
 def test_values_that_are_empty_and_strings_are_no_arrays() -> None:
