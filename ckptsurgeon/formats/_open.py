@@ -88,7 +88,7 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
     if others:
         raise FormatError(
             f"{escape(folder.uri)} is a checkpoint ({fmt.name}), but also contains {listing(others)}; "
-            "one of them is out of date.",
+            "one of them may be out of date.",
             hint="Pass the path of the file to read it, or remove the file to read the folder.",
             rule="several checkpoints",
         )

@@ -23,7 +23,7 @@ from .pickle.state import Rebuild
 from .pickle.torch import STORAGE_DTYPES, TypedStorage, rebuilders
 from .pickle.values import GlobalName, OpaqueResult, brief
 from .torch.pickle_writer import PARAMETERS
-from .torch.script import script_note, script_tensors
+from .torch.script import other_tensors, script_note, script_tensors
 from .torch.zip_writer import ZIP_RECORD, ZipWriter
 from .zip.archive import Archive, ZipEntry, read_archive
 
@@ -55,15 +55,17 @@ class _TorchZip:
         root, records = archive.root, archive.zip
         tree = archive.load(rebuilders())
         scripted = f"{root}constants.pkl" in records.entries
+        notes: tuple[str, ...] = ()
         if scripted:
-            tree = script_tensors(tree)
+            module, tree = tree, script_tensors(tree)
+            notes = (script_note(records, root, other_tensors(module, tree)),)
         recipe = None
         if ZIP_RECORD in records.entries:
             recipe = records.read(ZIP_RECORD, limits.RECIPE_BYTES).decode("utf-8", "replace")
         return Header(
             format="torchscript" if scripted else self.name,
             tree=tree,
-            notes=(script_note(records, root),) if scripted else (),
+            notes=notes,
             files=(FilePrint.of(source, archive.digest(), name),),
             handles={name: records.file},
             recipe=recipe,

@@ -2,12 +2,13 @@
 
 ``<root>/data.pkl`` pickles the module as an object of a class that ``<root>/code`` defines
 (torch/jit/_serialization.py and torch/csrc/jit/serialization/export_module.cpp). Its attributes are read, its code is
-not. Only the code tells parameters, buffers and other tensor attributes apart, so all of them are returned.
+not. Only the code tells parameters, buffers and other tensor attributes apart, so all of them are returned. Tensors in
+lists, dicts and tuples are only counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import FormatError, UnsafeError
@@ -17,7 +18,7 @@ from ..base import limits
 from ..pickle.values import GlobalName, OpaqueResult
 from ..zip.archive import Archive
 
-__all__ = ["script_note", "script_tensors"]
+__all__ = ["other_tensors", "script_note", "script_tensors"]
 
 _CLASSES = "__torch__"
 
@@ -28,7 +29,7 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo | OpaqueResult]:
     Such an object represents a quantised layer or its weights, and contains the tensors in an order of its own.
 
     Raises FormatError if ``tree`` is not a scripted module, has no tensors, or has a name that is too long. Raises
-    UnsafeError if there are too many submodules, or they are nested too deeply.
+    UnsafeError if there are too many submodules or tensors, or they are nested too deeply.
     """
     if not _is_module(tree):
         raise FormatError("the archive contains no scripted module.", rule="torchscript")
@@ -62,7 +63,9 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo | OpaqueResult]:
 
 
 def _endless() -> UnsafeError:
-    return UnsafeError("a scripted module has too many submodules, or they are nested too deeply.", rule="module tree")
+    return UnsafeError(
+        "a scripted module has too many submodules or tensors, or they are nested too deeply.", rule="module tree"
+    )
 
 
 def _path(prefix: str, name: str) -> str:
@@ -93,11 +96,39 @@ def _is_module(value: object) -> bool:
     )
 
 
-def script_note(archive: Archive, root: str) -> str:
+def other_tensors(tree: Any, found: Mapping[str, TensorInfo | OpaqueResult]) -> int:
+    """Return the number of tensors in lists, dicts and tuples of a scripted module that are not in ``found``, too.
+
+    ``found`` is the result of ``script_tensors(tree)``. Values beyond ``limits.COUNTED`` are not counted.
+    """
+    places = {info.place for info in found.values() if isinstance(info, TensorInfo)}
+    others, seen, left = set[object](), set[int](), limits.COUNTED
+    waiting = [tree]
+    while waiting and left > 0:
+        node = waiting.pop()
+        left -= 1
+        if isinstance(node, TensorInfo):
+            others.add(node.place or id(node))
+            continue
+        if not isinstance(node, (dict, list, tuple, OpaqueResult)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _is_module(node):
+            waiting += node.attributes().values() if isinstance(node.state, dict) else ()
+        elif isinstance(node, OpaqueResult):
+            waiting.append(node.args)
+        else:
+            waiting += node.values() if isinstance(node, dict) else node
+    return len(others - places)
+
+
+def script_note(archive: Archive, root: str, others: int = 0) -> str:
     """Return the note on a TorchScript archive: only the tensors of the module are read from it.
 
-    If the module was frozen in part, its program has further weights as constants: the note counts them.
+    If the module was frozen in part, its program has further weights as constants: the note counts them. ``others`` is
+    the result of ``other_tensors``.
     """
     constants = sum(name.startswith(f"{root}constants/") for name in archive.entries)
     also = f", and not {count(constants, 'tensor')} that its program has as constants" if constants else ""
+    also += f", and not {count(others, 'tensor')} in lists, dicts or tuples of the module" if others else ""
     return f"read the tensors of a TorchScript module, not its program{also}"

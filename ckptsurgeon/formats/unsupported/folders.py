@@ -26,7 +26,7 @@ _OTHERS = (
     ".nemo", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
-"""Suffixes of formats that cannot be read; the error for opening such a file says which format it has."""
+"""Suffixes of files that are not looked for in a folder: opening one reads it, or says which format it has."""
 
 
 def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:

@@ -56,7 +56,7 @@ def test_the_tensors_are_those_of_the_state_dict(how: str) -> None:
         assert found.ties == {"out.weight": "embed.weight"}
         for key, value in state.items():
             assert torch.equal(found.tensor(key), value), key
-        assert any("not its program" in note for note in found.notes)
+        assert found.notes == ("read the tensors of a TorchScript module, not its program",)
 
 
 @pytest.mark.long
@@ -82,6 +82,28 @@ def test_one_that_is_frozen_in_part_says_how_many_tensors_are_not_read() -> None
     found = cs.inspect("net.pt")
     assert list(found.tensors) == ["1.weight", "1.bias"]
     assert "not its program, and not 2 tensors that its program has as constants" in found.notes[0]
+
+
+class Cached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.rows = [torch.ones(2), torch.zeros(2), self.layer.weight]
+        self.named, self.pair = {"a": torch.arange(2.0)}, (torch.full((2,), 3.0), 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.rows[0] + self.named["a"] + self.pair[0]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::DeprecationWarning")
+def test_tensors_in_containers_of_a_module_are_counted() -> None:
+    torch.jit.save(torch.jit.script(Cached()), "net.pt")
+    found = cs.inspect("net.pt")
+    assert list(found.tensors) == ["layer.weight", "layer.bias"]
+    assert found.notes == (
+        "read the tensors of a TorchScript module, not its program, and not 4 tensors in lists, dicts or tuples of the "
+        "module",
+    )
 
 
 @pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
