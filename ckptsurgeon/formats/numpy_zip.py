@@ -35,7 +35,10 @@ class _NumpyZip:
         return isinstance(source, File) and head.startswith(self.magic) and head[30 : 30 + length].endswith(b".npy")
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the directory and the arrays' headers; raises FormatError if no array can be read."""
+        """Return the header, from the directory and the arrays' headers.
+
+        Raises FormatError if the archive is damaged, or if the arrays are compressed so that none can be read.
+        """
         assert isinstance(source, File)
         with naming(source):
             archive = read_archive(source)

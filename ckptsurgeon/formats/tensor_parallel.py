@@ -180,7 +180,7 @@ def _joined(
     """Return the whole tensors, joined from the tensors of all ranks.
 
     ``trees`` has the tensors of each rank, ``axes`` the axis of each tensor that is split. Raises FormatError if a rank
-    lacks a tensor, if shapes do not fit, or if the values of a tensor that is not split differ between ranks.
+    lacks a tensor, if shapes do not fit, or if ``equal_bytes`` finds that a tensor that is not split differs.
     """
     from .clusters.joining import equal_bytes
 

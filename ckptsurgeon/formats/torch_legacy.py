@@ -1,4 +1,4 @@
-"""Reads the checkpoints of torch versions before 1.6: several pickles, then the bytes of each storage.
+"""Reads the checkpoints of torch before 1.6, or of its legacy option: several pickles, then the bytes of each storage.
 
 The pickles are a magic number, the protocol version, system information, the saved object, and the list of storage
 keys. Then, for each key, an int64 number of elements and the data follow. Follows ``_legacy_save`` in

@@ -1,4 +1,8 @@
-"""Defines the limits for reading a file, with reasons. A file above a limit raises UnsafeError or FormatError."""
+"""Defines the limits for reading a file, with reasons.
+
+A file above a limit raises UnsafeError or FormatError. Above a limit on what is shown, searched or listed, the rest is
+left out.
+"""
 
 PICKLE_BYTES = 512 << 20
 """The most bytes of one pickle. 100,000 tensors take about 12 MB; half a gigabyte leaves room for other entries."""
@@ -97,7 +101,7 @@ GGUF_ENTRIES = 100_000
 GGUF_TEXT = 1 << 20
 """The most bytes of one string in GGUF metadata that is shown; the largest chat templates have about 20,000."""
 GGUF_SHOWN = 16 << 20
-"""The most characters of all shown metadata entries of a GGUF file together."""
+"""The most characters of all texts and arrays together that are shown of a GGUF file's metadata."""
 GGUF_TEXTS = 10_000_000
 """The most strings in one array of a GGUF header. Skipping a string takes 0.2 microseconds."""
 
@@ -173,10 +177,10 @@ TABLE_MESSAGES = 10 << 20
 """The most bytes of all entries of a TensorFlow index: about 32 for each tensor. Reading a byte takes 0.6 µs."""
 
 SHARDS = 1000
-"""The most data files of one TensorFlow checkpoint, or files of a split GGUF model: all are open at the same time."""
+"""The most data files of a TensorFlow checkpoint or ONNX model, or files of a split GGUF model; all stay open."""
 
 BESIDE_BYTES = 1 << 20
-"""The most bytes of a small file next to a checkpoint (such as an alphabet) that is shown with the checkpoint."""
+"""The most bytes of a small file next to a checkpoint (such as an alphabet) that is read or shown with it."""
 
 NPY_HEADER_BYTES = 1 << 16
 """The most bytes of the header of a NumPy array; a header with 64 dimensions has under 2,000."""
@@ -246,7 +250,7 @@ KEY_SEGMENTS = 256
 """The most characters, and segments (parts between dots), of a key. Real keys have under 200 and under 20."""
 
 PATH_CHARACTERS = 64 << 20
-"""The most characters of all keys that are built for one scripted module: about 60 for each of a million keys."""
+"""The most characters of all keys that are built for one file: about 60 for each of a million keys."""
 
 SEGMENTS = 3_000_000
 SEGMENTS_EACH = 10

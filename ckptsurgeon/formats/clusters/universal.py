@@ -15,7 +15,7 @@ from .zero_values import is_like
 __all__ = ["listed", "odd_notes", "unlike_notes"]
 
 COMPARED = 64
-"""How many weights are compared with the model states."""
+"""The most weights that are compared with the model states."""
 LISTS = ("param_shapes", "frozen_param_shapes", "buffer_names", "shared_params")
 """Entries of the model states that list parameters and buffers."""
 
@@ -33,7 +33,9 @@ def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: I
     listed = set(known)
     unlisted = [key for key in weights if key not in listed] if listed else []
     if unlisted:
-        text = f"the model states do not list {count(len(unlisted), 'parameter')}: {listing(unlisted, where='')}"
+        text = (
+            f"the model states do not list {count(len(unlisted), 'parameter')} of zero/: {listing(unlisted, where='')}"
+        )
         yield Note(NoteKind.SPLIT_TENSORS, text)
     if not states:
         text = (
@@ -44,7 +46,7 @@ def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: I
 
 
 def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Sequence[StateFile]) -> Iterator[str]:
-    """Yield a note if the weights, rounded, differ from the weights in the model states ``model``.
+    """Yield a note if some values of sampled weights, rounded, differ from those in the model states ``model``.
 
     ``weights`` are the weights in the files ``fp32.pt``; ``opened`` are all open files.
     """
@@ -56,7 +58,7 @@ def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Se
     unlike = [key for key in some if not is_like(weights[key], module.get(key), handles)]
     if unlike:
         text = (
-            f"of {count(len(some), 'compared weight')}, {len(unlike)}, when rounded, differ from those in "
+            f"of {count(len(some), 'sampled weight')}, {len(unlike)}, when rounded, differ from those in "
             f"{escape(model.file.name)}: the files are of different steps: {listing(unlike, where='')}"
         )
         yield Note(NoteKind.SPLIT_TENSORS, text)

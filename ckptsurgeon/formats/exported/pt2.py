@@ -82,7 +82,7 @@ class _TorchExport:
             next(iter(tree.values())) if len(tree) == 1 else tree,
             (FilePrint.of(source, digest, name),),
             {name: archive.file},
-            notes=reader.notes(),
+            notes=reader.notes(len(tree)),
         )
 
 
@@ -137,7 +137,7 @@ class _Reader:
     _compiled: list[str] = field(default_factory=list)
 
     def programs(self) -> dict[str, dict[str, Any]]:
-        """Return {name of a program: its tensors, nested}; raises FormatError if no program in the archive has any."""
+        """Return {name of a program: its tensors, nested}; raises FormatError if none can be read."""
         self.digest.update(self.archive.directory)
         if self.old:
             return {"": self._old_program()}
@@ -154,10 +154,12 @@ class _Reader:
             )
         return found
 
-    def notes(self) -> tuple[str, ...]:
-        """Return the notes on the parts of the archive that were not read."""
-        also = f", and not {count(self._objects, 'object')} among its constants" if self._objects else ""
-        notes = [f"read the tensors of a program of torch.export, not the program{also}"]
+    def notes(self, programs: int = 1) -> tuple[str, ...]:
+        """Return the notes on the parts of the archive that were not read; ``programs`` is the number of programs."""
+        is_one = programs == 1
+        of, not_read, its = ("a program", "program", "its") if is_one else (f"{programs} programs", "programs", "their")
+        also = f", and not {count(self._objects, 'object')} among {its} constants" if self._objects else ""
+        notes = [f"read the tensors of {of} of torch.export, not the {not_read}{also}"]
         names = [name.removeprefix(self.root) for name in self.archive.entries]
         unused = [one for one in names if one.startswith((_WEIGHTS, _CONSTANTS)) and one not in self.used]
         if unused:
@@ -201,7 +203,10 @@ class _Reader:
         described = self._json(f"{folder}{name}{_CONFIG[folder]}")
         config = described.get("config") if isinstance(described, dict) else None
         if not isinstance(config, dict):
-            raise FormatError(f"{escape(folder + name)}{_CONFIG[folder]} lists no tensors.", rule="pt2 config")
+            raise FormatError(
+                f"{escape(folder + name)}{_CONFIG[folder]} has no valid entry config, the list of tensors.",
+                rule="pt2 config",
+            )
         found = {}
         for key, one in config.items():
             with _naming_tensor(key):

@@ -40,7 +40,7 @@ def local(folder: Folder) -> LocalFolder:
     if not isinstance(folder, LocalFolder):
         raise SourceError(
             f"{escape(folder.uri)} is a checkpoint of Orbax, which is read only on this machine.",
-            hint="Fetch the checkpoint with ckpt fetch, and pass the fetched folder.",
+            hint="Fetch it with ckpt fetch (from the hub, the whole repository), and pass the fetched folder.",
         )
     return folder
 
@@ -48,9 +48,9 @@ def local(folder: Folder) -> LocalFolder:
 def files_of(folder: LocalFolder) -> dict[str, StoredFile]:
     """Return {path: file} for all files in a folder and its subfolders, sorted.
 
-    Raises UnsafeError for a link that leads out of the folder, for anything that is neither a file nor a folder, and if
-    there are too many files. A database may refer to other files, but only the files that this function returns are
-    read.
+    Raises UnsafeError for a link that leads out of the folder, and if there are too many files. Raises SourceError for
+    anything that is neither a file nor a folder. A database may refer to other files, but only the files that this
+    function returns are read.
     """
     found: dict[str, StoredFile] = {}
     seen, waiting = 0, [""]

@@ -27,7 +27,7 @@ __all__ = ["PlacedPickle", "load_placed"]
 
 _WINDOW = 1 << 16
 INLINE = 4096
-"""Strings of fewer bytes stay in the pickle: names, and the values of small arrays."""
+"""Strings of at most this many bytes stay in the pickle: names, and the values of small arrays."""
 _BYTES, _TEXT = frozenset(b"CB\x8e\x96TU"), frozenset(b"X\x8c\x8d")
 """The instructions with byte strings, and with strings in UTF-8, as their operands."""
 _NEAR = " (near byte "

@@ -222,12 +222,12 @@ def test_a_weight_of_another_shape_is_an_error() -> None:
     [
         (
             lambda: torch.save({"param": torch.ones(4, 5)}, f"{WEIGHT}/fp32.pt"),
-            "of 3 compared weights, 1, when rounded",
+            "of 3 sampled weights, 1, when rounded",
         ),
         (lambda: torch.save({"param": torch.ones(4, 5).half()}, f"{WEIGHT}/fp32.pt"), "1 weight not in float32"),
         (
             lambda: shutil.copytree(WEIGHT, f"{WEIGHT} (1)"),
-            "the model states do not list 1 parameter: layers.0.weight (",
+            "the model states do not list 1 parameter of zero/: layers.0.weight (",
         ),
         (lambda: os.unlink("d/mp_rank_00_model_states.pt"), "there are no model states, so a parameter"),
     ],

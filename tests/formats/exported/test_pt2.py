@@ -97,6 +97,7 @@ def test_several_programs_are_told_apart() -> None:
                "data/constants/other_constants_config.json": b'{"config": {}}'}  # fmt: skip
     data = program({"w": entry("weight_0")}, records)
     with opened(data, "other.state_dict") as found:
+        assert found.notes[0] == "read the tensors of 2 programs of torch.export, not the programs"
         assert found.tensor("v").tolist() == [[1] * 3] * 2
     with pytest.raises(cs.ConfigError, match=r"model\.state_dict \(1 tensor\), other\.state_dict \(1 tensor\)"):
         opened(data)
