@@ -176,8 +176,8 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
 
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
     notes = dict.fromkeys(note for _, _, found in made for note in found)
-    joined = join_tensor_parallel([weights for weights, _, _ in made], first, handles)
-    return with_ties(joined, ties), made[0][1], [*notes]
+    joined, padded = join_tensor_parallel([weights for weights, _, _ in made], first, handles)
+    return with_ties(joined, ties), made[0][1], [*notes, *padded]
 
 
 def _with_stage(state: Mapping[Any, Any]) -> Mapping[Any, Any]:

@@ -37,8 +37,8 @@ _HINT = "Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt 
 
 def join_tensor_parallel(
     ranks: Sequence[dict[str, TensorInfo]], models: Sequence[StateFile], handles: Mapping[str, File]
-) -> dict[str, TensorInfo]:
-    """Return the weights of the whole model, by name.
+) -> tuple[dict[str, TensorInfo], list[str]]:
+    """Return the weights of the whole model by name, and notes on rows that were left out as padding.
 
     ``ranks`` has the weights of each rank, ``models`` the file of each rank's model states, and ``handles`` the open
     files by ``Storage.file``. Raises FormatError if the states do not say how the parameters are split, or split them
@@ -55,6 +55,7 @@ def join_tensor_parallel(
                 rule="model parallel",
             )
     made: dict[str, TensorInfo] = {}
+    padded: list[str] = []
     plain = buffers(models[0])
     for key, first in ranks[0].items():
         parts = [weights[key] for weights in ranks]
@@ -62,6 +63,9 @@ def join_tensor_parallel(
         if key in plain:  # the patterns are for parameters
             kinds = [_WHOLE]
         made[key] = _joined(key, parts, kinds, vocabulary)
+        rows = sum(part.shape[0] for part in parts) if _VOCABULARY in kinds and first.shape else 0
+        if _WHOLE not in kinds and made[key].shape[:1] == (vocabulary,) and vocabulary < rows:
+            padded.append(f"{key} ({rows - vocabulary:,} of {rows:,} rows)")
         if _WHOLE in kinds and any(equal_bytes(leaf, other, handles) is False for leaf, other in _pairs(parts)):
             raise FormatError(
                 f"{escape(key)} is not split, but its values differ between the ranks.",
@@ -70,7 +74,8 @@ def join_tensor_parallel(
             )
         if first.numel and len({part.dtype for part in parts}) > 1:
             raise FormatError(f"{escape(key)} has different dtypes on the ranks.", rule="zero")
-    return made
+    said = f"left out padding beyond original_vocab_size, {vocabulary:,}: {listing(padded, where='')}"
+    return made, [said] if padded else []
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
