@@ -113,12 +113,12 @@ def other_tensors(tree: Any, found: Mapping[str, TensorInfo | OpaqueResult]) -> 
         if not isinstance(node, (dict, list, tuple, OpaqueResult)) or id(node) in seen:
             continue
         seen.add(id(node))
-        if _is_module(node):
-            waiting += node.attributes().values() if isinstance(node.state, dict) else ()
-        elif isinstance(node, OpaqueResult):
-            waiting.append(node.args)
-        else:
+        if not isinstance(node, OpaqueResult):
             waiting += node.values() if isinstance(node, dict) else node
+        elif not _is_module(node):
+            waiting.append(node.args)
+        elif isinstance(node.state, dict):
+            waiting += node.attributes().values()
     return len(others - places)
 
 
