@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
@@ -66,7 +66,9 @@ class _Sharded:
             files.extend(header.files)
             handles.update(header.handles)
         kinds = sorted({header.format for header in shards.values()})
+        unlike: dict[str, None] = {}
         for header in shards.values():
+            unlike |= dict.fromkeys(key for key, text in header.metadata.items() if metadata.get(key, text) != text)
             metadata.update(header.metadata)
         return Header(
             format=f"sharded {' and '.join(kinds) or 'and empty'}",
@@ -77,6 +79,7 @@ class _Sharded:
             recipe=folder_recipe(folder),
             notes=(
                 *linked,
+                *_unlike_metadata(source, [*unlike]),
                 *_unnamed(source, folder, shards),
                 *_check_count(source, folder, shards, total),
                 *_other_size(source, shards, total),
@@ -162,6 +165,15 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
     for key, shard in weight_map.items():
         keys.setdefault(shard, set()).add(key)
     return keys
+
+
+def _unlike_metadata(index: File, keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note if the index and its shards have different values for ``keys``, which are keys of their metadata."""
+    if keys:
+        yield (
+            f"{escape(index.name)} and its shards have different values in their metadata for "
+            f"{listing(keys, where='')}: the value of the last shard is used"
+        )
 
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:

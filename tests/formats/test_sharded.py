@@ -126,6 +126,17 @@ def test_advice_on_a_shard_counts_only_the_shards_that_are_missing() -> None:
         cs.open_checkpoint("m")
 
 
+def test_metadata_that_differs_between_shards_is_noted() -> None:
+    weight_map = shards()
+    save_file({"c": torch.ones(3)}, f"m/{weight_map['c']}", {"who": "you"})
+    found = cs.inspect("m")
+    assert found.metadata["who"] == "me"  # the index lists this shard last
+    assert (
+        "model.safetensors.index.json and its shards have different values in their metadata for who: the value of the "
+        "last shard is used"
+    ) in found.notes
+
+
 def test_a_shard_that_the_index_does_not_name_is_said() -> None:
     shards()
     for name in ("model-00003-of-00003.safetensors", "other-00001-of-00002.safetensors"):
