@@ -48,7 +48,8 @@ def tensor_of(entry: Any, stored: Storage) -> TensorInfo:
     if bits % 8:
         raise EntryError("MisalignedSlice", "does not end at the end of a byte")
     if begin > end or end - begin != bits // 8:
-        raise EntryError("TensorInvalidInfo", f"needs {bits // 8} bytes, but has {end - begin}")
+        has = f"has {end - begin}" if begin <= end else f"its offsets go from {begin} back to {end}"
+        raise EntryError("TensorInvalidInfo", f"needs {bits // 8} bytes, but {has}")
     if entry["dtype"] == "F4":
         if not shape or shape[-1] % 2:
             raise EntryError("MisalignedSlice", "has half a byte at the end of a row")

@@ -44,9 +44,10 @@ class _NumpyZip:
             archive = read_archive(source)
             tree = _tree(archive, name)
             compressed = [key for key, entry in archive.entries.items() if entry.method]
-            if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
+            arrays = [key for key in compressed if key.endswith(NPY_SUFFIX)]
+            if arrays and not any(isinstance(value, TensorInfo) for value in tree.values()):
                 raise FormatError(
-                    f"the arrays are compressed: {listing(compressed)}.",
+                    f"the arrays are compressed: {listing(arrays)}.",
                     hint="Save the arrays with numpy.savez: compressed arrays cannot be read.",
                     rule="compressed record",
                 )

@@ -69,6 +69,11 @@ def test_text_objects_and_compressed_arrays_are_only_named() -> None:
     np.savez_compressed("small.npz", w=np.ones(2))
     with pytest.raises(cs.FormatError, match="small.npz: the arrays are compressed: w.npy"):
         cs.open_checkpoint("small.npz")
+    np.savez("objects.npz", w=np.array([{}], dtype=object))
+    with zipfile.ZipFile("objects.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README", "x" * 99)
+    with pytest.raises(cs.FormatError, match="objects.npz has no state dict"):
+        cs.open_checkpoint("objects.npz")
 
 
 def test_an_archive_s_bad_checksum_is_found() -> None:

@@ -96,6 +96,7 @@ def test_what_the_reference_refuses_we_refuse(name: str) -> None:
     ("name", "why"),
     [
         ("offsets beyond the file", "the tensor a ends beyond the end of the file, which is truncated"),
+        ("backwards", "a needs 8 bytes, but its offsets go from 8 back to 0"),
         ("half a row", "a has half a byte at the end of a row"),
         ("half a byte", "a does not end at the end of a byte"),
         ("hole", "b has a gap in front of it"),
