@@ -25,6 +25,7 @@ from .torch.zero import StateFile
 
 __all__ = ["FORMAT"]
 
+_WHOLE_FOLDER = "Fetch the files of all ranks into one folder."
 _FILE = re.compile(r"consolidated\.(\d{2})\.pth")
 _SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
 """Matches weights that are split by rows, by columns (group ``columns``), or by one of both (group ``words``)."""
@@ -75,7 +76,9 @@ def _names(folder: Folder) -> list[str]:
     found = _ranks(folder)
     lost = [f"consolidated.{rank:02d}.pth" for rank in range(max(found)) if rank not in found]
     if lost:
-        raise FormatError(f"{escape(folder.uri)} lacks the files of some ranks: {listing(lost)}.", rule="ranks")
+        raise FormatError(
+            f"{escape(folder.uri)} lacks the files of some ranks: {listing(lost)}.", hint=_WHOLE_FOLDER, rule="ranks"
+        )
     if len(found) > limits.RANKS:
         raise UnsafeError(
             f"{escape(folder.uri)} has {len(found)} ranks, more than the limit of {limits.RANKS}.", rule="ranks"
@@ -161,7 +164,7 @@ def _check_number(first: StateFile, width: int, ranks: int) -> None:
         raise FormatError(
             f"{escape(first.file.uri)} has 1/{number} of the heads, so there should be {number} ranks; missing: "
             f"{listing(lost)}.",
-            hint="Fetch the files of all ranks into one folder.",
+            hint=_WHOLE_FOLDER,
             rule="ranks",
         )
 
