@@ -206,9 +206,6 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "no module": (MODEL, lambda s: s.pop("module"), "has no valid entry module"),
     "no buffer names": (MODEL, lambda s: s.update(buffer_names=3), "has no valid entry buffer_names"),
     "no frozen parameter": (MODEL, lambda s: s["frozen_param_fragments"].clear(), "lacks the frozen parameters embed"),
-    "another frozen shape": (
-        MODEL, lambda s: s["frozen_param_fragments"].update(embed=torch.ones(2, 2)), "frozen_param_shapes gives (3, 3)",
-    ),
     "no optimizer": (OPTIM, lambda s: s.pop("optimizer_state_dict"), "has no valid entry optimizer_state_dict"),
     "no stage": (OPTIM, lambda s: s["optimizer_state_dict"].pop("zero_stage"), "is not the state of a ZeRO optimizer"),
     "no values": (
@@ -235,6 +232,13 @@ def test_states_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
     changed(path, change)
     done = ckpt("inspect", "d")
     assert (done.code, message in " ".join(done.err.split())) == (3, True), done.err
+
+
+def test_a_frozen_parameter_of_another_shape_is_refused() -> None:
+    zero_folder("d", 2, 2)
+    changed(MODEL, lambda s: s["frozen_param_fragments"].update(embed=torch.ones(2, 2)))
+    with pytest.raises(FormatError, match=r"embed has the shape \(2, 2\), but frozen_param_shapes gives \(3, 3\)"):
+        cs.open_checkpoint("d")
 
 
 def test_a_frozen_parameter_is_missed_in_the_file_that_lacks_it() -> None:

@@ -85,10 +85,6 @@ def entry(value: Any) -> Callable[[], None]:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a file less": (lambda: os.unlink("d/zero/layers.0.weight/fp32.pt"), "d/zero/layers.0.weight/fp32.pt does not exist"),
-    "a file that is a folder": (
-        lambda: (os.unlink("d/zero/layers.0.weight/fp32.pt"), os.mkdir("d/zero/layers.0.weight/fp32.pt")),
-        "d/zero/layers.0.weight/fp32.pt cannot be opened: Is a directory",
-    ),
     "no param": (entry({"parameter": torch.ones(2)}), "has no entry param with a tensor"),
     "a param that is none": (entry({"param": [1, 2]}), "has no entry param with a tensor"),
     "a number": (entry(3), "has no entry param with a tensor"),
@@ -107,6 +103,14 @@ def test_what_does_not_fit_is_refused(name: str, ckpt: Any) -> None:
     change()
     done = ckpt("inspect", "d")
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
+
+
+def test_a_file_that_is_there_but_cannot_be_opened_is_not_called_missing() -> None:
+    universal("d")
+    os.unlink("d/zero/layers.0.weight/fp32.pt")
+    os.mkdir("d/zero/layers.0.weight/fp32.pt")
+    with pytest.raises(cs.FormatError, match="d/zero/layers.0.weight/fp32.pt cannot be opened: Is a directory"):
+        cs.open_checkpoint("d")
 
 
 @pytest.mark.parametrize("text", ["../elsewhere", "/etc", "", "..", "global_step9", "\0"])

@@ -96,7 +96,6 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an axis beyond": (index(axes={"conv": 9}), "conv has no axis 9"),
     "an axis of no tensor": (index(axes={"convolution": 0}), "lack convolution"),
     "a file less": (lambda: os.unlink(rank_file(1)), "d/model-rank-1-part-0.safetensors does not exist"),
-    "a file that is a FIFO": (lambda: (os.unlink(rank_file(1)), os.mkfifo(rank_file(1))), "safetensors is a FIFO"),
     "a file cut short": (lambda: os.truncate(rank_file(1), 100), "model-rank-1-part-0.safetensors"),
     "a tensor less": (tensors(1, conv=None), "do not have the same tensors: conv"),
     "another shape": (tensors(1, conv=torch.ones(2, 2, 2, 5)), "conv in model-rank-1-part-0.safetensors is float32"),
@@ -111,6 +110,14 @@ def test_files_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
     change()
     done = ckpt("inspect", "d")
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
+
+
+def test_a_file_that_is_there_but_cannot_be_opened_is_not_called_missing() -> None:
+    written(2)
+    os.unlink(rank_file(1))
+    os.mkfifo(rank_file(1))
+    with pytest.raises(cs.FormatError, match="cannot be read: d/model-rank-1-part-0.safetensors is a FIFO"):
+        cs.open_checkpoint("d")
 
 
 @pytest.mark.parametrize("key", ["norm.weight", "layers.0.q_proj.weight"])
