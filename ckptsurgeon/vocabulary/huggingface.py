@@ -136,8 +136,7 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
         float(row[1]) for row in rows if isinstance(row[1], float) or (type(row[1]) is int and abs(row[1]) < MOST)
     ]
     beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
-    added = _in_order(name, {token: i - len(tokens) for token, i in beyond.items()}).tokens if len(beyond) > 1 else ()
-    added = added or tuple(token for token in beyond if isinstance(token, str))
+    added = _by_id(name, {token: i for token, i in beyond.items() if isinstance(token, str)}, len(tokens))
     scores = scores if len(scores) == len(tokens) else []
     found = checked(name, [*tokens, *added], () if added else scores)
     by_score = [place for place, score in enumerate(scores) if score]
@@ -151,13 +150,19 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
     """Return the tokens sorted by id; raises ConfigError if an id is missing or occurs twice."""
     if not numbers or not all(isinstance(t, str) and type(i) is int and 0 <= i < MOST for t, i in numbers.items()):
         raise ConfigError(f"{name} is not a vocabulary: it does not map tokens to ids.")
+    return checked(name, _by_id(name, numbers))
+
+
+def _by_id(name: str, numbers: dict[str, int], begin: int = 0) -> list[str]:
+    """Return the tokens sorted by id, from ``begin`` on; raises ConfigError if an id is missing or occurs twice."""
     tokens = {number: token for token, number in numbers.items()}
     if len(tokens) < len(numbers):
         raise ConfigError(f"{name} {number_twice(numbers)}.")
-    absent = next((i for i in range(len(tokens)) if i not in tokens), None)
+    end = begin + len(tokens)
+    absent = next((i for i in range(begin, end) if i not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {len(tokens)} tokens, but no token with the id {absent}.")
-    return checked(name, [tokens[i] for i in range(len(tokens))])
+        raise ConfigError(f"{name} has {end} tokens, but no token with the id {absent}.")
+    return [tokens[i] for i in range(begin, end)]
 
 
 def number_twice(numbers: dict[str, int]) -> str:
@@ -224,8 +229,9 @@ def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
         raise ConfigError(f"{name} does not map tokens to ids.")
     found = {number: token for token, number in document.items() if token not in known}
-    expected = range(len(known), len(known) + len(found))
-    if sorted(found) != list(expected):
+    numbers = sorted(number for token, number in document.items() if token not in known)
+    expected = range(len(known), len(known) + len(numbers))
+    if numbers != list(expected):
         raise ConfigError(
             f"the ids in {name} do not continue the ids of the vocabulary, which has {len(known)} tokens."
         )

@@ -199,7 +199,7 @@ def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         if has_marks(reader, filename, data):
             return reader.read(name, data)
     if name.lower().endswith(".json"):
-        raise ConfigError(f"{name} is not a vocabulary: its JSON is not an object that maps each token to its id.")
+        raise ConfigError(f"{name} is not a vocabulary: it is not a JSON object that maps each token to its id.")
     return PLAIN_LIST.read(name, data)
 
 

@@ -170,6 +170,8 @@ def test_the_blank_of_an_alphabet_is_last_whether_it_is_listed_or_not(text: str)
     assert read("alphabet.txt", text) == ("a", "b", "<blank>")
 
 
+UNIGRAM = """{"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.5]]},
+ "added_tokens": [{"id": %d, "content": "x"}, {"id": %d, "content": "y"}]}"""
 WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "nothing": ("t.txt", "", "has 0 tokens"),
     "one token": ("t.txt", "a\n", "has 1 token"),
@@ -185,6 +187,8 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to ids"),
     "a number twice": ("vocab.json", '{"a": 0, "b": 0}', "has two tokens with the id 0: 'a' and 'b'"),
     "a hole": ("vocab.json", '{"a": 0, "b": 2}', "no token with the id 1"),
+    "an added token beyond a hole": ("tokenizer.json", UNIGRAM % (5, 6), "4 tokens, but no token with the id 2"),
+    "an added number twice": ("tokenizer.json", UNIGRAM % (2, 2), "has two tokens with the id 2: 'x' and 'y'"),
     "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to ids"),
     "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to ids"),
     "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 tokens, but no token with the index 2"),
@@ -210,6 +214,18 @@ def test_a_file_that_is_no_vocabulary_is_an_error(name: str) -> None:
         read(file, content)
     assert message in str(caught.value) + caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_one_added_token_beyond_a_hole_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="3 tokens, but no token with the id 2"):
+        read("tokenizer.json", UNIGRAM.replace(', {"id": %d, "content": "y"}', "") % 5)
+
+
+def test_two_added_tokens_with_one_id_are_an_error() -> None:
+    Path("vocab.json").write_text('{"a": 0, "b": 1}')
+    Path("added_tokens.json").write_text('{"x": 2, "y": 2}')
+    with pytest.raises(ConfigError, match="do not continue the ids of the vocabulary, which has 2 tokens"):
+        vocabulary_beside("vocab.json")
 
 
 @pytest.mark.parametrize(
