@@ -36,6 +36,7 @@ KEY_BYTES = 64 << 10
 """The largest size of a key file in bytes; a larger file is not a key."""
 
 MAKE = "Make a key: openssl genpkey -algorithm ed25519 -out key.pem; its public half: openssl pkey -in key.pem -pubout."
+GET = "Give the public key of the person or program that signed the output, in PEM or OpenSSH format."
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,20 @@ class Verifier:
 
 def load_signer(path: str) -> Signer:
     """Return a signer with the private key in a file; raises ConfigError or SourceError."""
-    key = _loaded(path)
+    key = _loaded(path, MAKE)
     if not hasattr(key, "sign"):
         raise ConfigError(f"{escape(path)} is a public key; signing needs the private key.", hint=MAKE)
-    extra = _arguments(key.public_key(), path)
+    extra = _arguments(key.public_key(), path, MAKE)
     return Signer(lambda data: bytes(key.sign(data, *extra)), _hint(key.public_key()))
 
 
 def load_verifier(path: str) -> Verifier:
     """Return a verifier with the key in a file; of a private key, the public half is used."""
-    key = _loaded(path)
+    key = _loaded(path, GET)
     from cryptography.exceptions import InvalidSignature  # the package is installed, since the key could be read
 
     public = key.public_key() if hasattr(key, "sign") else key
-    extra = _arguments(public, path)
+    extra = _arguments(public, path, GET)
 
     def is_by(signature: bytes, data: bytes) -> bool:
         try:
@@ -84,7 +85,8 @@ def load_verifier(path: str) -> Verifier:
     return Verifier(is_by, _hint(public))
 
 
-def _loaded(path: str) -> Any:
+def _loaded(path: str, hint: str) -> Any:
+    """Return the key in a file; ``hint`` is the hint of the error for a file that is missing or not a key."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization as keys
@@ -96,7 +98,7 @@ def _loaded(path: str) -> Any:
     try:
         data = read_file(path, KEY_BYTES)
     except OSError as error:
-        raise SourceError(f"the key {escape(path)} cannot be read: {error.strerror}.", hint=MAKE) from error
+        raise SourceError(f"the key {escape(path)} cannot be read: {error.strerror}.", hint=hint) from error
     try:
         if b"PRIVATE KEY-----" in data:
             is_openssh = b"BEGIN OPENSSH" in data
@@ -109,14 +111,14 @@ def _loaded(path: str) -> Any:
             "ssh-keygen -p -f COPY.",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{escape(path)} is not a key in PEM or OpenSSH format.", hint=MAKE) from error
+        raise ConfigError(f"{escape(path)} is not a key in PEM or OpenSSH format.", hint=hint) from error
 
 
-def _arguments(public: Any, path: str) -> tuple[Any, ...]:
+def _arguments(public: Any, path: str, hint: str) -> tuple[Any, ...]:
     """Return the arguments of ``sign`` and ``verify`` that follow the data; they depend on the kind of the key.
 
     For Ed25519, there are none; for an elliptic curve, there is one: ECDSA with a hash. Raises ConfigError if the kind
-    of the key is not supported.
+    of the key is not supported; ``hint`` is its hint.
     """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -130,7 +132,7 @@ def _arguments(public: Any, path: str) -> tuple[Any, ...]:
     }
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in digests:
         return (ec.ECDSA(digests[public.curve.name]()),)
-    raise ConfigError(f"{escape(path)} is not an Ed25519 key or a key of the curve P-256, P-384 or P-521.", hint=MAKE)
+    raise ConfigError(f"{escape(path)} is not an Ed25519 key or a key of the curve P-256, P-384 or P-521.", hint=hint)
 
 
 def _hint(public: Any) -> str:
@@ -206,7 +208,7 @@ def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise VerifyError("is damaged or not a Sigstore bundle") from error
     if not verifier.is_by(signatures[0], _encoded(payload)):
-        raise VerifyError("was not made with this key")
+        raise VerifyError("was not made with this key, or was changed later")
     try:
         return _digests(read_json(payload))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

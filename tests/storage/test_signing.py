@@ -73,7 +73,7 @@ def test_what_was_signed_is_whole(kind: str, key: str) -> None:
 def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     output = signed(kind)
     name = signature(output).name
-    assert why(output, "other.pub") == [f"the signature {name} was not made with this key"]
+    assert why(output, "other.pub") == [f"the signature {name} was not made with this key, or was changed later"]
     signature(output).unlink()
     (said,) = why(output)
     assert said.startswith("it is not signed: ")
@@ -139,6 +139,17 @@ def test_a_signature_that_was_changed_is_a_failure(change: str) -> None:
     place.write_text(text)
     (said,) = why("out.safetensors")
     assert said.startswith("the signature out.safetensors.sig ")
+    assert ("was changed later" in said) is (change in ("payload", "sig"))
+
+
+def test_without_the_key_of_the_signer_the_hint_is_to_get_it() -> None:
+    output = signed("file")
+    Path("text.pub").write_text("hello")
+    write_key("rsa", rsa.generate_private_key(65537, 2048))
+    for key in ("absent.pub", "text.pub", "rsa.pub"):
+        with pytest.raises(cs.CheckpointError) as error:
+            cs.verify(output, key=key)
+        assert error.value.hint.startswith("Give the public key of the person or program that signed the output")
 
 
 def test_keys_of_openssh_and_of_curves() -> None:
@@ -217,8 +228,9 @@ def test_the_command_line(ckpt: Run) -> None:
     assert json.loads(ckpt("verify", "out.safetensors", "--key", "mine.pub", "--json").out)["signed"] is True
     done = ckpt("verify", "out.safetensors", "--key", "other.pub")
     assert done.code == 1
-    assert "FAIL out.safetensors the signature out.safetensors.sig was not made with this key" in " ".join(
-        done.out.split()
+    assert (
+        "FAIL out.safetensors the signature out.safetensors.sig was not made with this key, or was changed later"
+        in " ".join(done.out.split())
     )
 
 
