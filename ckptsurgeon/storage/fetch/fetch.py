@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import ConfigError, FormatError, SourceError
 from ...util.text import escape
@@ -73,7 +73,7 @@ def _hub(order: _FetchRequest) -> Fetched:
 def _local(order: _FetchRequest) -> Fetched:
     origin = order.origin
     _check_one_file(order, bool(origin.file))
-    names = [origin.file] if origin.file else _names_in(origin.source)
+    names, notes = ([origin.file], ()) if origin.file else _names_in(origin.source)
     blobs: dict[str, CachedFile] = {}
     for name in names:
         path = os.path.join(origin.source, name)
@@ -81,7 +81,7 @@ def _local(order: _FetchRequest) -> Fetched:
         blob = read_blob(path)
         assert blob is not None
         blobs[name] = blob
-    return _local_files(order, origin, origin.path if origin.file else origin.source, blobs)
+    return _local_files(order, origin, origin.path if origin.file else origin.source, blobs, notes)
 
 
 def _address(order: _FetchRequest) -> Fetched:
@@ -105,11 +105,13 @@ def _address(order: _FetchRequest) -> Fetched:
     return Fetched(order.origin.shown, path, "", fetched_files(blobs, paths))
 
 
-def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile]) -> Fetched:
+def _local_files(
+    order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mapping[str, CachedFile], notes: tuple[str, ...] = ()
+) -> Fetched:
     """Return the result for files on this machine; if the request has a folder, first copy the files into it.
 
-    ``at`` is the origin of the files, ``path`` the path of the file or folder on this machine, and ``blobs`` is {name:
-    file}.
+    ``at`` is the origin of the files, ``path`` the path of the file or folder on this machine, ``blobs`` is {name:
+    file}, and ``notes`` are the notes on a local folder.
     """
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
@@ -117,7 +119,7 @@ def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mappin
         paths = _copy_into_folder(order, order.folder, at, blobs)
         path = paths[at.file] if at.file else order.folder
     if at.kind == "local":
-        return Fetched(at.shown, path, "", fetched_files(blobs, paths))
+        return Fetched(at.shown, path, "", fetched_files(blobs, paths), notes)
     uri = f"hf://{at.source}@{at.revision}{'/' if at.file else ''}{at.file}"
     return Fetched(uri, path, at.revision, fetched_files(blobs, paths), notes_of(blobs))
 
@@ -191,17 +193,24 @@ def _read(order: _FetchRequest, name: str, path: str) -> CachedFile:
     return _checked(order, name, blob)
 
 
-def _names_in(folder: str) -> list[str]:
-    """Return the paths of all files in a folder and its subfolders, relative and sorted.
+def _names_in(folder: str) -> tuple[list[str], tuple[str, ...]]:
+    """Return the relative paths of all files in a folder and its subfolders, sorted, and notes on linked subfolders.
 
-    Raises SourceError if there are no files.
+    Raises SourceError if there are no files, or if a subfolder cannot be listed.
     """
-    found = [
-        os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names
-    ]  # fmt: skip
+    found: list[str] = []
+    links: list[str] = []
+    for at, folders, names in os.walk(folder, onerror=_raise_unlisted):
+        found += (os.path.relpath(os.path.join(at, name), folder) for name in names)
+        paths = (os.path.join(at, name) for name in folders)
+        links += (os.path.relpath(path, folder) for path in paths if os.path.islink(path))
     if not found:
         raise SourceError(f"{escape(folder)} has no files.")
-    return sorted(found)
+    return sorted(found), tuple(f"{escape(one)} is a link to a folder: its files are left out" for one in sorted(links))
+
+
+def _raise_unlisted(error: OSError) -> NoReturn:
+    raise SourceError(f"{escape(os.fsdecode(error.filename))} cannot be listed: {error.strerror}.") from error
 
 
 def _kept_in(origin: FetchOrigin) -> str:

@@ -180,6 +180,33 @@ def test_a_store_is_read_through_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_pat
     system.rm("/bucket", recursive=True)
 
 
+def test_a_subfolder_that_is_left_out_is_said(ckpt: Run) -> None:
+    Path("here/sub").mkdir(parents=True)
+    Path("elsewhere").mkdir()
+    for place in ("here/a", "here/sub/b", "elsewhere/c"):
+        Path(place).write_bytes(b"1")
+    Path("here/sub/link").symlink_to(Path("elsewhere").absolute())
+    found = cs.fetch("here", dir="out")
+    assert files_in("out") == {"a": b"1", "sub/b": b"1"}
+    assert found.notes == ("sub/link is a link to a folder: its files are left out",)
+    assert "its files are left out" in ckpt("fetch", "here").err
+
+
+def test_a_subfolder_that_cannot_be_listed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("here/sub").mkdir(parents=True)
+    Path("here/a").write_bytes(b"1")
+    scan = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(cs.SourceError, match=r"here/sub cannot be listed: Permission denied\.$"):
+        cs.fetch("here")
+
+
 def test_what_is_here_already_is_where_it_is() -> None:
     Path("net/sub").mkdir(parents=True)
     Path("net/a.pth").write_bytes(b"a")
