@@ -33,7 +33,7 @@ CHUNK = 1 << 20
 class CachedFile:
     """A file that was read completely; ``checked`` is the kind of digest that it matched: "sha256", "git" or "" (none).
 
-    ``again`` is True if the file in the cache first had wrong bytes and was fetched a second time.
+    ``again`` is True if the cache had wrong bytes, from this run or an earlier one, so that the file was fetched again.
     """
 
     path: str

@@ -101,9 +101,9 @@ def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> 
 
 
 def notes_of(blobs: Mapping[str, CachedFile]) -> tuple[str, ...]:
-    """Return notes on hub files that were fetched twice, because their bytes were wrong at first, or have no digest."""
+    """Return notes on hub files whose bytes in the cache were wrong, and on those of which the hub has no digest."""
     again = [
-        f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
+        f"{escape(name)} was fetched again: its bytes in the cache differed from the hub's digest"
         for name, blob in blobs.items()
         if blob.again
     ]

@@ -96,7 +96,7 @@ def test_a_file_that_went_bad_in_the_cache_is_fetched_again_and_said(hub: Hub, n
     hub.forget()
     found = cs.fetch(f"hf://org/net@{net.main}/{name}")
     assert Path(found.path).read_bytes() == FILES[name]
-    assert found.notes == (f"{name} was fetched twice: at first its bytes differed from the hub's digest",)
+    assert found.notes == (f"{name} was fetched again: its bytes in the cache differed from the hub's digest",)
     assert [one.method for one in hub.requests] == ["HEAD", "GET"]
 
 
@@ -106,10 +106,24 @@ def test_a_file_that_went_bad_is_never_given_offline_and_never_trusted_again(
     found = cs.fetch("hf://org/net")
     Path(os.path.realpath(Path(found.path, "model.safetensors"))).write_bytes(bytes(len(WEIGHTS)))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for _ in range(2):
-        with pytest.raises(cs.SourceError, match=r"its digest differs|is not in the cache"):
+    for said in ("its digest differs.*Fetch it again when the hub may be asked", "is not in the cache"):
+        with pytest.raises(cs.SourceError, match=said):
             cs.fetch("hf://org/net")
     assert not Path(found.path, "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(
+    hub: Hub, net: Repository, naps: list[float], is_damaged: bool
+) -> None:
+    uri = f"hf://org/net@{net.main}/model.safetensors"
+    if is_damaged:
+        Path(os.path.realpath(cs.fetch(uri).path)).write_bytes(bytes(len(WEIGHTS)))
+    hub.fail("*/resolve/*", faults.status(503), method="HEAD", times=None)
+    with pytest.raises(cs.SourceError, match=r"model\.safetensors of the .* cannot be fetched: .*503") as error:
+        cs.fetch(uri)
+    assert "reached" not in str(error.value)
+    assert "above" not in str(error.value)
 
 
 def test_a_mirror_with_etags_of_its_own_calls_files_as_its_listing_does(hub: Hub, net: Repository) -> None:

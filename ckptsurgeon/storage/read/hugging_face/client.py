@@ -206,10 +206,18 @@ def time_limits(seconds: float = 0.0) -> Iterator[None]:
 def hub_error(query: HubQuery, error: Exception, done: str = "fetched") -> CheckpointError:
     """Return the error for a failed request; its message is specific for known exceptions of huggingface_hub.
 
+    If the hub has answered with an error and the cache lacks the file, the message has the hub's answer.
+
     ``done`` is the participle in the message "X cannot be fetched".
     """
     from huggingface_hub import errors
 
+    not_cached, cause = (errors.LocalEntryNotFoundError, errors.RevisionResolutionError), error.__cause__
+    has_answered = isinstance(cause, (errors.HfHubHTTPError, errors.FileMetadataError))
+    if isinstance(cause, Exception) and (
+        isinstance(error, ValueError) or (isinstance(error, not_cached) and has_answered)
+    ):
+        error = cause
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
         (errors.GatedRepoError, _gated),
         (errors.RepositoryNotFoundError, _no_repository),
