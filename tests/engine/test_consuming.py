@@ -367,6 +367,12 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     for why, (one, output) in refused.items():
         with pytest.raises(cs.OutputError, match=why):
             cs.apply(one, output, consume=True, max_shard_size=None if output.endswith("s") else SHARD)
+    with pytest.raises(cs.OutputError, match="Remove its other names, or leave out consume"):
+        write(plan(), consume=True)
+    os.unlink("src/model-00001-of-00005.safetensors")
+    os.symlink(os.path.abspath("elsewhere"), "src/model-00001-of-00005.safetensors")
+    with pytest.raises(cs.OutputError, match="Use the folder that has the file itself, or leave out consume"):
+        write(plan(), consume=True)
     assert not Path("out").exists()
 
 

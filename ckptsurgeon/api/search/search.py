@@ -16,7 +16,7 @@ from ...errors import CheckpointError, ConfigError, OutputError, PlanError, Sour
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
-from ...storage.write.output_paths import check_is_path
+from ...storage.write.output_paths import check_is_path, check_parent
 from ...storage.write.staging import write_text
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
@@ -168,11 +168,7 @@ def check_free(path: str, *, force: bool) -> None:
     """
     check_is_path(path)
     check_output_format(path)
-    parent = os.path.dirname(os.path.abspath(path.rstrip("/")))
-    if not os.path.isdir(parent):
-        raise OutputError(
-            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
-        )
+    check_parent(path.rstrip("/"))
     if force or not os.path.lexists(path.rstrip("/")):
         return
     if not os.path.isdir(path):

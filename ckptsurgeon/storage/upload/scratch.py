@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..read.base import Advance
+from ..read.http.spool import Spool
 from ..read.uri import shown
 from ..write.folders import StagedFolder, locked_folder
 from ..write.output_paths import check_space, output_error, remove_leftovers
@@ -80,7 +81,8 @@ def uploaded_folder(uri: str, destination: Destination, size: int, *, late: bool
     """
     path = scratch_path(uri)
     remove_leftovers(path)
-    check_space(os.path.dirname(path), size, os.path.dirname(path))
+    temporary = os.path.dirname(path)
+    check_space(temporary, size, temporary, Spool.hint)
     try:
         temp, held = locked_folder(path, 0o700)
     except OSError as error:

@@ -28,10 +28,12 @@ def check_deletable(path: str, shown: str) -> None:
     """Raise OutputError if a file must not be deleted: it is a link or has hard links, or its folder is read-only."""
     found = os.lstat(path)
     if os.path.islink(path) or found.st_nlink > 1:
-        what = "is a link" if os.path.islink(path) else "has another name (a hard link)"
+        what, how = "has another name (a hard link)", "Remove its other names"
+        if os.path.islink(path):
+            what, how = "is a link", "Use the folder that has the file itself"
         raise OutputError(
             f"{escape(shown)} cannot be consumed: it {what}, so deleting it would not free the data.",
-            hint="Use the folder that has the file itself, or leave out --consume.",
+            hint=f"{how}, or leave out --consume.",
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ...errors import OutputError
 from ...util.text import escape
 from ..descriptors import sync_folder
-from .output_paths import temp_name
+from .output_paths import output_error, temp_name
 from .staging import libc
 
 __all__ = ["check_exchange", "names_inside", "place_folder"]
@@ -32,17 +32,25 @@ def exchange(first: str, second: str) -> None:
 
 
 def check_exchange(path: str) -> None:
-    """Raise OutputError if the file system of ``path`` cannot replace a folder atomically."""
+    """Raise OutputError if no folder can be made next to ``path``, or no folder replaced atomically there."""
     temp = temp_name(path)
     made = [os.path.join(temp, name) for name in ("a", "b")]
     try:
-        for one in (temp, *made):
-            os.mkdir(one)
+        _make(path, (temp, *made))
         exchange(*made)
     except OSError as error:
         raise _not_replaced(path, error) from error
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _make(path: str, folders: Iterable[str]) -> None:
+    """Make folders for the output ``path``; raises OutputError."""
+    try:
+        for one in folders:
+            os.mkdir(one)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def place_folder(temp: str, path: str, stale: set[str]) -> None:

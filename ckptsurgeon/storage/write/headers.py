@@ -151,7 +151,8 @@ def settle_interrupted(path: str) -> list[str]:
         own = _read(found)
         if own is not None and folder != path and os.path.basename(path) not in (own.name, *own.old):
             continue
-        with output_lock(os.path.join(folder, os.path.basename(found)[1 : -len(SUFFIX) - 1])):
+        output = os.path.join(folder, os.path.basename(found)[1 : -len(SUFFIX) - 1])
+        with output_lock(output, hint="Run the command again when that process has ended."):
             journal = _read(found)
             if journal is None:
                 with suppress(OSError):  # not complete: it was written before anything was changed
@@ -162,7 +163,7 @@ def settle_interrupted(path: str) -> list[str]:
                     files = {name: stack.enter_context(_opened(os.path.join(folder, name))) for name in journal.old}
                     is_new = _settle(journal, files, undo=False)
             except OSError as error:
-                raise _unreadable(journal, error) from error
+                raise _unsettled(journal, error) from error
         done = "finished" if is_new else "undone"
         notes.append(f"ckpt rename --in-place of {escape(journal.name)} was interrupted; it is {done} now")
     return notes
@@ -288,11 +289,20 @@ def _settle_after(error: BaseException, journal: _Journal, files: dict[str, int]
 
 def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
     path = os.path.join(journal.folder, journal.name)
-    why = error.strerror if isinstance(error, OSError) else str(error)
+    why = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
     return OutputError(
         f"the change of headers in {escape(path)} failed ({escape(str(why))}), and so did undoing it: the files cannot "
         "be read now.",
         hint=f"ckpt check restores the files: the old headers are in {escape(journal.path)}.",
+    )
+
+
+def _unsettled(journal: _Journal, error: OSError) -> OutputError:
+    path = os.path.join(journal.folder, journal.name)
+    return OutputError(
+        f"ckpt rename --in-place of {escape(path)} was interrupted, and could not be finished or undone now "
+        f"({escape(error.strerror or str(error))}): the files cannot be read.",
+        hint=f"Remove this cause, and run ckpt check: the old headers are in {escape(journal.path)}.",
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "check_is_path",
     "check_is_possible",
     "check_output",
+    "check_parent",
     "check_space",
     "check_wait",
     "folder_of",
@@ -81,19 +82,31 @@ def check_is_path(path: str) -> None:
         )
 
 
+def check_parent(path: str) -> None:
+    """Raise OutputError if the folder of ``path`` does not exist, or if it is not a folder."""
+    parent = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(parent):
+        return
+    place = parent
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise OutputError(f"cannot write {escape(path)}: {escape(place)} is not a folder.", hint="Name another output.")
+    raise OutputError(
+        f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
+    )
+
+
 def check_output(
     path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool, inside: Iterable[str] = ()
 ) -> None:
-    """Raise OutputError if a path must not be written: it is an input, exists already, or its folder does not exist.
+    """Raise OutputError if a path must not be written: it is an input or an address, or its folder does not exist.
 
+    The same holds if the path is a folder in place of a file, or the reverse, and without ``force`` if it is any file.
     ``inputs`` has (device, inode) of each file that is read, and ``inside`` the subfolders that are written into.
     """
     check_is_path(path)
-    parent = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(parent):
-        raise OutputError(
-            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
-        )
+    check_parent(path)
     try:
         found = os.stat(path)
     except OSError:
@@ -130,7 +143,10 @@ def _exists_error(path: str) -> OutputError:
     )
 
 
-def check_space(folder: str, size: int, shown: str) -> None:
+ROOM = "Make room on this disk, or write to another one."
+
+
+def check_space(folder: str, size: int, shown: str, hint: str = ROOM) -> None:
     """Raise OutputError if a file system clearly has too little space; it may still become full during the run."""
     try:
         found = os.statvfs(folder)
@@ -140,7 +156,7 @@ def check_space(folder: str, size: int, shown: str) -> None:
     if found.f_blocks and free < size:
         raise OutputError(
             f"cannot write {escape(shown)}: it needs {human_bytes(size)}, but only {human_bytes(free)} are free.",
-            hint="Make room on this disk, or write to another one.",
+            hint=hint,
         )
 
 
@@ -171,11 +187,12 @@ def check_wait(seconds: float | None) -> None:
 
 
 @contextmanager
-def output_lock(path: str, wait: float | None = None, *, shown: str = "") -> Iterator[None]:
+def output_lock(path: str, wait: float | None = None, *, shown: str = "", hint: str = "") -> Iterator[None]:
     """Hold the lock on ``path``; raises OutputError if another run still holds it after ``wait`` seconds.
 
-    ``shown`` is the output's name in messages, by default ``path``. Raises ConfigError if ``wait`` is not a valid time.
-    On network file systems without locks, nothing is locked.
+    ``shown`` is the output's name in messages, by default ``path``. ``hint`` is the hint of this error, by default one
+    on the option --wait. Raises ConfigError if ``wait`` is not a valid time. On network file systems without locks,
+    nothing is locked.
     """
     check_wait(wait)
     name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
@@ -184,7 +201,9 @@ def output_lock(path: str, wait: float | None = None, *, shown: str = "") -> Ite
             folder = stack.enter_context(folder_of(path))
         except OSError as error:
             raise output_error(path, error) from error
-        held = _waited_for(folder, name, shown or path, time.monotonic() + (wait or 0.0))
+        longer = "Use a longer --wait" if wait else "Use --wait SECONDS"
+        hint = hint or f"{longer}, or choose another output."
+        held = _waited_for(folder, name, shown or path, time.monotonic() + (wait or 0.0), hint)
         try:
             yield
         finally:
@@ -193,7 +212,7 @@ def output_lock(path: str, wait: float | None = None, *, shown: str = "") -> Ite
             os.close(held)
 
 
-def _waited_for(folder: int, name: str, path: str, until: float) -> int:
+def _waited_for(folder: int, name: str, path: str, until: float, hint: str) -> int:
     while True:
         try:
             held = _try_lock(folder, name)
@@ -203,10 +222,7 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
             return held
         left = until - time.monotonic()
         if left <= 0:
-            raise OutputError(
-                f"{escape(path)} is being written by {_holder(folder, name)}.",
-                hint="Use --wait SECONDS, or choose another output.",
-            )
+            raise OutputError(f"{escape(path)} is being written by {_holder(folder, name)}.", hint=hint)
         time.sleep(min(PAUSE_S, left))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import ConfigError, OutputError
 from ...storage.small_files import read_file
 from ...storage.write.folders import staged_folder
-from ...storage.write.output_paths import check_is_path, output_lock
+from ...storage.write.output_paths import check_is_path, check_parent, output_lock
 from ...util.did_you_mean import did_you_mean
 from ...util.text import count, escape
 from ...vocabulary.coqui import alphabet_text
@@ -203,11 +203,7 @@ def _check_place(path: str, *, force: bool) -> None:
         raise OutputError(f"{escape(path)} is a file.", hint="Name a folder.")
     if os.path.isdir(path) and os.listdir(path) and not force:
         raise OutputError(f"the folder {escape(path)} is not empty.", hint="Use --force to replace the data in it.")
-    parent = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(parent):
-        raise OutputError(
-            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
-        )
+    check_parent(path)
 
 
 def _sizes(n: int) -> dict[str, int]:

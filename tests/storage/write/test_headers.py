@@ -19,6 +19,7 @@ from ckptsurgeon.errors import OutputError
 from ckptsurgeon.storage.replaced_header import REPLACED
 from ckptsurgeon.storage.write import headers as module
 from ckptsurgeon.storage.write.headers import NewHeader, check_alone, replace_headers, settle_interrupted
+from ckptsurgeon.storage.write.output_paths import output_lock
 
 from ...helpers.forked import Forked, in_a_small_process
 
@@ -188,6 +189,11 @@ def test_an_undoing_that_fails_too_is_said_and_settled_later(tmp_path: Path, mon
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OutputError, match="so did undoing it: the files cannot be read now"):
         place.replace()
+    with pytest.raises(
+        OutputError, match=r"0\.safetensors was interrupted, and could not be finished or undone now"
+    ) as error:
+        settle_interrupted(str(place.path))
+    assert str(error.value.hint).startswith("Remove this cause, and run ckpt check: the old headers are in ")
     monkeypatch.undo()
     assert place.states == {"refused"}
     (note,) = settle_interrupted(str(place.path))
@@ -298,6 +304,13 @@ def test_a_journal_of_a_stranger_changes_no_other_file(changed: dict[str, Any], 
     journal.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
     assert settle_interrupted(str(place)) == []
     assert {victim.read_bytes() for victim in victims} == {REPLACED + b"{ what a user has"}
+
+
+def test_if_another_process_makes_the_change_the_hint_has_no_option(tmp_path: Path) -> None:
+    (tmp_path / ".victim.ckpt-headers").write_bytes(b"")
+    with output_lock(str(tmp_path / "victim")), pytest.raises(OutputError) as error:
+        settle_interrupted(str(tmp_path))
+    assert error.value.hint == "Run the command again when that process has ended."
 
 
 def test_a_whole_file_is_not_written_for_a_journal(tmp_path: Path) -> None:

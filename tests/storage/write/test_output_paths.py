@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -194,6 +195,44 @@ def test_a_folder_around_it_may_be_renamed_meanwhile() -> None:
         with pytest.raises(cs.OutputError, match="is being written"):
             write(0.0, "new/out")
     assert os.listdir("new") == []
+
+
+@pytest.mark.parametrize("output", ["0.0.pth/out.pth", "0.0.pth/new/out.pth"])
+def test_an_output_below_a_file_is_refused_as_such(output: str) -> None:
+    with pytest.raises(cs.OutputError, match=r"0\.0\.pth is not a folder\. Name another output\.$"):
+        write(1.0, output)
+    with pytest.raises(cs.OutputError, match=r"the folder .*/new does not exist\. Make that folder first\.$"):
+        write(1.0, "new/out.pth")
+
+
+@pytest.mark.parametrize(("wait", "hint"), [(None, "Use wait=SECONDS, or"), (0.01, "Use a longer wait, or")])
+def test_the_hint_of_a_second_writer_is_to_wait_longer(wait: float | None, hint: str) -> None:
+    with holder("out.pth") as process:
+        with pytest.raises(cs.OutputError, match=hint):
+            write(0.0, "out.pth", wait=wait)
+        process.communicate(timeout=60)
+
+
+def test_where_no_folder_can_be_made_the_file_system_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.mkdir
+
+    def mkdir(path: str, *mode: int) -> None:
+        if path.endswith(".ckpt-tmp"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        make(path, *mode)
+
+    os.mkdir("out")
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(cs.OutputError, match=r"^cannot write .*/out: permission denied\.$"):
+        write(0.0, "out", force=True, **KINDS["shards"])
+
+
+def test_without_room_for_an_upload_the_hint_is_another_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.statvfs(".")
+    small = os.statvfs_result((found.f_bsize, 1, found.f_blocks, 3, 3, *tuple(found)[5:10]))
+    monkeypatch.setattr(os, "statvfs", lambda path: small)
+    with pytest.raises(cs.OutputError, match="or set TMPDIR to another folder"):
+        write(0.0, "memory://bucket/out.pth")
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])
