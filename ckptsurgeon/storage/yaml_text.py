@@ -19,6 +19,8 @@ __all__ = ["InlineMapping", "check_yaml", "dump_yaml", "read_yaml"]
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+NO_KEY = "a key is a list or a map"
+"""The end of the message about a key that is not a single value; often, it is a string with braces."""
 _MERGE = "tag:yaml.org,2002:merge"
 """The tag of the key ``<<`` (https://yaml.org/type/merge.html)."""
 
@@ -133,9 +135,7 @@ def _check_own_keys(loader: Any, node: Any) -> None:
         try:
             double = key in seen
         except TypeError:
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key is a list or a map", key_node.start_mark
-            ) from None
+            raise yaml.constructor.ConstructorError(None, None, NO_KEY, key_node.start_mark) from None
         if double:
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} occurs twice", key_node.start_mark)
         seen.add(key)
@@ -187,13 +187,15 @@ def _reading(text: str, name: str) -> Iterator[None]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         why = getattr(error, "problem", None) or str(error)
-        if not isinstance(error, yaml.constructor.ConstructorError):
+        is_syntax = not isinstance(error, yaml.constructor.ConstructorError)
+        if is_syntax:
             place = f" at column {mark.column + 1}" if mark is not None else ""
             why = f"it is not valid YAML{place}: {why}"
         if "tag '!" in str(why):
-            why = f"{why} (a tag that only SpeechBrain's hyperparams.yaml has)"
+            why = f"{why} (tags are only read in SpeechBrain's hyperparams.yaml)"
         line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
-        hint = "Put strings with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
+        has_braces = ("{" in line or "}" in line) and (is_syntax or why == NO_KEY)
+        hint = "Put strings with braces in quotes, as in '{n}'." if has_braces else ""
         raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.", hint=hint) from None
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None

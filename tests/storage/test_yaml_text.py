@@ -66,6 +66,16 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(text: str) -> None:
         read_yaml(text, "x.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [("a: {n}.w", True), ("{{n}}: 1", True), ("z: {a: 1, a: 2}", False), ("a: !new:torch.nn.Linear {x: 1}", False)],
+)
+def test_the_hint_on_braces_is_given_where_quotes_help(text: str, helps: bool) -> None:
+    with pytest.raises(cs.ConfigError) as error:
+        read_yaml(text, "x.yaml")
+    assert error.value.hint == ("Put strings with braces in quotes, as in '{n}'." if helps else "")
+
+
 NESTED = {
     "sequences": "[" * 2_000 + "]" * 2_000,
     "so many sequences that a parser's own stack ends": "[" * 300_000 + "]" * 300_000,

@@ -113,7 +113,7 @@ def file_system(uri: str) -> tuple[Any, str]:
             raise SourceError(f"{escape(shown(uri))} cannot be fetched: {_why(error)}.") from None
         raise ConfigError(
             f"{escape(shown(uri))}: no installed package reads {scheme_of(uri)}:// addresses.",
-            hint="Use hf://, http(s):// or a scheme that an installed backend of fsspec reads.",
+            hint="Use a path, hf://, or a scheme for which a backend of fsspec is installed.",
         ) from None
     except Exception as error:
         raise SourceError(f"{escape(shown(uri))} cannot be fetched: {_why(error)}.") from None

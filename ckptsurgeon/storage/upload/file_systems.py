@@ -101,7 +101,7 @@ class FsspecDestination:
         except OutputError as error:
             if self._file:
                 raise
-            hint = "The folder now has files of two models, and no index or recipe: run the command again with --force."
+            hint = "The folder may now lack its index, or have files of two models: run the command again with --force."
             raise OutputError(error.message, hint=f"{error.hint} {hint}".strip()) from None
         self._end()
 
