@@ -103,20 +103,22 @@ class NewVocabulary:
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
         """Return the map from old to new ids for the token ids in a configuration with the vocabulary size ``rows``.
 
-        ``own`` is the token list in the configuration's folder, or None. Returns None if the configuration already has
-        the ids of the new list. Raises LookupError if it is not known to which list these ids belong.
+        ``own`` is the token list in the folder of the configuration, None if it has none that can be read. Returns None
+        if the configuration already has the ids of the new list. Raises LookupError if it is not known to which list
+        these ids belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens
             return None if same else Renumbering.of(own.tokens, self.new.tokens, self.spelled)
-        if rows == len(self.new.tokens):
+        is_old, is_new = rows == len(self.source.tokens), rows == len(self.new.tokens)
+        if is_new and (not is_old or self.source.tokens == self.new.tokens):
             return None
-        if rows == len(self.source.tokens):
+        if is_old and not is_new:
             return Renumbering.of(self.source.tokens, self.new.tokens, self.spelled)
+        why = f"its vocabulary size is {rows}, and both lists have " + ("this length" if is_old else "another length")
         raise LookupError(
-            f"the folder of the configuration has no token list, its vocabulary size is {rows}, and both lists have "
-            f"another length: {escape(self.paths[0])} has {count(len(self.source.tokens), 'token')}, and "
-            f"{escape(self.paths[1])} has {len(self.new.tokens)}"
+            f"the folder of the configuration has no token list that can be read, {why}: {escape(self.paths[0])} has "
+            f"{count(len(self.source.tokens), 'token')}, and {escape(self.paths[1])} has {len(self.new.tokens)}"
         )
 
 

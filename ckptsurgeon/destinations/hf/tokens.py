@@ -65,10 +65,11 @@ def renumbering_of(
         if not lost:
             return None
         said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
+        is_alike = len(change.source.tokens) == len(change.new.tokens)
+        give = "Put" if is_alike else "Give the token list of this model, or put"
         raise ConfigError(
             f"{said}, but it is not known which token has this id: {error}.",
-            hint="Give the token list of this model, or put its tokeniser next to config.json, or set the id in the "
-            f"destination: {_last(lost[0])}: ID.",
+            hint=f"{give} its tokeniser next to config.json, or set the id in the destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None
 

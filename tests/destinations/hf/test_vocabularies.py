@@ -417,6 +417,20 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     assert "put its tokeniser next to config.json" in error.value.hint
 
 
+def test_ids_that_fit_both_lists_of_one_length_are_an_error() -> None:
+    bert()
+    saved("other", BERT, "BertForMaskedLM", sep_token_id=3)
+    tokenizer("new", OLD[::-1])
+    lists = "bert/vocab.txt:new/vocab.txt"
+    with pytest.raises(cs.ConfigError, match="vocabulary size is 50, and both lists have this length") as error:
+        cs.transplant("bert", section("transformers: other"), vocab=lists)
+    assert error.value.hint.startswith("Put its tokeniser next to config.json, or set the id in the destination: ")
+    assert cs.transplant("bert", section("transformers: other"), vocab="bert/vocab.txt:bert/vocab.txt")
+    tokenizer("other", OLD[::-1])
+    cs.apply(cs.transplant("bert", section("transformers: other"), vocab=lists), "out")
+    assert ids("out")["sep_token_id"] == 3
+
+
 def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> None:
     bert()
     saved("bare", {**BERT, "vocab_size": 25}, "BertForMaskedLM", pad_token_id=4, cls_token_id=3, sep_token_id=2)
