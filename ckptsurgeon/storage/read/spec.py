@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 
 from ...errors import ConfigError
+from ...util.text import without_secrets
 from .uri import scheme_of
 
 __all__ = ["SourceSpec", "parse_spec"]
@@ -46,21 +47,22 @@ def parse_spec(text: str) -> SourceSpec:
             hint="Write file:src_key:dst_key:exclude_keys.",
         )
     src, dst, raw = (*fields, "", "", "")[:3]
+    said = without_secrets(text)
     notes: list[str] = []
     exclude = []
     for part in raw.split(",") if raw else []:
         word = part.strip()
         if word != part:
-            notes.append(f"in the excludes of {text!r}, the spaces around {word!r} are ignored")
+            notes.append(f"in the excludes of {said!r}, the spaces around {word!r} are ignored")
         if word:
             exclude.append(word)
         else:
-            notes.append(f"an empty exclude in {text!r} is ignored (ESPnet would load nothing)")
+            notes.append(f"an empty exclude in {said!r} is ignored (ESPnet would load nothing)")
     if len(fields) == 3 and not raw:
-        notes.append(f"the empty exclude of {text!r} is ignored (ESPnet would load nothing)")
+        notes.append(f"the empty exclude of {said!r} is ignored (ESPnet would load nothing)")
     for name, prefix in (("src_key", src), ("dst_key", dst)):
         if prefix.endswith("."):
-            notes.append(f"{name} {prefix!r} of {text!r} is read as {prefix.rstrip('.')!r}")
+            notes.append(f"{name} {prefix!r} of {said!r} is read as {prefix.rstrip('.')!r}")
     return SourceSpec(uri, src.rstrip("."), dst.rstrip("."), tuple(exclude), tuple(notes))
 
 

@@ -107,6 +107,17 @@ def test_no_verb_prints_or_writes_a_secret(far: str, verb: str, form: list[str],
     assert SECRET not in written()
 
 
+@pytest.mark.parametrize("form", [[], ["--json"], ["-n", "--json"]], ids=" ".join)
+def test_the_notes_on_a_spec_have_no_secret(hub: Hub, form: list[str], ckpt: Run) -> None:
+    torch.save(VALUES, "near.pth")
+    place = hub.file("a.pth", saved(VALUES), user=f"me:{SECRET}").replace("http://", f"http://me:{SECRET}@")
+    done = ckpt("transplant", f"{place}:encoder.:encoder: encoder.1,", "near.pth", "-o", "out.safetensors", *form)
+    assert not done.code, done
+    assert SECRET not in done.out + done.err
+    assert "is read as 'encoder'" in " ".join((done.out + done.err).split())
+    assert SECRET not in written()
+
+
 @pytest.mark.parametrize("verb", LINES)
 def test_no_error_has_a_secret(hub: Hub, verb: str, ckpt: Run) -> None:
     """Addresses that lead nowhere, in all the ways that there are."""
