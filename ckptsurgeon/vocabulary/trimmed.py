@@ -39,11 +39,18 @@ def kept_tokens(
 
     ``document`` is its content, and ``tokens`` are all its tokens in the order of their ids. ``used`` are the tokens of
     the texts, and ``needed`` are special, added and other tokens that are kept in any case. Raises ConfigError for a
-    tokeniser of another kind.
+    tokeniser of another kind, and for one that pads with, or adds to a text, a token that it does not have.
     """
     model = _model(document)
     known = set(tokens)
     listed = _listed(model)
+    lost = next((token for token in _of_processors(document) if token not in known), None)
+    if lost is not None:
+        raise ConfigError(
+            f"a section padding or post_processor of tokenizer.json has the token {brief_repr(lost, 30)}, which is not "
+            "in its vocabulary.",
+            hint="Correct this section, or set it to null.",
+        )
     groups: dict[str, Iterable[str]] = {
         "special or added": (*needed, *_of_processors(document), *_unknown(model)),
         "bytes": _bytes(document, model, listed),

@@ -93,6 +93,21 @@ def test_words_of_letters_that_were_seen_can_still_be_written(
         assert made.decode(made.encode("ß → 你好").ids) == "ß → 你好"
 
 
+def test_padding_with_a_token_that_the_tokeniser_lacks_is_an_error(
+    models: Models, corpus: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(models("bytes"), source)
+    document = json.loads((source / "tokenizer.json").read_text())
+    document["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "[NONE]",
+    }  # fmt: skip
+    (source / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(cs.ConfigError, match=r"has the token '\[NONE\]', which is not in its vocabulary"):
+        cs.resize(source, trim=corpus)
+
+
 def test_the_files_name_the_new_ids(models: Models, corpus: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(models("bytes"), source)
