@@ -41,15 +41,23 @@ SHIFTED = (
 
 
 def tokens_beside(model: str) -> str:
-    """Return the path of the token list in a model's folder; raises ConfigError if there is none."""
+    """Return the path of the token list in a model's folder; raises ConfigError if there is none.
+
+    Links that lead out of the folder do not count, and at an address no list is looked for.
+    """
+    hint = f"Give the list with --tokens {escape(model)}=LIST."
+    if "://" in model:
+        raise ConfigError(
+            f"the token list of {escape(model)} is not known: none is looked for at addresses.", hint=hint
+        )
     folder = model if os.path.isdir(model) else os.path.dirname(model)
-    for name in NAMES if "://" not in model else ():
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and not leads_out(path):
-            return path
+    paths = [path for name in NAMES if os.path.isfile(path := os.path.join(folder, name))]
+    found = next((path for path in paths if not leads_out(path)), None)
+    if found is not None:
+        return found
+    but = f" (the link {os.path.basename(paths[0])} leads out of the folder)" if paths else ""
     raise ConfigError(
-        f"there is no token list next to {escape(model)}.",
-        hint=f"Give the list with --tokens {escape(model)}=LIST. ckpt looked for {', '.join(NAMES)}.",
+        f"there is no token list next to {escape(model)}{but}.", hint=f"{hint} ckpt looked for {', '.join(NAMES)}."
     )
 
 

@@ -11,9 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.errors import PlanError
-from ckptsurgeon.vocabulary.beside_model import vocabulary_beside
+from ckptsurgeon.errors import ConfigError, PlanError
+from ckptsurgeon.vocabulary.beside_model import tokens_beside, vocabulary_beside
 from tests.destinations.hf.test_vocabularies import pieces
+
+
+def test_a_list_at_an_address_is_not_said_to_be_missing() -> None:
+    with pytest.raises(ConfigError, match="the token list of hf://org/net is not known") as error:
+        tokens_beside("hf://org/net")
+    assert error.value.hint == "Give the list with --tokens hf://org/net=LIST."
+
 
 UNK, T5 = ("<unk>", "<s>", "</s>"), ("<pad>", "</s>", "<unk>")
 
