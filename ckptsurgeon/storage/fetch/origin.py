@@ -144,8 +144,9 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
 
     ``source`` is the path of a folder, an address (``http(s):``) or a repository of the hub:
     ``hf://org/repo[@revision]``, or any other string that is not clearly a path. An existing folder is preferred to a
-    repository of the same name. ``source`` may also be SpeechBrain's FetchSource, a pair of kind and source. Raises
-    ConfigError if ``file`` is empty, or if a string is not the name of a repository.
+    repository of the same name. ``source`` may also be SpeechBrain's FetchSource, a pair of kind and source.
+    ``revision`` is the revision of a repository, unless its address has one. Raises ConfigError if ``file`` is empty,
+    or if a string is not the name of a repository.
     """
     if not file:
         raise ConfigError(
@@ -154,7 +155,7 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
     asked, text = _source_kind(source)
     if asked == "local" or (not asked and os.path.isdir(text)):
         if not os.path.isdir(text):
-            raise _no_folder(text)
+            raise _no_folder(text, "")
         return FetchOrigin("local", os.path.abspath(text), file)
     if not asked and scheme_of(text) == "hf":
         found = hub_address(f"{text}/{file}")
@@ -162,7 +163,7 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
     if asked == "url" or (not asked and text.lower().startswith(_WEB)):
         return FetchOrigin("url", *file_address(f"{text}/{file}").rsplit("/", 1))
     if not asked and (_is_path(text) or "://" in text):
-        raise _no_folder(text)
+        raise _no_folder(text, "; this looks like a path, so the hub was not asked for it")
     if not _REPOSITORY.fullmatch(text):
         raise ConfigError(f"{brief_repr(text)} is not the name of a hub repository.", hint="Write it as owner/name.")
     return FetchOrigin("hub", text, file, revision or "")
@@ -208,8 +209,11 @@ def _is_path(text: str) -> bool:
     )
 
 
-def _no_folder(text: str) -> SourceError:
-    """Return the error for a folder that does not exist; its hint names the existing folder with the nearest name."""
+def _no_folder(text: str, why: str) -> SourceError:
+    """Return the error for a folder that does not exist; its hint names an existing folder with a similar name.
+
+    ``why`` is the end of the message.
+    """
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):
@@ -219,7 +223,7 @@ def _no_folder(text: str) -> SourceError:
     home = " A ~ at the beginning of a path is not replaced by the home folder." if text.startswith("~") else ""
     hint = f"Did you mean {escape(os.path.join(os.path.dirname(text.rstrip('/')), near[0]))}?" if near else ""
     return SourceError(
-        f"there is no folder {escape(text)}; this looks like a path, so the hub was not asked for it.{home}",
+        f"there is no folder {escape(text)}{why}.{home}",
         hint=hint,
     )
 

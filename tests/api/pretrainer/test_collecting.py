@@ -154,6 +154,8 @@ def test_speechbrains_own_objects_are_taken_for_settings(server: SimpleNamespace
     assert CASES.OTHER_COMMIT in str(found["enc"])
     ours, _ = pretrainer(paths={"enc": (local, "source/enc.ckpt")})
     assert os.readlink(ours.collect_files()["enc"]) == str(Path("source/enc.ckpt").absolute())
+    with pytest.raises(cs.SourceError, match=r"^there is no folder source/none\.$"):
+        pretrainer()[0].collect_files((local, "source/none"))
     for settings, why in (({"local_strategy": "hardlink"}, "is unknown"), ({"fetch_config": {}}, "not a FetchConfig")):
         with pytest.raises(cs.ConfigError, match=why):
             pretrainer()[0].collect_files("source", **settings)

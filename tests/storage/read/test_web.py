@@ -279,6 +279,20 @@ def test_redirects_to_other_schemes_are_refused(hub: Hub, where: str) -> None:
         open_source(hub.file("net.pth", BIG))
 
 
+def test_an_invalid_address_is_not_called_a_redirect(hub: Hub) -> None:
+    with pytest.raises(SourceError, match=r"http://x\.\.y/net\.pth cannot be fetched: the address is invalid: "):
+        open_source("http://x..y/net.pth")
+
+
+def test_a_server_that_sends_little_is_not_said_to_send_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(_http.time, "monotonic", lambda: float(next(times)))
+    patience = _http.RetryLimits("http://x/y")
+    patience.again("broke off", came=1000)
+    with pytest.raises(SourceError, match="The server sent too little in 60 s"):
+        patience.again("broke off", came=1000)
+
+
 def test_redirects_without_end(hub: Hub) -> None:
     url = hub.file("net.pth", BIG)
     hub.fail("/files/*", faults.redirect(url), times=None)

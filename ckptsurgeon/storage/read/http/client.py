@@ -114,7 +114,7 @@ class RetryLimits:
             if self._waited > LONGEST_WAIT_S:
                 hint = f"The server asks to wait {wait_s:.0f} s."
             elif is_late:
-                hint = f"No data came for {self._limit:g} s; --timeout SECONDS waits longer."
+                hint = f"The server sent too little in {self._limit:g} s; --timeout SECONDS waits longer."
             raise SourceError(
                 f"{escape(self._shown)} {escape(without_secrets(what))}.", hint=hint, rule="late" * is_late
             )
@@ -225,9 +225,8 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
             )
             response = _client().send(request, stream=True)
         except (httpx2.InvalidURL, ValueError, OverflowError) as error:
-            raise SourceError(
-                f"{escape(address.shown)} redirects to an invalid address: {escape(str(error))}."
-            ) from None
+            what = "redirects to an invalid address" if before else "cannot be fetched: the address is invalid"
+            raise SourceError(f"{escape(address.shown)} {what}: {escape(str(error))}.") from None
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:
             pace.answered()
             response.history = before
