@@ -161,6 +161,12 @@ def test_speechbrains_own_objects_are_taken_for_settings(server: SimpleNamespace
             pretrainer()[0].collect_files("source", **settings)
 
 
+def test_a_local_folder_with_the_name_of_a_repository_is_not_said_to_be_missing(server: SimpleNamespace) -> None:
+    Path("org/nothing").mkdir(parents=True)
+    with pytest.raises(cs.SourceError, match=r"^there is no hub repository org/nothing\. A private repository"):
+        pretrainer()[0].collect_files("hf://org/nothing")
+
+
 def test_paths_that_are_no_text_are_said(server: SimpleNamespace) -> None:
     for path, why in ((3, "3 is not a path"), ("source/", "is a folder, not a file"), ("", "is not a path")):
         with pytest.raises(cs.ConfigError, match=why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -147,7 +148,7 @@ def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
 
 
 def digest_listed(query: HubQuery) -> str:
-    """Return a file's digest from the hub's listing, a SHA-256 or git's SHA-1; '' if the listing has none."""
+    """Return a file's digest from the hub's listing, a SHA-256 or git's SHA-1; '' if no digest can be read there."""
     with suppress(CheckpointError), hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -247,7 +248,9 @@ def _no_repository(query: HubQuery) -> SourceError:
     if query.token is None:
         return SourceError(f"there is no {query.shown}.", hint="A private repository needs hf auth login.")
     private = "" if query.token else " A private repository needs FetchConfig(token=True)."
-    return SourceError(f"there is no {query.shown} and no local folder {escape(query.repository)}.{private}")
+    is_folder = os.path.isdir(query.repository)  # the source was an address hf://
+    local = "" if is_folder else f" and no local folder {escape(query.repository)}"
+    return SourceError(f"there is no {query.shown}{local}.{private}")
 
 
 def _no_revision(query: HubQuery) -> SourceError:
