@@ -20,10 +20,10 @@ _IN_FULL: dict[type, int] = {list: 6, dict: 4}
 def texts_apart(one: Any, other: Any, limit: int = 60) -> tuple[str, str]:
     """Return the texts of two different values, to show a user how they differ.
 
-    Two values whose text has at most ``limit`` characters are returned in full. Of two long lists or dicts, the first
-    entries that differ are returned, with their position and the number of further differing entries. If a list only
-    continues the other list, the texts are the two lengths. Of two long strings, the parts around the first difference
-    are returned.
+    Two short values are returned in full. Of two long lists or dicts, the first entries that differ are returned, with
+    their position and the number of further differing entries. If a list only continues the other list, the texts are
+    the two lengths. Of two strings of which one has over ``limit`` characters, the parts around the first difference
+    are returned. Other long values are cut.
     """
     path = more = ""
     while _are_long(one, other, limit):

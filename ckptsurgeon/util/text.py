@@ -162,7 +162,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def percent_number(share: float) -> str:
-    """Return a share in percent, without the sign ``%``, with two significant digits: ``0.45``, ``12``, ``1e-05``."""
+    """Return a share in percent, without the sign ``%``, with one to three digits: ``0.45``, ``12``, ``1e-05``."""
     value = 100 * share
     if value >= 9.95:
         return f"{value:.0f}"

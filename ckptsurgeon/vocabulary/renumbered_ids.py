@@ -36,10 +36,10 @@ class MovedIds:
     """The result of renumbering the token ids of a configuration.
 
     ``changed`` has the new values of fields, by path. ``lost`` has the ids whose token is not in the new vocabulary.
-    ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
-    languages and tasks. These ids are not needed, because a token that does not exist cannot be generated. ``stale``
-    has old ids of wrong tokens; a field with such an id gets the new id of the token that the field is for. ``unsure``
-    has numbers that are not changed, but may be ids of old special tokens which have other ids now.
+    ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens, bad words and biases, and
+    maps of languages and tasks. These ids are not needed, because a token that does not exist cannot be generated.
+    ``stale`` has old ids of wrong tokens; a field with such an id gets the new id of the token that the field is for.
+    ``unsure`` has numbers that are not changed, but may be ids of old special tokens which have other ids now.
     """
 
     changed: Mapping[Path, Any]

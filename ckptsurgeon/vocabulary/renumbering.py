@@ -53,7 +53,7 @@ class Renumbering:
 
 @dataclass(frozen=True)
 class LostId:
-    """An id whose token is not in the new vocabulary, and the field of the configuration that has it."""
+    """An id in a field of a configuration, and its old token: for example, one that the new vocabulary lacks."""
 
     field: str
     number: int

@@ -86,7 +86,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def pieces_in(data: bytes) -> tuple[str, ...] | None:
-    """Return the pieces of a sentencepiece model; None if it cannot be parsed, for example if it is truncated."""
+    """Return the pieces of a sentencepiece model; None if it has none, or cannot be parsed, as after truncation."""
     try:
         found = tuple(
             _text_of(value) for field, value in _fields(data) if field == _PIECES and isinstance(value, bytes)

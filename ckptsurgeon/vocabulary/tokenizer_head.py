@@ -1,7 +1,7 @@
 """Reads the sections of a ``tokenizer.json`` other than its long list of tokens.
 
-The library tokenizers writes ``model``, with all tokens and merges, as the last section: reading stops before it. A
-file in which sections have another order is read as a whole.
+The library tokenizers writes ``model``, with all tokens and merges, as the last section: reading stops before it, if
+``added_tokens`` came before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _LAST, _ADDED = "model", "added_tokens"
 
 
 def tokenizer_head(data: bytes) -> dict[str, Any]:
-    """Return all sections of a tokenizer.json except ``model``; empty if the file cannot be read."""
+    """Return the sections of a tokenizer.json before ``model``; empty if the file cannot be read.
+
+    If ``model`` comes before ``added_tokens``, all other sections are returned.
+    """
     try:
         text = data.decode("utf-8").lstrip()
         return _sections(text) if text[:1] == "{" else {}

@@ -58,14 +58,15 @@ def copy_bytes(source: File, output: StagedFile) -> None:
         done += len(chunk)
 
 
-# Puts a fetched file in place. An existing file of another origin is neither used nor replaced.
+# Puts a fetched file in place. An existing file that was not fetched, or was changed later, is not replaced.
 
 
 @dataclass
 class FileCollector:
     """Collects files into a folder; they are put in place together, after all of them have been fetched.
 
-    If ``asks_again`` is True and a file was collected before, the server is asked whether its file has changed since.
+    If ``asks_again`` is True and a file was collected before, the server is asked whether its file has changed since,
+    unless the file that is there has the expected digest.
     ``sha256`` is the expected digest of a single file, '' if none is given. ``anyway`` is the hint of the error that is
     raised if a different file already exists at the path. ``pins`` is {(repository, revision): commit}.
     """

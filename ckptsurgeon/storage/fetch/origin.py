@@ -39,7 +39,7 @@ class FetchConfig:
     ``overwrite`` replaces any file that has the same path. ``allow_updates`` asks the hub for a newer revision. If
     ``allow_network`` is False, no request is made. ``token`` is a token, True to send the token that ``hf auth login``
     stored, None to send this token if there is one, or False to send no token. ``revision`` is a branch, tag or commit
-    of the hub.
+    of the hub. ``huggingface_cache_dir`` is the folder of the hub's cache, by default that of huggingface_hub.
     """
 
     overwrite: bool = False

@@ -41,7 +41,7 @@ class FetchedFile(Brief):
     """One fetched file on this machine.
 
     ``name`` is the file's path in the repository or folder. ``checked`` is the digest that the file matched: "sha256"
-    or "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if only the length was checked.
+    or "git" (digests of the hub), "asked" (the SHA-256 that the user gave), or "" if it was compared with no digest.
     """
 
     name: str

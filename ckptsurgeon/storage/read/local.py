@@ -204,7 +204,7 @@ class ConsumedFile(LocalFile):
         if not self.shard.has(offset, nbytes):
             raise SourceError(
                 f"{escape(self.uri)} was consumed by a run that writes {escape(self.shard.output)}, which was "
-                "interrupted: only the header of the shard is left.",
+                "interrupted: only its header and small tensors are left.",
                 hint="Run the interrupted command again.",
             )
 

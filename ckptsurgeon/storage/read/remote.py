@@ -1,4 +1,4 @@
-"""Reads files on other machines; fetches only the bytes that are needed, and no byte twice."""
+"""Reads files on other machines; fetches the needed bytes and few others, and keeps them for later reads."""
 
 from __future__ import annotations
 

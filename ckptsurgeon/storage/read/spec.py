@@ -1,8 +1,8 @@
 """Parses source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
 
 They are parsed as in ESPnet's ``load_pretrained_model`` (espnet2/torch_utils/load_pretrained_model.py), with three
-exceptions. The path of an existing file may contain colons. A prefix matches only whole segments of keys, up to a dot.
-An empty exclude, with which ESPnet would load nothing, is ignored, with a note.
+exceptions. The path of an existing file may contain colons. ``src_key`` matches only whole segments of keys, up to a
+dot. An empty exclude, with which ESPnet would load nothing, is ignored, with a note.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def replace_headers(
 def check_alone(path: str) -> None:
     """Raise OutputError if the header of a file cannot be replaced in place.
 
-    That is possible if it is not a link, has no hard links, and no other process has it open.
+    That is possible if it is not a link, has no hard links, and no other process has it open or can open it meanwhile.
     """
     with suppress(FileNotFoundError), _open_alone(path):
         pass

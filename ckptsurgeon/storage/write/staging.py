@@ -224,7 +224,8 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 def _place(temp: str, path: str, *, force: bool) -> None:
     """Rename the temp file to ``path``; without ``force``, raises OSError if ``path`` exists by now.
 
-    Without ``force``, ``path`` is made as a hard link, which fails if ``path`` exists.
+    Without ``force``, ``path`` is made as a hard link, which fails if ``path`` exists. On a file system without hard
+    links, it is renamed after a check.
     """
     if force:
         os.replace(temp, path)

@@ -52,7 +52,7 @@ class HttpRanges:
 
     @property
     def validator(self) -> str:
-        """The commit, or a strong ETag: equal validators mean equal bytes."""
+        """The commit, or a strong ETag: equal validators mean equal bytes. '' if there is neither."""
         return self.address.commit or (self.etag if _is_strong(self.etag) else "")
 
     def folder(self) -> Folder:

@@ -122,8 +122,8 @@ class Spool:
     """A local file that is filled with the bytes of a remote file piece by piece. Threads may share it.
 
     ``uri`` is the remote file's name in messages. ``fd`` is a descriptor of the local file. If no descriptor is given,
-    the local file has no name and disappears with the process. ``is_wanted`` is True until the run that needs the bytes
-    has succeeded.
+    the local file has no name and disappears with the process. While ``is_wanted`` is True, a run that needs the bytes
+    has not succeeded yet.
     """
 
     folder = "folder for temporary files"

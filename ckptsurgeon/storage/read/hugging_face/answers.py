@@ -127,7 +127,7 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
     """Replace an ETag that is not a digest by the digest in the hub's listing; some mirrors send such ETags.
 
-    Raises SourceError if the listing has no digest.
+    Raises SourceError if no digest can be read there.
     """
     said = response.headers.get(_ETAG_HEADER) or response.headers.get("ETag")
     if said is None or digest_in_headers(response.headers):
@@ -139,7 +139,7 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
         what = f"the file {escape(name)}" if name else "a file"
         raise SourceError(
             f"the hub sent {what} with the ETag {escape(said, 80)}, which is not a SHA-1 or SHA-256, and its listing "
-            "has no digest of this file, so the file could not be checked.",
+            "gave no digest of this file, so the file could not be checked.",
             hint="Fetch the file from another hub, or by its web address.",
         )
     response.headers[_ETAG_HEADER] = f'"{digest}"'

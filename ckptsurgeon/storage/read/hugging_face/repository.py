@@ -54,7 +54,7 @@ def pinned(repository: Repository) -> Repository:
 
 
 def is_folder(repository: Repository, path: str) -> bool:
-    """Return whether a path is a folder; raises SourceError if it does not exist."""
+    """Return whether a path is a folder, offline one in the cache; raises SourceError if the hub does not have it."""
     if repository.cached(path):
         return False
     if is_offline():
