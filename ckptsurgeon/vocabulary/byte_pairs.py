@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..errors import ConfigError
@@ -35,10 +36,22 @@ class _BytePairs:
         try:
             if name.lower() == TEKKEN:
                 return checked(name, _tekken(read_json(data)))
-            return checked(name, _in_order([(int(rank), text) for text, rank in map(bytes.split, data.splitlines())]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
-            raise ConfigError(f"{name} is not a valid byte-pair vocabulary: {why}.") from None
+            return checked(name, _in_order([_entry(*line) for line in enumerate(data.splitlines(), 1) if line[1]]))
+        except KeyError as error:
+            why = f"it has no field {error}"
+        except ValueError as error:
+            why = str(error)
+        except (TypeError, AttributeError):
+            why = "a field has a value of another type than in a file of Mistral"
+        raise ConfigError(f"{name} is not a valid byte-pair vocabulary: {why}.")
+
+
+def _entry(place: int, line: bytes) -> tuple[int, bytes]:
+    """Return the rank and the token of a line; raises ValueError for any other line."""
+    token, _, rank = line.strip().partition(b" ")
+    if not rank.isdigit() or len(rank) > 9:
+        raise ValueError(f"line {place} is not a token in Base64, a space and a rank")
+    return int(rank), token
 
 
 def _tekken(document: Any) -> list[str]:
@@ -52,15 +65,23 @@ def _tekken(document: Any) -> list[str]:
     if not all(isinstance(named.get(rank), str) for rank in range(special)):
         raise ValueError("the file does not list all special tokens")
     rows = [(row["rank"], row["token_bytes"]) for row in document["vocab"]]
+    if len(rows) < size - special:
+        raise ValueError(f"it lists {len(rows) + special} tokens, fewer than its vocabulary size {size}")
     return [*(named[rank] for rank in range(special)), *_in_order(rows)[: size - special]]
 
 
-def _in_order(rows: Iterable[tuple[int, Any]]) -> list[str]:
+def _in_order(rows: Sequence[tuple[int, Any]]) -> list[str]:
     """Return the tokens sorted by rank; raises ValueError or TypeError if the ranks are not 0, 1, 2 and so on."""
-    found = dict(rows)
-    if sorted(found) != list(range(len(found))):
+    if sorted(rank for rank, _ in rows) != list(range(len(rows))):
         raise ValueError("the ranks of the tokens are not 0, 1, 2 and so on")
-    return [b64decode(found[rank]).decode("latin-1").translate(_SIGNS) for rank in range(len(found))]
+    return [_text(*row) for row in sorted(rows, key=itemgetter(0))]
+
+
+def _text(rank: int, token: Any) -> str:
+    try:
+        return b64decode(token).decode("latin-1").translate(_SIGNS)
+    except (ValueError, TypeError):
+        raise ValueError(f"the token with the rank {rank} is not Base64") from None
 
 
 VOCABULARY = _BytePairs()

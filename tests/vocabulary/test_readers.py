@@ -258,6 +258,25 @@ def test_pairs_of_bytes_that_are_none_are_an_error(name: str, content: str) -> N
         read(name, content)
 
 
+TRUNCATED = """{"config": {"default_vocab_size": 9, "default_num_special_tokens": 1},
+ "special_tokens": [{"rank": 0, "token_str": "<s>"}], "vocab": [{"rank": 0, "token_bytes": "IGE="}]}"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("x.tiktoken", "IGE= 0\nIGI= 0\nIGM= 1\n", "the ranks of the tokens are not 0, 1, 2 and so on"),
+        ("x.tiktoken", "IGE= 0\n\nIGI=\n", "line 3 is not a token in Base64, a space and a rank"),
+        ("x.tiktoken", "IGE= 0\nIG 1\n", "the token with the rank 1 is not Base64"),
+        ("tekken.json", "[]", "a field has a value of another type than in a file of Mistral"),
+        ("tekken.json", TRUNCATED, "it lists 2 tokens, fewer than its vocabulary size 9"),
+    ],
+)
+def test_why_pairs_of_bytes_are_none_is_said(name: str, content: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"{why}\\.$"):
+        read(name, content)
+
+
 LISTS = {"eng": {"<pad>": 0, "a": 1}, "deu": {"<pad>": 0, "ä": 1, "ß": 2}}
 
 
