@@ -140,7 +140,7 @@ def test_what_has_no_digest_at_all_is_refused(hub: Hub, net: Repository) -> None
     hub.fail("*/paths-info/*", faults.status(404), method="POST", times=None)
     with pytest.raises(
         cs.SourceError,
-        match=r"the file config.json with the ETag .* is not a SHA-1 or SHA-256, and its listing has no digest",
+        match=r"the file config.json with the ETag .* is not a SHA-1 or SHA-256, and its listing gave no digest",
     ):
         cs.fetch("hf://org/net/config.json")
 
