@@ -70,6 +70,8 @@ def test_only_line_ends_end_lines() -> None:
         (COQUI + "a.wav,yes,12\n", ("x.csv, line 2: wav_filesize is 'yes'", "order of the columns in the first line")),
         (COQUI + ",1,yes\n", ("x.csv, line 2: wav_filename is empty",)),
         (COQUI + "a.wav,1,yes, it does\n", ("x.csv, line 2: the line has 4 values, but", "in quotes")),
+        (COQUI + "a.wav,1\n", ("x.csv, line 2: the line has 2 values, but", "a comma for each value that is empty")),
+        (COQUI + "a.wav,1,yes\na.wav,1,n\0o\n", ("x.csv, line 3: the line contains a zero byte. Remove it",)),
         (COQUI + 'a.wav,1,"yes\n', ("x.csv, line 2",)),
         (COQUI + "a.wav,1,yes\na.wav,1,no\n", ("x.csv, line 3: the clip a.wav is also in x.csv, line 2",)),
         (COQUI, ("x.csv contains no clips",)),
@@ -90,12 +92,25 @@ def test_a_line_that_is_no_utf8_is_named() -> None:
     fails("x.csv", "x.csv, line 3: the line is not UTF-8", "iconv")
 
 
+def test_the_line_that_is_no_utf8_is_counted_after_a_byte_order_mark() -> None:
+    Path("x.csv").write_bytes(b"\xef\xbb\xbf" + COQUI.encode() + b"\xf6.wav,1,yes\n")
+    fails("x.csv", "x.csv, line 2: the line is not UTF-8")
+
+
 def test_every_missing_sound_is_a_detail() -> None:
     tone("a.wav")
     Path("x.csv").write_text(COQUI + "a.wav,1,a\nb.wav,1,b\nc.wav,1,c\n")
     with pytest.raises(cs.SourceError, match=r"x.csv, line 3: the sound b.wav does not exist; 2 of 3 sounds") as caught:
         read_manifests(["x.csv"])
     assert caught.value.details == ("x.csv, line 3: b.wav does not exist", "x.csv, line 4: c.wav does not exist")
+
+
+def test_a_sound_that_is_there_is_not_called_missing() -> None:
+    os.mkfifo("a.wav")
+    Path("x.csv").write_text(COQUI + f"a.wav,1,a\n{'b' * 300}.wav,1,b\n")
+    with pytest.raises(cs.SourceError, match=r"the sound a.wav is not a regular file; 2 of 2 .* Copy the") as caught:
+        read_manifests(["x.csv"])
+    assert caught.value.details[1].endswith("cannot be read: File name too long")
 
 
 def test_what_is_no_sound_is_named() -> None:
@@ -195,7 +210,12 @@ def test_kaldis_segments() -> None:
         "data/segments, line 1: the line does not give a recording, and the begin and end",
     )
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 r 0.3 0.1\n"), "the segment goes from 0.3 s to 0.1 s")
+    fails(kaldi("r a.wav\n", "u1 a\n", "u1 r nan -1\n"), "the segment goes from nan s to -1 s")
     fails(kaldi("r a.wav\n", "u1 a\n", "u1 other 0.1 0.3\n"), "wav.scp has no line for the recording other")
+
+
+def test_tabs_may_separate_the_ids_of_kaldi() -> None:
+    assert one(kaldi("u1\ta.wav\n", "u1\tone two\n")).text == "one two"
 
 
 def test_a_command_in_wav_scp_is_never_run() -> None:
@@ -270,6 +290,8 @@ def test_a_csv_of_speechbrain() -> None:
         ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is also in train.csv, line 2",)),
         ("ID,wav,wrd,duration\nu1,a.wav,x,long\n", ("line 2: duration is 'long', not a number",)),
         ("ID,wav,wrd,start,stop\nu1,a.wav,x,5,\n", ("line 2: stop is '', not a number",)),
+        ("ID,wav,wrd,start,stop\nu1,a.wav,x,0.5,9\n", ("line 2: start is '0.5', not a whole number of samples",)),
+        ("ID,wav,wrd,start,stop\nu1,a.wav,x,0,nan\n", ("line 2: stop is 'nan', not a whole number of samples",)),
         (
             "ID,wav,wrd\nu1,$other/a.wav,x\n",
             ("line 2: the path $other/a.wav contains an unknown placeholder", "$data_root"),
@@ -319,6 +341,7 @@ def test_nemos_lines() -> None:
         ),
         ({**NEMO, "text": None}, ("line 2: text is None, not a string",)),
         ({**NEMO, "duration": -1}, ("line 2: duration is -1; it must be a number of seconds",)),
+        ({**NEMO, "duration": 10**400}, ("line 2: duration is 1000", "it must be a number of seconds")),
         ({**NEMO, "duration": 9}, ("line 2: the clip goes from 0 s to 9 s, but a.wav is only 0.5 s long",)),
         ({**NEMO, "audio_filepath": "b.wav", "shard_id": 0}, ("line 2: b.wav is in an archive", "Unpack")),
         ([1], ("line 2: the line is [1], not a JSON object",)),
@@ -373,6 +396,12 @@ def test_what_is_wrong_with_a_cut_is_said(entry: Any, texts: tuple[str, ...]) ->
     assert not Path("ran").exists()
 
 
+def test_a_cut_of_no_length_is_not_a_sound_without_samples() -> None:
+    tone("a.wav", 0.5)
+    path = lines("cuts.jsonl", changed(duration=0))
+    fails(path, "line 1: the clip of a.wav has a length of 0 s", error=cs.SourceError)
+
+
 def test_an_archive_that_is_damaged_or_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     tone("a.wav", 0.5)
     path = Path(lines("cuts.jsonl.gz", CUT, *[{**CUT, "id": "x" * 5000, "n": number} for number in range(20)]))
@@ -382,6 +411,8 @@ def test_an_archive_that_is_damaged_or_too_large_is_an_error(monkeypatch: pytest
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     fails(str(path), "the manifest cuts.jsonl.gz cannot be read: ")
+    path.write_text("no archive")
+    fails(str(path), "the manifest cuts.jsonl.gz cannot be read: Not a gzipped file")
 
 
 UNTRANSCRIBED = {

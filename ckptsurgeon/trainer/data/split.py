@@ -126,7 +126,8 @@ def _reason(clip: Clip, data: Data, fits: Callable[[Clip], bool]) -> str:
 
 
 _RELATIVE = "Relative paths begin at the folder of the configuration."
-EMPTY, RELATIVE_TO_MANIFEST = "is an empty file", "Relative paths begin at the manifest's folder."
+RELATIVE_TO_MANIFEST = "Relative paths begin at the manifest's folder."
+EMPTY, MISSING, A_FOLDER = "is an empty file", "does not exist", "is a folder"
 AT_ONCE = 8
 """The number of sound files whose headers are read at the same time: on a network drive, each read has to wait."""
 
@@ -243,15 +244,16 @@ def _check_twice(clips: Sequence[Clip]) -> None:
 
 
 def _absent_sounds(clips: Sequence[Clip]) -> SourceError | None:
-    """Return an error whose details list the clips with a missing or empty file; None if there are no such clips."""
+    """Return an error whose details list the clips without a file that can be used; None if there are no such clips."""
     missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
     if not missing:
         return None
     (first, why), *rest = missing
     more = f"; {len(missing)} of {len(clips)} sounds cannot be used" if rest else ""
+    hints = {MISSING: RELATIVE_TO_MANIFEST, A_FOLDER: RELATIVE_TO_MANIFEST}
     return SourceError(
         f"{first.where}: the sound {escape(first.path)} {why}{more}.",
-        hint="Copy the file again, or remove the clip from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
+        hint=hints.get(why, "Copy the file again, or remove the clip from the manifest."),
         details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
     )
 
@@ -266,8 +268,13 @@ def _is_sound(path: str) -> bool:
 
 def _absence(path: str) -> str:
     if os.path.isdir(path):
-        return "is a folder"
-    return EMPTY if os.path.isfile(path) else "does not exist"
+        return A_FOLDER
+    try:
+        return EMPTY if stat.S_ISREG(os.stat(path).st_mode) else "is not a regular file"
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the path
+        return MISSING
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
@@ -296,7 +303,10 @@ def _with_length(clip: Clip) -> Clip:
             hint="Correct the begin and end of the clip, or remove it from the manifest.",
         )
     if min(end_s, whole) <= clip.begin_s:
-        raise SourceError(
-            f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove the clip from the manifest."
+        what = (
+            f"{escape(clip.path)} has no samples"
+            if not whole
+            else f"the clip of {escape(clip.path)} has a length of 0 s"
         )
+        raise SourceError(f"{clip.where}: {what}.", hint="Remove the clip from the manifest.")
     return replace(clip, seconds=min(end_s, whole) - clip.begin_s)

@@ -7,8 +7,8 @@ import csv
 import gzip
 import io
 import json
-import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -51,6 +51,8 @@ JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 
 LONGEST = 1 << 20
 """At most this many bytes of the first line are read to recognise the format of a manifest."""
+
+ADD_COMMAS = "Add the missing values, or a comma for each value that is empty."
 
 CSV, FOLDER = (".csv",), ("/",)
 """Endings of the names of tables; and in place of an ending: the manifest is a folder."""
@@ -98,13 +100,17 @@ def read_text(path: str) -> str:
         _check_encoding(path, data)
         return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or escape(str(error)).rstrip(".")
-        raise ConfigError(f"the manifest {escape(path)} cannot be read: {why}.") from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             f"{place(path, line)}: the line is not UTF-8.", hint="Convert the file to UTF-8, for example with iconv."
         ) from None
+
+
+def _unreadable(path: str, error: Exception) -> ConfigError:
+    why = getattr(error, "strerror", None) or escape(str(error)).rstrip(".")
+    return ConfigError(f"the manifest {escape(path)} cannot be read: {why}.")
 
 
 def _decompressed(path: str) -> bytes:
@@ -121,7 +127,8 @@ def _decompressed(path: str) -> bytes:
 def names_in(path: str) -> set[str]:
     """Return the column names of a CSV, the fields of the JSON object on a file's first line, or {} for a folder.
 
-    Raises ConfigError for a CSV with a stray carriage return in its first line.
+    Raises ConfigError if the file cannot be read, and for a CSV that is in UTF-16 or UTF-32, or has a stray carriage
+    return in its first line.
     """
     if os.path.isdir(path):
         return set()
@@ -136,9 +143,12 @@ def has_marks(path: str, names: Set[str], marks: Marks) -> bool:
 
 
 def columns_of(path: str) -> list[str]:
-    """Return the column names in the first line of a CSV; raises ConfigError for a stray carriage return."""
-    with open_file(path) as file:
-        data = file.readline(1 << 16)
+    """Return the column names in the first line of a CSV; raises ConfigError as ``names_in`` does."""
+    try:
+        with open_file(path) as file:
+            data = file.readline(1 << 16)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     _check_encoding(path, data)
     try:
         return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
@@ -150,12 +160,15 @@ def columns_of(path: str) -> list[str]:
 
 
 def first_line(path: str) -> str:
-    """Return the first line of a manifest, for messages; '' if the file is empty or cannot be read."""
+    """Return the first line of a manifest, for messages; '' for a folder."""
     return _first_line(path, 1 << 10).decode("utf-8-sig", "replace").strip()
 
 
 def fields_of_first_line(path: str) -> set[str]:
-    """Return the field names of the JSON object on a file's first line; an empty set if the line is no JSON object."""
+    """Return the field names of the JSON object on a file's first line; an empty set if the line is no JSON object.
+
+    Raises ConfigError if the file cannot be read.
+    """
     try:
         found = json.loads(_first_line(path, LONGEST).decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -164,17 +177,20 @@ def fields_of_first_line(path: str) -> set[str]:
 
 
 def _first_line(path: str, most: int) -> bytes:
-    """Return up to ``most`` bytes of a file's first line, decompressed; b"" if it cannot be read."""
+    """Return up to ``most`` bytes of a file's first line, decompressed; b"" for a folder.
+
+    Raises ConfigError if the file cannot be read.
+    """
     if not os.path.isfile(path):
         return b""
-    with open_file(path) as file:
-        if not path.lower().endswith(".gz"):
-            return file.readline(most)
-        try:
+    try:
+        with open_file(path) as file:
+            if not path.lower().endswith(".gz"):
+                return file.readline(most)
             with gzip.GzipFile(fileobj=file) as plain:
                 return plain.readline(most)
-        except (OSError, EOFError, zlib.error):
-            return b""
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -235,24 +251,31 @@ def seconds_of(where: str, entry: Mapping[str, Any], name: str, default: float, 
     value = entry.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value <= sys.float_info.max:
         needed = "0 or more" if least == 0 else "above 0"
         raise ConfigError(f"{where}: {name} is {brief_repr(value)}; it must be a number of seconds, {needed}.")
     return float(value)
 
 
 def _check_encoding(path: str, data: bytes) -> None:
-    """Raise ConfigError if ``data``, the beginning of the file ``path``, is UTF-16 or UTF-32, as spreadsheets write.
+    """Raise ConfigError if ``data``, the file ``path`` or its first line, is UTF-16 or UTF-32, as spreadsheets write.
 
-    Both encodings are recognised by a byte order mark or by zero bytes.
+    Both are recognised by a byte order mark, or by a zero byte in the first letter. Also raises ConfigError for a zero
+    byte elsewhere.
     """
     mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
-    if mark or b"\0" in data:
+    zeros = mark or {0: "UTF-16BE", 1: "UTF-16LE"}.get(data.find(0), "")
+    if zeros:
         named = f"is {mark}, not UTF-8" if mark else "contains zero bytes, so it is not UTF-8"
-        name = mark or "UTF-16LE"
         raise ConfigError(
             f"{place(path, 1)}: the file {named}.",
-            hint=f"Convert the file with iconv -f {name} -t UTF-8, or save it as UTF-8 in the spreadsheet.",
+            hint=f"Convert the file with iconv -f {zeros} -t UTF-8, or save it as UTF-8 in the spreadsheet.",
+        )
+    if 0 in data:
+        line = data.count(b"\n", 0, data.find(0)) + 1
+        raise ConfigError(
+            f"{place(path, line)}: the line contains a zero byte.", hint="Remove it, or write the file again."
         )
 
 
@@ -271,9 +294,10 @@ def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
                 continue
             where = place(path, reader.line_num)
             if len(values) != len(columns):
+                more = len(values) > len(columns)
                 raise ConfigError(
                     f"{where}: the line has {len(values)} values, but the first line has {len(columns)} columns.",
-                    hint='Put a value that has a comma in quotes: "yes, it does".',
+                    hint='Put a value that has a comma in quotes: "yes, it does".' if more else ADD_COMMAS,
                 )
             yield where, dict(zip(columns, values, strict=True))
     except csv.Error as error:

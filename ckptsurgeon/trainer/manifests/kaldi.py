@@ -19,6 +19,7 @@ from ._text import FOLDER, Marks, file_beside_or_here, place, read_text
 __all__ = ["MANIFEST"]
 
 _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
+_SPACE = re.compile(r"[ \t]+")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     marks = (Marks(FOLDER, frozenset({"wav.scp"})), Marks(FOLDER, frozenset({"text"})))
-    """``read`` raises if one of the two files is missing."""
+    """A folder with one of the two files is enough; ``read`` raises ConfigError if it needs the other one."""
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips in the order of the file ``text``.
@@ -70,7 +71,7 @@ def _table(path: str) -> dict[str, _Entry]:
     """Return the lines of a Kaldi file by their ids (first words); raises ConfigError for an id that appears twice."""
     table: dict[str, _Entry] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        key, _, value = line.strip().partition(" ") if " " in line else line.strip().partition("\t")
+        key, *rest = _SPACE.split(line.strip(), maxsplit=1)
         if not key:
             continue
         where = place(path, number)
@@ -78,7 +79,7 @@ def _table(path: str) -> dict[str, _Entry]:
             raise ConfigError(
                 f"{where}: the id {escape(key)} is in {table[key].where} too.", hint="Remove one of the two lines."
             )
-        table[key] = _Entry(value.strip(), where)
+        table[key] = _Entry(rest[0] if rest else "", where)
     return table
 
 
@@ -112,7 +113,7 @@ def _part(part: _Entry) -> tuple[str, float, float]:
             f"{part.where}: the line does not give a recording, and the begin and end of a segment in seconds.",
             hint="Write the line as SEGMENT RECORDING BEGIN END.",
         ) from None
-    if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
+    if not begin_s >= 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
         raise ConfigError(
             f"{part.where}: the segment goes from {begin_s:g} s to {end_s:g} s.",
             hint="A segment must begin at 0 or later, and end after its begin, or at -1, the end of the recording.",

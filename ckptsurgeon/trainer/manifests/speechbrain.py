@@ -77,7 +77,7 @@ def _entry_of(where: str, row: Mapping[str, str]) -> dict[str, Any]:
         if name in row:
             entry[name] = _number(where, name, row[name])
     if row.get("start") or row.get("stop"):
-        part = {name: int(_number(where, name, row.get(name, ""))) for name in ("start", "stop")}
+        part = {name: _samples(where, name, row.get(name, "")) for name in ("start", "stop")}
         wav = next(name for name in WAVES if name in row)
         entry[wav] = {"file": row[wav], **part}
     return entry
@@ -88,6 +88,13 @@ def _number(where: str, name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ConfigError(f"{where}: {name} is {escape(value, 40)!r}, not a number.") from None
+
+
+def _samples(where: str, name: str, value: str) -> int:
+    found = _number(where, name, value)
+    if not found.is_integer():
+        raise ConfigError(f"{where}: {name} is {escape(value, 40)!r}, not a whole number of samples.")
+    return int(found)
 
 
 def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
