@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -80,10 +81,12 @@ def test_several_sets_and_manifests_are_read_one_after_the_other() -> None:
         read_manifests([{"hf_dataset": "data/train"}] * 2)
 
 
-def saved(rows: list[dict[str, Any]], **info: Any) -> None:
+SOUND = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+def saved(rows: list[dict[str, Any]], sound: Any = SOUND, **info: Any) -> None:
     """A folder as save_to_disk writes it, of one table."""
     Path("set").mkdir()
-    sound = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     table = pyarrow.table(
         {"audio": pyarrow.array([row.get("audio") for row in rows], sound), "text": [row["text"] for row in rows]}
     )
@@ -99,6 +102,22 @@ def test_a_sound_whose_path_alone_is_stored_is_read_from_its_file() -> None:
     saved([{"audio": {"bytes": None, "path": os.path.abspath("there.wav")}, "text": "a"}])
     (clip,) = read_manifests([{"hf_dataset": "set"}])
     assert (clip.path, clip.cell, round(clip.seconds, 3)) == (os.path.abspath("there.wav"), None, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([{"audio": "a.wav", "text": "a"}], "the column audio has no sounds: its type is string. Write audio: COLUMN"),
+        ([{"audio": {"path": "a.wav"}, "text": "a"}], "the column audio has no sounds: its type is struct<path: string>"),
+        ([{"audio": {"bytes": None, "path": 3}, "text": "a"}], "its type is struct<bytes: null, path: int64>"),
+        ([{"audio": {"bytes": None, "path": None}, "text": "a"}, {"audio": {"bytes": b"x", "path": "a"}, "text": "b"}],
+         "row 0: the column audio has no audio"),
+    ],
+)  # fmt: skip
+def test_a_column_or_a_row_without_sounds_is_an_error(rows: list[dict[str, Any]], why: str) -> None:
+    saved(rows, None if "type" in why else SOUND)
+    with pytest.raises(cs.CheckpointError, match=re.escape(why)):
+        read_manifests([{"hf_dataset": "set"}])
 
 
 @pytest.mark.long
@@ -140,6 +159,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "several sets": ({"hf_dataset": "data"}, "has several datasets"),
     "no set": ({"hf_dataset": "fixed"}, r"is not the folder of a dataset. It has no dataset_info.json. .*save_to_disk"),
     "no such column": ({"hf_dataset": "data/train", "text": "txt"}, "has no column txt. Write text: COLUMN"),
+    "a column of texts": (
+        {"hf_dataset": "data/train", "audio": "sentence"},
+        "the column sentence has no sounds: its type is string",
+    ),
     "a column of numbers": (
         {"hf_dataset": "data/train", "text": "number"},
         "row 0: the column number has 0, not a string",
@@ -222,6 +245,9 @@ def test_a_table_of_the_cache_that_is_missing_is_an_error() -> None:
     (table,) = Path("data/cache").rglob("*.arrow")
     table.rename(table.with_name("parquet-test-00000-of-00002.arrow"))
     with pytest.raises(cs.ConfigError, match="has only 1 of the 2 tables of the split test"):
+        clips("cache")
+    shutil.copy(next(Path("data/cache").rglob("*.arrow")), table)
+    with pytest.raises(cs.ConfigError, match="split test whose names give different numbers of tables. Remove"):
         clips("cache")
 
 

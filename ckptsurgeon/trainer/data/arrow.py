@@ -14,7 +14,7 @@ from ...errors import SourceError
 from ...util.text import escape
 from ..config.imports import require_package
 
-__all__ = ["Cell", "open_cell", "open_table"]
+__all__ = ["OFFSETS", "Cell", "open_cell", "open_table"]
 
 FILES_OPEN = 256
 """The maximum number of tables that a process keeps open."""
@@ -31,7 +31,10 @@ class Cell(NamedTuple):
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return a ``pyarrow.Table`` with the ``columns`` that the file has; raises SourceError if it is not a table."""
+    """Return a ``pyarrow.Table`` with the ``columns`` that the file has.
+
+    Raises SourceError if the file is not a table, or has one of the columns twice.
+    """
     if not os.path.isfile(path):
         why = "is not a regular file" if os.path.exists(path) else "does not exist"
         raise SourceError(f"the table {escape(path)} of a dataset {why}.")
@@ -44,13 +47,16 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
     """Return a ``pyarrow.Table`` with the ``columns`` that the file has; recent tables stay open for later calls.
 
     The last argument identifies the version of the file (inode, size and modification time): a replaced file is read
-    again. Raises SourceError if the file is not a valid table.
+    again. Raises SourceError as ``open_table`` does.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:
         with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as stream:
             table = stream.read_all()
-            found = table.select([name for name in columns if name in table.column_names])
+            twice = next((name for name in columns if table.column_names.count(name) > 1), None)
+            if twice is not None:
+                raise SourceError(f"the table {escape(path)} has the column {escape(twice)} twice.")
+            found = table.select([name for name in dict.fromkeys(columns) if name in table.column_names])
             found.validate(full=True)  # offsets in a damaged file may point outside its memory
             return found
     except (OSError, pyarrow.ArrowException) as error:
@@ -72,7 +78,7 @@ def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
     return file
 
 
-_OFFSETS = {"binary": "i4", "large_binary": "i8"}
+OFFSETS = {"binary": "i4", "large_binary": "i8"}
 """The Arrow types of columns of bytes, each with the numpy type of the offsets at which the column's entries begin."""
 
 
@@ -88,8 +94,8 @@ def _buffer(column: Any, row: int) -> Any:
             break
         row -= len(chunk)
     entries = chunk.field("bytes") if hasattr(chunk, "field") else None
-    if entries is None or str(entries.type) not in _OFFSETS or entries.slice(row, 1).null_count:
+    if entries is None or str(entries.type) not in OFFSETS or entries.slice(row, 1).null_count:
         return None
     _, offsets, data = entries.buffers()
-    begin, end = np.frombuffer(offsets, _OFFSETS[str(entries.type)])[entries.offset + row :][:2].tolist()
+    begin, end = np.frombuffer(offsets, OFFSETS[str(entries.type)])[entries.offset + row :][:2].tolist()
     return data.slice(begin, end - begin) if data is not None else None

@@ -20,7 +20,7 @@ from ...storage.small_files import read_file
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape, listing
 from ..config.settings import DATASET
-from ..data.arrow import Cell, open_table
+from ..data.arrow import OFFSETS, Cell, open_table
 from ..data.sound import Clip
 
 __all__ = ["read_dataset"]
@@ -136,6 +136,11 @@ def _cached(path: str, split: str) -> tuple[str, list[str]]:
             tables.setdefault(of, []).append((int(match[2] or 0), int(match[3] or 1), name))
     chosen = _chosen(folder, list(tables), split)
     several = sorted(tables[chosen])
+    if len({of for _, of, _ in several}) > 1:
+        raise ConfigError(
+            f"{escape(folder)} has tables of the split {escape(chosen)} whose names give different numbers of tables.",
+            hint="Remove the tables of the older download.",
+        )
     if [number for number, _, _ in several] != list(range(several[0][1])):
         raise ConfigError(
             f"{escape(folder)} has only {len(several)} of the {several[0][1]} tables of the split {escape(chosen)}.",
@@ -207,13 +212,19 @@ def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[s
     """Yield the clips of the table ``file``; ``audio`` and ``text`` are column names, ``kind`` is the type of ``text``.
 
     If the column ``text`` is a ClassLabel (indices of classes), the text of a clip is the name of its class. Raises
-    ConfigError if a column is missing, or if a text is not a string.
+    ConfigError if a column is missing or has no sounds, or if a text is not a string.
     """
     columns = (audio,) if text is None else (audio, text)
     table = open_table(file, columns)
     lacking = [name for name in columns if name not in table.column_names]
     if lacking:
         raise ConfigError(f"{escape(file)} has no column {escape(lacking[0])}, which {INFO} lists.")
+    if not _has_sounds(table.column(audio).type):
+        raise ConfigError(
+            f"{escape(file)}: the column {escape(audio)} has no sounds: its type is "
+            f"{escape(str(table.column(audio).type), 100)}.",
+            hint="Write audio: COLUMN for a column of the type Audio, a struct with the fields bytes and path.",
+        )
     names = (kind or {}).get("names") if (kind or {}).get("_type") == "ClassLabel" else None
     paths = _paths(table.column(audio))
     values = [""] * len(table) if text is None else table.column(text).to_pylist()
@@ -229,14 +240,23 @@ def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[s
             yield Clip(os.path.join(folder, path), value, where, math.nan)
 
 
+def _has_sounds(kind: Any) -> bool:
+    """Return whether an Arrow type is the type of a column of sounds: a struct of their bytes and paths.
+
+    The type of a field that is null in all rows may be null.
+    """
+    fields = {one.name: str(one.type) for one in kind} if str(kind).startswith("struct<") else {}
+    return fields.get("bytes") in (*OFFSETS, "null") and fields.get("path") in ("string", "large_string", "null")
+
+
 def _paths(column: Any) -> Iterator[str | None]:
-    """Yield, for each sound in a column, None if its bytes are in the table, otherwise the path of its file."""
+    """Yield, for each sound in a column, the path of its file, or None if its bytes are in the table.
+
+    None is also yielded for a row without a sound.
+    """
     for chunk in column.chunks:
-        if not hasattr(chunk, "field"):
-            yield from (None for _ in range(len(chunk)))
-            continue
         stored, paths = chunk.field("bytes").is_valid().to_pylist(), chunk.field("path").to_pylist()
-        yield from (None if has else path for has, path in zip(stored, paths, strict=True))
+        yield from (None if has or not path else path for has, path in zip(stored, paths, strict=True))
 
 
 def _json(folder: str, name: str) -> Mapping[str, Any]:
