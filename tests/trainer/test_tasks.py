@@ -446,6 +446,23 @@ def test_an_array_is_never_unpickled() -> None:
         list(task.splits()["train"].read())
 
 
+@pytest.mark.parametrize(
+    ("array", "why"),
+    [
+        (b"PK\3\4 no archive", "a.npy cannot be read: File is not a zip file. Use"),
+        (np.zeros(0), "a.npy contains no numbers. Remove"),
+        (np.ones(3, complex), "a.npy contains values of the type complex128, not real numbers. Remove"),
+        (np.array([1e300]), "a.npy contains values that are NaN or infinite in float32. Remove"),
+    ],
+)
+def test_an_array_that_cannot_be_used_is_an_error(array: Any, why: str) -> None:
+    Path("a.npy").write_bytes(array) if isinstance(array, bytes) else np.save("a.npy", array)
+    Path("train.csv").write_text("path,label\na.npy,cat\n")
+    task = Classify(settings(task="classify"), ["cat", "dog"])
+    with pytest.raises(cs.SourceError, match=why):
+        list(task.splits()["train"].read())
+
+
 def test_our_tasks_are_found_by_name() -> None:
     assert load_task("ctc", ".") is CTC
     with pytest.raises(cs.ConfigError, match="there is no task 'hibrid'. Did you mean hybrid"):

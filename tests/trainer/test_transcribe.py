@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
+from ckptsurgeon.trainer.tasks.ctc import CTC
 
 from . import toy
 from .sounds import tone
@@ -108,10 +110,16 @@ def test_what_cannot_be_read_is_an_error() -> None:
     tone("short.wav", 0.01)
     os.mkdir("empty")
     Path("text.wav").write_text("no sound")
+    Path("cut.wav").write_bytes(Path(path).read_bytes()[:-100])
+    soundfile.write("silent.wav", np.zeros(8000, "int16"), 16_000)
+    os.mkfifo("pipe.wav")
     for given, why in (
         (("none", [path]), "none does not exist"),
-        (("run", ["none.wav"]), "none.wav"),
-        (("run", ["text.wav"]), "text.wav"),
+        (("run", ["none.wav"]), "none.wav cannot be read: No such file or directory."),
+        (("run", ["text.wav"]), "text.wav cannot be read: Format not recognised. Use a sound file (WAV, FLAC or Ogg)."),
+        (("run", ["cut.wav"]), "header promises are missing. Copy the file again, or leave this file out."),
+        (("run", ["silent.wav"]), "silent.wav is silent: all of its samples are 0. Leave this file out."),
+        (("run", ["pipe.wav"]), "pipe.wav cannot be read: it is a FIFO, not a regular file."),
         (("run", ["empty"]), "the folder empty has no sounds"),
         (("run", ["short.wav"]), "short.wav is too short: it has 0.01 s, a frame needs 0.025 s"),
         (("run", []), "no audio file is given"),
@@ -119,11 +127,25 @@ def test_what_cannot_be_read_is_an_error() -> None:
     ):
         with pytest.raises(CheckpointError) as found:
             cs.transcribe(*given)
-        assert why in found.value.said
+        assert why in str(found.value)
     Path("run/best.safetensors").rename("alone.safetensors")
     with pytest.raises(CheckpointError, match="there is no configuration for alone"):
         cs.transcribe("alone.safetensors", path)
     assert cs.transcribe("alone.safetensors", path, config="x.yaml").sounds[0].path == path
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize(("size", "hint"), [(8, "Pass --batch-size 4 or less."), (1, "Cut the longest sounds")])
+def test_too_many_sounds_at_a_time(size: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(iter(trained()))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(CTC, "measure", full)
+    with pytest.raises(cs.ConfigError, match=f"not have enough memory for {size} sounds? at a time") as found:
+        cs.transcribe("run", [path], batch_size=size)
+    assert found.value.hint.startswith(hint)
 
 
 @pytest.mark.usefixtures("cheap")

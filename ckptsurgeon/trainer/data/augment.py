@@ -17,7 +17,7 @@ from ...errors import ConfigError
 from ...util.text import escape
 from ..config.imports import require_package
 from ..config.settings import Augment, Features
-from .sound import SUFFIXES, Clip, read_sound, sound_seconds
+from .sound import NOISE, SUFFIXES, Clip, read_sound, sound_seconds
 
 __all__ = ["Augmenter"]
 
@@ -99,7 +99,7 @@ def _sounds(paths: Sequence[str]) -> Iterator[str]:
         if not sounds:
             why = "contains no sound" if os.path.isdir(path) else "does not exist"
             raise ConfigError(
-                f"train.augment.noise: {escape(path)} {why}.",
+                f"{NOISE}: {escape(path)} {why}.",
                 hint="List WAV, FLAC or Ogg files, or folders with such files.",
             )
         yield from sounds
@@ -107,7 +107,7 @@ def _sounds(paths: Sequence[str]) -> Iterator[str]:
 
 def _measured(path: str) -> Clip:
     """Return the file of noise at ``path`` as a Clip that has its length; raises SourceError if it cannot be read."""
-    sound = Clip(path, "", "train.augment.noise", 0.0)
+    sound = Clip(path, "", NOISE, 0.0)
     return replace(sound, seconds=sound_seconds(sound))
 
 

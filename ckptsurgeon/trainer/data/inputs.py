@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
+from ...storage.small_files import open_file
 from ..config.settings import Augment, Features, Settings
 from ..models._layers import mel_filters
 from ..system.signals import start_loader, worker_options
@@ -214,19 +216,26 @@ class ClipInputs:
 def _read_array(clip: Clip) -> Any:
     """Return the array in a clip's ``.npy`` file as float32 or int64; nothing in the file is unpickled.
 
-    Raises SourceError if the file cannot be read, has no numbers, or has values that are not finite.
+    Raises SourceError if the file cannot be read, has no numbers, or has values that are not finite in float32.
     """
     import numpy as np
 
     try:
-        array = np.load(clip.path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open_file(clip.path) as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         raise unreadable(clip.path, clip.where, error) from error
-    if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype.kind not in "biuf":
-        raise unusable(clip, "contains no numbers")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise unusable(clip, "contains values that are NaN or infinite")
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
+    if not isinstance(array, np.ndarray) or array.size == 0:
+        raise unusable(clip, "contains no numbers" if isinstance(array, np.ndarray) else "is an archive, not an array")
+    if array.dtype.kind not in "biuf":
+        raise unusable(clip, f"contains values of the type {array.dtype}, not real numbers")
+    if array.dtype.kind != "f":
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise unusable(clip, "contains values that are NaN or infinite in float32")
+    return found
 
 
 class _CacheGroups(torch.utils.data.Dataset[Any]):

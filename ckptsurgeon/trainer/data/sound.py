@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRAY",
+    "NOISE",
     "SUFFIXES",
     "TOLERANCE_S",
     "Clip",
@@ -38,7 +39,8 @@ class Clip:
     """One clip: a sound, a part of a sound, or an array, with its text.
 
     ``path`` is the file of the sound or array, ``text`` the transcript or the class. ``where`` is the line (or key) of
-    the manifest that lists the clip, for messages. ``seconds`` is the length of the clip, and ``begin_s`` the time at
+    the manifest that lists the clip, for messages; for a sound that the user names, it is the path, and for a noise,
+    ``NOISE``. ``seconds`` is the length of the clip, and ``begin_s`` the time at
     which the clip begins in the file, in seconds. If the file is a table, ``cell`` is the cell with the sound.
     ``augmented`` is true if ``train.augment`` changes the clip at random.
     """
@@ -54,6 +56,8 @@ class Clip:
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name extensions of sounds."""
+NOISE = "train.augment.noise"
+"""The setting that lists sounds of noise."""
 ARRAY = ".npy"
 """The file name extension of an array, which a model gets unchanged."""
 OPEN_ENDED = 0x7FFF_0000
@@ -93,16 +97,18 @@ def sound_seconds(clip: Clip) -> float:
     Raises SourceError for a file that cannot be read or is truncated.
     """
     sound = _sound_of(clip)
-    header = _header(sound, clip.path, clip.where)
     try:
-        missing = missing_bytes(sound)
+        missing = missing_bytes(sound)  # called first, because soundfile would wait for a FIFO
     except OSError as error:
         raise unreadable(clip.path, clip.where, error) from error
+    if not isinstance(sound, str):
+        sound.seek(0)
+    header = _header(sound, clip.path, clip.where)
     if missing:
         raise SourceError(
-            f"{clip.where}: {escape(clip.path)} is truncated: {missing} bytes of the sound that its header promises "
+            f"{_named(clip.path, clip.where)} is truncated: {missing} bytes of the sound that its header promises "
             "are missing.",
-            hint="Copy the file again, or remove the clip from the manifest.",
+            hint=f"Copy the file again, or {_leave_out(clip)}.",
         )
     return float(header.frames / header.samplerate)
 
@@ -112,7 +118,11 @@ def sound_rate(path: str, where: str) -> int:
 
     Raises SourceError if the file cannot be read; its message begins with ``where``.
     """
-    return int(_header(path, path, where).samplerate)
+    try:
+        with open_file(path):  # soundfile would wait for a FIFO
+            return int(_header(path, path, where).samplerate)
+    except OSError as error:
+        raise unreadable(path, where, error) from error
 
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
@@ -162,13 +172,30 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
 def unreadable(path: str, where: str, error: Exception) -> SourceError:
     """Return the error to raise for a sound or an array that cannot be read; ``where`` is the line that lists it."""
     why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return SourceError(
-        f"{where}: {escape(path)} cannot be read: {escape(str(why)).rstrip('.')}.",
-        hint="Use a sound file (WAV, FLAC or Ogg) or an array (.npy).",
-    )
+    use = "Use a sound file (WAV, FLAC or Ogg)" + (" or an array (.npy)." if _is_listed(path, where) else ".")
+    hint = "" if getattr(error, "strerror", None) else use
+    return SourceError(f"{_named(path, where)} cannot be read: {escape(str(why)).rstrip('.')}.", hint=hint)
 
 
 def unusable(clip: Clip, why: str) -> SourceError:
     """Return the error to raise for a clip that a model cannot use; ``why`` follows the path of the clip."""
     begin = f" from {clip.begin_s:g} s on" if clip.begin_s else ""
-    return SourceError(f"{clip.where}: {escape(clip.path)}{begin} {why}.", hint="Remove the clip from the manifest.")
+    hint = _leave_out(clip)
+    return SourceError(f"{_named(clip.path, clip.where)}{begin} {why}.", hint=f"{hint[0].upper()}{hint[1:]}.")
+
+
+def _is_listed(path: str, where: str) -> bool:
+    """Return whether a manifest or a dataset lists the sound ``path``; else the user or ``train.augment`` names it."""
+    return where not in (path, NOISE)
+
+
+def _named(path: str, where: str) -> str:
+    """Return the beginning of a message about a sound: the line that lists it, if there is one, and its path."""
+    return escape(path) if where == path else f"{where}: {escape(path)}"
+
+
+def _leave_out(clip: Clip) -> str:
+    """Return advice for a clip that cannot be used."""
+    if not _is_listed(clip.path, clip.where):
+        return "leave this file out"
+    return "remove the clip from the manifest" if clip.cell is None else "remove this row from the dataset"

@@ -16,7 +16,7 @@ from ...errors import ConfigError, SourceError
 from ...storage.folder_files import files_with
 from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape
+from ...util.text import count, escape
 from ..config.bounds import find_fault
 from ..config.settings import Settings
 from ..data.loader import BatchSize, sorted_batches
@@ -27,7 +27,7 @@ from ..job.assembly import read_settings, task_of
 from ..job.init_checkpoint import read_init
 from ..job.job import Job
 from ..state.saved_model import saved_model
-from ..system.device import autocast, choose_device, explain_out_of_memory, torch_settings
+from ..system.device import autocast, choose_device, torch_settings
 from ..tasks._task import Batch, Task, explain_task_errors
 from .records import LINEAGE
 
@@ -79,7 +79,8 @@ def transcribe(
     A folder in ``sounds`` stands for the sounds in it, by their suffixes, without hidden files and subfolders.
 
     Raises SourceError if a file is missing or is not a sound, or if a folder has no sounds. Raises ConfigError if the
-    task does not transcribe, or if a sound is too short. Raises the errors of ``load_into`` if the weights do not fit.
+    task does not transcribe, if a sound is too short, or if the GPU runs out of memory. Raises the errors of
+    ``load_into`` if the weights do not fit.
     """
     weights, where = _found(os.fspath(checkpoint), os.fspath(config) if config is not None else None)
     if isinstance(sounds, (str, os.PathLike)):
@@ -103,8 +104,15 @@ def transcribe(
     init = _init_of(where) if settings.lora.targets else None
     no_data: Any = None
     job = Job(document, settings, target, choose_device(device), task, no_data, tokens=tuple(tokens), init=init)
-    with torch_settings(settings, job.device), explain_out_of_memory(settings):
-        texts = _texts(job, saved_model(job, weights), clips, batch_size or settings.batch_size)
+    size = batch_size or settings.batch_size
+    try:
+        with torch_settings(settings, job.device):
+            texts = _texts(job, saved_model(job, weights), clips, size)
+    except torch.OutOfMemoryError as error:
+        hint = f"Pass --batch-size {size // 2} or less." if size > 1 else "Cut the longest sounds into parts."
+        raise ConfigError(
+            f"the GPU does not have enough memory for {count(size, 'sound')} at a time.", hint=hint
+        ) from error
     made = [Transcript(clip.path, round(clip.seconds, 3), text) for clip, text in zip(clips, texts, strict=True)]
     return Transcripts(weights, where, tuple(made))
 

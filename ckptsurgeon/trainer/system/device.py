@@ -167,9 +167,9 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
     """Return the error for a GPU that is out of memory; ``saved_step`` is the step that was saved when the run ended.
 
-    If no step was saved, the hint proposes half the batch size with twice the accumulation, which makes the same
-    optimizer step. A resumed run must keep its batch size, so if a step was saved, the hint proposes only gradient
-    checkpointing.
+    If no step was saved, the hint proposes half the batch size (rounded up) with twice the accumulation, which makes
+    nearly the same optimizer step. A resumed run must keep its batch size, so if a step was saved, the hint proposes
+    only gradient checkpointing.
     """
     less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
     size: float
