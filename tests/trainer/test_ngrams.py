@@ -122,5 +122,11 @@ def test_what_is_not_text_is_an_error() -> None:
     Path("cut.gz").write_bytes(gzip.compress(ARPA.encode())[:60])
     with pytest.raises(cs.ConfigError, match=r"cut\.gz cannot be read"):
         read_arpa("cut.gz")
+    packed = gzip.compress(ARPA.encode())
+    Path("cut.gz").write_bytes(packed[:20] + b"\xff" * 20 + packed[40:])
+    with pytest.raises(cs.ConfigError, match=r"cut\.gz cannot be read"):
+        read_arpa("cut.gz")
+    with pytest.raises(cs.FormatError, match=r"line 12: the file ends before \\end\\"):
+        read_arpa(written("".join(ARPA.splitlines(keepends=True)[:12])))
     with pytest.raises(cs.ConfigError, match=r"none\.arpa does not exist"):
         read_arpa("none.arpa")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def read_arpa(path: str) -> NGrams:
             return _Reader(path, plain).read()
     except FileNotFoundError:
         raise ConfigError(f"{escape(path)} does not exist.", hint=did_you_mean(path)) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{escape(path)} cannot be read: {getattr(error, 'strerror', '') or error}.") from error
 
 
@@ -153,6 +154,7 @@ class _Reader:
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file, self._line = path, file, 0
+        self._is_begun = False
         self._words: dict[str, int] = {}
         self._orders: list[_Order] = []
 
@@ -160,6 +162,7 @@ class _Reader:
         """Return the language model; raises FormatError."""
         while self._next() != b"\\data\\":  # SRILM allows comments before it
             pass
+        self._is_begun = True
         counts, line = self._counts()
         for size, number in enumerate(counts, 1):
             if line != f"\\{size}-grams:".encode():
@@ -264,7 +267,7 @@ class _Reader:
                 raise self._wrong("the line is too long")
             if text := line.strip():
                 return text
-        if not self._orders:
+        if not self._is_begun:
             raise FormatError(f"{escape(self._path)} is not a language model in the ARPA format.")
         raise self._wrong("the file ends before \\end\\")
 
