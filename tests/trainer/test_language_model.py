@@ -19,6 +19,8 @@ from ckptsurgeon.trainer.evaluation import evaluate
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from ckptsurgeon.trainer.job.job import Job
+from ckptsurgeon.trainer.run.records import data_digests
+from ckptsurgeon.trainer.run.resuming import check_data
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -144,7 +146,7 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
             {"train": "a.jsonl"},
             "a.jsonl is not UTF-8: invalid start byte at byte 32010",
         ),
-        ({"a.txt": b""}, {"train": "a.txt"}, "a.txt contains no text"),
+        ({"a.txt": b""}, {"train": "a.txt"}, "train.data.train has only 1 token: there is no next token"),
         ({"a.csv": b"text\nthe cat\n"}, {"dev": "a.csv"}, "a.csv is neither a plain text file nor a .jsonl file"),
         (
             {"a.jsonl": b'{"text": "cat"}\n{"words": "cat"}\n'},
@@ -165,6 +167,19 @@ def test_what_cannot_be_trained_on_is_an_error(files: dict[str, bytes], data: di
     with pytest.raises(CheckpointError) as found:
         job(TEXTS, data=data)
     assert why in found.value.said
+
+
+def test_other_texts_have_another_digest() -> None:
+    model()
+    first, same, other = (data_digests(job([text]))["train"] for text in ("the cat", "the cat", "the dog"))
+    assert first == same != other
+
+
+def test_a_resumed_run_notices_other_texts() -> None:
+    model()
+    was = data_digests(job(["the cat"]))
+    with pytest.raises(CheckpointError, match="has other texts for train than when run was started"):
+        list(check_data(job(["the dog"]), was, "run"))
 
 
 def test_a_tokeniser_of_another_model_is_an_error() -> None:

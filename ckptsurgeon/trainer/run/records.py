@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "OVERFITTING",
+    "TEXTS_DIGEST",
     "config_text",
     "curves_png",
     "data_digests",
@@ -48,17 +49,23 @@ __all__ = [
 ]
 
 
+TEXTS_DIGEST = "texts_digest"
+"""The method of a source of texts that returns a digest of them."""
+
+
 def data_digests(job: Job) -> dict[str, str]:
     """Return digests of the data of a run, by name, without data that the run does not use.
 
     The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train`` and ``dev`` (their clips in
-    order), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
+    order, or their tokens), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": digest_of_tokens(job.tokens)} if job.tokens else {}
     for name, source in (("train", job.train), ("dev", job.dev)):
         if isinstance(source, Batches):
             found[name] = _digest(_clip_line(clip, home) for clip in source.split.clips)
+        elif hasattr(source, TEXTS_DIGEST):
+            found[name] = getattr(source, TEXTS_DIGEST)()
     segmenter = job.settings.data.segmenter
     if segmenter is not None:
         found["segmenter"] = hashlib.sha256(read_file(os.path.join(home, segmenter))).hexdigest()

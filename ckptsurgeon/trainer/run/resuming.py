@@ -18,7 +18,7 @@ from ..job.job import Job
 from ..state.optimizer import lr_factor
 from ..state.training_state import PATIENCE
 from .known_settings import check_known_settings, known_settings
-from .records import KEPT, LINEAGE, OVERFITTING, config_text, data_digests, model_sha256, read_lineage
+from .records import KEPT, LINEAGE, OVERFITTING, TEXTS_DIGEST, config_text, data_digests, model_sha256, read_lineage
 from .result import plain_json
 from .start import RunStart
 
@@ -221,7 +221,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
     """Yield notes on harmless changes of the data since ``run`` was started; ``old`` has the digests at its start.
 
-    Raises ConfigError if clips, tokens or the tokeniser changed.
+    Raises ConfigError if clips, texts, tokens or the tokeniser changed.
     """
     new = data_digests(job)
     for name in old:
@@ -230,8 +230,9 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
         if name in ("task", "lm"):
             yield f"{escape(str(getattr(job.settings, name)))} has changed since {escape(run)} was started"
             continue
+        kind = "texts" if hasattr(getattr(job, name, None), TEXTS_DIGEST) else "clips"
         what = {"tokens": "has other tokens", "segmenter": "cuts texts differently"}.get(
-            name, f"has other clips for {name}"
+            name, f"has other {kind} for {name}"
         )
         raise ConfigError(
             f"{escape(_named(job, name))} {what} than when {escape(run)} was started.",

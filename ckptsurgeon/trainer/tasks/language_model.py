@@ -7,6 +7,7 @@ token is predicted from all tokens before it in its row, as in GPT-2 and nanoGPT
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -56,7 +57,10 @@ class LanguageModel:
         self._splits: dict[str, PackedRows] = {}
 
     def meet(self, model: nn.Module) -> None:
-        """Read the end token and the vocabulary size of a model; raises ConfigError if it has no output layer."""
+        """Read the end token and the vocabulary size of a model.
+
+        Raises ConfigError if the model has no output layer, or if the settings give the size of a batch in seconds.
+        """
         if self._settings.batch_seconds is not None:
             raise ConfigError(
                 "train.batch_seconds: texts have no length in seconds.", hint="Write train.batch_size instead."
@@ -101,7 +105,10 @@ class LanguageModel:
             if self._end is not None:
                 ids.append(self._end)
         if len(ids) < 2:
-            raise ConfigError(f"train.data.{name}: {escape(paths[0])} contains no text.")
+            raise ConfigError(
+                f"train.data.{name} has only {count(len(ids), 'token')}: there is no next token to predict.",
+                hint="Give files with text.",
+            )
         if max(ids) >= self._size:
             raise ConfigError(
                 f"train.data.{name}: the tokeniser makes the token id {max(ids)}, but the model's vocabulary has "
@@ -179,6 +186,10 @@ class PackedRows:
         tokens = f"{count(len(self._ids), 'token')} in {count(len(self._begins), 'row')} of {self._context}"
         unknown = f"; {self._unknown} of the tokens are the unknown token" if self._unknown else ""
         return f"{self.name}: {count(self.texts, 'text')}, {tokens}{unknown}"
+
+    def texts_digest(self) -> str:
+        """Return the SHA-256 of all tokens, by which a resumed run notices other texts."""
+        return hashlib.sha256(self._ids.numpy().astype("<i4").tobytes()).hexdigest()
 
     def size(self, epoch: int) -> int:
         """Return the number of batches in an epoch."""
