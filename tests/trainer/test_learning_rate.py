@@ -13,7 +13,7 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.bounds import useless_settings
 from ckptsurgeon.trainer.config.section import apply_overrides
-from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.config.settings import Augment, Features, Settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
@@ -198,6 +198,22 @@ def test_a_tri_stage_that_never_falls_is_said() -> None:
     for settings in ({"hold": 4}, {"hold": 5, "schedule": "constant"}):
         notes = toy.job(**{"schedule": "tri_stage", "warmup": 3, "steps": 8, **settings}).notes
         assert not [note for note in notes if "never falls" in note]
+
+
+def test_a_setting_that_nothing_uses_is_said() -> None:
+    for settings, why in (
+        (Settings(beam=3), "train.beam has no effect with train.decoding ctc, which is no beam search"),
+        (Settings(label_smoothing=0.1), "train.label_smoothing has no effect on the task ctc"),
+        (
+            Settings(augment=Augment(freq_masks=1), features=Features(kind="waves")),
+            "train.augment.freq_masks has no effect on waves, which have no frequencies to mask",
+        ),
+    ):
+        assert useless_settings(settings) == [why]
+    assert not useless_settings(Settings(beam=3, decoding="joint", task="hybrid", label_smoothing=0.1))
+    said = "train.patience has no effect: there is no split dev to evaluate on"
+    assert said in toy.job(patience=2, task="toy_task.py:NoDev").notes
+    assert said not in toy.job(patience=2).notes
 
 
 def test_a_size_in_clips_beside_one_in_seconds_is_said() -> None:

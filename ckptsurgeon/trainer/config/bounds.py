@@ -149,6 +149,12 @@ def _allowed(key: str) -> str:
     return f"{least}{most}{finite}{f', below {BELOW[key]:g}' if key in BELOW else ''}"
 
 
+BEAM_SEARCHES = ("ctc_beam", "joint")
+"""The values of ``train.decoding`` that use ``train.beam``."""
+UNSMOOTHED = ("ctc", "wav2vec2_ctc", "wav2vec2_pretrain", "espnet")
+"""The bundled tasks that do not use ``train.label_smoothing``."""
+
+
 def useless_settings(made: Settings) -> list[str]:
     """Return a note for the user on each setting that has no effect."""
     return [
@@ -173,6 +179,12 @@ def _without_effect(made: Settings) -> list[str]:
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
+    if made.beam is not None and made.decoding not in BEAM_SEARCHES:
+        without.append(f"train.beam has no effect with train.decoding {made.decoding}, which is no beam search")
+    if made.label_smoothing and made.task in UNSMOOTHED:
+        without.append(f"train.label_smoothing has no effect on the task {made.task}")
+    if made.augment.freq_masks and made.features.kind == "waves":
+        without.append("train.augment.freq_masks has no effect on waves, which have no frequencies to mask")
     if made.batch_seconds is not None and made.batch_size != usual.batch_size:
         without.append("train.batch_size has no effect on training with train.batch_seconds")
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}

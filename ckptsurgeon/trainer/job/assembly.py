@@ -125,6 +125,8 @@ def build_job(
             f"train.schedule {settings.schedule} needs evaluations, and there is no train.data.dev.",
             hint="List manifests to evaluate on in train.data.dev, or use another schedule.",
         )
+    if settings.patience is not None and job.dev is None:
+        notes = (*notes, "train.patience has no effect: there is no split dev to evaluate on")
     notes = (
         *notes,
         *pattern_notes(settings, keys),
