@@ -24,7 +24,7 @@ from ckptsurgeon.render.train import trained_view
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
-from ckptsurgeon.trainer.run.report import read_report
+from ckptsurgeon.trainer.run.report import read_report, read_start_checks
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 
 from .sounds import RATE, corpus
@@ -220,9 +220,17 @@ def test_a_run_that_went_on_and_was_killed_has_no_report() -> None:
     Path("run/result.json").write_text(json.dumps({"step": 4}))
     os.symlink("steps/6", "run/last")
     with pytest.raises(
-        ConfigError, match=r"run contains no report of a run\. The run is not done: ckpt train --run run"
+        ConfigError, match=r"run contains no report of a finished run\. The run is not done: ckpt train --run run"
     ):
         read_report("run")
+
+
+@pytest.mark.parametrize("content", ['{"checks": [3]}', '{"checks": [{"nam": "x"}]}', "{}", "[" * 100_000])
+def test_checks_that_cannot_be_read_are_an_error(content: str) -> None:
+    Path("run").mkdir()
+    Path("run/checks.json").write_text(content)
+    with pytest.raises(FormatError, match="run/checks.json is not "):
+        read_start_checks(RunFolder("run"))
 
 
 def test_a_gpu_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +245,7 @@ def test_a_report_of_figures_that_are_no_numbers_is_read_back() -> None:
     made = Trained(
         config="c", run="run", init="i", task="t", device="cpu", step=1, steps=1, ended="done", checks=(),
         metric="loss", controls=Controls("loss", 2, 1, arms, "NONE", "frozen"), figures={"loss": math.inf},
+        test={"loss": math.nan}, test_clips=3,
     )  # fmt: skip
     Path("run").mkdir()
     RunFolder("run").write_json("result.json", made.to_json())
@@ -244,6 +253,7 @@ def test_a_report_of_figures_that_are_no_numbers_is_read_back() -> None:
     assert found.controls is not None
     assert math.isnan(found.controls.arms[0].mean)
     assert math.isnan(found.figures["loss"])
+    assert math.isnan(found.test["loss"])
     assert found.to_json() == made.to_json()
     Console(file=io.StringIO()).print(trained_view(found))
     for odd in ("3", [1], {"arms": 3}):

@@ -237,5 +237,7 @@ def _read(folder: str) -> Mapping[str, str]:
     try:
         found = json.loads(read_file(path))["sha256"]
         return {str(name): str(value) for name, value in found.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{escape(path)} is damaged: it has no checksums.") from error

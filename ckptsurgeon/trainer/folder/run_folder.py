@@ -180,7 +180,7 @@ class RunFolder:
             data = json.loads(read_file(self.of(name), JSON_BYTES))
         except OSError as error:
             raise SourceError(f"{escape(self.of(name))} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{escape(self.of(name))} is not valid JSON: {error}.") from error
         if not isinstance(data, dict):
             raise FormatError(f"{escape(self.of(name))} is not a valid file of a run: it is not a JSON object.")

@@ -18,15 +18,20 @@ __all__ = ["read_report", "read_start_checks"]
 
 
 def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
-    """Return the checks that were recorded before a run's first step."""
-    made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
-    return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
+    """Return the checks that were recorded before a run's first step; raises SourceError or FormatError."""
+    if not os.path.exists(folder.of(CHECKS)):
+        return ()
+    made = folder.read_json(CHECKS)
+    try:
+        return tuple(check for check in (Check(**row) for row in made["checks"]) if check.when == "before")
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{escape(folder.of(CHECKS))} is not a valid list of checks: {error}.") from error
 
 
 def _unfinished(folder: RunFolder) -> ConfigError:
     begun = folder.holds_a_run
     hint = f"The run is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
-    return ConfigError(f"{escape(folder.path)} contains no report of a run.", hint=hint)
+    return ConfigError(f"{escape(folder.path)} contains no report of a finished run.", hint=hint)
 
 
 def _number(value: float | None) -> float:
@@ -52,7 +57,8 @@ def read_report(run: Path) -> Trained:
         if made is not None:
             arms = tuple(Arm(arm["name"], arm["frozen"], tuple(map(_number, arm["values"]))) for arm in made["arms"])
             known["controls"] = Controls(**{**made, "arms": arms, "plateau": tuple(made.get("plateau", ()))})
-        known["figures"] = {name: _number(value) for name, value in known["figures"].items()}
+        for field in ("figures", "test"):
+            known[field] = {name: _number(value) for name, value in known.get(field, {}).items()}
         checks = tuple(Check(**check) for check in known["checks"])
         return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
