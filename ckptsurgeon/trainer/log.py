@@ -250,7 +250,7 @@ class TrainingLog:
 
 
 def read_log(path: str) -> list[dict[str, Any]]:
-    """Return the rows of the log at ``path``; an incomplete last line, which a killed run leaves, is ignored."""
+    """Return the rows of the log at ``path`` up to the first incomplete line, which a killed run leaves at the end."""
     if not os.path.exists(path):
         return []
     rows = []

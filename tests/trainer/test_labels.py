@@ -84,6 +84,7 @@ def test_what_is_encoded_is_decoded(text: str) -> None:
         (PIECES, "tx", "x", ""),
         (Labels(["<blank>", "a"]), "a a", " ", "Add a token for the space between words"),
         (BYTES, "\0", "\0", ""),
+        (BYTES, "a\ud800", "\ud800", "half of a letter in UTF-16"),
         (ESPNET, "<unk>", "<", ""),
     ],
 )

@@ -46,7 +46,7 @@ def test_sections_and_lists_are_read() -> None:
         ({"lr": math.nan}, "not a number"),
         ({"lr": -1}, "train.lr is -1.0"),
         ({"deterministic": 1}, "not true or false"),
-        ({"task": ""}, "not a string"),
+        ({"task": ""}, "train.task is empty. The default is 'ctc'."),
         ({"freeze": 3}, "a list of patterns, or a map from pattern to step"),
         ({"freeze": {"a": "b"}}, "a list of patterns"),
         ({"lr_scale": {"a": "x"}}, "a map from pattern to number"),

@@ -152,7 +152,7 @@ def test_a_folder_that_exists_needs_force_and_keeps_what_is_not_ours() -> None:
 
 def test_a_folder_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").write_text("")
-    for folder, why in (("file", "file is a file"), ("no/demo", "does not exist")):
+    for folder, why in (("file", "file is not a folder"), ("no/demo", "does not exist")):
         with pytest.raises(cs.OutputError, match=why):
             demo_data(folder, n=1)
     Path("empty").mkdir()

@@ -135,7 +135,7 @@ def reload_in_new_process(
         if any(words in done.stderr for words in NO_MEMORY):
             yield Check(one.name, NOT_RUN, "the GPU has no memory for a second process")
         else:
-            yield Check(one.name, FAIL, f"the weights cannot be opened: {last[:200]}")
+            yield Check(one.name, FAIL, f"the new process computed no loss of the weights: {last[:200]}")
 
 
 def _same(saved: SavedWeights, found: float, near: float) -> Check:

@@ -123,7 +123,8 @@ def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         hint = "" if one.default is MISSING else f"The default is {one.default!r}."
         meant = _MEANT[str(one.type).partition(" | ")[0]]
-        raise ConfigError(f"{escape(where)}: {path} is {brief_repr(value, 80)}, not {meant}.", hint=hint) from None
+        said = "empty" if value == "" else f"{brief_repr(value, 80)}, not {meant}"
+        raise ConfigError(f"{escape(where)}: {path} is {said}.", hint=hint) from None
     if one.name in CHOICES and made not in CHOICES[one.name]:
         raise ConfigError(
             f"{escape(where)}: {path} is {brief_repr(value, 80)}, which is not allowed.",

@@ -27,7 +27,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class UnknownLetterError(ValueError):
-    """Raised for a text with a letter that is not the first letter of any token. ``hint`` is advice, or ''."""
+    """Raised for a text that cannot be cut into tokens: ``letter`` begins no token there. ``hint`` is advice, or ''."""
 
     def __init__(self, letter: str, hint: str) -> None:
         super().__init__(letter)
@@ -83,11 +83,11 @@ class Labels:
         return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text; raises UnknownLetterError for a letter that no token begins with."""
+        """Return the token ids of a text; raises UnknownLetterError if it cannot be cut into tokens."""
         if self._segmenter is not None:
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
-            return [self._byte(byte) for byte in text.encode()]
+            return [self._byte(byte, letter) for letter in text for byte in letter.encode("utf-8", "surrogatepass")]
         words = text.split(" ") if self._space != " " else [text]
         spelled = [self._cut(word, begins=self._begins_words) for word in words if word]
         if self._begins_words:
@@ -124,10 +124,12 @@ class Labels:
         """Whether texts may be cut wrongly: the tokens are pieces of words, and the tokeniser is not known."""
         return self._begins_words and self._segmenter is None
 
-    def _byte(self, byte: int) -> int:
+    def _byte(self, byte: int, letter: str) -> int:
         found = self._bytes.get(byte)
-        if found is None:
-            raise UnknownLetterError(chr(byte), "")
+        if found is None or "\ud800" <= letter <= "\udfff":
+            raise UnknownLetterError(
+                letter, "" if found is None else "It is half of a letter in UTF-16: correct the text."
+            )
         return found
 
     def _cut(self, word: str, *, begins: bool) -> list[int]:

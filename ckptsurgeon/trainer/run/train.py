@@ -177,14 +177,17 @@ def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple
 def _text(name: str, path: Path | None) -> str | None:
     """Return ``path`` as a string, or None; ``name`` is the name of the argument, for the error.
 
-    Raises ConfigError if the user gave tensors in memory instead of a path: the records of a run must name a file.
+    Raises ConfigError if the user gave something else than a path, such as tensors: the records of a run must name a
+    file.
     """
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
-    raise ConfigError(
-        f"{name} is {brief_repr(path)}, not a path.",
-        hint="Training begins from a file. Write the tensors first: cs.apply(cs.convert(tensors), 'init.safetensors').",
-    )
+    hints = {
+        "config": "Write the configuration to a YAML file, and give its path.",
+        "init": "Training begins from a file. Write the tensors first: "
+        "cs.apply(cs.convert(tensors), 'init.safetensors').",
+    }
+    raise ConfigError(f"{name} is {brief_repr(path)}, not a path.", hint=hints[name])
 
 
 def _start(

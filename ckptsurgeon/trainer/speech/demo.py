@@ -200,7 +200,7 @@ def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, 
 
 def _check_place(path: str, *, force: bool) -> None:
     if os.path.lexists(path) and not os.path.isdir(path):
-        raise OutputError(f"{escape(path)} is a file.", hint="Name a folder.")
+        raise OutputError(f"{escape(path)} is not a folder.", hint="Name a folder.")
     if os.path.isdir(path) and os.listdir(path) and not force:
         raise OutputError(f"the folder {escape(path)} is not empty.", hint="Use --force to replace the data in it.")
     check_parent(path)

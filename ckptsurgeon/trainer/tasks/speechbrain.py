@@ -116,7 +116,10 @@ class SpeechBrain(TranscribedTask):
         given = BrainBatch(batch, self.labels, brain.hparams)
         found = brain.compute_objectives(brain.compute_forward(given, stages[stage]), given, stages[stage])
         if not isinstance(found, Tensor) or found.numel() != 1:
-            raise ConfigError(f"{OBJECTIVES} of {type(brain).__name__} returns {type(found).__name__}, not a loss.")
+            what = f"{found.numel()} numbers" if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(
+                f"{OBJECTIVES} of {type(brain).__name__} returns {what}, not a loss, which is one number."
+            )
         return found
 
     def _start(self, brain: Any, stage: str) -> None:
