@@ -153,6 +153,11 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
             {"train": "a.jsonl"},
             "a.jsonl:2 has no field text with a string",
         ),
+        (
+            {"a.jsonl": b'{"text": "a \\ud800"}\n'},
+            {"train": "a.jsonl"},
+            "a.jsonl:1: the text contains \\ud800, half of a letter in UTF-16",
+        ),
         ({"a.jsonl": b'{"text": \n'}, {"train": "a.jsonl"}, "a.jsonl:1 is not JSON"),
         ({}, {"segmenter": None}, "the task language_model needs the tokeniser of the model"),
         ({}, {"segmenter": "lm.yaml"}, "lm.yaml cannot be read"),

@@ -166,6 +166,14 @@ def test_an_adapter_of_another_model_is_not_loaded(init: str) -> None:
         saved_model(job(init, lora=LORA), path)
 
 
+def test_an_adapter_that_is_damaged_is_an_error() -> None:
+    Path("adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(cs.FormatError, match="adapter_model.safetensors is not a valid safetensors file"):
+        load_adapter(torch.nn.Linear(1, 1), "adapter_model.safetensors")
+    with pytest.raises(cs.SourceError, match="none.safetensors cannot be read"):
+        load_adapter(torch.nn.Linear(1, 1), "none.safetensors")
+
+
 def test_without_peft_the_extra_is_named(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match="peft") as found:

@@ -54,6 +54,13 @@ def test_speechbrains_tokenizer_ckpt_is_both_the_list_and_the_tokeniser(model: s
     assert [labels.encode(text) for text in TEXTS] == processor.encode(TEXTS)
 
 
+def test_half_a_letter_is_an_error(model: str) -> None:
+    labels = Labels(tokens_of(model), segmenter=Segmenter(model))
+    with pytest.raises(UnknownLetterError) as caught:
+        labels.encode("the cat \ud800")
+    assert (caught.value.letter, caught.value.hint[:19]) == ("\ud800", "It is half of a let")
+
+
 @pytest.mark.costly
 def test_labels_are_those_of_sentencepiece(model: str) -> None:
     processor, tokens = sentencepiece.SentencePieceProcessor(model_file=model), tokens_of(model)

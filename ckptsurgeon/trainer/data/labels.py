@@ -12,7 +12,7 @@ from ...util.text import escape
 from ...vocabulary.spoken import BLANKS, SPACES
 from .segmenter import Segmenter
 
-__all__ = ["Labels", "UnknownLetterError"]
+__all__ = ["HALF_LETTER", "Labels", "UnknownLetterError"]
 
 PIECE_SPACE = "▁"
 """The character that sentencepiece writes for a space, before the first piece of each word."""
@@ -22,6 +22,8 @@ BAR = "|"
 """The space of transformers' CTC tokenisers."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
+HALF_LETTER = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which JSON may contain without the other half; tokenisers cannot read it."""
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -84,10 +86,13 @@ class Labels:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; raises UnknownLetterError if it cannot be cut into tokens."""
+        half = HALF_LETTER.search(text)
+        if half is not None:
+            raise UnknownLetterError(half[0], "It is half of a letter in UTF-16: write the whole letter.")
         if self._segmenter is not None:
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
-            return [self._byte(byte, letter) for letter in text for byte in letter.encode("utf-8", "surrogatepass")]
+            return [self._byte(byte, letter) for letter in text for byte in letter.encode()]
         words = text.split(" ") if self._space != " " else [text]
         spelled = [self._cut(word, begins=self._begins_words) for word in words if word]
         if self._begins_words:
@@ -126,10 +131,8 @@ class Labels:
 
     def _byte(self, byte: int, letter: str) -> int:
         found = self._bytes.get(byte)
-        if found is None or "\ud800" <= letter <= "\udfff":
-            raise UnknownLetterError(
-                letter, "" if found is None else "It is half of a letter in UTF-16: correct the text."
-            )
+        if found is None:
+            raise UnknownLetterError(letter, "")
         return found
 
     def _cut(self, word: str, *, begins: bool) -> list[int]:

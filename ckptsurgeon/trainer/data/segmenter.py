@@ -29,8 +29,9 @@ class Segmenter:
             else:
                 self._model = package.SentencePieceProcessor(model_file=path)
         except Exception as error:  # tokenizers raises Exception itself
+            why = escape(" ".join(str(error).split()), 200).rstrip(".")
             raise ConfigError(
-                f"train.data.segmenter: {escape(path)} cannot be read: {escape(' '.join(str(error).split()), 200)}.",
+                f"train.data.segmenter: {escape(path)} cannot be read: {why}.",
                 hint="Use a model of sentencepiece, such as bpe.model, or a tokenizer.json.",
             ) from error
 

@@ -181,7 +181,7 @@ def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
     first = wrong[0]
     if len(wrong) == 1:
         return first
-    more = f" {len(wrong) - 1} more of the {of} sounds have errors, too."
+    more = f" {len(wrong) - 1} more of the {of} sounds {'has an error' if len(wrong) == 2 else 'have errors'}, too."
     return type(first)(first.message + more, hint=first.hint, details=[error.message for error in wrong])
 
 

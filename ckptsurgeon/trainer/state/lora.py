@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, FormatError, SourceError
 from ...util.did_you_mean import close_names
 from ...util.text import escape, listing
 from ..config.imports import require_package
@@ -124,11 +124,18 @@ def adapter_config(model: nn.Module, base: str) -> bytes:
 def load_adapter(model: nn.Module, path: str) -> None:
     """Load the adapters in the file ``path`` into a model; the file has the keys that ``adapter_tensors`` returns.
 
-    Raises ConfigError if the file has other keys than the model's adapters.
+    Raises SourceError if the file cannot be read, FormatError if it is damaged, and ConfigError if it has other keys
+    than the model's adapters.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    values = load_file(path)
+    try:
+        values = load_file(path)
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise FormatError(f"{escape(path)} is not a valid safetensors file: {escape(str(error), 200)}.") from error
     own = adapter_tensors(model)
     if own.keys() != values.keys():
         other = sorted(own.keys() ^ values.keys())

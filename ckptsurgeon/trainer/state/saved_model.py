@@ -18,7 +18,7 @@ def saved_model(job: Job, weights: str) -> nn.Module:
     """Return the model of a job on its device, with the weights in the file ``weights``.
 
     The file has the tensors of the whole model, or only the tensors of its adapters. Adapters are added to the job's
-    initial weights. Raises the errors of ``load_into``, and ConfigError for adapters of another model.
+    initial weights. Raises the errors of ``load_into`` and of ``load_adapter``.
     """
     lora, seed = job.settings.lora, job.settings.seed
     if lora.targets and os.path.basename(weights) in ADAPTER_WEIGHTS:

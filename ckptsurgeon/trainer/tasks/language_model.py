@@ -22,6 +22,7 @@ from ...errors import ConfigError, SourceError
 from ...storage.small_files import open_file
 from ...util.text import count, escape
 from ..config.settings import Settings
+from ..data.labels import HALF_LETTER
 from ..data.loader import BatchSize, epoch_batches
 from ..data.segmenter import Segmenter
 from ._masks import unchecked_positions
@@ -248,6 +249,12 @@ def _text_of(line: str, where: str) -> str:
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise ConfigError(f"{escape(where)} has no field text with a string.", hint='Write each line as {"text": "…"}.')
+    half = HALF_LETTER.search(text)
+    if half is not None:
+        raise ConfigError(
+            f"{escape(where)}: the text contains {escape(half[0])}, half of a letter in UTF-16.",
+            hint="Write the whole letter.",
+        )
     return text
 
 
