@@ -24,6 +24,7 @@ from ckptsurgeon.render.train import trained_view
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
+from ckptsurgeon.trainer.run.records import read_lineage
 from ckptsurgeon.trainer.run.report import read_report, read_start_checks
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 
@@ -231,6 +232,13 @@ def test_checks_that_cannot_be_read_are_an_error(content: str) -> None:
     Path("run/checks.json").write_text(content)
     with pytest.raises(FormatError, match="run/checks.json is not "):
         read_start_checks(RunFolder("run"))
+
+
+def test_a_lineage_that_lacks_fields_is_an_error() -> None:
+    Path("run").mkdir()
+    Path("run/lineage.json").write_text('{"kind": "ckpt.lineage", "version": 1, "config": "x.yaml"}')
+    with pytest.raises(FormatError, match=r"run/lineage.json is damaged: it has no config_sha256, model_sha256, sets"):
+        read_lineage(RunFolder("run"))
 
 
 def test_a_gpu_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:

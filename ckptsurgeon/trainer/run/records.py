@@ -16,7 +16,7 @@ from ...destinations._document import RELATIVE_TO, Document
 from ...errors import FormatError
 from ...storage.small_files import open_file, read_file
 from ...storage.yaml_text import dump_yaml
-from ...util.text import escape
+from ...util.text import escape, listing
 from ...util.version import __version__
 from ...vocabulary.vocabulary import digest_of_tokens
 from ..checks.check import Check
@@ -91,6 +91,8 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 LINEAGE = "lineage.json"
+NEEDED = ("config", "config_sha256", "model_sha256", "sets", "settings", "seed", "device", "init", "plan_sha256")
+"""The fields of the lineage without which a run cannot be resumed."""
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
 """The field of the lineage with the SHA-256 of config.yaml in the run folder."""
@@ -154,6 +156,9 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
         raise FormatError(
             f"{escape(folder.of(LINEAGE))} was not written by ckpt train, or was written by a newer version of it."
         )
+    lacking = [name for name in NEEDED if name not in found]
+    if lacking:
+        raise FormatError(f"{escape(folder.of(LINEAGE))} is damaged: it has no {listing(lacking, where='')}.")
     return found
 
 
