@@ -274,7 +274,7 @@ def _index_left(path: str, names: Sequence[str]) -> str:
 
     ``names`` are the names of the files in the folder.
     """
-    from ..formats.base.file_names import shards_among
+    from ..formats.base.marks import shards_among
 
     where, name = os.path.split(path)
     found = f"{escape(where) or '.'} still has {escape(name)}{INDEX}"
