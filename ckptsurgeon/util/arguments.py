@@ -11,12 +11,12 @@ __all__ = ["as_arguments"]
 # Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
-    "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "axis", "base", "by", "by_rows", "check",
-    "check_only", "component", "compute", "config", "consume", "controls", "decay", "density", "dequantize",
-    "device", "donor", "drop_last", "dtype", "ema", "embeddings", "encoding", "energy", "engine", "evaluate",
-    "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gguf_type", "gram", "heads", "include",
-    "init", "inputs", "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "layout",
-    "level", "low_rank", "magnitudes", "map", "map_file", "max_shard_size", "maximize", "memory", "merge",
+    "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "axis", "base", "batch_size", "by",
+    "by_rows", "check", "check_only", "component", "compute", "config", "consume", "controls", "decay", "density",
+    "dequantize", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "encoding", "energy", "engine",
+    "evaluate", "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gguf_type", "gram", "heads",
+    "include", "init", "inputs", "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers",
+    "layout", "level", "low_rank", "magnitudes", "map", "map_file", "max_shard_size", "maximize", "memory", "merge",
     "merge_experts", "merged_with", "mesh", "metadata", "method", "metric", "model", "new_channels", "new_tokens",
     "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "optimizer", "output",
     "overfit_one_batch", "pad_to", "parallel", "patch", "plan", "plugin", "points", "preprocess_only", "processes",
@@ -47,9 +47,9 @@ SWITCHES = frozenset((
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "density", "drop_last", "ema", "energy", "expert", "level", "noise", "omp_k", "pad_to",
-    "parallel", "points", "processes", "rank", "ranks", "rtol", "sample", "seed", "seeds", "steps", "trial_timeout",
-    "trials", "wait", "weights", "window",
+    "alpha", "atol", "batch_size", "density", "drop_last", "ema", "energy", "expert", "level", "noise", "omp_k",
+    "pad_to", "parallel", "points", "processes", "rank", "ranks", "rtol", "sample", "seed", "seeds", "steps",
+    "trial_timeout", "trials", "wait", "weights", "window",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((
