@@ -205,6 +205,9 @@ def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
 
 WORDPIECE = "vocab.txt"
 _NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
+FEWEST = 9
+MOST_OF = 0.9
+"""A list is one with indices if so many of its lines, and this share of them, have an index."""
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
@@ -235,7 +238,8 @@ class _Plain:
         """Return the non-empty lines as tokens.
 
         If each line is ``token index`` (Kaldi's words.txt), the tokens are sorted by index. In a vocab.txt (BERT), an
-        empty line before the last token is a token, too, as in transformers.
+        empty line before the last token is a token, too, as in transformers. Raises ConfigError if a few lines of a
+        long list lack the index that the others have.
         """
         lines = lines_of(name, data)
         while lines and not lines[-1]:
@@ -245,7 +249,21 @@ class _Plain:
         found = [match for match in map(_NUMBERED.fullmatch, lines) if match is not None]
         if len(lines) > 1 and len(found) == len(lines):
             lines = _by_number(name, [(match[1], int(match[2])) for match in found])
+        elif _are_indexed(found, len(lines)):
+            number, line = next((n, line) for n, line in enumerate(lines, 1) if not _NUMBERED.fullmatch(line))
+            raise ConfigError(
+                f"{name}: entry {number}, {brief_repr(line, 40)}, has no index, but {len(found)} of {len(lines)} have "
+                "one.",
+                hint="Correct this line. If the numbers are parts of the tokens, give the list as a vocab.json.",
+            )
         return marked(checked(name, lines))
+
+
+def _are_indexed(found: Sequence[re.Match[str]], lines: int) -> bool:
+    """Return whether nearly all of a list's ``lines`` are a token and its index, all different, as in ``found``."""
+    if len(found) < MOST_OF * lines or len(found) < FEWEST:
+        return False
+    return len({match[1] for match in found}) == len({match[2] for match in found}) == len(found)
 
 
 def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:

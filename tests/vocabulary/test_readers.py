@@ -36,6 +36,14 @@ def test_a_text_may_number_its_tokens() -> None:
     assert read("words.txt", "a 01\nb 00\n") == ("a 01", "b 00")
 
 
+def test_a_line_without_an_index_among_lines_with_one_is_an_error() -> None:
+    lines = [f"{letter} {number}" for number, letter in enumerate("abcdefghijkl")]
+    with pytest.raises(ConfigError, match=r"words\.txt: entry 5, 'e', has no index, but 11 of 12 have one"):
+        read("words.txt", "\n".join(["e" if line == "e 4" else line for line in lines]))
+    labels = [f"speaker {number}" for number in range(12)]
+    assert read("labels.txt", "\n".join([*labels, "other"])) == (*labels, "other")
+
+
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
