@@ -58,14 +58,16 @@ def run(
     ] = None,
     lm_weight: Annotated[
         float | None,
-        typer.Option("--lm-weight", metavar="W", help="Weight the language model with this number. [default: 0.5]"),
+        typer.Option(
+            "--lm-weight", metavar="W", help="Weight the language model with this number. [default: as in training]"
+        ),
     ] = None,
     word_bonus: Annotated[
         float | None,
         typer.Option(
             "--word-bonus",
             metavar="B",
-            help="With --lm: add this to the score of a text for each of its words. [default: 1.5]",
+            help="With --lm: add this to the score of a text for each of its words. [default: as in training]",
         ),
     ] = None,
     *,

@@ -48,11 +48,13 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
     ``flag`` is what the user wrote (``--exclude decodr``). ``whose`` is the owner of the keys in the message: "source"
     or "destination".
     """
-    head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
+    head = f"{escape(flag)} matches none of the {count(len(keys), f'{whose} key')}."
     if pattern.is_anchored:
         (deeper,) = _counts([KeyPattern(f"**.{pattern.text}")], keys)
         if deeper:
-            return PatternError(head, hint=f"Did you mean **.{pattern.text}? It matches {count(deeper, 'key')}.")
+            return PatternError(
+                head, hint=f"Did you mean **.{escape(pattern.text)}? It matches {count(deeper, 'key')}."
+            )
     near = nearest(pattern.text, keys)
     if not near:
         return PatternError(head, hint=f"The {whose} keys begin with {_beginnings(keys)}." if keys else "")
@@ -76,7 +78,7 @@ def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: S
     ]
     deeper = _counts([KeyPattern(f"**.{pattern.text}") for _, pattern, _ in looked_at], keys)
     far = [
-        f"{flag} matches {count(hits, 'key')}; **.{pattern.text} would match {more}"
+        f"{escape(flag)} matches {count(hits, 'key')}; **.{escape(pattern.text)} would match {more}"
         for (flag, pattern, hits), more in zip(looked_at, deeper, strict=True)
         if more >= MANY_MORE * hits
     ]
@@ -93,7 +95,8 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
         if not hits:
             found = [] if word.isdigit() else nearest(word, keys)
             near = [f"{escape(name)} ({count(number, 'key')})" for name, number in found]
-            yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is similar" if near else "")
+            similar = f"; {' or '.join(near)} is similar" if near else ""
+            yield f"{escape(word)} of {escape(flag)} matches nothing{similar}"
 
 
 def notes_on_ranges(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
@@ -104,7 +107,7 @@ def notes_on_ranges(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iter
     for numbers, other in pattern.ranges():
         missing = _missing(numbers, other, keys)
         if missing:
-            yield f"{_runs(missing)} of {flag} {'matches' if len(missing) == 1 else 'match'} nothing"
+            yield f"{_runs(missing)} of {escape(flag)} {'matches' if len(missing) == 1 else 'match'} nothing"
 
 
 def _missing(numbers: Sequence[str], pattern: KeyPattern, keys: Sequence[str]) -> list[int]:

@@ -95,3 +95,9 @@ def test_a_list_whose_words_all_match_and_a_range_get_no_note() -> None:
     assert idle("decoder.{out,embed}.{weight,bias}") == []
     assert idle("{decoder.out,encoder.layers.3}") == []
     assert idle("{decoder,zz\\,z}") == ["zz,z of --include {decoder,zz\\,z} matches nothing"]
+
+
+def test_a_pattern_is_shown_without_what_a_terminal_would_obey() -> None:
+    pattern = KeyPattern("a\x1bc\nb")
+    error = unmatched(f"assert {pattern.text}", pattern, ["a.b"], "output")
+    assert error.message == r"assert a\x1bc\nb matches none of the 1 output key."
