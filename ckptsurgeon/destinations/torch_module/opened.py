@@ -114,11 +114,15 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
         seen.read(args[0])
 
 
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+"""The flags of ``os.open`` with which a file may be changed or made."""
+
+
 def writes(mode: object, flags: object) -> bool:
     """Return whether a file is opened for writing; ``mode`` and ``flags`` are arguments of the audit event "open"."""
     if isinstance(mode, str):
         return not {"w", "a", "x", "+"}.isdisjoint(mode)
-    return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY  # os.open gives no mode
+    return isinstance(flags, int) and bool(flags & _WRITING)  # os.open gives no mode
 
 
 @contextmanager
