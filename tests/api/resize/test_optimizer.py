@@ -263,6 +263,17 @@ def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path
     assert of["exp_avg_sq"][96:].equal(of["exp_avg_sq"][:48])
 
 
+def test_parameters_that_were_frozen_stay_without_a_group(source: Saved, tmp_path: Path) -> None:
+    def of_blocks(model: Any) -> torch.optim.AdamW:
+        return torch.optim.AdamW([pair for pair in model.named_parameters() if "layers" in pair[0]], lr=1e-3)
+
+    _, state = trained_state(source, of_blocks)
+    _, found = resized(source("llama"), state, tmp_path, set={"num_hidden_layers": 4}, layers="repeat")
+    (names,) = (group["param_names"] for group in found["param_groups"])
+    larger = [name for name, _ in network("llama", tmp_path / "out").named_parameters()]
+    assert names == [name for name in larger if "layers" in name]
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
 def test_names_with_a_prefix_that_training_added_are_known(source: Saved, tmp_path: Path, prefix: str) -> None:

@@ -35,25 +35,32 @@ LARGEST = 3.4028234663852886e38
 class OptimizerSource:
     """The open state of an optimizer: the state of each parameter by its name, and the names in each group.
 
-    ``has_names`` is true if parameters are identified by names, ``lists_names`` if groups also list names.
+    ``parameters`` are the names of all parameters of the network, also of those that are in no group. ``has_names`` is
+    true if parameters are identified by names, ``lists_names`` if groups also list names.
     """
 
     checkpoint: Checkpoint
     states: Mapping[str, ParameterState]
     groups: Sequence[Sequence[str]]
+    parameters: frozenset[str]
     has_names: bool
     lists_names: bool
 
     def group_of(self, name: str, shape: Sequence[int]) -> int | None:
-        """Return the index of the group for a parameter of the output; None if the optimizer does not train it.
+        """Return the index of the group for a parameter of the output; None if no group trains it.
 
-        It is the group of the source's parameter with the same name, or else with the same name in another layer. A
-        parameter that the source's network lacks gets the group of parameters with the same number of dimensions.
+        It is the group of the source's parameter with the same name, and none if this parameter is in no group. For a
+        name that the source's network lacks, it is the group of the same name in another layer, or else of a parameter
+        that has a state and the same number of dimensions.
         """
-        for same in (lambda one: one == name, lambda one: numberless(one) == numberless(name)):
-            for number, names in enumerate(self.groups):
-                if any(map(same, names)):
-                    return number
+        for number, names in enumerate(self.groups):
+            if name in names:
+                return number
+        if name in self.parameters:
+            return None
+        for number, names in enumerate(self.groups):
+            if any(numberless(one) == numberless(name) for one in names):
+                return number
         return self._by_dimensions.get(len(shape))
 
     def groups_for(self, parameters: Mapping[str, Sequence[int]]) -> list[tuple[ParameterGroup, list[str]]]:
@@ -106,7 +113,9 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         states = {name: by_id[one] for one, name in pairs if one in by_id}
         _check_shapes(checkpoint, states, network)
         has_names = any(isinstance(one, str) for one, _ in pairs)
-        return OptimizerSource(checkpoint, states, named, has_names, any(NAMES in one for one in groups))
+        return OptimizerSource(
+            checkpoint, states, named, frozenset(names), has_names, any(NAMES in one for one in groups)
+        )
     except BaseException:
         checkpoint.close()
         raise
