@@ -179,7 +179,7 @@ class MergeSurvey(Brief):
 
     @property
     def opposition(self) -> float:
-        """The sum of the weights of all conflicts."""
+        """The sum of ``Conflict.weight`` over all conflicts; 0 if there are none."""
         return math.fsum(one.weight for one in self.conflicts)
 
     def to_json(self) -> dict[str, Any]:

@@ -279,7 +279,7 @@ def _index_left(path: str, names: Sequence[str]) -> str:
     where, name = os.path.split(path)
     found = f"{escape(where) or '.'} still has {escape(name)}{INDEX}"
     stem = os.path.splitext(name)[0]
-    if not any(one.startswith(stem) for one in shards_among(names)):
+    if not any(one.startswith(f"{stem}-") for one in shards_among(names)):
         return f"{found}, from an earlier model; remove it, or load the new file by its path"
     return (
         f"{found} and its shards, from an earlier model; "

@@ -75,7 +75,7 @@ def _loaded(checkpoint: Checkpoint, path: str) -> Plan:
     """Return the plan that loads a checkpoint into the class of the configuration at ``path``.
 
     A checkpoint in another known layout is converted first. If the conversion fails, for example because a tensor is
-    missing, the checkpoint is loaded without it: missing tensors are then reported under the names that they have in
+    missing, the checkpoint is loaded as it is: missing tensors are then reported under the names that they have in
     the class.
     """
     try:

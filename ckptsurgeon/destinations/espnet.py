@@ -282,15 +282,16 @@ def _imported(document: Document, task: Task) -> Any:
     try:
         return getattr(importlib.import_module(task.module), task.cls)
     except ModuleNotFoundError as error:
-        if error.name == "espnet2":
+        missing = error.name or task.module
+        if missing == "espnet2":
             raise document.fail(
                 "the model is built by ESPnet, and the package espnet is not installed.",
                 "Run pip install espnet, or describe an ESPnet checkpoint without it: ckpt init CHECKPOINT -o "
                 "dst.yaml.",
             ) from None
-        if (error.name or task.module).startswith("espnet2."):
-            raise document.fail(f"the installed ESPnet has no module {error.name}.", "pip install -U espnet.") from None
-        raise lacks_module(document, "ESPnet", error.name or task.module) from error
+        if missing.startswith("espnet2."):
+            raise document.fail(f"the installed ESPnet has no module {missing}.", "pip install -U espnet.") from None
+        raise lacks_module(document, "ESPnet", missing) from error
     except Exception as error:
         raise document.fail(f"importing {task.module} failed: {type(error).__name__}: {escape(str(error))}") from error
 

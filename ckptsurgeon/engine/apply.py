@@ -183,7 +183,9 @@ def _value_notes(receipts: Sequence[PartReceipt], plan: Plan, written: Plan, inp
     """Yield the notes on values that were read or computed, from the receipts of all files of the output."""
     yield from lost_notes(_merged(one.lost for one in receipts), written.steps)
     yield from unsound_notes(_merged(one.unsound for one in receipts))
-    yield from unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes)
+    if unsound := {key for one in receipts for key in one.unsound_copies}:
+        copies = {step.key: step.source_key or step.key for step in written.steps if step.key in unsound}
+        yield from unsound_copy_notes(copies, plan.notes)
     if grown := _merged(one.grown for one in receipts):
         yield from grown_notes(grown, written.steps)
     yield from negative_notes(_merged(one.negative for one in receipts))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.values.value_notes import is_non_finite_note
+from ..checkpoint.values.value_notes import is_said_not_finite
 from ..errors import FormatError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
@@ -233,13 +232,13 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     return (Note(NoteKind.SERIOUS, f"NaN and infinite values come from the inputs: {listing(texts, where='')}"),)
 
 
-def unsound_copy_notes(keys: Sequence[str], said: Sequence[str]) -> tuple[str, ...]:
+def unsound_copy_notes(copies: Mapping[str, str], said: Sequence[str]) -> tuple[str, ...]:
     """Return a note on copied tensors in which NaN or infinite values were seen, or () if there are none.
 
-    ``said`` are the notes of the plan; tensors that one of them names as not finite are left out.
+    ``copies`` is {key in the output: key in the source}. ``said`` are the notes of the plan; tensors that one of them
+    names as not finite, by either key, are left out.
     """
-    before = "\n".join(filter(is_non_finite_note, said))
-    keys = [key for key in keys if not re.search(rf"(?<!\S){re.escape(escape(key))}(?![^\s,])", before)]
+    keys = [key for key, source in copies.items() if not any(is_said_not_finite(one, said) for one in (key, source))]
     if not keys:
         return ()
     return (Note(NoteKind.SERIOUS, f"NaN or infinite values were copied (ckpt check counts them): {listing(keys)}"),)

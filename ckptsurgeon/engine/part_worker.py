@@ -99,7 +99,7 @@ class PartWorker:
         sizes = {part.name: part.layout.size for part in self._shape.parts if part.name in names}
         if len(sizes) < len(names):
             raise OutputError(
-                "the first process assigned files to this process that the output of this process does not have.",
+                "the first process told this process to write files that this process's plan of the output lacks.",
                 hint="Give all processes the same command.",
             )
         _wait_until_seen(folder, self.options.path, check)

@@ -224,7 +224,7 @@ def _digests(statement: Any) -> dict[str, str]:
     if len(found) != len(rows) or any(row["algorithm"] != "sha256" for row in rows):
         raise ValueError("a file is listed twice, or with another digest than SHA-256")
     if subject["digest"]["sha256"] != _root(row["digest"] for row in rows):
-        raise ValueError("the digest of all files does not match the files")
+        raise ValueError("the digest of the whole model does not follow from the digests of the listed files")
     return found
 
 

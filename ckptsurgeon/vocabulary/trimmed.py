@@ -67,7 +67,7 @@ def kept_tokens(
 
 
 def _model(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the section ``model``; raises ConfigError if a tokeniser of its kind cannot be cut."""
+    """Return the section ``model``; raises ConfigError if its type is not in ``_KINDS``, or if it has dropout."""
     model = document.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind not in _KINDS:

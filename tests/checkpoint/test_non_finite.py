@@ -102,10 +102,16 @@ def test_a_copy_says_it_of_what_it_copies(dtype: torch.dtype) -> None:
     assert Path("out").is_dir()
 
 
+def test_a_tensor_that_is_renamed_is_named_once() -> None:
+    save_file({"encoder.norm.weight": torch.tensor([1.0, math.nan])}, "model.safetensors")
+    receipt = cs.apply(cs.rename("model.safetensors", map=["encoder="]), "out.safetensors")
+    assert sum("NaN" in note for note in receipt.notes) == 1
+
+
 def test_a_key_within_the_key_of_another_tensor_is_said() -> None:
     said = ["1 small tensor has NaN or infinite values: layers.0.fc_weight, and 0.fc"]
     keys = ["fc_weight", "layers.0.fc", "0.fc", "layers.0.fc_weight"]
-    (note,) = unsound_copy_notes(keys, said)
+    (note,) = unsound_copy_notes({key: key for key in keys}, said)
     assert note.endswith(": fc_weight, layers.0.fc")
 
 

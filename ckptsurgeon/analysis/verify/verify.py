@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.values.value_notes import is_non_finite_note
+from ...checkpoint.values.value_notes import is_said_not_finite
 from ...engine.prefetch import fetch_tensors
 from ...errors import CheckpointError, FormatError
 from ...planning.plan.plan import Plan
@@ -175,8 +175,7 @@ def verify_output(
 
 def _unsound(check: Check) -> Iterator[OutputNote]:
     """Yield a note on tensors with NaN or infinite values, except tensors that the output's own notes already name."""
-    said = [note for note in check.output.notes if is_non_finite_note(note)]
-    if keys := [key for key in check.unsound if not any(escape(key) in note for note in said)]:
+    if keys := [key for key in check.unsound if not is_said_not_finite(key, check.output.notes)]:
         yield OutputNote(check.output.path, f"NaN or infinite values: {listing(keys)}")
 
 

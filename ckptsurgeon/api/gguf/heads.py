@@ -51,8 +51,8 @@ def heads_of(
         both = " or ".join(dict.fromkeys(names))
         raise PlanError(
             f"the key projections (of attention) of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit "
-            f"{keys} heads{missing} of {size} rows. In the query projections, a head has {size} rows: they have "
-            f"{queries * size} rows and {queries} heads ({names[0]}).",
+            f"{keys} heads{missing} of {size} rows. The query projections have {queries * size} rows and {queries} "
+            f"heads ({names[0]}), so that each head has {size} rows.",
             hint=f"Correct {both}, whichever is wrong, or convert without changing the layout: --layout keep.",
         )
     return Heads(queries, keys, size, width)

@@ -186,9 +186,10 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
 
 
 def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str = "") -> tuple[ChangedTensor, ...]:
-    """Return the tensors among ``keys`` whose values differ, the largest difference first; all are in ``block``.
+    """Return the tensors among ``keys`` whose values differ, the largest difference first.
 
-    Only for the first ``RECOGNISED``, the result says what happened to the weight.
+    ``block`` is the name of the block with these tensors, or '' if they are in no common block; the results only repeat
+    it. Only the first ``RECOGNISED`` results say what happened to the weight.
     """
     rows = [(key, _distance_of(networks, key)) for key in keys]
     shapes = {key: _shapes(networks, key) for key in keys}

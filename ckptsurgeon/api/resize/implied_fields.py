@@ -31,7 +31,7 @@ def implied_fields(base: Resizable, names: Iterable[str]) -> dict[str, int]:
 
 
 def with_values(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``before`` with the values at the dotted paths ``found``."""
+    """Return a copy of ``before`` with the values of ``found``; its keys are dotted paths (``text_config.n_inner``)."""
     fields = dict(before)
     for path, value in found.items():
         first, _, rest = path.partition(".")

@@ -143,7 +143,7 @@ def scores_by_activations(
             is_known = True
             found = [one + more for one, more in zip(found, _sums(axis, units, source, means), strict=True)]
     if not is_known:
-        what = "how often experts are used" if are_experts else "the inputs of the layers that use them"
+        what = "how often experts are used" if are_experts else "the inputs of these layers"
         raise ConfigError(
             f"{escape(statistics.path)} has no statistics on {what}: {escape(keys[0])} and others.",
             hint="Leave --by out to choose by the size of weights, or list the indices to keep with --keep.",

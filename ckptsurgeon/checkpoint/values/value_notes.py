@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from bisect import bisect_right
 from collections import Counter
@@ -19,7 +20,7 @@ from ...tensors.quantised.encoding import QuantisedTensors
 from ...tensors.quantised.methods import is_packed_in_floats
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
-from ...util.text import NUMBER_IN_KEY, count, listing
+from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from ..cast_codes import cast_code_notes
 from ..zero_runs import UNDIVIDED, zero_run_notes
 from .foreign_layers import foreign_layer_notes
@@ -31,7 +32,7 @@ from .rank_files import QUERIES, doubled_file_notes, missing_rank_notes
 from .samples import NORM, VALUES, MatrixSample, SmallSample
 from .scales import activation_scales, inverse_scales, unusable_scales
 
-__all__ = ["MATRICES", "is_non_finite_note", "is_norm", "non_finite_notes", "sampled_matrices", "value_notes"]
+__all__ = ["MATRICES", "is_norm", "is_said_not_finite", "non_finite_notes", "sampled_matrices", "value_notes"]
 
 SAID = "NaN or infinite values"
 
@@ -105,9 +106,10 @@ def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> 
         yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
 
 
-def is_non_finite_note(note: str) -> bool:
-    """Return whether a note is from ``non_finite_notes``."""
-    return SAID in note
+def is_said_not_finite(key: str, notes: Sequence[str]) -> bool:
+    """Return whether one of ``notes`` names a tensor as having values that are NaN or infinite."""
+    name = re.compile(rf"(?<!\S){re.escape(escape(key))}(?![^\s,])")
+    return any(SAID in note and name.search(note) for note in notes)  # SAID: it is from ``non_finite_notes``
 
 
 @notes_of(NoteKind.UNWRITTEN)

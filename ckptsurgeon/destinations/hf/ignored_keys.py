@@ -18,8 +18,8 @@ def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> lis
 
     If ``is_missing`` is true, the patterns of unexpected keys are left out. The last pattern always matches
     ``rotary_emb.inv_freq``, a buffer that old models have. The patterns are cached, since importing the class takes
-    seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, or ''. If it is not '', the
-    patterns can be cached even if this process has already imported transformers.
+    seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, or ''. If it is '', the
+    patterns are not cached once this process has imported transformers, because its classes may have been changed.
     """
     known: Any = built or versions()
     asked = {"of": "ignored keys", "format": FORMAT, "class": name, "known": known} if known else {}

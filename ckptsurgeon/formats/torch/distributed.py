@@ -259,7 +259,7 @@ def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
     """
     shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
     if not isinstance(shards, list) or len(shards) > _PIECES:
-        raise UnknownDistributedError(f"the state does not begin with a list of at most {_PIECES} pieces")
+        raise UnknownDistributedError(f"its state does not begin with a list of at most {_PIECES} pieces")
     pieces = []
     for shard in shards:
         one = attributes_of(shard, "Shard")

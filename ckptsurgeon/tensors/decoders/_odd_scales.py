@@ -295,7 +295,7 @@ def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
-    """Return whether codes whose scale is 0 differ from each other; in a block of zeros, they would all be equal."""
+    """Return whether codes whose scale is 0 have more different values than blocks of zeros have (``DIFFERENT``)."""
     is_zero = arrays["scale"] == 0
     if not is_zero.any():
         return False

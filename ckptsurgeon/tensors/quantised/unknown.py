@@ -164,8 +164,8 @@ def _is_single_float(info: TensorInfo) -> bool:
 def _is_scaled_by(codes: str, key: str, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether ``codes`` are 8-bit floats and ``key`` is their scale.
 
-    A scale is a floating-point tensor with one element, or its key is the key of the codes followed by text with
-    "scal".
+    ``key`` is a scale in two cases: its tensor is floating-point with one element, or its key is the key of the codes
+    followed by text with "scal"; in the second case, the tensor may have any dtype and shape.
     """
     is_scale = _is_single_float(tensors[key]) or "scal" in key[len(codes) :].lower()
     return DTYPES[tensors[codes].dtype].kind == "float" and is_scale

@@ -180,7 +180,7 @@ def _without_effect(made: Settings) -> list[str]:
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
     if made.beam is not None and made.decoding not in BEAM_SEARCHES:
-        without.append(f"train.beam has no effect with train.decoding {made.decoding}, which is no beam search")
+        without.append(f"train.beam has no effect with train.decoding {made.decoding}, which is not a beam search")
     if made.label_smoothing and made.task in UNSMOOTHED:
         without.append(f"train.label_smoothing has no effect on the task {made.task}")
     if made.augment.freq_masks and made.features.kind == "waves":

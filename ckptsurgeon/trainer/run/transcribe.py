@@ -104,7 +104,7 @@ def transcribe(
     init = _init_of(where) if settings.lora.targets else None
     no_data: Any = None
     job = Job(document, settings, target, choose_device(device), task, no_data, tokens=tuple(tokens), init=init)
-    size = batch_size or settings.batch_size
+    size = min(batch_size or settings.batch_size, len(clips))
     try:
         with torch_settings(settings, job.device):
             texts = _texts(job, saved_model(job, weights), clips, size)

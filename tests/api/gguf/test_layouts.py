@@ -252,7 +252,7 @@ def test_either_number_of_heads_may_be_the_wrong_one() -> None:
     model("llama", num_attention_heads=HEADS * 2)
     with pytest.raises(cs.PlanError) as error:
         cs.convert("model", layout="gguf")
-    assert "2 heads (num_key_value_heads) of 8 rows. In the query projections, a head has 8 rows" in str(error.value)
+    assert "2 heads (num_key_value_heads) of 8 rows. The query projections have" in str(error.value)
     assert "Correct num_attention_heads or num_key_value_heads, whichever is wrong" in str(error.value)
 
 

@@ -175,7 +175,7 @@ def _odd(stds: dict[str, float], factor: float, unset: Collection[str]) -> dict[
 
 
 def _upper_half(logs: Mapping[str, float], apart: float) -> Sequence[str]:
-    """Return the keys with the larger values if the values form two groups, each with at least a third of them.
+    """Return the keys of the larger values if the values form two groups; () if not, or for fewer than ``MANY`` values.
 
     ``logs`` has the binary logarithms of the values.
 

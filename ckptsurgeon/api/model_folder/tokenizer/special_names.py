@@ -90,8 +90,8 @@ EXTRA = ("extra_special_tokens", "additional_special_tokens")
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
 
-    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". A tokeniser with custom code gets no note: it
-    may have these tokens.
+    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". A tokeniser with custom code gets no note,
+    because this code may define the tokens.
     """
     found = new_ids(folder, local_tokens(folder))
     for file in (TOKENIZER, MAP):
@@ -116,8 +116,8 @@ class NewId(NamedTuple):
 def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
     """Return the new ids of special tokens that are in a tokeniser's files, but not in its token list ``listed``.
 
-    transformers gives them the ids after the last token. The result is empty for a tokeniser with custom code, which
-    may have these tokens.
+    transformers gives them the ids after the last token. The result is empty for a tokeniser with custom code,
+    because this code may define the tokens.
     """
     tokens = frozenset(listed)
     if not tokens or folder.vocabulary in BYTE_PAIRS or object_in(folder, TOKENIZER).get("auto_map"):

@@ -183,7 +183,7 @@ AND_SO = "transformers ignores the unknown tensor and initialises the missing on
 
 
 class _Renamed(NamedTuple):
-    """A key that no model of the type has, and the missing key that it seems to replace."""
+    """A key or pattern of keys that no model of the type has, and the missing one that it seems to replace."""
 
     found: str
     missing: str

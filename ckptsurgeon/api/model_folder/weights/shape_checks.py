@@ -139,9 +139,11 @@ def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) 
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if no layer fits the declared number or size of attention heads.
+    """Yield a note if ``o_proj``, or else ``k_proj``, fits the declared number or size of heads in no layer.
 
-    Layers that share or compress queries or keys, and so lack ``q_proj`` or ``k_proj``, are not compared.
+    The columns of ``o_proj``, or the rows of a quantised ``q_proj``, must fit the attention heads; the rows of
+    ``k_proj`` must fit the heads of keys and values. Layers without ``q_proj`` or ``k_proj`` are not compared: they
+    share or compress queries or keys.
     """
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
