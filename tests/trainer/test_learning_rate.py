@@ -202,7 +202,7 @@ def test_a_tri_stage_that_never_falls_is_said() -> None:
 
 def test_a_setting_that_nothing_uses_is_said() -> None:
     for settings, why in (
-        (Settings(beam=3), "train.beam has no effect with train.decoding ctc, which is no beam search"),
+        (Settings(beam=3), "train.beam has no effect with train.decoding ctc, which is not a beam search"),
         (Settings(label_smoothing=0.1), "train.label_smoothing has no effect on the task ctc"),
         (
             Settings(augment=Augment(freq_masks=1), features=Features(kind="waves")),
