@@ -10,7 +10,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.select import scores_by_weights
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..statistics.stored import Statistics
 
 __all__ = ["Measures", "scores", "scores_by_activations"]
@@ -144,8 +144,9 @@ def scores_by_activations(
             found = [one + more for one, more in zip(found, _sums(axis, units, source, means), strict=True)]
     if not is_known:
         what = "how often experts are used" if are_experts else "the inputs of these layers"
+        lacked = keys if are_experts else [axis.key for axis in axes if axis.side == "in"] or keys
         raise ConfigError(
-            f"{escape(statistics.path)} has no statistics on {what}: {escape(keys[0])} and others.",
+            f"{escape(statistics.path)} has no statistics on {what}: {listing(lacked, 2, where='')}.",
             hint="Leave --by out to choose by the size of weights, or list the indices to keep with --keep.",
         )
     return found
