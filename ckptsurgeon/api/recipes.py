@@ -213,6 +213,14 @@ def _with_paths(document: Mapping[str, Any], folder: str) -> dict[str, Any]:
     for name in ("statistics", "tokens"):
         if isinstance(by_model := document.get(name), dict):
             keys = {key: _resolved(folder, key) if key in models else key for key in by_model}
+            twice = [
+                paths for path in keys.values() if len(paths := [key for key, one in keys.items() if one == path]) > 1
+            ]
+            if twice:
+                raise ConfigError(
+                    f"{name} of a recipe names one model twice: {listing(list(map(str, twice[0])), where='')}.",
+                    hint="Leave one of the two out.",
+                )
             found[name] = {keys[key]: _resolved(folder, value) for key, value in by_model.items()}
     texts = document.get("tokens")
     texts = [texts] if isinstance(texts, str) else texts

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.recipes import with_absolute_paths
 
 from ..helpers.transformers_models import BERT, saved
 
@@ -421,3 +422,14 @@ def test_notes_of_a_recipe_are_a_few_short_strings(notes: object) -> None:
     path = recipe(verb="rename", source="a.pth", map=["module=m"], notes=notes)
     with pytest.raises(cs.ConfigError, match="not a list of at most 16 strings of at most 1000 characters"):
         cs.load_plan(path)
+
+
+@pytest.mark.parametrize("field", ["statistics", "tokens"])
+def test_a_model_with_two_files_is_an_error(field: str) -> None:
+    document = {"verb": "merge", "models": ["a", "./a", "b"], field: {"a": "s", "./a": "t", "b": "u"}}
+    with pytest.raises(cs.ConfigError, match=f"^{field} of a recipe names one model twice: a, ./a"):
+        with_absolute_paths(document, "r.yaml")
+    assert with_absolute_paths({**document, field: {"./a": "t", "b": "u"}}, "/r.yaml")[field] == {
+        "/a": "/t",
+        "/b": "/u",
+    }
