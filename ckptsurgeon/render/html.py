@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape as escape_html
@@ -53,6 +54,8 @@ BLOCK = (
     "direction:ltr;unicode-bidi:bidi-override;font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace"
 )
 UNCUT = 1 << 30
+_OPTIONS = re.compile(r"\((?:-v|--json|-v or --json) (lists|shows) all\)")
+"""Matches the advice under a list that is cut."""
 
 Lines = list[list[Segment]]
 
@@ -136,9 +139,14 @@ class _Last:
 def _lines_of(result: object) -> Lines:
     if _Last.shown is not None and _Last.shown[0]() is result:
         return _Last.shown[1]
-    lines = lines_of(_views(result))
+    lines = [[_for_python(segment) for segment in line] for line in lines_of(_views(result))]
     _Last.shown = ref(result), lines
     return lines
+
+
+def _for_python(segment: Segment) -> Segment:
+    """Return a piece of a line that names ``to_json()`` in place of the options of the command line."""
+    return segment._replace(text=_OPTIONS.sub(r"(to_json() \1 all)", segment.text))
 
 
 def _views(result: object) -> Views:

@@ -169,6 +169,18 @@ def test_a_scan_and_an_explanation_are_shown(ckpt: Run) -> None:
     assert unspaced(shown(cs.explain(plan, ["head.weight"]))) == unspaced(said.out)
 
 
+def test_a_list_that_is_cut_names_what_python_has(ckpt: Run) -> None:
+    save("a.pth")
+    torch.save(
+        {f"m{letter}{'x' * number}.w": torch.ones(number + 1) for number, letter in enumerate("abcdefghij" * 4)},
+        "b.pth",
+    )
+    assert "more (-v or --json lists all)" in ckpt("diff", "a.pth", "b.pth").out
+    said = shown(cs.diff("a.pth", "b.pth"))
+    assert "more (to_json() lists all)" in said
+    assert "--json" not in said
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_no_name_breaks_out(name: str) -> None:
     torch.save({name: torch.ones(2), f"a.{name}.b": torch.ones(3)}, "src.pth")
