@@ -38,7 +38,7 @@ class NpzWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Return the layout of a file; ``metadata`` is stored only in the recipe.
+        """Return the layout of a file; ``metadata`` is not used here: the text ``recipe`` contains it.
 
         Raises OutputError for a key that cannot be the name of a record, or that differs from another only in case.
         """

@@ -43,7 +43,7 @@ def _left_out(found: MergeSurvey, shown: int) -> Iterator[str]:
     if models > 0:
         yield f"<p>And {count(models, 'more model')}, without columns.</p>"
     if pairs > 0:
-        yield f"<p>And {count(pairs, 'more pair', 'more pairs')} of the models in this list, without columns.</p>"
+        yield f"<p>The table has no columns for {count(pairs, 'other pair')} of the models in this list.</p>"
 
 
 def _layers(found: MergeSurvey, models: Sequence[str]) -> str:

@@ -141,7 +141,7 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
     if is_untied and stays_tied(before) and _SCALED_IF_TIED not in before:
         raise ConfigError(
             f"--set {name}=false cannot be used: it would change the outputs, because this network scales the inputs "
-            "of its output layer differently if the layer is not tied.",
+            "of its output layer only if the layer is tied.",
             hint="Leave this field out; with --new-width init, the width can grow without it.",
         )
 

@@ -53,7 +53,7 @@ class FlaxWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _FlaxLayout:
-        """Return the layout of a file; ``metadata`` is stored only in the recipe.
+        """Return the layout of a file; ``metadata`` is not used here: the text ``recipe`` contains it.
 
         The parts of a key between dots become nested dicts. Raises OutputError for keys that cannot be stored, for an
         array that is too large for msgpack, and for more values than ckptsurgeon reads.

@@ -54,7 +54,7 @@ class Hdf5Writer:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> _Hdf5Layout:
-        """Return the layout of a file; ``metadata`` is stored only in the recipe.
+        """Return the layout of a file; ``metadata`` is not used here: the text ``recipe`` contains it.
 
         Raises OutputError for a key that cannot be the path of a dataset.
         """

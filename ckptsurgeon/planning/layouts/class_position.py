@@ -68,10 +68,10 @@ class ClassPosition:
         """
         number = _number(tensors[positions])
         if not self.registers:
-            fits, wanted = number > 0 and not _is_square(number), "the class token and each patch"
+            fits, wanted = number > 0 and not _is_square(number), "the class token and the patches"
         else:
             embedded = number - 1 - _number(tensors[registers])
-            fits, wanted = _is_square(number) and not _is_square(embedded), "each patch of a square image alone"
+            fits, wanted = _is_square(number) and not _is_square(embedded), "the patches of a square image alone"
             if _is_square(number) and _is_square(embedded):
                 raise PlanError(
                     f"{positions} has {number} position embeddings, and their number does not show whether the class "
@@ -81,7 +81,7 @@ class ClassPosition:
         if not fits:
             raise PlanError(
                 f"{positions} has {number} position embeddings. In the layout of timm, DINOv2 "
-                f"{'with' if self.registers else 'without'} register tokens has one for {wanted}.",
+                f"{'with' if self.registers else 'without'} register tokens has them for {wanted}.",
                 hint="If the network has position embeddings for other tokens, convert it with rules and --operations.",
             )
 

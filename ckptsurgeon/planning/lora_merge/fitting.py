@@ -225,12 +225,13 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
     ``linear`` is the model if its config.json shows that it has no Conv1D; then the layers are (out, in).
     """
     if keys:
-        lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
+        merged = f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
-            yield f"{lead} (in, out), since nothing else shows their layout: {_list(keys)}"
+            why = "since nothing else shows their layout"
+            yield f"fan_in_fan_out is true, and {merged} (in, out), {why}: {_list(keys)}"
         else:
-            why = f"config.json has the model type {linear.kind}, which has no Conv1D"
-            yield f"{lead} (out, in), as PEFT does: {why}: {_list(keys)}"
+            why = f"since config.json has the model type {linear.kind}, which has no Conv1D"
+            yield f"fan_in_fan_out is true, but {merged} (out, in), as PEFT does, {why}: {_list(keys)}"
 
 
 def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:

@@ -287,7 +287,8 @@ class _MergeSteps:
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
         """Return the step of a tensor of integers or booleans, which have no mean: --int-buffers decides its values.
 
-        ``kind`` is the kind of the tensor's dtype, such as "uint" or "bool". If it is "complex", PlanError is raised.
+        ``kind`` is the kind of the tensor's dtype, such as "uint" or "bool". Raises PlanError if it is "complex", or if
+        the shapes differ and --int-buffers does not work with the policy of --on-mismatch.
         """
         inputs = list(fitted.inputs.values())
         if kind == "complex":

@@ -89,7 +89,7 @@ class Configuration:
 
     @property
     def statistics(self) -> Mapping[ModelReference, str]:
-        """The paths of the statistics of models; raises ConfigError if a model has several files."""
+        """The paths of the models' statistics; raises ConfigError if two entries give different paths for one model."""
         found: dict[ModelReference, str] = {}
         for source in self._sources():
             if source.statistics and found.setdefault(source.model, source.statistics) != source.statistics:

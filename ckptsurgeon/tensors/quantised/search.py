@@ -50,10 +50,10 @@ def search_codes(
 
 
 class _Forms:
-    """The logical tensors of known encodings, computed once for each form; ``settings`` are the settings of the folder.
+    """The logical tensors of known encodings, computed once for each form.
 
-    Two quantised tensors have the same form if they have the same encoding, and parts with equal endings, dtypes and
-    shapes.
+    ``settings`` are the quantisation settings of the folder. Two quantised tensors have the same form if they have the
+    same encoding, no section of their own in the settings, and parts with equal endings, dtypes and shapes.
     """
 
     def __init__(self, settings: QuantisationSettings) -> None:

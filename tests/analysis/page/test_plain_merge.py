@@ -88,7 +88,7 @@ def test_models_and_methods_without_columns_are_said(monkeypatch: pytest.MonkeyP
         save_file({"layers.0.w": torch.ones(4, 4) + number}, name)
     plan = cs.merge(names, method="ties", base="base.safetensors")
     found = Plain(cs.view(plan).html)
-    assert "And 4 more pairs of the models in this list, without columns." in found.text
+    assert "The table has no columns for 4 other pairs of the models in this list." in found.text
     assert "more model" not in found.text
     assert "Not tried: " in found.text
     monkeypatch.setattr(plain_merge, "COLUMNS", 4)

@@ -160,11 +160,11 @@ def test_timm_adds_the_position_embedding_of_the_class_token_to_it(network: str)
 @pytest.mark.parametrize(
     ("network", "number", "said"),
     [
-        (REGISTERS, 49 + 4 + 1, "with register tokens has one for each patch of a square image alone"),
+        (REGISTERS, 49 + 4 + 1, "with register tokens has them for the patches of a square image alone"),
         (REGISTERS, 4 + 4 + 1, "their number does not show whether the class"),
-        (REGISTERS, 0, "with register tokens has one for each patch of a square image alone"),
-        (PLAIN, 0, "without register tokens has one for the class token and each patch"),
-        (PLAIN, 4, "without register tokens has one for the class token and each patch"),  # as in DeiT III
+        (REGISTERS, 0, "with register tokens has them for the patches of a square image alone"),
+        (PLAIN, 0, "without register tokens has them for the class token and the patches"),
+        (PLAIN, 4, "without register tokens has them for the class token and the patches"),  # as in DeiT III
     ],
 )
 def test_position_embeddings_for_other_tokens_are_an_error(network: str, number: int, said: str) -> None:

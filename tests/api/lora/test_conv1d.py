@@ -103,7 +103,7 @@ def test_a_model_without_a_conv1d_is_not_merged_transposed() -> None:
     products = adapter("a", ("q", 8, 8), fan_in_fan_out=True)
     assert torch.allclose(merged("base", "a")["q.weight"], products["q"])
     assert cs.lora_merge("base", "a").notes == (
-        "a: fan_in_fan_out is true, and 1 module is merged as (out, in), as PEFT does: config.json has the model "
+        "a: fan_in_fan_out is true, but 1 module is merged as (out, in), as PEFT does, since config.json has the model "
         "type llama, which has no Conv1D: q",
     )
 

@@ -66,7 +66,7 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     if unused and not heads and tied:
         yield (
             f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
-            "though its values may differ"
+            "though its values may differ from those of the embedding"
         )
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:
