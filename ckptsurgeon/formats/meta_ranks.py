@@ -7,7 +7,7 @@ along one dimension, and each rank stores the norms.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
@@ -19,6 +19,7 @@ from ..util.notes import Note
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
+from .base.flatten import keys_with_tensors
 from .base.header import Header
 from .clusters.joining import equal_bytes
 from .torch.zero import StateFile
@@ -87,33 +88,22 @@ def _names(folder: Folder) -> list[str]:
 
 
 def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
-    """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not.
+    """Return the tensors of the whole model, and notes on tensors that differ and on entries that were left out.
 
-    ``files`` has the file of each rank. Entries that are not tensors are those of the first rank. Raises FormatError if
-    the files do not fit together, or have no tensors.
+    ``files`` has the file of each rank. Entries without tensors are those of the first rank. Raises FormatError if the
+    files do not fit together, or have no tensors.
     """
     first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
-    weights: dict[str, Any] = {}
-    differing = []
-    for one in files:
-        if not isinstance(one.header.tree, Mapping) or one.header.tree.keys() != first.header.tree.keys():
-            raise FormatError(
-                f"{escape(one.file.uri)} has other keys than {escape(first.file.uri)}: they are not ranks of one "
-                "model.",
-                rule="rank keys",
-            )
+    _check_keys(files)
     width = _width(first)
     _check_number(first, width, len(files))
-    for key in first.header.tree:
+    weights: dict[str, Any] = {}
+    differing = []
+    nested = keys_with_tensors(first.header.tree)
+    for key, value in first.header.tree.items():
         infos = [one.header.tree[key] for one in files]
-        others = [one for one, info in zip(files, infos, strict=True) if not isinstance(info, TensorInfo)]
-        if 0 < len(others) < len(files):
-            raise FormatError(
-                f"{escape(others[0].file.uri)}: {escape(str(key))} is not a tensor, as it is on other ranks.",
-                rule="rank part",
-            )
-        if others:
-            weights[key] = infos[0]
+        if not isinstance(value, TensorInfo):
+            weights |= {} if key in nested else {key: value}
             continue
         dim = _dimension(key, infos[0], width, len(files))
         if dim is None:
@@ -129,23 +119,54 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
             weights[key] = infos[0]
             differing += [key] if False in equal else []
             continue
-        for one, info in zip(files, infos, strict=True):
-            if (info.dtype, info.shape) != (infos[0].dtype, infos[0].shape):
-                raise FormatError(
-                    f"{escape(one.file.uri)}: {escape(key)} is {info.dtype} {info.shape}, but {infos[0].dtype} "
-                    f"{infos[0].shape} on the first rank: they are not ranks of one model.",
-                    rule="rank shapes",
-                )
+        _check_alike(files, key)
         weights[key] = join(infos, dim)
     if not any(isinstance(info, TensorInfo) for info in weights.values()):
         raise FormatError(
             f"{escape(first.file.uri)} is not a dict of tensors, as Meta saves the part of a rank.", rule="rank state"
         )
-    said = (
-        f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first rank are used"
-    )
-    note = Note(NoteKind.SPLIT_TENSORS, f"{said}: {listing(differing, where='')}")
-    return weights, [note] if differing else []
+    return weights, [*_notes(differing, [str(key) for key in nested])]
+
+
+def _check_keys(files: Sequence[StateFile]) -> None:
+    """Raise FormatError if the ranks have different keys, or if only some of them have a tensor under a key."""
+    first = files[0]
+    for one in files:
+        if not isinstance(one.header.tree, Mapping) or one.header.tree.keys() != first.header.tree.keys():
+            raise FormatError(
+                f"{escape(one.file.uri)} has other keys than {escape(first.file.uri)}: they are not ranks of one "
+                "model.",
+                rule="rank keys",
+            )
+    for key in first.header.tree:
+        are_tensors = [isinstance(one.header.tree[key], TensorInfo) for one in files]
+        if any(are_tensors) and not all(are_tensors):
+            said = f"{escape(str(key))} is not a tensor here, but is one on rank {are_tensors.index(True)}"
+            raise FormatError(f"{escape(files[are_tensors.index(False)].file.uri)}: {said}.", rule="rank part")
+
+
+def _check_alike(files: Sequence[StateFile], key: str) -> None:
+    """Raise FormatError if a rank's tensor ``key`` has another dtype or shape than that of the first rank."""
+    first = files[0].header.tree[key]
+    for one in files:
+        info = one.header.tree[key]
+        if (info.dtype, info.shape) != (first.dtype, first.shape):
+            raise FormatError(
+                f"{escape(one.file.uri)}: {escape(key)} is {info.dtype} {info.shape}, but {first.dtype} "
+                f"{first.shape} on the first rank: they are not ranks of one model.",
+                rule="rank shapes",
+            )
+
+
+def _notes(differing: Sequence[str], nested: Sequence[str]) -> Iterator[Note]:
+    """Yield a note on tensors that should be equal but differ, and one on entries with tensors, which are not read."""
+    if differing:
+        what = f"{count(len(differing), 'tensor')} that should be equal on all ranks differ"
+        said = f"{what}; those of the first rank are used: {listing(differing, where='')}"
+        yield Note(NoteKind.SPLIT_TENSORS, said)
+    if nested:
+        said = f"left out, because ckpt does not join tensors in nested dicts and lists: {listing(nested, where='')}"
+        yield Note(NoteKind.REMARK, said)
 
 
 def _check_number(first: StateFile, width: int, ranks: int) -> None:

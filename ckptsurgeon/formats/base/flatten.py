@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import FormatError, UnsafeError
@@ -11,7 +11,7 @@ from ...util.text import escape
 from ..pickle.values import key_text
 from . import limits
 
-__all__ = ["flattened", "holds_tensors", "named_once"]
+__all__ = ["flattened", "holds_tensors", "keys_with_tensors", "named_once"]
 
 
 class _Allowed:
@@ -43,6 +43,33 @@ def holds_tensors(tree: Any) -> bool:
             seen.add(id(node))
             waiting.extend((child, depth + 1) for child in (node.values() if isinstance(node, dict) else node))
     return False
+
+
+def keys_with_tensors(tree: Mapping[Any, Any]) -> list[Any]:
+    """Return the keys of the dicts and lists in ``tree`` that contain a tensor, directly or in nested ones.
+
+    Each dict or list is visited once, also if it is in several others.
+    """
+    around: dict[int, list[int]] = {}
+    seen, found = set[int](), set[int]()
+    waiting, holding = [*tree.values()], list[int]()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, (dict, list, tuple)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        for child in node.values() if isinstance(node, dict) else node:
+            if isinstance(child, TensorInfo):
+                holding.append(id(node))
+            elif isinstance(child, (dict, list, tuple)):
+                around.setdefault(id(child), []).append(id(node))
+                waiting.append(child)
+    while holding:
+        node = holding.pop()
+        if node not in found:
+            found.add(node)
+            holding += around.get(node, ())
+    return [key for key, value in tree.items() if id(value) in found]
 
 
 def flattened(tree: Any) -> dict[str, Any]:

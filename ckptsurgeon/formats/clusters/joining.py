@@ -133,7 +133,7 @@ class RankJoiner:
         own, first = next(iter(values.items()))
         other = next((rank for rank, value in values.items() if isinstance(value, TensorInfo)), own)
         if other != own and not isinstance(first, TensorInfo):
-            raise self._error(own, f"{escape(key)} is not a tensor, as it is on rank {other}.", "rank keys")
+            raise self._error(own, f"{escape(key)} is not a tensor here, but is one on rank {other}.", "rank keys")
         if isinstance(first, Mapping):
             nested = {rank: value for rank, value in values.items() if isinstance(value, Mapping)}
             return self._level(nested, f"{key}.", depth + 1)

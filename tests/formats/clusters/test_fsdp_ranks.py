@@ -140,7 +140,7 @@ def changed(rank: int, change: Callable[[Any], object]) -> None:
 def test_a_tensor_that_the_first_rank_does_not_have_as_one_is_an_error(layout: Layout) -> None:
     layout("rows")
     changed(0, lambda state: state.update(even=None))
-    with pytest.raises(FormatError, match=f"{rank_name(0)}: even is not a tensor, as it is on rank 1"):
+    with pytest.raises(FormatError, match=f"{rank_name(0)}: even is not a tensor here, but is one on rank 1"):
         cs.open_checkpoint("d")
 
 

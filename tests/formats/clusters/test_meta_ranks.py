@@ -70,10 +70,27 @@ def test_entries_other_than_tensors_are_kept_from_the_first_rank() -> None:
     assert [(extra.key, extra.value) for extra in cs.inspect("model").extras] == [("step", 7)]
 
 
+def test_entries_with_tensors_are_left_out_and_named() -> None:
+    """They would be the parts of the first rank, which look like whole weights."""
+
+    def change(rank: int, state: State) -> None:
+        entries = {"ema": dict(state), "steps": {"last": [7]}, "history": [{"old": {"a": state["norm.weight"]}}]}
+        state.update(entries)  # type: ignore[arg-type]
+
+    write(change=change)
+    found = cs.inspect("model")
+    said = "left out, because ckpt does not join tensors in nested dicts and lists: ema, history"
+    assert said in found.notes
+    assert not [note for note in found.notes if "also has" in note]
+    assert {extra.key for extra in found.extras} == {"steps"}
+    with pytest.raises(cs.ConfigError, match="ema"):
+        cs.inspect("model", root="ema")
+
+
 def test_a_weight_that_one_rank_does_not_have_as_a_tensor_is_an_error() -> None:
     write(change=lambda rank, state: state.update({"output.weight": None} if rank else {}))  # type: ignore[dict-item]
     with pytest.raises(
-        FormatError, match=r"consolidated.01.pth: output.weight is not a tensor, as it is on other ranks"
+        FormatError, match=r"consolidated.01.pth: output.weight is not a tensor here, but is one on rank 0"
     ):
         cs.inspect("model")
 
