@@ -75,7 +75,8 @@ def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
     from ...tensors.decoders._decoder import Request
 
     parts = {end: checkpoint[part] for end, part in coded.parts.items()}
-    return Request(coded, parts, settings, partial(_stored, checkpoint, coded), checkpoint.metadata)
+    stored, are_equal = partial(_stored, checkpoint, coded), partial(_are_equal, checkpoint, parts)
+    return Request(coded, parts, settings, stored, checkpoint.metadata, are_equal)
 
 
 def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]:
@@ -131,3 +132,23 @@ def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> byte
     if info is None or info.storage is None or not info.is_plain or info.nbytes > SMALL:
         return b""
     return bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, info.nbytes))
+
+
+def _are_equal(checkpoint: Checkpoint, parts: Mapping[str, TensorInfo], ending: str, other: str) -> bool | None:
+    """Return whether two stored tensors of a quantised weight have the same bytes; None if they cannot be compared.
+
+    ``parts`` are its stored tensors by the endings of their keys. Large tensors are read in pieces of ``SMALL`` bytes.
+    """
+    infos = parts[ending], parts[other]
+    if infos[0].nbytes != infos[1].nbytes:
+        return False
+    places = [(info.storage, info.offset) for info in infos if info.storage is not None and info.is_plain]
+    if len(places) < 2:
+        return None
+    files = checkpoint.open_files()
+    for at in range(0, infos[0].nbytes, SMALL):
+        size = min(SMALL, infos[0].nbytes - at)
+        one, two = (files[place.file].read(place.offset + offset + at, size) for place, offset in places)
+        if one != two:
+            return False
+    return True

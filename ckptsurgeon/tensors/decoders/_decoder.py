@@ -75,8 +75,9 @@ class Request:
 
     ``parts`` are its stored tensors, ``settings`` the ``quantization_config`` of its folder. ``stored`` is a function
     that reads a small stored tensor: it takes the ending of a key and returns the bytes of the tensor. It returns b""
-    if there is no such tensor, or if the tensor cannot be read. ``metadata`` is the metadata of its file (strings by
-    name, as in a safetensors header).
+    if there is no such tensor, or if the tensor cannot be read. ``are_equal`` is a function that compares the bytes of
+    two stored tensors, given the endings of their keys; it returns None if they cannot be compared. ``metadata`` is the
+    metadata of its file (strings by name, as in a safetensors header).
     """
 
     coded: QuantisedTensor
@@ -84,6 +85,7 @@ class Request:
     settings: StatedSettings
     stored: Callable[[str], bytes] = lambda ending: b""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    are_equal: Callable[[str, str], bool | None] = lambda ending, other: None
 
     @property
     def codes(self) -> TensorInfo:

@@ -56,8 +56,7 @@ class _Scaled:
         end = next((end for end in SCALES if end in asked.parts), "")
         if not end:
             raise UndecodableError("the tensor has no scale")
-        if other := _other_scale(asked, end):
-            raise UndecodableError(f"the tensor has two scales ({end[1:]} and {other[1:]}), which differ")
+        _check_other_scales(asked, end)
         if ".weight_g_idx" in asked.parts:
             raise UndecodableError("the columns are permuted (weight_g_idx)")
         scale = as_exponents(asked.parts[end])
@@ -103,19 +102,21 @@ class _Scaled:
         return values if times is None else values * np.float32(times)
 
 
-def _other_scale(asked: Request, end: str) -> str:
-    """Return the ending of a scale of the weight that differs from the scale with the ending ``end``; "" if none does.
+def _check_other_scales(asked: Request, end: str) -> None:
+    """Raise UndecodableError unless all scales of the weight are equal to the scale with the ending ``end``.
 
-    ``.scale`` is left out: it may be the scale of something else. Equal scales are accepted only if they are small.
+    ``.scale`` is left out: it may be the scale of something else.
     """
     own = asked.parts[end]
     for other in SCALES:
         info = asked.parts.get(other)
-        if info is not None and other not in (end, ".scale") and (info.place is None or info.place != own.place):
-            is_alike = (info.dtype, info.shape) == (own.dtype, own.shape)
-            if not is_alike or not asked.stored(other) or asked.stored(other) != asked.stored(end):
-                return other
-    return ""
+        if info is None or other in (end, ".scale") or (info.place is not None and info.place == own.place):
+            continue
+        is_alike = (info.dtype, info.shape) == (own.dtype, own.shape)
+        are_equal = asked.are_equal(end, other) if is_alike else False
+        if not are_equal:
+            how = "cannot be compared" if are_equal is None else "differ"
+            raise UndecodableError(f"the tensor has two scales ({end[1:]} and {other[1:]}), which {how}")
 
 
 def _check_blocks(shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> None:

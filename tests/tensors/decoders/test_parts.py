@@ -203,6 +203,32 @@ def test_what_no_product_of_codes_and_scales_gives_is_refused(
     assert why in refused(store, settings, tmp_path / "m")
 
 
+@pytest.mark.parametrize("change", [0, 1])
+def test_large_scales_that_are_equal_are_one_scale(change: int, tmp_path: Path) -> None:
+    """Two scales of 1.2 MB, which are read in pieces: the last values are compared, too."""
+    rows = 300_000
+    scale = torch.ones(rows, 1)
+    other = scale.clone()
+    other[-1] += change
+    parts = {".weight": torch.ones(rows, 2).to(torch.float8_e4m3fn), ".weight_scale": scale, ".weight_scale_inv": other}
+    state = {f"q_proj{end}": part for end, part in parts.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    if change:
+        with pytest.raises(cs.PlanError, match=r"\(weight_scale_inv and weight_scale\), which differ"):
+            cs.convert(tmp_path / "model.safetensors", dequantize=True)
+    else:
+        cs.apply(cs.convert(tmp_path / "model.safetensors", dequantize=True), tmp_path / "out.safetensors")
+        assert list(load_file(tmp_path / "out.safetensors")) == ["q_proj.weight"]
+
+
+def test_scales_that_cannot_be_compared_are_not_said_to_differ(tmp_path: Path) -> None:
+    """A transposed tensor of a pickle is not stored in its order."""
+    codes, scale = torch.ones(4, 6).to(torch.float8_e4m3fn), torch.ones(3, 2)
+    torch.save({"q.weight": codes, "q.weight_scale": scale, "q.weight_scale_inv": torch.ones(2, 3).t()}, "m.pth")
+    with pytest.raises(cs.PlanError, match=r"two scales \(.*\), which cannot be compared"):
+        cs.convert("m.pth", dequantize=True)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_scale_that_is_no_number_is_an_error_that_names_the_tensor(value: float, tmp_path: Path) -> None:
     folder = BY_NAME["fp8-block"].folder(tmp_path / "m")
