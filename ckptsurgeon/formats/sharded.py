@@ -32,6 +32,8 @@ __all__ = ["FORMAT"]
 
 _COUNTED_SHARDS = 10_000
 """The most missing shards that are looked for in the folder."""
+_LISTED_FOLDERS = 16
+"""If the shards are in more folders, only that of a missing shard is listed: listing each may be a request."""
 
 
 class _Sharded:
@@ -147,16 +149,21 @@ def _why(error: SourceError, folder: Folder, shard: str) -> str:
 
 
 def _advice(error: SourceError, folder: Folder, shard: str, names: Collection[str]) -> str:
-    """Return advice for a ``shard`` that cannot be opened; ``names`` are all shards of the index."""
+    """Return advice for a ``shard`` that cannot be opened; ``names`` are all shards of the index.
+
+    The advice counts the missing shards if they are in few folders (``_LISTED_FOLDERS``).
+    """
     there: set[str] = set()
-    for inner in sorted({os.path.dirname(name) for name in names} | {""}):
+    folders = {os.path.dirname(name) for name in names} | {""}
+    are_few = len(folders) <= _LISTED_FOLDERS
+    for inner in sorted(folders if are_few else {os.path.dirname(shard), ""}):
         with suppress(CheckpointError):  # not every server lists a folder
             listed = (folder.inside(inner) if inner else folder).names()
             there.update(os.path.join(inner, name) for name in listed)
     missing = [name for name in names if name not in there]
     if not there or shard not in missing:
         return error.hint
-    what = "this file" if len(missing) == 1 else f"the {len(missing)} missing files"
+    what = "this file" if len(missing) == 1 or not are_few else f"the {len(missing)} missing files"
     return f"Fetch or save {what} again. ckpt check {escape(shlex.quote(folder.uri))} says which tensors are missing."
 
 

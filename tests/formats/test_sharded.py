@@ -17,6 +17,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats import sharded
 from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.formats.base.sharded_writer import split_shards
+from ckptsurgeon.storage.read.local import LocalFolder
 
 
 def index(name: str, weight_map: dict[str, str]) -> None:
@@ -107,6 +108,22 @@ def test_a_missing_shard_comes_with_what_to_do(ckpt: Any) -> None:
         cs.open_checkpoint("m")
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("Fetch or save the 2 missing files again.")
+
+
+def test_advice_on_a_shard_lists_few_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To list a folder of the hub may be a request, and an index can name any number of folders."""
+    weight_map = shards("m")
+    for at in range(40):
+        weight_map[f"x{at}"] = f"d{at}/x.safetensors"
+    os.remove(f"m/{weight_map['c']}")
+    index("m/model.safetensors.index.json", weight_map)
+    listed: list[str] = []
+    names = LocalFolder.names
+    monkeypatch.setattr(LocalFolder, "names", lambda self: listed.append(self.uri) or names(self))
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint("m")
+    assert str(caught.value.hint).startswith("Fetch or save this file again.")
+    assert not [uri for uri in listed if "/d" in uri]
 
 
 def test_advice_on_a_shard_counts_only_the_shards_that_are_missing() -> None:
