@@ -101,7 +101,7 @@ def other_tensors(tree: Any, found: Mapping[str, TensorInfo | OpaqueResult]) -> 
 
     ``found`` is the result of ``script_tensors(tree)``. Values beyond ``limits.COUNTED`` are not counted.
     """
-    places = {info.place for info in found.values() if isinstance(info, TensorInfo)}
+    places = {info.place or id(info) for info in found.values() if isinstance(info, TensorInfo)}
     others, seen, left = set[object](), set[int](), limits.COUNTED
     waiting = [tree]
     while waiting and left > 0:

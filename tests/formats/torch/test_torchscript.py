@@ -15,6 +15,9 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.pickle.values import GlobalName, OpaqueResult
+from ckptsurgeon.formats.torch.script import other_tensors, script_tensors
+from ckptsurgeon.tensors.info import TensorInfo
 from tests.hostile.bombs import long_script_names, long_script_paths
 
 
@@ -104,6 +107,14 @@ def test_tensors_in_containers_of_a_module_are_counted() -> None:
         "read the tensors of a TorchScript module, not its program, and not 4 tensors in lists, dicts or tuples of the "
         "module",
     )
+
+
+def test_an_attribute_whose_tensor_has_no_place_is_not_counted() -> None:
+    """As of a tensor on the device meta, or a sparse one."""
+    opaque, listed = (TensorInfo("float32", (2,), opaque="it is sparse") for _ in range(2))
+    module = OpaqueResult(GlobalName("__torch__", "Net"))
+    module.state = {"w": opaque, "rows": [listed, opaque]}
+    assert other_tensors(module, script_tensors(module)) == 1
 
 
 @pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
