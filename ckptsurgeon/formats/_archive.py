@@ -59,7 +59,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
     if folder is None:
         return None
-    for _ in range(limits.TREE_DEPTH):
+    for _ in range(limits.TREE_DEPTH + 1):  # the archive, and the levels in it
         if folder.has_checkpoint:
             return folder
         if not (name := folder.way_in):
@@ -102,8 +102,8 @@ def _is_nemo(name: str, head: bytes) -> bool:
 def open_member(path: str) -> Member | None:
     """Return the member at a path that leads into an archive, such as ``models.zip/a.pth``; None for any other path.
 
-    Raises FormatError if the archive lacks the member, if the member is compressed, or if the archive is one checkpoint
-    of torch; FormatError or UnsafeError if the archive is damaged.
+    Raises FormatError if the archive lacks the member, if the member is a folder or is compressed, or if the archive is
+    one checkpoint of torch; FormatError or UnsafeError if the archive is damaged.
     """
     archive = os.path.dirname(path)
     while archive and not os.path.lexists(archive) and os.path.dirname(archive) != archive:
@@ -114,16 +114,30 @@ def open_member(path: str) -> Member | None:
     assert isinstance(file, File)
     head = file.read(0, min(HEAD, file.size))
     folder = _whole(file, head)
-    if folder is None and head.startswith(b"PK"):
-        entries = read_archive(file).entries
-        if is_of_torch(entries) or is_of_export(entries):
-            said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is only a part of this checkpoint."
-            raise FormatError(said, hint=f"Give the path {escape(archive)}.")
-        if name not in entries:
-            raise _missing(archive, name)
-        hint = f"Unpack it, and use the unpacked file: unzip {argument(archive)} {argument(name)}"
-        raise FormatError(f"{escape(archive)} has compressed files: {escape(name)} cannot be read from it.", hint=hint)
-    return folder.file(name) if folder is not None else None
+    if folder is None and not head.startswith(b"PK"):
+        return None
+    if not name:
+        raise FormatError(f"{escape(archive)} is a file, not a folder.", hint=f"Give the path {escape(archive)}.")
+    members: Collection[str] = folder.others(()) if folder is not None else read_archive(file).entries
+    if folder is None and (is_of_torch(members) or is_of_export(members)):
+        said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is only a part of this checkpoint."
+        raise FormatError(said, hint=f"Give the path {escape(archive)}.")
+    _check_is_file(archive, name, members)
+    if folder is not None and name not in folder.compressed:
+        return folder.file(name)
+    hint = f"Unpack it, and use the unpacked file: unzip {argument(archive)} {argument(name)}"
+    raise FormatError(f"{escape(archive)} has compressed files: {escape(name)} cannot be read from it.", hint=hint)
+
+
+def _check_is_file(archive: str, name: str, members: Collection[str]) -> None:
+    """Raise FormatError unless ``name`` is one of ``members``, the files of the archive at the path ``archive``."""
+    if any(one.startswith(f"{name}/") for one in members):
+        raise FormatError(
+            f"{escape(name)} is a folder in the archive {escape(archive)}.",
+            hint="Give the path of a file in it, or unpack the archive.",
+        )
+    if name not in members:
+        raise _missing(archive, name)
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
@@ -161,7 +175,7 @@ class ArchiveFolder(Folder):
         self.name = within.rstrip("/").rpartition("/")[2] or archive.name
         self.archive = archive
         self._places = places
-        self._within, self._compressed = within, compressed
+        self._within, self.compressed = within, compressed
         self._paths = [name.removeprefix(within) for name in places if name.startswith(within)]
 
     def fingerprint(self) -> FilePrint:
@@ -201,7 +215,7 @@ class ArchiveFolder(Folder):
         ``read`` has paths relative to this folder.
         """
         own = {self._within + name for name in read}
-        return [path.removeprefix(self._within) for path in sorted({*self._places, *self._compressed} - own)]
+        return [path.removeprefix(self._within) for path in sorted({*self._places, *self.compressed} - own)]
 
     def names(self) -> list[str]:
         """Return the names of the files in this folder, sorted."""
@@ -213,7 +227,7 @@ class ArchiveFolder(Folder):
 
     def inside(self, name: str) -> ArchiveFolder:
         """Return the subfolder ``name`` of this folder."""
-        return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/", self._compressed)
+        return ArchiveFolder(self.archive, self._places, f"{self._within}{name}/", self.compressed)
 
     def file(self, name: str) -> Member:
         """Return the file ``name`` of this folder; raises FormatError if there is none."""

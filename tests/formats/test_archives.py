@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ def test_files_in_other_folders_of_the_archive_and_compressed_files_are_said_too
         made.writestr("assets/vocab.txt", "a")
     (note,) = the_same("hf.zip")
     assert note.endswith("the archive's other files are not copied: assets/vocab.txt, config.json")
+    with pytest.raises(cs.FormatError, match=r"hf\.zip has compressed files: config\.json cannot be read from it"):
+        cs.open_checkpoint("hf.zip/config.json")
 
 
 @pytest.mark.usefixtures("model")
@@ -142,9 +145,9 @@ def test_a_tar_of_a_folder_without_a_checkpoint_is_no_checkpoint_of_torch() -> N
 @pytest.mark.usefixtures("model")
 def test_folders_that_are_nested_too_deeply_are_refused() -> None:
     """Each level of each path was looked at: a thousand paths of 20,000 folders took minutes."""
-    the_same(tarred("hf.tar", "hf", "a/" * 40 + "hf"))
+    the_same(tarred("hf.tar", "hf", "a/" * 63 + "hf"))
     with pytest.raises(cs.UnsafeError, match=r"deep\.tar has folders that are nested more than 64 levels deep"):
-        cs.open_checkpoint(tarred("deep.tar", "hf", "a/" * 80 + "hf"))
+        cs.open_checkpoint(tarred("deep.tar", "hf", "a/" * 64 + "hf"))
 
 
 @pytest.mark.usefixtures("model")
@@ -201,6 +204,17 @@ def test_a_part_of_a_checkpoint_of_torch_names_the_checkpoint() -> None:
     for part in ("m/data.pkl", "m/data/0"):
         with pytest.raises(cs.FormatError, match=r"m\.pth is one checkpoint of torch: m/data.* Give the path m\.pth"):
             cs.inspect(f"m.pth/{part}")
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("pack", [zipped, partial(zipped, method=zipfile.ZIP_DEFLATED), tarred])
+def test_a_path_to_a_folder_in_an_archive_is_not_said_to_be_missing(pack: Callable[[str, str], str]) -> None:
+    path = pack("asr.pack", "espnet")
+    for name in ("exp", "exp/asr/"):
+        with pytest.raises(cs.FormatError, match=rf"{name.rstrip('/')} is a folder in the archive asr\.pack"):
+            cs.open_checkpoint(f"{path}/{name}")
+    with pytest.raises(cs.FormatError, match=r"asr\.pack is a file, not a folder. Give the path asr\.pack\."):
+        cs.open_checkpoint(f"{path}/")
 
 
 @pytest.mark.usefixtures("model")
