@@ -75,7 +75,8 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
     metas = {name: meta.entries for name, meta in read.items()}
     times = {name: _number(meta.get("unixtime")) for name, meta in metas.items()}
     last = max(saved, key=times.__getitem__)
-    is_known = list(times.values()).count(times[last]) == 1
+    are_known = float("-inf") not in times.values()
+    is_known = are_known and list(times.values()).count(times[last]) == 1
     told = [f"{name} ({_told(one, last=name == last and is_known)})" for name, one in read.items()]
     return FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",

@@ -87,10 +87,10 @@ def test_a_meta_file_that_is_not_understood_is_said_and_hides_no_weights(ckpt: R
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("time", ["", "unixtime: 1\n"])
-def test_no_checkpoint_is_called_the_most_recent_if_this_is_not_known(time: str) -> None:
-    for name in ("first", "second"):
-        Path(f"save/CKPT+{name}/CKPT.yaml").write_text(f"WER: 1.5\n{time}")
+@pytest.mark.parametrize(("time", "other"), [("", ""), ("unixtime: 1\n", "unixtime: 1\n"), ("unixtime: 5\n", "")])
+def test_no_checkpoint_is_called_the_most_recent_if_this_is_not_known(time: str, other: str) -> None:
+    for name, said in (("first", time), ("second", other)):
+        Path(f"save/CKPT+{name}/CKPT.yaml").write_text(f"WER: 1.5\n{said}")
     with pytest.raises(cs.FormatError) as caught:
         cs.inspect("save")
     assert caught.value.message == "save has several checkpoints: CKPT+first (WER 1.5), CKPT+second (WER 1.5)."
