@@ -105,8 +105,8 @@ def _json(folder: LocalFolder, name: str, most: int) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return an entry of the user's metadata as text: a string or number as it is, other values as JSON."""
-    return str(value) if isinstance(value, (str, int, float)) else json.dumps(value)
+    """Return an entry of the user's metadata as text: a string as it is, other values as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _malformed(what: str) -> FormatError:

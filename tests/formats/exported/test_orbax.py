@@ -304,9 +304,11 @@ def test_a_list_of_values_that_is_not_valid_is_named_with_its_folder() -> None:
 
 def test_every_entry_of_the_metadata_of_the_user_is_shown() -> None:
     folder = item("x", {"w": VALUES})
-    custom = {"a": "text", "b": 2, "c": {"d": [1, None]}, "e": None}
+    custom = {"a": "text", "b": 2, "c": {"d": [1, None, "ä"]}, "e": None, "f": True}
     (folder / "_METADATA").write_text(json.dumps(metadata({"w": {}}, custom_metadata=custom)))
-    assert dict(cs.inspect("x").metadata) == {"a": "text", "b": "2", "c": '{"d": [1, null]}', "e": "null"}
+    assert dict(cs.inspect("x").metadata) == {
+        "a": "text", "b": "2", "c": '{"d": [1, null, "ä"]}', "e": "null", "f": "true",
+    }  # fmt: skip
 
 
 def test_values_that_are_empty_and_strings_are_no_arrays() -> None:
