@@ -48,10 +48,10 @@ class _BytePairs:
 
 def _entry(place: int, line: bytes) -> tuple[int, bytes]:
     """Return the rank and the token of a line; raises ValueError for any other line."""
-    token, _, rank = line.strip().partition(b" ")
-    if not rank.isdigit() or len(rank) > 9:
+    fields = line.split()
+    if len(fields) != 2 or not fields[1].isdigit() or len(fields[1]) > 9:
         raise ValueError(f"line {place} is not a token in Base64, a space and a rank")
-    return int(rank), token
+    return int(fields[1]), fields[0]
 
 
 def _tekken(document: Any) -> list[str]:

@@ -247,6 +247,7 @@ def test_what_is_no_file_is_an_error(path: str, why: str) -> None:
 
 def test_pairs_of_bytes_are_written_as_tokenizer_json_writes_them() -> None:
     assert read("x.tiktoken", "IGE= 1\n6A== 0\nw6k= 2\n") == ("è", "Ġa", "Ã©")
+    assert read("x.tiktoken", "IGE= 1\n6A==  0\nw6k=\t2\n") == ("è", "Ġa", "Ã©")  # as tiktoken splits a line
     config = {"default_vocab_size": 3, "default_num_special_tokens": 1}
     rows = [{"rank": rank, "token_bytes": text} for rank, text in enumerate(["6A==", "IGE=", "w6k="])]
     tekken = {"config": config, "vocab": rows, "special_tokens": [{"rank": 0, "token_str": "<unk>"}]}
