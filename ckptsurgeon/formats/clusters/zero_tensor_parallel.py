@@ -169,4 +169,5 @@ def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo
 
 
 def _but(dim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:dim], -1, *shape[dim + 1 :])
+    """Return ``shape`` with -1 as the size of the dimension ``dim``, if it has this dimension."""
+    return (*shape[:dim], -1, *shape[dim + 1 :]) if dim < len(shape) else shape

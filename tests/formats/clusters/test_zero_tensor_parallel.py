@@ -119,3 +119,17 @@ def test_whole_parameters_that_differ_between_the_ranks_are_refused(ckpt: Any) -
     done = ckpt("inspect", "d")
     assert (done.code, "is not split, but its values differ" in " ".join(done.err.split())) == (3, True), done.err
     assert "ds_to_universal" not in done.err  # it asserts that the values are equal
+
+
+def test_a_part_without_dimensions_does_not_fit_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = part
+
+    def change(key: str, value: torch.Tensor, rank: int) -> torch.Tensor:
+        return value[0] if rank and key == "0.query.bias" else plain(key, value, rank)
+
+    monkeypatch.setitem(globals(), "part", change)
+    save("d")
+    with pytest.raises(
+        cs.FormatError, match=r"parts of 0.query.bias on the ranks do not fit together: \(3,\) and \(\)"
+    ):
+        cs.open_checkpoint("d")
