@@ -116,7 +116,11 @@ def assembled(key: str, dtype: str, shape: tuple[int, ...], pieces: Sequence[Ten
     if not filled:
         if 0 not in shape:
             raise FormatError(f"no piece of the tensor {escape(key)} was found.", rule="pieces")
-        return pieces[0].info if pieces and pieces[0].info.shape == shape else TensorInfo(dtype, shape, opaque="empty")
+        return (
+            pieces[0].info
+            if pieces and pieces[0].info.shape == shape
+            else TensorInfo(dtype, shape, opaque="it is empty")
+        )
     made = _grid(filled, 0, shape)
     if made is None:
         raise FormatError(

@@ -91,7 +91,7 @@ class ShardedPart:
     @property
     def any(self) -> TensorInfo:
         """A stored tensor of this part, which may be empty; if the rank has no piece, a TensorInfo without values."""
-        return self.local[0].info if self.local else TensorInfo("float32", (0,), opaque="empty")
+        return self.local[0].info if self.local else TensorInfo("float32", (0,), opaque="it is empty")
 
     def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
         """Return the pieces that are not empty; raises FormatError if a piece is outside a tensor of this ``shape``."""
