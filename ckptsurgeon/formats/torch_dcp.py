@@ -221,7 +221,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
         raise FormatError(f"the metadata lists no pieces of {escape(key)}.", rule="dcp metadata")
     if len(chunks) > max(1, len(places)):
         raise FormatError(
-            f"the metadata lists {len(chunks):,} pieces of {escape(key)}, but says where {len(places):,} are stored.",
+            f"the metadata lists {len(chunks):,} pieces of {escape(key)}, but gives the places of {len(places):,}.",
             rule="dcp metadata",
         )
     places = dict(places)  # a copy: _piece removes the places that it used

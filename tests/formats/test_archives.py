@@ -138,8 +138,11 @@ def test_a_tar_of_a_folder_without_a_checkpoint_is_no_checkpoint_of_torch() -> N
     Path("notes").mkdir()
     Path("notes/a.txt").write_text("a")
     path = tarred("notes.tar", "notes", "notes")
-    with pytest.raises(cs.FormatError, match="is a tar archive that contains notes/, not a checkpoint of torch"):
+    with pytest.raises(
+        cs.FormatError, match="is a tar archive that contains notes/, not a checkpoint of torch"
+    ) as caught:
         cs.open_checkpoint(path)
+    assert caught.value.hint == "If it contains a checkpoint, unpack the archive, and use that checkpoint."
 
 
 @pytest.mark.usefixtures("model")

@@ -24,6 +24,7 @@ from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.formats.base.slice import TensorPiece, assembled
 from ckptsurgeon.formats.torch.dcp_writer import _MetadataWriter
+from ckptsurgeon.tensors.encoders._schemes import SCHEMES, misfit
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ..helpers.forked import Forked
@@ -216,9 +217,12 @@ def test_data_files_that_the_metadata_does_not_list_are_named() -> None:
     Path("d", "__1_0.distcp").write_bytes(Path("d", "__0_0.distcp").read_bytes())
     (said,) = (note for note in cs.open_checkpoint("d").notes if ".metadata" in note)
     assert said.startswith(
-        "left out 1 file that .metadata does not list (perhaps they, or .metadata, are of another save): "
+        "left out 1 file that .metadata does not list (perhaps it and .metadata are of different saves): "
     )
     assert said.endswith(": __1_0.distcp")
+    Path("d", "__2_0.distcp").write_bytes(Path("d", "__0_0.distcp").read_bytes())
+    said = next(note for note in cs.open_checkpoint("d").notes if ".metadata" in note)
+    assert "2 files that .metadata does not list (perhaps they and .metadata are of different saves)" in said
 
 
 def test_a_damaged_piece_is_not_said_to_be_a_truncated_file() -> None:
@@ -305,7 +309,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of the tensor w"),
     "a chunk again and again": (
         lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000),
-        "lists 200,001 pieces of w, but says where 1 are stored",
+        "lists 200,001 pieces of w, but gives the places of 1",
     ),
     "pieces that are none": (lambda m: setattr(m.state_dict_metadata["w"], "chunks", None), "lists no pieces of w"),
     "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "contains an invalid path"),
@@ -464,3 +468,8 @@ def test_pieces_that_overlap_or_leave_a_hole_are_refused(pieces: list[TensorPiec
 def test_pieces_of_rows_that_are_cut_differently() -> None:
     pieces = [_at((2, 1), 0, 0), _at((2, 2), 0, 1), _at((2, 2), 2, 0), _at((2, 1), 2, 2)]
     assert assembled("w", "float32", (4, 3), pieces).shape == (4, 3)
+
+
+def test_a_tensor_without_pieces_has_a_reason_that_is_a_clause() -> None:
+    info = assembled("w", "float32", (0, 4), [])
+    assert misfit(info, SCHEMES["int8"]) == "it is empty"  # "w cannot be quantised: it is empty"

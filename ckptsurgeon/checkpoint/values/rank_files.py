@@ -49,8 +49,8 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
             other = first.setdefault(some, name)
             if other != name:
                 yield (
-                    f"{escape(name)} has the same bytes as {escape(other)} wherever tensors that are split between "
-                    "them were compared: if it is a copy, the parts of its own rank are missing"
+                    f"{escape(name)} has the same bytes as {escape(other)} in all compared parts of tensors that are "
+                    "split between them: if it is a copy, the parts of its own rank are missing"
                 )
 
 

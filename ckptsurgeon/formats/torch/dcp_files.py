@@ -111,7 +111,7 @@ class PieceFiles:
         found = [name for name in others[:OTHERS] if self._size(name)]
         if found:
             what = f"{count(len(found), 'file')} that .metadata does not list"
-            why = "perhaps they, or .metadata, are of another save"
+            why = f"perhaps {'it' if len(found) == 1 else 'they'} and .metadata are of different saves"
             yield Note(NoteKind.REMARK, f"left out {what} ({why}): {listing(found, where='')}")
 
     def _size(self, name: str) -> int:

@@ -217,7 +217,7 @@ def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, TarMember]) -> None:
     kind = header[156:157]
     if name not in known:
-        hint = "If it contains a checkpoint, unpack it, and use that."
+        hint = "If it contains a checkpoint, unpack the archive, and use that checkpoint."
         raise FormatError(
             f"the file is a tar archive that contains {escape(name)}, not a checkpoint of torch.",
             hint=hint,

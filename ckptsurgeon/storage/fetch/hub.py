@@ -108,7 +108,7 @@ def from_hub(
             break
     raise SourceError(
         f"{escape(origin.shown)} does not match the hub: its digest differs. The file was removed from the cache.",
-        hint="Fetch it again when the hub may be asked." if offline else "Fetch it again.",
+        hint="Fetch it again with network access." if offline else "Fetch it again.",
     )
 
 

@@ -17,7 +17,7 @@ from ckptsurgeon.analysis.check.report import Status
 from ...formats.clusters import test_megatron, test_meta_ranks
 from ...formats.test_deepspeed_zero import zero_folder
 
-SAID = "wherever tensors that are split between them were compared"
+SAID = "in all compared parts of tensors that are split between them"
 
 
 def source() -> None:

@@ -106,7 +106,7 @@ def test_a_file_that_went_bad_is_never_given_offline_and_never_trusted_again(
     found = cs.fetch("hf://org/net")
     Path(os.path.realpath(Path(found.path, "model.safetensors"))).write_bytes(bytes(len(WEIGHTS)))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for said in ("its digest differs.*Fetch it again when the hub may be asked", "is not in the cache"):
+    for said in ("its digest differs.*Fetch it again with network access", "is not in the cache"):
         with pytest.raises(cs.SourceError, match=said):
             cs.fetch("hf://org/net")
     assert not Path(found.path, "model.safetensors").exists()
