@@ -135,17 +135,35 @@ def test_what_cannot_be_read_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize(("size", "hint"), [(8, "Pass --batch-size 4 or less."), (1, "Cut the longest sounds")])
-def test_too_many_sounds_at_a_time(size: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "size", "hint"),
+    [(8, 8, "Pass --batch-size 4 or less."), (3, 1, "Cut the longest sounds"), (1, 8, "Cut the longest sounds")],
+)
+def test_too_many_sounds_at_a_time(number: int, size: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = next(iter(trained()))
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(CTC, "measure", full)
-    with pytest.raises(cs.ConfigError, match=f"not have enough memory for {size} sounds? at a time") as found:
-        cs.transcribe("run", [path], batch_size=size)
+    with pytest.raises(
+        cs.ConfigError, match=f"not have enough memory for {min(size, number)} sounds? at a time"
+    ) as found:
+        cs.transcribe("run", [path] * number, batch_size=size)
     assert found.value.hint.startswith(hint)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_weights_that_do_not_fit_the_gpu_get_no_advice_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(iter(trained()))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("ckptsurgeon.trainer.run.transcribe.saved_model", full)
+    with pytest.raises(cs.ConfigError, match=r"not have enough memory for the weights run/best\.safetensors") as found:
+        cs.transcribe("run", path)
+    assert found.value.hint == "Use --device cpu."
 
 
 @pytest.mark.usefixtures("cheap")

@@ -105,14 +105,15 @@ def transcribe(
     no_data: Any = None
     job = Job(document, settings, target, choose_device(device), task, no_data, tokens=tuple(tokens), init=init)
     size = min(batch_size or settings.batch_size, len(clips))
-    try:
-        with torch_settings(settings, job.device):
-            texts = _texts(job, saved_model(job, weights), clips, size)
-    except torch.OutOfMemoryError as error:
-        hint = f"Pass --batch-size {size // 2} or less." if size > 1 else "Cut the longest sounds into parts."
-        raise ConfigError(
-            f"the GPU does not have enough memory for {count(size, 'sound')} at a time.", hint=hint
-        ) from error
+    with torch_settings(settings, job.device):
+        model = _model(job, weights)
+        try:
+            texts = _texts(job, model, clips, size)
+        except torch.OutOfMemoryError as error:
+            hint = f"Pass --batch-size {size // 2} or less." if size > 1 else "Cut the longest sounds into parts."
+            raise ConfigError(
+                f"the GPU does not have enough memory for {count(size, 'sound')} at a time.", hint=hint
+            ) from error
     made = [Transcript(clip.path, round(clip.seconds, 3), text) for clip, text in zip(clips, texts, strict=True)]
     return Transcripts(weights, where, tuple(made))
 
@@ -202,6 +203,16 @@ def _clip(path: str, shortest: float) -> Clip:
             hint="Leave this file out.",
         )
     return replace(clip, seconds=seconds)
+
+
+def _model(job: Job, weights: str) -> torch.nn.Module:
+    """Return the model with the weights in the file ``weights``; raises ConfigError if they do not fit the GPU."""
+    try:
+        return saved_model(job, weights)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the GPU does not have enough memory for the weights {escape(weights)}.", hint="Use --device cpu."
+        ) from error
 
 
 @torch.no_grad()
