@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -178,6 +180,8 @@ def test_other_texts_have_another_digest() -> None:
     model()
     first, same, other = (data_digests(job([text]))["train"] for text in ("the cat", "the cat", "the dog"))
     assert first == same != other
+    ids = np.array([WORDS.index("the") + 1, WORDS.index("cat") + 1, 0], dtype="<i4")
+    assert first == hashlib.sha256(ids.tobytes()).hexdigest()
 
 
 def test_a_resumed_run_notices_other_texts() -> None:
@@ -185,6 +189,17 @@ def test_a_resumed_run_notices_other_texts() -> None:
     was = data_digests(job(["the cat"]))
     with pytest.raises(CheckpointError, match="has other texts for train than when run was started"):
         list(check_data(job(["the dog"]), was, "run"))
+
+
+def test_a_resumed_run_says_that_the_tokeniser_is_another_one() -> None:
+    """The digest of the tokens changes, too: it was said that the texts are other ones."""
+    model()
+    was = data_digests(job(["the cat"]))
+    model(words=tuple(reversed(WORDS)))
+    now = job(["the cat"])
+    assert data_digests(now)["train"] != was["train"]
+    with pytest.raises(CheckpointError, match=r"llama/tokenizer\.json cuts texts differently than when run was"):
+        list(check_data(now, was, "run"))
 
 
 def test_a_tokeniser_of_another_model_is_an_error() -> None:
