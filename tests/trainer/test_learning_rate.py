@@ -211,6 +211,8 @@ def test_a_setting_that_nothing_uses_is_said() -> None:
     ):
         assert useless_settings(settings) == [why]
     assert not useless_settings(Settings(beam=3, decoding="joint", task="hybrid", label_smoothing=0.1))
+    own = {"task": "my_task.py:MyTask", "augment": Augment(freq_masks=1), "features": Features(kind="waves")}
+    assert not useless_settings(Settings(beam=3, label_smoothing=0.1, **own))
     said = "train.patience has no effect: there is no split dev to evaluate on"
     assert said in toy.job(patience=2, task="toy_task.py:NoDev").notes
     assert said not in toy.job(patience=2).notes

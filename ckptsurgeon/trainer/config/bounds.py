@@ -175,15 +175,18 @@ def _never_falls(made: Settings) -> Iterator[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect because of another setting, or without a language model."""
-    usual = Settings()
+    """Return notes on settings that have no effect, because of another setting or because they need another setting.
+
+    A user's own task may use ``train.beam`` and ``train.augment.freq_masks`` in its own way, so they get no note there.
+    """
+    usual, is_bundled = Settings(), ":" not in made.task
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
-    if made.beam is not None and made.decoding not in BEAM_SEARCHES:
+    if is_bundled and made.beam is not None and made.decoding not in BEAM_SEARCHES:
         without.append(f"train.beam has no effect with train.decoding {made.decoding}, which is not a beam search")
     if made.label_smoothing and made.task in UNSMOOTHED:
         without.append(f"train.label_smoothing has no effect on the task {made.task}")
-    if made.augment.freq_masks and made.features.kind == "waves":
+    if is_bundled and made.augment.freq_masks and made.features.kind == "waves":
         without.append("train.augment.freq_masks has no effect on waves, which have no frequencies to mask")
     if made.batch_seconds is not None and made.batch_size != usual.batch_size:
         without.append("train.batch_size has no effect on training with train.batch_seconds")
