@@ -1,6 +1,7 @@
 """Shows the checks of a training run on stdout, and its progress on stderr.
 
-On a terminal, a line with the current state is updated in place. Lines with results, as of evaluations, stay.
+On a terminal, a line with the current state is updated in place. Lines with results, such as those of evaluations,
+stay.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def test_a_configuration_of_the_name_of_a_runs_is_not_written_over(ckpt: Run) ->
     moved_into("exp", "config.yaml", "toy_net.py", "toy_task.py")
     said = refused(ckpt, "exp", "exp/config.yaml")
     assert said == (
-        "exp/config.yaml is in the way: a run writes a file with this name, but no lineage.json that can be read "
-        "shows that a run wrote this file. "
+        "exp/config.yaml is in the way: a run writes a file with this name, and there is no readable lineage.json "
+        "of a run. "
         "Give the run another folder: --run DIR."
     )
 

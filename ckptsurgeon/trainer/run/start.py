@@ -62,8 +62,8 @@ def check_free(folder: RunFolder) -> None:
 
 def _in_the_way(folder: RunFolder, name: str) -> OutputError:
     return OutputError(
-        f"{escape(folder.of(name))} is in the way: a run writes a file with this name, but no {LINEAGE} that can be "
-        "read shows that a run wrote this file.",
+        f"{escape(folder.of(name))} is in the way: a run writes a file with this name, and there is no readable "
+        f"{LINEAGE} of a run.",
         hint="Give the run another folder: --run DIR.",
     )
 
