@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +12,9 @@ from ...errors import CheckpointError, SourceError
 from ...formats.base import limits
 from ...formats.base.header import no_collection
 from ...storage.read.base import File, Folder
-from ...storage.read.remote import notes_of
+from ...storage.read.remote import is_sent_whole, notes_of
 from ...storage.read.uri import open_source, scheme_of, shown
-from ...util.notes import with_prefix
-from ...util.text import escape, natural_key
+from ...util.text import count, escape, human_bytes, listing, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at
 from .missing import missing_notes
@@ -185,19 +184,30 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
             return Scan(shown(path), 1, source.size, tuple(_look(source.name, source)), notes_of(source))
     found: list[Finding] = []
     skipped: list[str] = []
-    told: list[str] = []
+    whole: dict[str, int] = {}
     nbytes = 0
     listed = _listed(source, path, skipped)
     for number, one in enumerate(listed):
-        size, findings, notes = _one(one)
+        size, findings, is_whole = _one(one)
         nbytes += size
         found += findings
-        told += (with_prefix(f"{escape(one.path)}: ", note) for note in notes)
+        if is_whole:
+            whole[one.path] = size
         if progress is not None:
             progress(number + 1, len(listed))
     missing = missing_notes({one.path: one.open for one in listed})
     left = (f"not scanned: {', '.join(skipped)}",) if skipped else ()
-    return Scan(shown(path), len(listed), nbytes, tuple(found), (*left, *missing, *told))
+    return Scan(shown(path), len(listed), nbytes, tuple(found), (*left, *missing, *_whole_notes(whole)))
+
+
+def _whole_notes(sizes: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note on files that were fetched as a whole; ``sizes`` is {path: size in bytes}."""
+    if sizes:
+        were = "1 file was" if len(sizes) == 1 else f"{count(len(sizes), 'file')} were"
+        yield (
+            f"the server does not support range requests: {were} fetched as a whole "
+            f"({human_bytes(sum(sizes.values()))}): {listing([*sizes], 3, where='')}"
+        )
 
 
 def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
@@ -205,19 +215,19 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
     return list(far_files_of(source, path) if here is None else files_of(here, skipped))
 
 
-def _one(one: FoundFile) -> tuple[int, list[Finding], tuple[str, ...]]:
-    """Scan one file of a folder; returns its size in bytes (0 if it was not opened), its findings and its notes.
+def _one(one: FoundFile) -> tuple[int, list[Finding], bool]:
+    """Scan one file of a folder; returns its size in bytes, its findings, and whether its server sent it as a whole.
 
-    The notes say how it was fetched.
+    The size is 0 if the file was not opened.
     """
     if one.why:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))], ()
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))], False
     try:
         file = one.open()
     except CheckpointError as error:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", error.said))], ()
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", error.said))], False
     with closing(file):
-        return file.size, _look(one.path, file), notes_of(file)
+        return file.size, _look(one.path, file), is_sent_whole(file)
 
 
 def _look(path: str, file: File) -> list[Finding]:

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn, Protocol
 
 from ...errors import SourceError
-from ...util.text import escape
+from ...util.text import escape, human_bytes
 from ._intervals import Range, cut, joined, run_in_threads
 from .base import Advance, File, Folder, Source
 from .http.spool import Spool, digest_of
 
-__all__ = ["Ranges", "RemoteFile", "notes_of"]
+__all__ = ["Ranges", "RemoteFile", "is_sent_whole", "notes_of"]
 
 BLOCK = 64 << 10
 """A single read fetches whole blocks of this size, because the following bytes are usually read next."""
@@ -67,15 +67,15 @@ class Ranges(Protocol):
 
 
 class RemoteFile(File):
-    """A file on another machine; ``notes`` are notes for the user if it was fetched in an unusual way."""
+    """A file on another machine; ``is_sent_whole`` is true if its server does not support range requests."""
 
     remote = True
     mtime_ns: int | None = None
 
-    def __init__(self, wire: Ranges, spool: Spool | None = None, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, wire: Ranges, spool: Spool | None = None, *, is_sent_whole: bool = False) -> None:
         self.uri, self.name, self.size = wire.uri, wire.name, wire.size
         self.validator = wire.validator
-        self.notes = notes
+        self.is_sent_whole = is_sent_whole
         self._wire = wire
         self._spool = spool or Spool(wire.uri)
         self._lock, self._writing = threading.Lock(), threading.Lock()
@@ -202,5 +202,13 @@ class RemoteFile(File):
 
 
 def notes_of(source: Source) -> tuple[str, ...]:
-    """Return the notes on how a source was fetched."""
-    return source.notes if isinstance(source, RemoteFile) else ()
+    """Return a note if the server of a source sent the whole file; () if not."""
+    if not (isinstance(source, RemoteFile) and source.is_sent_whole):
+        return ()
+    said = f"the whole file was fetched ({human_bytes(source.size)})"
+    return (f"the server of {escape(source.uri)} does not support range requests: {said}",)
+
+
+def is_sent_whole(source: Source) -> bool:
+    """Return whether the server of a source sent the whole file, because it does not support range requests."""
+    return isinstance(source, RemoteFile) and source.is_sent_whole

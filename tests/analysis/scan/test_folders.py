@@ -18,7 +18,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.scan import walk
 from ckptsurgeon.formats.base import limits
 
-from ...helpers.hub.faults import status
+from ...helpers.hub.faults import Fault, status
 from ...helpers.hub.server import Hub
 from ...helpers.torch_files import saved
 from ...storage.read.conftest import _connections, waits
@@ -296,10 +296,14 @@ def test_a_shard_without_numbers_that_the_index_names_is_missing() -> None:
     assert not cs.scan("m").notes
 
 
-def test_how_the_files_of_a_remote_folder_were_fetched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("model").mkdir()
-    for name in ("a.json", "b.json"):
-        Path("model", name).write_text("{}")
-    said = {"a.json": (), "b.json": ("the whole file was fetched",)}
-    monkeypatch.setattr("ckptsurgeon.analysis.scan.walk.notes_of", lambda file: said[file.name])
-    assert cs.scan("model").notes == ("b.json: the whole file was fetched",)
+@pytest.mark.parametrize("number", [1, 5])
+def test_files_that_a_server_sent_as_a_whole_are_said_in_one_note(number: int, hub: Hub) -> None:
+    hub.repository("org/model", {f"{name}.json": b"{}" for name in "abcde"[:number]})
+    hub.fail("*/resolve/*", Fault("no ranges", ignore_range=True), times=None)
+    said = {
+        1: "1 file was fetched as a whole (2 B): a.json",
+        5: "5 files were fetched as a whole (10 B): a.json, b.json, c.json, and 2 more",
+    }
+    assert cs.scan("hf://org/model").notes == (f"the server does not support range requests: {said[number]}",)
+    hub.mend()
+    assert cs.scan("hf://org/model").notes == ()

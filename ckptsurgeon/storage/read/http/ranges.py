@@ -135,9 +135,8 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
             except BaseException:
                 spool.close()
                 raise
-            said = f"the whole file was fetched ({human_bytes(size)})"
-            note = f"the server of {escape(address.shown)} does not support range requests: {said}"
-            return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
+            wire = HttpRanges(address, name, size, etag, modified, around, digest)
+            return RemoteFile(wire, spool, is_sent_whole=True)
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
