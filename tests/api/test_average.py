@@ -398,6 +398,22 @@ def test_a_checkpoint_that_is_given_twice_is_said() -> None:
     )
 
 
+def test_weights_that_are_given_three_times_are_said_to_count_so() -> None:
+    save_file({"w": torch.ones(4)}, "a.safetensors")
+    for copy in "cd":
+        shutil.copy("a.safetensors", f"{copy}.safetensors")
+    for names, said in (
+        ("aaa", "a.safetensors is given 3 times, so its weights count 3 times"),
+        ("caa", "a.safetensors (given twice) has the same weights as c.safetensors, so these weights count 3 times"),
+        ("aca", "c.safetensors has the same weights as a.safetensors (given twice), so these weights count 3 times"),
+        (
+            "acd",
+            "c.safetensors and d.safetensors have the same weights as a.safetensors, so these weights count 3 times",
+        ),
+    ):
+        assert cs.average([f"{name}.safetensors" for name in names]).notes == (said,)
+
+
 def test_an_adapter_that_is_given_twice_is_said() -> None:
     save_file({"q.weight": torch.zeros(4, 4)}, "base.safetensors")
     peft_folder("a", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)})

@@ -21,7 +21,7 @@ from ...storage.read.local import is_local as is_local_file
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Decoded, TensorInfo
 from ...tensors.odd_scales.notes import OddScales
-from ...util.text import escape, percent
+from ...util.text import escape, percent, together
 
 if TYPE_CHECKING:
     from ...tensors.ops.regions import Array, Box
@@ -186,21 +186,47 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
     Whole files are compared only if their sizes, fingerprints and last bytes are equal.
     """
-    first: dict[Hashable, Checkpoint] = {}
-    notes = []
+    given: dict[tuple[str, Hashable], list[Checkpoint]] = {}
     for one in opened:
-        if one.in_memory:
+        if not one.in_memory:
+            given.setdefault((one.path, _outline(one)), []).append(one)
+    notes: list[str] = []
+    groups: dict[Hashable, list[list[Checkpoint]]] = {}
+    for (path, outline), times in given.items():
+        copies = groups.setdefault(outline, [times])
+        first, one = copies[0][0], times[0]
+        if first is one:
             continue
-        found = first.setdefault(_outline(one), one)
-        name = escape(one.path)
-        if found is not one and found.path == one.path:
-            number = sum(not each.in_memory and (each.path, each.root) == (one.path, one.root) for each in opened)
-            times = "twice" if number == 2 else f"{number} times"
-            notes.append(f"{name} is given {times}, so its weights count {times}")
-        elif found is not one and _is_copy(found, one):
-            said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
-            notes += _decoded_otherwise(found, one) or [said]
-    return list(dict.fromkeys(notes))
+        if not _is_copy(first, one):
+            groups[path, outline] = [times]
+        elif differences := _decoded_otherwise(first, one):
+            notes += differences
+            groups[path, outline] = [times]
+        else:
+            copies.append(times)
+    return [*notes, *(note for copies in groups.values() for note in _counted(copies))]
+
+
+def _counted(copies: Sequence[Sequence[Checkpoint]]) -> Iterator[str]:
+    """Yield a note if the same weights count more than once; ``copies`` has each file as often as it is given."""
+    first, *others = copies
+    number = sum(map(len, copies))
+    if others:
+        have = "has" if len(others) == 1 else "have"
+        yield (
+            f"{together([*map(_as_given, others)])} {have} the same weights as {escape(_as_given(first))}, so these "
+            f"weights count {_times(number)}"
+        )
+    elif number > 1:
+        yield f"{escape(first[0].path)} is given {_times(number)}, so its weights count {_times(number)}"
+
+
+def _as_given(times: Sequence[Checkpoint]) -> str:
+    return f"{times[0].path} (given {_times(len(times))})" if len(times) > 1 else times[0].path
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"
 
 
 def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:

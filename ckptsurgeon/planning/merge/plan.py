@@ -132,7 +132,11 @@ class _MergeSteps:
                 self._notes.from_base.append(piece.key)
             elif self._options.on_missing != "any":
                 self._missing += ((place, piece.key) for place in absent)
-                helps = {"base": base is not None, "skip": True, "any": base is not None or self._can_lack_base(piece)}
+                helps = {
+                    "base": base is not None,
+                    "skip": True,
+                    "any": base is not None or _can_lack_base(piece, len(there)),
+                }
                 self._policies = [policy for policy in self._policies if helps[policy]]
                 return
         if not there and base is None:
@@ -155,10 +159,6 @@ class _MergeSteps:
 
     def _place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
         return place if self._ties is None else self._ties.place(place, models)
-
-    def _can_lack_base(self, piece: MergePiece) -> bool:
-        """Return whether a tensor that the base lacks, or a merge without a base, can be merged from its models."""
-        return piece.method.base != "required" or sum(map(self._has, piece.models)) < 2
 
     def _has(self, place: SourceKey) -> bool:
         return place.key in self._views[place.source].tensors
@@ -339,6 +339,11 @@ class _MergeSteps:
         made = widest[0] if len(widest) == 1 else "float32"
         self._notes.mixed.setdefault(made, []).append(piece.key)
         return made
+
+
+def _can_lack_base(piece: MergePiece, models: int) -> bool:
+    """Return whether a tensor that only ``models`` of the models have, and not the base, can be in the output."""
+    return piece.method.base != "required" or models < 2
 
 
 def _copies(method: Method, parameters: Mapping[str, Any]) -> bool:
