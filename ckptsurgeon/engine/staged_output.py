@@ -15,10 +15,10 @@ from ..planning.plan.plan import Plan
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
 from ..storage.write.staging import StagedFile, staged_file
-from ..util.text import escape, listing
+from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.companions import existing_checkpoint
+from .output.companions import existing_checkpoint, replaced
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .output.pipeline import component_weights
 from .output.signing import check_signable
@@ -207,13 +207,8 @@ def staged_output(
     )
     present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
     if present and not options.force:
-        companions = {one.name for one in written.target.companions}
-        is_checkpoint = not companions.issuperset(present)
-        holds = "holds a checkpoint" if is_checkpoint else "has files that the output would replace"
-        raise OutputError(
-            f"{escape(options.path)} {holds}: {listing(present)}.",
-            hint=f"Use --force to replace {'this checkpoint' if is_checkpoint else 'these files'}.",
-        )
+        has, name = replaced(present, written.target)
+        raise OutputError(f"{escape(options.path)} {has}.", hint=f"Use --force to replace {name}.")
     if options.key:
         check_signable(path, options, present)
     unfinished = unfinished_parts(path, plan, inputs, options, shape)

@@ -15,10 +15,10 @@ from ..storage.read.uri import read_small, scheme_of, shown
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.upload.destination import Destination, open_destination
 from ..storage.upload.scratch import UploadedFolder, uploaded_folder
-from ..util.text import escape, listing
+from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.companions import INDEX_BYTES, checkpoint_files
+from .output.companions import INDEX_BYTES, checkpoint_files, replaced
 from .output.layout import OutputOptions, OutputShape, writer_of
 from .processes import Helpers
 from .staged_output import StagedOutput
@@ -55,10 +55,9 @@ def uploaded_output(
     names = [*parts, *companions, RECIPE_FILE, *shape.index] if shape.folder else parts
     present = _replaced(destination, path, names, stale) if shape.folder else [alone] * destination.has(alone)
     if present and not options.force:
-        has = "has files that the output would replace" if {*companions}.issuperset(present) else "holds a checkpoint"
-        holds = f"{has}: {listing(present)}" if shape.folder else "exists"
+        has = replaced(present, written.target)[0] if shape.folder else "exists"
         raise OutputError(
-            f"{escape(shown(path))} {holds}.", hint="Use --force to replace the files there.", details=present
+            f"{escape(shown(path))} {has}.", hint="Use --force to replace the files there.", details=present
         )
     late = writer_of(options).name == TensorFlowWriter.name
     size = shape.size if late else max(part.layout.size for part in shape.parts)

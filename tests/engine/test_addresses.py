@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -159,6 +160,15 @@ def test_a_checkpoint_there_is_refused_without_force(place: Place) -> None:
         cs.apply(convert(), f"{place.uri}/model.safetensors")
     assert place.files() == before
     check_clean(place)
+
+
+def test_a_configuration_alone_there_is_not_said_to_be_a_checkpoint(memory: Place) -> None:
+    os.mkdir("from")
+    shutil.copy("a.safetensors", "from/model.safetensors")
+    Path("from/config.json").write_text('{"model_type": "llama"}')
+    memory.fill({"config.json": b"{}"})
+    with pytest.raises(cs.OutputError, match=r" has files that the output would replace: config\.json\. "):
+        cs.apply(cs.convert("from"), memory.uri)
 
 
 @pytest.mark.costly

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "copy_companions",
     "existing_checkpoint",
     "implied_notes",
+    "replaced",
     "stale_companions",
     "without_adapter",
     "written_to_folder",
@@ -225,6 +226,17 @@ def existing_checkpoint(path: str) -> list[str]:
     if not os.path.isdir(path):
         return []
     return checkpoint_files(os.listdir(path), lambda name: _content(os.path.join(path, name)))
+
+
+def replaced(present: Sequence[str], target: PlanTarget) -> tuple[str, str]:
+    """Return what a folder has that an output would replace, as a verb with its object, and a short name for it.
+
+    ``present`` are the names of these files. If all are companions of the output, such as config.json, they are not a
+    sign of a checkpoint.
+    """
+    if {one.name for one in target.companions}.issuperset(present):
+        return f"has files that the output would replace: {listing(present)}", "these files"
+    return f"holds a checkpoint: {listing(present)}", "this checkpoint"
 
 
 def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
