@@ -178,7 +178,7 @@ def said_of(error: BaseException) -> str:
 
 
 def lacks_module(document: Document, name: str, missing: str) -> ConfigError:
-    """Return the error for the code ``name``, which imports the module ``missing``, but that cannot be found.
+    """Return the error for the code ``name`` that imports the module ``missing``, which cannot be found.
 
     If the package of the module is there, pip cannot help: the package only lacks this module.
     """
