@@ -190,7 +190,7 @@ class PackedRows:
 
     def texts_digest(self) -> str:
         """Return the SHA-256 of all tokens, by which a resumed run notices other texts."""
-        return hashlib.sha256(self._ids.numpy().astype("<i4", copy=False)).hexdigest()
+        return hashlib.sha256(self._ids.numpy().astype("<i4", copy=False).data).hexdigest()
 
     def size(self, epoch: int) -> int:
         """Return the number of batches in an epoch."""
