@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..storage.json_text import read_json
 from ..util.text import brief_repr, count, escape, listing
 from .rule_order import rule_order
-from .vocabulary import ALL, INSIDE, MOST, Marks, Vocabulary, checked, marked
+from .vocabulary import ALL, GAP, INSIDE, MOST, Marks, Vocabulary, checked, marked
 
 __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language", "read_added", "read_decoder"]
 
@@ -161,7 +161,7 @@ def _by_id(name: str, numbers: dict[str, int], begin: int = 0) -> list[str]:
     end = begin + len(tokens)
     absent = next((i for i in range(begin, end) if i not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {end} tokens, but no token with the id {absent}.")
+        raise ConfigError(f"{name} has {end} tokens, {GAP} {absent}.")
     return [tokens[i] for i in range(begin, end)]
 
 

@@ -25,6 +25,7 @@ from .rule_order import RuleOrder
 __all__ = [
     "ALL",
     "BYTES",
+    "GAP",
     "HEAD",
     "INSIDE",
     "MOST",
@@ -48,6 +49,8 @@ MOST = 4_000_000
 """The largest number of tokens that a list may have; real vocabularies have fewer."""
 TWICE = "has tokens twice"
 """A part of the message about a list in which a token has two ids."""
+GAP = "but no token with the id"
+"""A part of the message about a list that skips ids."""
 INSIDE, _UNKNOWN = "##", "[UNK]"
 """The prefix of pieces that do not begin a word, and the unknown token, in a WordPiece vocabulary such as BERT's."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ....errors import ConfigError, SourceError
 from ....util.note_kind import NoteKind
 from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ....vocabulary.row_order import IN_CODE, kind_of
 from ..documents import BYTE_PAIRS, TOKENIZER, VOCABULARIES
-from ..folder import ModelFolder
+from ..folder import LARGEST, ModelFolder
 from .tokenizer_files import (
     ADDED,
     MAP,
@@ -67,19 +70,30 @@ def needless(folder: ModelFolder) -> set[str]:
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
 
-@notes_of(NoteKind.TOKEN_IDS)
+@notes_of(NoteKind.TOKENS_WITHOUT_ROWS)
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note if a vocab.json skips ids, so that its largest ids are ``rows`` or more, and have no row.
+    """Yield a note if a vocabulary skips ids, so that its largest ids are ``rows`` or more, and have no row.
 
     ``has`` is a clause on the tensor with these rows: "KEY has 8 rows".
     """
-    if folder.vocabulary != OLDER or folder.tokens is not None:
+    if folder.vocabulary not in (WHOLE, OLDER) or folder.tokens is not None:
         return
-    listed = object_in(folder, OLDER)
+    listed = object_in(folder, OLDER) if folder.vocabulary == OLDER else listed_in_whole(folder)
     found = {token: number for token, number in listed.items() if type(number) is int and number >= rows}
     if found and len(listed) <= rows and len(found) < len(listed):
         examples = listing([f"{brief_token(token)} is {number}" for token, number in found.items()], 3)
-        yield f"{OLDER} skips ids, which leaves {count(len(found), 'token')} without a row, since {has}: {examples}"
+        skips = f"{folder.vocabulary} skips ids"
+        yield f"{skips}, which leaves {count(len(found), 'token')} without a row, since {has}: {examples}"
+
+
+def listed_in_whole(folder: ModelFolder) -> Mapping[str, Any]:
+    """Return {token: id} of the vocabulary in a tokenizer.json, without added tokens; empty if it is not such a map."""
+    with suppress(ConfigError, SourceError, ValueError, RecursionError):
+        document = json.loads(folder.read(WHOLE, LARGEST))
+        model = document.get("model") if isinstance(document, dict) else None
+        listed = model.get("vocab") if isinstance(model, dict) else None
+        return listed if isinstance(listed, dict) else {}
+    return {}
 
 
 EXTRA = ("extra_special_tokens", "additional_special_tokens")

@@ -16,7 +16,7 @@ from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.rule_order import rule_order
-from ....vocabulary.vocabulary import TWICE, vocabulary_of
+from ....vocabulary.vocabulary import GAP, TWICE, vocabulary_of
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from ..pre_tokenizers.split_tokens import split_token_notes
@@ -313,7 +313,7 @@ def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
         yield f"{WHOLE} has two tokens with the id {row}: {both}"
     if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
         yield f"{WHOLE} {twice}"
-    elif not tokens and TWICE in folder.unread_tokens:
+    elif not tokens and (TWICE in folder.unread_tokens or GAP in folder.unread_tokens):
         yield Note(
             NoteKind.VOCABULARY,
             f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights or with other lists",

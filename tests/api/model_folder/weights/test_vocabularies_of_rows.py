@@ -129,3 +129,23 @@ def test_inspect_gives_no_numbers_of_tokens_without_a_tokeniser_or_for_a_file_of
     Path("alone.safetensors").rename("m/model.safetensors")
     Path("m/vocab.json").unlink()
     assert cs.inspect("m").tokens is None
+
+
+def whole(path: str, numbers: dict[str, int]) -> str:
+    Path(path).mkdir()
+    save_file({"model.embed_tokens.weight": torch.ones(8, 4)}, f"{path}/model.safetensors")
+    Path(path, "config.json").write_text('{"model_type": "llama", "vocab_size": 8, "hidden_size": 4}')
+    Path(path, "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": numbers, "merges": []}}))
+    return path
+
+
+def test_ids_that_a_tokenizer_json_skips_are_said() -> None:
+    letters = "abcdefgh"
+    skips = "tokenizer.json skips ids, which leaves 2 tokens without a row, since model.embed_tokens.weight has 8 rows"
+    gap = "tokenizer.json has 8 tokens, but no token with the id 5; the list is not compared with the weights"
+    beyond = cs.inspect(whole("beyond", numbered(*letters, gap=5) | {"g": 9})).notes
+    assert any(note.startswith((f"{skips}: 'h' is 8", f"{skips}: 'g' is 9")) for note in beyond)
+    assert any(note.startswith(gap) for note in beyond)
+    assert not any("skips ids" in note for note in cs.inspect(whole("within", numbered(*letters[:6], gap=5))).notes)
+    assert not any("no token with" in note for note in cs.inspect(whole("right", numbered(*letters))).notes)
+    assert cs.check("beyond").row("vocabulary").status.value == "FAIL"
