@@ -218,10 +218,12 @@ def _checked_output(path: str, index: PatchIndex, inputs: Sequence[tuple[int, in
             f"the output of this patch is one file, but {escape(path)} is a folder.", hint="Give the path of a file."
         )
     if index.folder and is_weights(path) and not os.path.isdir(path):
+        name = os.path.splitext(path)[0]
+        name = f"{name}-model" if os.path.isfile(name) else name
         raise OutputError(
             f"the output of this patch is a folder of {count(len(index.files), 'file')}, but {escape(path)} is the "
             "name of a file.",
-            hint=f"Give the path of a folder, such as {escape(os.path.splitext(path)[0])}/.",
+            hint=f"Give the path of a folder, such as {escape(name)}/.",
         )
     path = os.path.realpath(path) if index.folder else path
     check_output(path, inputs, force=force, folder=index.folder)

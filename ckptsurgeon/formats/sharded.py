@@ -177,9 +177,10 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 def _unlike_metadata(index: File, keys: Sequence[str]) -> Iterator[str]:
     """Yield a note if the index and its shards have different values for ``keys``, which are keys of their metadata."""
     if keys:
-        yield (
+        yield Note(
+            NoteKind.METADATA,
             f"{escape(index.name)} and its shards have different values in their metadata for "
-            f"{listing(keys, where='')}: the value of the last shard is used"
+            f"{listing(keys, where='')}: the value of the last shard is used",
         )
 
 

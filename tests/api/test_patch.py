@@ -726,6 +726,10 @@ def test_a_folder_is_not_written_under_the_name_of_a_file() -> None:
     with pytest.raises(cs.OutputError, match=r"a folder of 4 files, but x\.safetensors is the name of a file") as error:
         cs.apply_patch("old", "p.ckptpatch", "x.safetensors")
     assert error.value.hint == "Give the path of a folder, such as x/."
+    shutil.copy("p.ckptpatch", "p")
+    with pytest.raises(cs.OutputError) as error:
+        cs.apply_patch("old", "p", "p.safetensors")
+    assert error.value.hint == "Give the path of a folder, such as p-model/."
     assert not Path("x.safetensors").exists()
     cs.apply_patch("old", "p.ckptpatch", "x")
     assert sorted(os.listdir("x")) == sorted(os.listdir("new"))

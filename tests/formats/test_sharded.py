@@ -152,6 +152,7 @@ def test_metadata_that_differs_between_shards_is_noted() -> None:
         "model.safetensors.index.json and its shards have different values in their metadata for who: the value of the "
         "last shard is used"
     ) in found.notes
+    assert cs.check("m").row("other-notes").status.value == "WARN"
 
 
 def test_a_shard_that_the_index_does_not_name_is_said() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...util.text import escape, listing
-from ..base.marks import is_weights
+from ..base.marks import is_weights, shards_among
 from ..zip.archive import is_of_export, is_of_torch
 from .text import ANEW, UnreadableFile, argument, text_kind
 
@@ -103,9 +103,9 @@ def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
         return UnreadableFile("a model archive of TorchServe", _unpack_advice("unzip", name, *weights[:1]))
     if not weights:
         return None
-    return UnreadableFile(
-        f"a zip archive that contains {listing(weights, 2, where='')}", _unpack_advice("unzip", name, weights[0])
-    )
+    is_sharded = bool(shards_among([one.rpartition("/")[2] for one in weights]))
+    said = f"a zip archive that contains {listing(weights, 2, where='')}"
+    return UnreadableFile(said, _unpack_advice("unzip", name, "" if is_sharded else weights[0]))
 
 
 def _unpack_advice(command: str, name: str, member: str = "") -> str:

@@ -82,6 +82,11 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
         "x.zip", zipped("net/", "net/model.safetensors", deflated=True),
         "a zip archive that contains net/model.safetensors", "unzip x.zip net/model.safetensors",
     ),
+    "zip of shards": (
+        "x.zip", zipped("net/model-00001-of-00002.safetensors", "net/model-00002-of-00002.safetensors", deflated=True),
+        "a zip archive that contains net/model-00001-of-00002.safetensors",
+        "Unpack it, and use the checkpoint inside: unzip x.zip",
+    ),
     "zip of zoo files": ("x.zip", zipped("data", "policy.pth", deflated=True), "a zip archive that contains policy.pth", "policy.pth"),
     "torchserve": (
         "x.mar", zipped("MAR-INF/MANIFEST.json", "w.pt", deflated=True),
