@@ -8,7 +8,6 @@ from ..errors import PatternError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import nearest, unmatched
 from ..planning.keys.renaming import KeyMatcher, rules_of_sets
-from ..planning.keys.rules import RuleLine
 from ..planning.mismatch.policy_fits import fitting_policies
 from ..planning.mismatch.policy_syntax import is_reshape
 from ..planning.plan.files import TensorOrigin
@@ -108,8 +107,7 @@ class Chooser:
         if meant is not None:
             matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
             for rule in matching[1:]:
-                shown = rule.label if isinstance(rule.text, RuleLine) else f"--map {rule.text}"
-                yield OtherMatch(shown, "an earlier rule wins")
+                yield OtherMatch(rule.given, "an earlier rule wins")
         if meant is None or not _differs(meant.info.shape, step.shape) or step.rows is not None:
             return
         hits = sorted(frozenset[int]().union(*(self._scoped.match(name) for name in names)))

@@ -46,6 +46,11 @@ class Rule(Brief):
         """The rule as messages show it: the file and line if it was read from a map file, then its text."""
         return _label(self.text)
 
+    @property
+    def given(self) -> str:
+        """The rule as the user gave it: ``label`` if it was read from a map file or a ruleset, else ``--map``."""
+        return self.label if isinstance(self.text, RuleLine) else f"--map {self.text}"
+
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
         """Return the new name of ``key``, the first if there are several; None if the rule does not match it.
 

@@ -86,7 +86,7 @@ def check_rules(options: Options, views: Sequence[SourceView], keys: Sequence[st
         if index not in used:
             _check_unused(rule, views, keys, selection)
     if len(options.rules) <= LOOKED_DEEPER and not options.has_own_rules:
-        rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
+        rules = [(rule.given, rule.pattern) for rule in options.rules if rule.pattern is not None]
         selection.notes += deeper_notes(rules, keys)
 
 
@@ -102,9 +102,9 @@ def _check_unused(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], 
         for end in range(len(heads), 0, -1):
             head = ".".join(heads[:end])
             if any(rule.apply(f"{head}.{key}") == key for key in list(view.tensors)[:1]):
-                selection.notes.append(f"--map {rule.text} is not needed: its prefix is stripped automatically")
+                selection.notes.append(f"{rule.given} is not needed: its prefix is stripped automatically")
                 return
-    raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
+    raise unmatched(rule.given, rule.pattern, keys, "source")
 
 
 def without_names(coded: QuantisedTensor, name: str) -> PlanError:

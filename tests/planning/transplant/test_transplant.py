@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_rule_that_repeats_an_automatic_strip_is_a_note() -> None:
     made = plan(source, MODEL, map=["module="])
     assert any("its prefix is stripped automatically" in note for note in made.notes)
     assert made.counts == {"copied": 5}
+
+
+def test_messages_on_rules_of_a_map_file_name_its_line() -> None:
+    wrapped = {f"module.{key}": shape for key, shape in MODEL.items()}
+    Path("names.map").write_text("# names\nmodule=\n")
+    notes = plan(wrapped, MODEL, map_file="names.map").notes
+    assert "names.map, line 2: rule 'module=' is not needed: its prefix is stripped automatically" in notes
+    Path("names.map").write_text("decodr=dec\n")
+    with pytest.raises(cs.PatternError, match=r"^names\.map, line 1: rule 'decodr=dec' matches none of the 5 source"):
+        plan(MODEL, MODEL, map_file="names.map")
+    Path("names.map").write_text("out=head\n")
+    many = {f"layers.{i}.out.w": (2,) for i in range(5)} | {"out.w": (2,)}
+    notes = plan(many, {**many, "head.w": (2,)}, map_file="names.map").notes
+    assert any(note.startswith("names.map, line 1: rule 'out=head' matches 1 key; **.out would") for note in notes)
 
 
 def test_a_wrapper_that_both_have_stays() -> None:
