@@ -53,9 +53,10 @@ Each time, a rule strips one wrapper; a key may have several.
 """
 
 
-def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
+def rules_of_sets(names: Iterable[str], keys: Sequence[str], stripped: Sequence[str] = ()) -> list[Rule]:
     """Return the rules in the named sets (``--ruleset``) that match any of ``keys``.
 
+    ``stripped`` are the wrappers that were removed from the keys before, such as ``module``, for the error.
     Raises PatternError for an unknown name, and for a set without a rule that matches.
     """
     found: list[Rule] = []
@@ -69,12 +70,19 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
         hits = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None]).hits(keys)
         matching = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
         if not matching:
+            removed = next((one for one in stripped if any(_matches_wrapper(rule, one) for rule in rules)), "")
+            why = f": the wrapper {escape(removed.removeprefix('**.'))} was already removed from the keys"
             raise PatternError(
-                f"--ruleset {name} matches none of the {count(len(keys), 'source key')}.",
+                f"--ruleset {name} matches none of the {count(len(keys), 'source key')}{why if removed else ''}.",
                 hint=f"Leave the ruleset out: its rules are {', '.join(RULESETS[name])}.",
             )
         found += matching
     return found
+
+
+def _matches_wrapper(rule: Rule, wrapper: str) -> bool:
+    """Return whether a rule would match keys that still have ``wrapper``; ``**`` in it stands for any module."""
+    return rule.pattern is not None and rule.pattern.matches(f"{wrapper.replace('**', 'any')}.any")
 
 
 @dataclass(frozen=True)

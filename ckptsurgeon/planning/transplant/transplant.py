@@ -194,7 +194,8 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     if options.rules:
         check_rules(options, views, keys, selection)
     if options.rulesets:
-        options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
+        stripped = [one for view in views for one in view.source.stripped]
+        options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys, stripped)))
     renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
     if options.rules:
         check_shadowed(options.rules, renamings)

@@ -87,6 +87,28 @@ def test_a_set_of_which_nothing_matches_and_an_unknown_one_are_errors(ckpt: Any)
     assert all(name in shown for name in RULESETS)
 
 
+@pytest.mark.parametrize(
+    ("ruleset", "prefix", "wrapper"),
+    [
+        ("ddp", "module.", "module"),
+        ("compile", "module._orig_mod.", "_orig_mod"),
+        ("espnet-deepspeed", "module._orig_mod.", "module"),
+        ("compile", "enc._orig_mod.", "_orig_mod"),
+        ("weight-norm", "module.", ""),
+    ],
+)
+def test_an_error_says_that_the_wrapper_was_removed_before(ruleset: str, prefix: str, wrapper: str) -> None:
+    torch.save({f"{prefix}a": torch.ones(1), f"{prefix}b": torch.ones(2)}, "in.pth")
+    why = f": the wrapper {wrapper} was already removed from the keys" if wrapper else ""
+    with pytest.raises(cs.PatternError) as error:
+        cs.rename("in.pth", unwrap=True, ruleset=[ruleset])
+    assert error.value.message == f"--ruleset {ruleset} matches none of the 2 source keys{why}."
+    torch.save({"a": torch.ones(1), "b": torch.ones(2)}, "dst.pth")
+    if prefix != "enc._orig_mod.":
+        with pytest.raises(cs.PatternError, match=f"matches none of the 2 source keys{why}"):
+            cs.transplant("in.pth", "dst.pth", ruleset=[ruleset])
+
+
 def test_a_transplant_takes_them_too_and_explicit_rules_come_first() -> None:
     torch.save(old_norm(), "old.pth")
     with open("dst.yaml", "w") as file:
