@@ -161,7 +161,11 @@ def _by_id(name: str, numbers: dict[str, int], begin: int = 0) -> list[str]:
     end = begin + len(tokens)
     absent = next((i for i in range(begin, end) if i not in tokens), None)
     if absent is not None:
-        raise ConfigError(f"{name} has {end} tokens, {GAP} {absent}.")
+        raise ConfigError(
+            f"{name} has {end} tokens, {GAP} {absent}.",
+            hint=f"Add a token for each id without one, such as <unused{absent}> for {absent}; or, if no model uses "
+            "these ids yet, number the tokens from 0 without a gap.",
+        )
     return [tokens[i] for i in range(begin, end)]
 
 

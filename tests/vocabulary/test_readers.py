@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -227,6 +228,17 @@ def test_a_file_that_is_no_vocabulary_is_an_error(name: str) -> None:
 def test_one_added_token_beyond_a_hole_is_an_error() -> None:
     with pytest.raises(ConfigError, match="3 tokens, but no token with the id 2"):
         read("tokenizer.json", UNIGRAM.replace(', {"id": %d, "content": "y"}', "") % 5)
+
+
+def test_a_vocabulary_with_a_hole_is_read_with_the_tokens_of_the_hint() -> None:
+    words: dict[str, int] = {"a": 0, "b": 1, "c": 3, "d": 5}
+    for absent in (2, 4):
+        with pytest.raises(ConfigError, match=f"but no token with the id {absent}") as caught:
+            read("tokenizer.json", json.dumps({"model": {"type": "WordLevel", "vocab": words}}))
+        (added,) = re.findall(r"such as (\S+) for", caught.value.hint)
+        words[added] = absent
+    found = read("tokenizer.json", json.dumps({"model": {"type": "WordLevel", "vocab": words}}))
+    assert found == ("a", "b", "<unused2>", "c", "<unused4>", "d")
 
 
 def test_two_added_tokens_with_one_id_are_an_error() -> None:
