@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array
-from ._decoder import UndecodableError
+from ._decoder import StatedSettings, UndecodableError
 
 __all__ = ["WORD", "WORDS", "check_zeros", "group_numbers", "group_size", "unpacked", "words_of"]
 
@@ -54,19 +54,22 @@ def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, 
     return made
 
 
-def group_size(columns: int, groups: int, stated: Sequence[int], *, is_ordered: bool) -> int:
+def group_size(columns: int, groups: int, settings: StatedSettings, *, is_ordered: bool) -> int:
     """Return how many columns share a scale; the last of the ``groups`` groups may be smaller.
 
-    ``stated`` are the group sizes in the settings: they decide if the shapes do not. Raises UndecodableError if no size
-    fits, unless ``is_ordered`` is true: then a ``g_idx`` has the group of each column.
+    The group sizes in the settings decide if the shapes do not. Raises UndecodableError if no size fits, unless
+    ``is_ordered`` is true: then a ``g_idx`` has the group of each column.
     """
-    fitting = [size for size in stated if size > 0 and -(-columns // size) == groups]
+    fitting = [size for size in settings.stated.sizes if size > 0 and -(-columns // size) == groups]
     if columns % groups == 0 and (not fitting or groups == 1 or columns // groups in fitting):
         return columns // groups
     if not fitting and not is_ordered:
-        raise UndecodableError(
-            f"there are {groups} groups of scales for {columns} columns, and no group_size in the settings fits"
+        why = (
+            "no group_size in the settings fits"
+            if settings.fields
+            else "no config.json next to the weights has the settings of the quantisation, which state the group_size"
         )
+        raise UndecodableError(f"there are {groups} groups of scales for {columns} columns, and {why}")
     return next(iter(fitting), -(-columns // groups))
 
 

@@ -54,7 +54,7 @@ class _Gptq:
             if order.shape != (columns,):
                 raise UndecodableError("the g_idx does not have one value for each column")
             found.append(("order", order))
-        group = group_size(columns, scale.shape[0], asked.settings.stated.sizes, is_ordered=order is not None)
+        group = group_size(columns, scale.shape[0], asked.settings, is_ordered=order is not None)
         second = "v2" in asked.settings.stated.format
         return decoded(
             (rows, columns),

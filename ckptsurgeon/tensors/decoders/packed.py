@@ -75,7 +75,7 @@ class _Packed:
                 raise UndecodableError("the weight_g_idx does not have one value for each column")
             found.append(("order", order))
         is_ordered = any(role == "order" for role, _ in found)
-        group = group_size(columns, scale.shape[-1], asked.settings.stated.sizes, is_ordered=is_ordered)
+        group = group_size(columns, scale.shape[-1], asked.settings, is_ordered=is_ordered)
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
 

@@ -401,6 +401,17 @@ def test_groups_of_an_unknown_size_are_refused(method: str, tmp_path: Path) -> N
     assert "there are 3 groups of scales for 104 columns, and no group_size in the settings fits" in said
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_weights_without_settings_are_said_to_have_none(alone: bool, tmp_path: Path) -> None:
+    folder = Quantised("x", "", uneven("gptq", 48, order=False)).folder(tmp_path / "m")
+    if alone:
+        (folder / "config.json").unlink()
+    with pytest.raises(cs.PlanError) as error:
+        cs.convert(folder / "model.safetensors", dequantize=True)
+    why = "there are 3 groups of scales for 104 columns, and no config.json next to the weights has the settings"
+    assert why in error.value.message
+
+
 @pytest.mark.parametrize("modes", [("mxfp8", "mxfp4"), ("mxfp4", "nvfp4"), ("affine", "mxfp4")])
 def test_the_mode_of_mlx_that_fits_the_scales_is_taken(modes: tuple[str, str], tmp_path: Path) -> None:
     def store(g: torch.Generator) -> dict[str, torch.Tensor]:
