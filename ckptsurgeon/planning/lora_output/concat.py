@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -23,6 +23,7 @@ from .modules import (
     FactorSource,
     NamedModule,
     NewModule,
+    base_weights,
     check_excluded,
     chosen_modules,
     common_dtype,
@@ -125,6 +126,7 @@ def _collect(
         if each.component:
             found.components[each.component] = adapter.name
     _collect_saved(found, source, one)
+    _collect_weights(found, source, one, {f"{module.name}.weight" for module in modules})
 
 
 def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
@@ -132,8 +134,9 @@ def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
 
     Raises PlanError for other saved tensors, and for biases of an adapter whose weight is not 1.
     """
-    name = escape(one.adapter.name)
-    whole = [key for key in one.adapter.saved if not key.endswith("bias")]
+    name, weights = escape(one.adapter.name), base_weights(one.adapter)
+    saved = {name: key for name, key in one.adapter.saved.items() if name not in weights}
+    whole = [key for key in saved if not key.endswith("bias")]
     if whole:
         raise PlanError(
             f"the adapter {name} has {count(len(whole), 'tensor')} of modules_to_save, which replace those of the base "
@@ -141,21 +144,49 @@ def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
             hint="Merge the adapters into their base with ckpt lora merge.",
             details=whole,
         )
-    inputs = inputs_by_key(one, source, one.adapter.saved.values())
+    inputs = inputs_by_key(one, source, saved.values())
     if inputs and one.weight != 1:
         raise PlanError(
             f"the adapter {name} has biases that replace those of the base. With the weight {one.weight:g}, the "
-            f"result would depend on the base: {listing(list(one.adapter.saved))}.",
+            f"result would depend on the base: {listing(list(saved))}.",
             hint="Give this adapter the weight 1, or merge with ckpt lora merge.",
         )
     for key, given in inputs.items():
-        target = key if key.startswith(PREFIX) else f"{PREFIX}{key}"
+        target = _target(key)
         if target in found.saved:
             raise PlanError(
                 f"two adapters have the bias {escape(target)}, which replaces the base's bias: these cannot be added.",
                 hint="Merge the adapters into their base with ckpt lora merge.",
             )
         found.saved[target] = Step(target, "copy", given.dtype, given.shape, *given)
+
+
+def _collect_weights(found: _Collected, source: int, one: AdapterView, wanted: Set[str]) -> None:
+    """Add the weights of the base that an adapter saves, if no earlier adapter has them; add a note if one has.
+
+    All adapters must be of one base, so each has the same weights. Weights of modules that are excluded, which are not
+    in ``wanted``, are left out.
+    """
+    weights, doubled = base_weights(one.adapter), []
+    inputs = inputs_by_key(one, source, weights.values())
+    for name, key in weights.items():
+        target, given = _target(key), inputs[key]
+        if name in wanted and target not in found.saved:
+            found.saved[target] = Step(target, "copy", given.dtype, given.shape, *given)
+            continue
+        found.left.append((source, key))
+        doubled += [name] if name in wanted else []
+    if doubled:
+        number, are = count(len(doubled), "weight"), "is" if len(doubled) == 1 else "are"
+        saved = f"{number} of the base that PEFT saved next to factors (base_layer)"
+        found.notes.append(
+            f"{escape(one.adapter.name)}: {saved} {are} taken from an earlier adapter, so both adapters must be of one "
+            f"base: {listing(doubled, where='')}"
+        )
+
+
+def _target(key: str) -> str:
+    return key if key.startswith(PREFIX) else f"{PREFIX}{key}"
 
 
 def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None:

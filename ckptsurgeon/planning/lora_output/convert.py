@@ -21,6 +21,7 @@ from .modules import (
     FactorSource,
     NamedModule,
     NewModule,
+    base_weights,
     check_excluded,
     chosen_modules,
     common_dtype,
@@ -73,8 +74,9 @@ def plan_lora_convert(
     if not chosen:
         raise PlanError(f"no module of {escape(one.adapter.name)} is left to convert.", hint="Leave an --exclude out.")
     refuse_dora(one.adapter, chosen, "whose magnitudes have other names and meanings in each toolkit")
+    weights = base_weights(one.adapter) if to != "peft" else {}
     if to != "peft":
-        _refuse_whole(one, chosen, to)
+        _refuse_whole(one, chosen, to, weights)
     placed, named = named_modules(one, chosen, base)
     if to == "mlx":
         _refuse_composed(one, chosen)
@@ -85,14 +87,15 @@ def plan_lora_convert(
     settings = copied_settings(one, [each.name for each in placed] if left else None) if to == "peft" else {}
     made = written(modules, to, settings, component)
     made.steps += whole_steps(one, chosen) if to == "peft" else []
-    kept = _kept_notes(modules)
+    needed = [name for name in weights if name.removesuffix(".weight") in {module.name for module in chosen}]
+    kept = [*_kept_notes(modules), *_weights_notes(needed, to)]
     every = [
         *notes,
         *overlooked,
         *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*named, *one.adapter.notes, *kept)),
     ]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
-    left_out = [(0, key) for key in left]
+    left_out = [(0, key) for key in (*left, *weights.values())]
     return adapter_plan("lora convert", sources, made, left=left_out, arguments=arguments, notes=every)
 
 
@@ -124,15 +127,29 @@ def adapter_plan(
     )
 
 
-def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str) -> None:
-    """Raise PlanError if the adapter has tensors that are not factors: only PEFT has names for such tensors."""
-    found = [*one.adapter.saved, *(module.bias for module in modules if module.bias)]
+def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str, weights: Mapping[str, str]) -> None:
+    """Raise PlanError if the adapter has tensors that are not factors: only PEFT has names for such tensors.
+
+    ``weights`` are the ``base_weights`` of the adapter, which are left out.
+    """
+    saved = [name for name in one.adapter.saved if name not in weights]
+    found = [*saved, *(module.bias for module in modules if module.bias)]
     if found:
         raise PlanError(
             f"the adapter {escape(one.adapter.name)} has {count(len(found), 'tensor')} besides its factors "
             f"(modules_to_save, bias, lora_bias), which {TITLES[to]} cannot store: {listing(found)}.",
             hint="Merge the adapter into its base with ckpt lora merge.",
             details=found,
+        )
+
+
+def _weights_notes(weights: Sequence[str], to: str) -> Iterator[str]:
+    """Yield a note if ``weights`` of the base, which the changed modules need, are left out."""
+    if weights:
+        yield (
+            f"{count(len(weights), 'weight')} of the base that PEFT saved next to factors (base_layer), which "
+            f"{TITLES[to]} cannot store, {'is' if len(weights) == 1 else 'are'} left out; the base must have the same "
+            f"values: {listing(weights, where='')}"
         )
 
 

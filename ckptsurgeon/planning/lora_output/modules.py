@@ -28,6 +28,7 @@ __all__ = [
     "FactorSource",
     "NamedModule",
     "NewModule",
+    "base_weights",
     "chosen_modules",
     "common_dtype",
     "factor_step",
@@ -97,6 +98,20 @@ def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[
         else:
             chosen.append(module)
     return chosen, left
+
+
+def base_weights(adapter: Adapter) -> dict[str, str]:
+    """Return {key in the base: key in the adapter} of the base's weights that PEFT saves next to a layer's factors.
+
+    PEFT saves them (as ``base_layer``) if an adapter changes an embedding or an output layer, because the vocabulary
+    may have grown before the training (``save_embedding_layers`` in peft/utils/save_and_load.py).
+    """
+    factored = {*(module.name for module in adapter.modules), *adapter.left}
+    return {
+        name: key
+        for name, key in adapter.saved.items()
+        if key.endswith(".base_layer.weight") and name.removesuffix(".weight") in factored
+    }
 
 
 def check_excluded(adapters: Sequence[AdapterView], exclude: Sequence[OptionPattern]) -> Sequence[str]:

@@ -175,6 +175,39 @@ def test_what_cannot_be_joined_is_an_error(adapters: list[str], weights: list[fl
         cs.lora_concat([GOLDEN / one for one in adapters], weights=weights)
 
 
+def embedding_adapter(folder: str, seed: int) -> None:
+    """An adapter of an embedding and an output layer, next to which PEFT saves the weights of the base."""
+    base = load_file("base.safetensors")
+    a, b = factors(8, 11, 2, seed)
+    state = {"embed.lora_embedding_A": a, "embed.lora_embedding_B": b, **layer("lm_head", 11, 8, 2, seed + 1)}
+    weights = {f"{name}.base_layer.weight": base[f"{name}.weight"] for name in ("model.embed_tokens", "lm_head")}
+    state = {key.replace("embed.", "model.embed_tokens."): value for key, value in state.items()}
+    peft_folder(folder, {**state, **weights}, target_modules=["embed_tokens", "lm_head"])
+
+
+def test_weights_of_the_base_next_to_factors_are_copied_once() -> None:
+    weights = {"model.embed_tokens.weight": torch.randn(11, 8), "lm_head.weight": torch.randn(11, 8)}
+    save_file({**weights, "q.weight": torch.randn(8, 8)}, "base.safetensors")
+    embedding_adapter("one", 1)
+    embedding_adapter("two", 3)
+    peft_folder("three", layer("q", 8, 8, 2, 5), target_modules=["q"])
+    plan = cs.lora_concat(["three", "one", "two"], weights=[1, 0.5, -2])
+    (note,) = (note for note in plan.notes if "base_layer" in note)
+    assert note.startswith("two: 2 weights of the base that PEFT saved next to factors (base_layer) are taken from an")
+    cs.apply(plan, "joined/")
+    assert cs.verify("joined").ok
+    found = load_file("joined/adapter_model.safetensors")
+    kept = {key for key in found if "base_layer" in key}
+    assert kept == {f"base_model.model.{name}.base_layer.weight" for name in ("model.embed_tokens", "lm_head")}
+    wanted = merged("three", "one", "two", weights=[1, 0.5, -2])
+    for key, value in merged("joined").items():
+        assert torch.allclose(value, wanted[key], atol=1e-5), key
+        assert key == "q.weight" or not torch.allclose(value, weights[key], atol=0.1), key
+    part = cs.lora_concat(["one", "two"], exclude=["lm_head"])
+    assert not any("lm_head" in step.key for step in part.steps)
+    assert any("base_layer" in step.key for step in part.steps)
+
+
 @pytest.mark.parametrize("method", ["sum", "knots"])
 def test_weights_that_are_all_zero_are_an_error(method: str) -> None:
     with pytest.raises(cs.ConfigError, match="the weights of all adapters are zero"):

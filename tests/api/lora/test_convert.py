@@ -205,6 +205,24 @@ def test_tensors_besides_the_factors_stay_with_peft() -> None:
         assert_near(merged(base, name), merged(base, PEFT / name))
 
 
+def test_weights_of_the_base_next_to_factors_are_left_out_with_a_note() -> None:
+    a, b = factors(11, 8)
+    save_file({"lm_head.weight": torch.randn(11, 8)}, "base.safetensors")
+    weight = load_file("base.safetensors")["lm_head.weight"]
+    state = {"lm_head.lora_A.weight": a, "lm_head.lora_B.weight": b, "lm_head.base_layer.weight": weight}
+    peft_folder("one", state, target_modules=["lm_head"])
+    for to, out in {"mlx": "mlx/", "kohya": "kohya.safetensors", "peft": "peft/"}.items():
+        plan = cs.lora_convert("one", to=to, component="unet" if to == "kohya" else "")
+        noted = [note for note in plan.notes if "1 weight of the base that PEFT saved next to factors" in note]
+        assert len(noted) == (to != "peft")
+        cs.apply(plan, out)
+        assert cs.verify(out).ok
+        assert_near(merged("base.safetensors", out), merged("base.safetensors", "one"))
+    peft_folder("two", {**state, "norm.weight": b}, target_modules=["lm_head"], modules_to_save=["norm"])
+    with pytest.raises(cs.PlanError, match=r"two has 1 tensor besides its factors .*: norm\.weight\."):
+        cs.lora_convert("two", to="mlx")
+
+
 def test_a_module_that_is_left_out_is_no_target() -> None:
     cs.apply(cs.lora_convert(MLX / "adapter", to="peft", exclude=["layers.*"]), "out/")
     said = json.loads(Path("out/adapter_config.json").read_text())
