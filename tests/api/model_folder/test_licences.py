@@ -191,7 +191,7 @@ def test_terms_of_an_earlier_output_do_not_stay() -> None:
     assert Path("out/LICENSE").read_text() == "mine"
     Path("new").mkdir()
     Path("new/LICENSE").write_text("mine")
-    with pytest.raises(cs.OutputError, match="new holds .*LICENSE"):
+    with pytest.raises(cs.OutputError, match="new has files that the output would replace: LICENSE"):
         cs.apply(cs.convert("m"), "new")
 
 
