@@ -100,7 +100,7 @@ def test_a_link_is_replaced_and_never_written_through() -> None:
     ("output", "why"),
     [
         ("no/such/folder/out.pth", "folder .*no/such/folder does not exist"),
-        ("src.pth/out.pth", "does not exist"),
+        ("src.pth/out.pth", "src.pth is not a folder"),
         ("/dev/full", "not a regular file"),
         ("/proc/out.pth", "cannot write /proc/out.pth: No such file or directory"),
         ("sub.pth", "is a folder|exists"),
