@@ -559,7 +559,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(kille
     assert codes[killed] == -signal.SIGKILL
     assert codes[1 - killed] == 5, said
     assert "Traceback" not in said
-    assert "has not responded" in said or "the first process or its machine has stopped" in said
+    assert "has not responded" in said or "the first process or its torchrun has stopped" in said
     assert not os.path.exists("out")
     found = [Path(name) / JOURNAL for name in os.listdir() if ".ckpt-tmp" in name]
     done = sum(len(path.read_bytes().splitlines()) - 1 for path in found if path.exists())

@@ -31,7 +31,7 @@ pytestmark = clause(PROCESSES)
 
 NUMBER = 2
 WORDS = ("convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD)
-LOST = ("has not responded", "the first process or its machine has stopped")
+LOST = ("has not responded", "the first process or its torchrun has stopped")
 
 
 @pytest.fixture(autouse=True)
