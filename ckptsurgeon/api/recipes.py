@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -213,12 +214,10 @@ def _with_paths(document: Mapping[str, Any], folder: str) -> dict[str, Any]:
     for name in ("statistics", "tokens"):
         if isinstance(by_model := document.get(name), dict):
             keys = {key: _resolved(folder, key) if key in models else key for key in by_model}
-            twice = [
-                paths for path in keys.values() if len(paths := [key for key, one in keys.items() if one == path]) > 1
-            ]
-            if twice:
+            times = Counter(keys.values())
+            if twice := [str(key) for key, path in keys.items() if times[path] > 1]:
                 raise ConfigError(
-                    f"{name} of a recipe names one model twice: {listing(list(map(str, twice[0])), where='')}.",
+                    f"{name} of a recipe names one model twice: {listing(twice, where='')}.",
                     hint="Leave one of the two out.",
                 )
             found[name] = {keys[key]: _resolved(folder, value) for key, value in by_model.items()}

@@ -108,8 +108,9 @@ def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> 
 
 def is_said_not_finite(key: str, notes: Sequence[str]) -> bool:
     """Return whether one of ``notes`` names a tensor as having values that are NaN or infinite."""
-    name = re.compile(rf"(?<!\S){re.escape(escape(key))}(?![^\s,])")
-    return any(SAID in note and name.search(note) for note in notes)  # SAID: it is from ``non_finite_notes``
+    name = escape(key)
+    found = [note for note in notes if SAID in note and name in note]  # SAID: it is from ``non_finite_notes``
+    return any(re.search(rf"(?<!\S){re.escape(name)}(?![^\s,])", note) for note in found)
 
 
 @notes_of(NoteKind.UNWRITTEN)
