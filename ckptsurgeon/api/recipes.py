@@ -214,8 +214,9 @@ def _with_paths(document: Mapping[str, Any], folder: str) -> dict[str, Any]:
     for name in ("statistics", "tokens"):
         if isinstance(by_model := document.get(name), dict):
             keys = {key: _resolved(folder, key) if key in models else key for key in by_model}
-            times = Counter(keys.values())
-            if twice := [str(key) for key, path in keys.items() if times[path] > 1]:
+            places = {key: os.path.normpath(str(path)) for key, path in keys.items()}
+            times = Counter(places.values())
+            if twice := [str(key) for key, place in places.items() if times[place] > 1]:
                 raise ConfigError(
                     f"{name} of a recipe names one model twice: {listing(twice, where='')}.",
                     hint="Leave one of the two out.",

@@ -425,10 +425,12 @@ def test_notes_of_a_recipe_are_a_few_short_strings(notes: object) -> None:
 
 
 @pytest.mark.parametrize("field", ["statistics", "tokens"])
-def test_a_model_with_two_files_is_an_error(field: str) -> None:
+def test_a_model_with_two_files_is_an_error(field: str, ckpt: Any) -> None:
     document = {"verb": "merge", "models": ["a", "./a", "b"], field: {"a": "s", "./a": "t", "b": "u"}}
     with pytest.raises(cs.ConfigError, match=f"^{field} of a recipe names one model twice: a, ./a"):
         with_absolute_paths(document, "r.yaml")
+    Path("r.yaml").write_text(yaml.safe_dump({**document, "method": "regmean"}))
+    assert "names one model twice: ./a, a." in ckpt("apply", "r.yaml", "-o", "out/").err  # in the working directory
     assert with_absolute_paths({**document, field: {"./a": "t", "b": "u"}}, "/r.yaml")[field] == {
         "/a": "/t",
         "/b": "/u",
