@@ -215,9 +215,8 @@ def hub_error(query: HubQuery, error: Exception, done: str = "fetched") -> Check
 
     not_cached, cause = (errors.LocalEntryNotFoundError, errors.RevisionResolutionError), error.__cause__
     has_answered = isinstance(cause, (errors.HfHubHTTPError, errors.FileMetadataError))
-    if isinstance(cause, Exception) and (
-        isinstance(error, ValueError) or (isinstance(error, not_cached) and has_answered)
-    ):
+    is_wrapped = type(error) is ValueError  # BadRequestError is a ValueError, too, and has the hub's answer itself
+    if isinstance(cause, Exception) and (is_wrapped or (isinstance(error, not_cached) and has_answered)):
         error = cause
     say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
         (errors.GatedRepoError, _gated),
