@@ -15,9 +15,8 @@ from ..formats.base.marks import indexed_name, shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
-from ..tensors.find_codes import find_codes, is_plain
 from ..tensors.info import Storage, TensorInfo, tied_keys
-from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors, is_plain
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
 from ..util.notes import Note, as_notes, notes_of
@@ -231,7 +230,15 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def codes(self) -> QuantisedTensors:
         """The quantised tensors: the stored parts of each tensor, and how to decode them."""
-        return find_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
+        if self._is_plain:
+            return NO_CODES
+        from ..tensors.quantised.search import search_codes  # with all encodings
+
+        return search_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        return is_plain(self._shown)
 
     @property
     def odd_scales(self) -> OddScales:
@@ -341,7 +348,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         if self.stored is not None:
             return self.stored.quantisation_notes
         packed = tuple(self._packing.faults(self.path)) if self._packing is not None else ()
-        return packed if is_plain(self._shown) and not self._is_said_quantised else (*packed, *self._notes_on_codes())
+        return packed if self._is_plain and not self._is_said_quantised else (*packed, *self._notes_on_codes())
 
     @property
     def _is_said_quantised(self) -> bool:

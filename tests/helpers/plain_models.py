@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from ckptsurgeon.checkpoint import checkpoint
 from ckptsurgeon.tensors import find_codes
 from ckptsurgeon.tensors.info import TensorInfo
 from ckptsurgeon.tensors.quantised.search import search_codes
@@ -23,4 +24,5 @@ def held_plain(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not plain or not search_codes(tensors, dict, tuple)
         return plain
 
-    monkeypatch.setattr(find_codes, "is_plain", held)
+    for module in (checkpoint, find_codes):
+        monkeypatch.setattr(module, "is_plain", held)

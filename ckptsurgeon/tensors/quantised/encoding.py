@@ -16,12 +16,14 @@ __all__ = [
     "CODE_TYPES",
     "EXPERT_SCALES",
     "NO_CODES",
+    "PLAIN_NAMES",
     "Encoding",
     "LogicalTensor",
     "Parts",
     "QuantisedTensor",
     "QuantisedTensors",
     "are_plain_integers",
+    "is_plain",
     "same_shape",
     "some",
 ]
@@ -36,6 +38,16 @@ CODE_TYPES = frozenset(
 ) | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}  # fmt: skip
 """Dtypes that codes can have. Integers of 64 bits are indices and counters, not codes."""
 _SIGNED = frozenset({"int8", "int16", "int32"})
+_GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+PLAIN_NAMES = frozenset({
+    "weight", "bias", "gamma", "beta", "running_mean", "running_var", "num_batches_tracked", "weight_g", "weight_v",
+    "in_proj_weight", "in_proj_bias", "cls_token", "class_embedding", "pos_embed", "position_embeddings",
+    "positional_embedding", "position_ids", "inv_freq", "pos_bias_u", "pos_bias_v", "A_log", "dt_bias",
+    *_GATES, *(f"{name}_l{layer}{end}" for name in _GATES for layer in range(8) for end in ("", "_reverse")),
+})  # fmt: skip
+"""Names of tensors that are not parts of a quantised tensor, unless another name or dtype in their module shows one."""
+_CENTROIDS = "centroids"
+"""The ``weight`` of modules whose name ends with this is a table of VPTQ."""
 ACTIVATIONS = (
     ".input_scale", ".input_scale_inv", ".input_scale_ub", ".input_zero_point", ".input_global_scale",
     ".input_activation_scale", ".output_scale", ".output_zero_point", ".output_activation_scale", ".activation_scale",
@@ -124,6 +136,20 @@ def are_plain_integers(key: str, info: TensorInfo) -> bool:
     Such integers are taken for codes only if there are scales, quantisation settings or other quantised tensors.
     """
     return key.rpartition(".")[2] == "weight" and len(info.shape) > 1 and info.dtype in _SIGNED and info.numel > 1
+
+
+def is_plain(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether names, dtypes and shapes alone show that no tensor is quantised; most models are plain.
+
+    If so, no module of an encoding is imported. If not, the state dict may nevertheless have no quantised tensors.
+    """
+    for key, info in tensors.items():
+        module, _, name = key.rpartition(".")
+        if name not in PLAIN_NAMES or info.dtype in CODE_TYPES or info.opaque or module.endswith(_CENTROIDS):
+            return False
+        if info.shape[1:] == (1,):  # bitsandbytes stores codes in this shape, sometimes as floats
+            return False
+    return True
 
 
 # The logical tensors of a state dict that are stored as codes.

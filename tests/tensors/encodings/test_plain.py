@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.tensors.dtypes import DTYPES
-from ckptsurgeon.tensors.find_codes import PLAIN_NAMES, find_codes, is_plain
+from ckptsurgeon.tensors.find_codes import find_codes
 from ckptsurgeon.tensors.info import TensorInfo
-from ckptsurgeon.tensors.quantised.encoding import CODE_TYPES
+from ckptsurgeon.tensors.quantised.encoding import CODE_TYPES, PLAIN_NAMES, is_plain
 from ckptsurgeon.tensors.quantised.search import _all_encodings, _long_endings, _part_endings, search_codes
 
 ENDINGS = tuple({*_part_endings(), *(f".{end}" for end in _long_endings())})
