@@ -85,7 +85,7 @@ class FileCollector:
         """Return ``origin`` with a commit as its revision; all files of a repository get the same commit."""
         key = (origin.source, origin.revision)
         if key not in self.pins:
-            self.pins[key] = pinned(origin, self.config).revision
+            self.pins[key] = pinned(origin, self.config)[0].revision
         return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: FetchRecord) -> None:

@@ -63,11 +63,11 @@ def fetch(
 
 def _hub(order: _FetchRequest) -> Fetched:
     _check_one_file(order, bool(order.origin.file))
-    at = pinned(order.origin, order.config)
+    at, notes = pinned(order.origin, order.config)
     if at.file:
         blob = from_hub(at, order.config, None, order.progress)
-        return _local_files(order, at, blob.path, {at.file: blob})
-    return _local_files(order, at, *repository_from_hub(at, order.config, order.progress))
+        return _local_files(order, at, blob.path, {at.file: blob}, notes)
+    return _local_files(order, at, *repository_from_hub(at, order.config, order.progress), notes)
 
 
 def _local(order: _FetchRequest) -> Fetched:
@@ -111,7 +111,7 @@ def _local_files(
     """Return the result for files on this machine; if the request has a folder, first copy the files into it.
 
     ``at`` is the origin of the files, ``path`` the path of the file or folder on this machine, ``blobs`` is {name:
-    file}, and ``notes`` are the notes on a local folder.
+    file}, and ``notes`` are the notes on a local folder, or on the commit.
     """
     blobs = {name: _checked(order, name, blob) for name, blob in blobs.items()}
     paths = {name: blob.path for name, blob in blobs.items()}
@@ -121,7 +121,7 @@ def _local_files(
     if at.kind == "local":
         return Fetched(at.shown, path, "", fetched_files(blobs, paths), notes)
     uri = f"hf://{at.source}@{at.revision}{'/' if at.file else ''}{at.file}"
-    return Fetched(uri, path, at.revision, fetched_files(blobs, paths), notes_of(blobs))
+    return Fetched(uri, path, at.revision, fetched_files(blobs, paths), (*notes, *notes_of(blobs)))
 
 
 def _copy_into_folder(

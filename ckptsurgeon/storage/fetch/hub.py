@@ -70,15 +70,17 @@ TRIES = 2
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
-def pinned(origin: FetchOrigin, config: FetchConfig) -> FetchOrigin:
-    """Return ``origin`` with its revision resolved to a commit; the hub is asked unless the revision is a commit.
+def pinned(origin: FetchOrigin, config: FetchConfig) -> tuple[FetchOrigin, tuple[str, ...]]:
+    """Return ``origin`` with its revision resolved to a commit, and notes; a commit is not asked for at the hub.
 
-    If the hub cannot be reached, the commit that the cache has for this revision is used. Raises SourceError or
-    ConfigError.
+    If the hub cannot be reached, the commit that the cache has for this revision is used, and a note says so. Raises
+    SourceError or ConfigError.
     """
     if not is_offline(_query(origin, config)):
         check_cache(origin.source, config.huggingface_cache_dir)
-    return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
+    commit, is_cached = fetched_revision(_query(origin, config), config.huggingface_cache_dir)
+    said = f"the hub did not answer: {commit} is the commit of {escape(origin.revision or 'main')} in the cache"
+    return replace(origin, revision=commit), (said,) if is_cached else ()
 
 
 def from_hub(

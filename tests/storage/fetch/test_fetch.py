@@ -126,6 +126,21 @@ def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(
     assert "above" not in str(error.value)
 
 
+@pytest.mark.parametrize("fault", [faults.status(503), faults.dropped(), faults.dropped(40)])
+@pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/model.safetensors"])
+def test_that_a_hub_is_down_is_said_of_a_branch(
+    hub: Hub, net: Repository, naps: list[float], fault: faults.Fault, uri: str
+) -> None:
+    found = cs.fetch(uri)
+    assert not found.notes
+    hub.fail("*", fault, method="*", times=None)
+    again = cs.fetch(uri)
+    assert again.path == found.path
+    assert again.notes == (f"the hub did not answer: {net.main} is the commit of main in the cache",)
+    at_a_commit = uri.replace("org/net", f"org/net@{net.main}")
+    assert not cs.fetch(at_a_commit).notes
+
+
 def test_a_mirror_with_etags_of_its_own_calls_files_as_its_listing_does(hub: Hub, net: Repository) -> None:
     for method in ("HEAD", "GET"):
         hub.fail("*/resolve/*", faults.other_etag(), method=method, times=None)

@@ -128,7 +128,7 @@ def commit_of_revision(query: HubQuery) -> str:
     if is_commit(query.revision):
         return query.revision
     if is_offline(query):
-        return fetched_revision(query)
+        return fetched_revision(query)[0]
     with hub_errors(query):
         from huggingface_hub import HfApi
 
@@ -136,15 +136,42 @@ def commit_of_revision(query: HubQuery) -> str:
         return _checked(found)
 
 
-def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit of a revision; also store it in the cache folder ``cache``, for runs without a network."""
-    with hub_errors(query):
+def fetched_revision(query: HubQuery, cache: str | None = None) -> tuple[str, bool]:
+    """Return the commit of a revision, and whether it is the cache's because the hub was asked and did not answer.
+
+    The commit is stored in the cache folder ``cache``, for runs without a network. Neither an error 5xx nor a
+    response that breaks off is an answer.
+    """
+    answers = list[Any]()
+    with hub_errors(query), _answers_noted(answers):
         from huggingface_hub import HfApi
 
+        offline = is_offline(query)
         found = HfApi(token=query.token).resolve_revision(
-            query.repository, revision=query.revision or None, cache_dir=cache, local_files_only=is_offline(query)
+            query.repository, revision=query.revision or None, cache_dir=cache, local_files_only=offline
         )
-        return _checked(found.resolved)
+        has_answered = is_commit(query.revision) or any(one.status_code < 500 and _is_read(one) for one in answers)
+        return _checked(found.resolved), not offline and not has_answered
+
+
+@contextmanager
+def _answers_noted(answers: list[Any]) -> Iterator[None]:
+    """Append each response that huggingface_hub gets during the block to ``answers``."""
+    from huggingface_hub import get_session
+
+    hooks, note = get_session().event_hooks["response"], answers.append
+    hooks.append(note)
+    try:
+        yield
+    finally:
+        hooks.remove(note)
+
+
+def _is_read(response: Any) -> bool:
+    """Return whether the body of a response was read to its end."""
+    with suppress(RuntimeError):  # of httpx: the body was not read
+        return response.content is not None
+    return False
 
 
 def digest_listed(query: HubQuery) -> str:
