@@ -16,7 +16,7 @@ from ..formats.base.header import Header
 from ..formats.base.marks import has_weights
 from ..formats.unsupported.folders import PIPELINE
 from ..storage.read.base import Folder, Source
-from ..storage.read.uri import open_source, page_notes
+from ..storage.read.uri import open_source, page_notes, scheme_of
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, listing
 from .checkpoint import Checkpoint
@@ -108,7 +108,12 @@ def open_checkpoint(
         return _in_memory(path, root, unwrap=unwrap, called=called)
     uri = os.fspath(path)
     source = _source(uri)
-    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap, notes=page_notes(uri))
+    notes = page_notes(uri)
+    if scheme_of(uri) == "hf":
+        from ..storage.read.hub import notes_on_cache
+
+        notes += notes_on_cache(source.uri)
+    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap, notes=notes)
 
 
 def _source(uri: str) -> Source:

@@ -13,11 +13,11 @@ from .base import File, Folder, Source
 from .http.client import Address
 from .http.ranges import open_http
 from .hugging_face.client import hub_address, is_offline, not_cached_error
-from .hugging_face.repository import FolderListing, Repository, is_folder, listed, pinned
+from .hugging_face.repository import FolderListing, Repository, is_folder, listed, offline_notes, pinned
 from .local import LocalFile
 from .uri import check_name
 
-__all__ = ["SOURCE", "HubFolder"]
+__all__ = ["SOURCE", "HubFolder", "notes_on_cache"]
 
 
 class HubFolder(Folder):
@@ -77,6 +77,12 @@ class _Hub:
         if not path or is_folder(repository, path):
             return HubFolder(repository, path)
         return _open_file(repository, path)
+
+
+def notes_on_cache(uri: str) -> tuple[str, ...]:
+    """Return a note on an opened ``hf://`` address, at a commit, if files of the commit may be missing in the cache."""
+    found = hub_address(uri)
+    return offline_notes(Repository(found.repository, found.revision or "main"))
 
 
 def _open_file(repository: Repository, path: str) -> File:

@@ -91,6 +91,27 @@ def test_what_the_cache_has_of_a_commit_takes_no_request(hub: Hub, monkeypatch: 
             cs.open_checkpoint(uri)
 
 
+def test_offline_files_that_the_cache_lacks_are_said_to_be_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"model.pth": saved(VALUES), "tokenizer.json": b"{}", "sub/note.txt": b"x"}
+    at = f"hf://org/net@{hub.repository('org/net', files).main}"
+    hf_hub_download("org/net", "model.pth")
+    with cs.open_checkpoint("hf://org/net") as far:
+        assert not far.notes
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    others = f"HF_HUB_OFFLINE is set: of {at} only the files in the cache are read, and others may be missing"
+    for uri in ("hf://org/net", "hf://org/net/model.pth"):
+        with cs.open_checkpoint(uri) as near:
+            assert near.notes == (others,)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    whole = cs.fetch("hf://org/net")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with cs.open_checkpoint("hf://org/net") as near:
+        assert not near.notes
+    Path(whole.path, "tokenizer.json").unlink()
+    with cs.open_checkpoint("hf://org/net") as near:
+        assert near.notes == (f"HF_HUB_OFFLINE is set, and tokenizer.json of {at} cannot be read: not in the cache",)
+
+
 def test_a_commit_that_was_fetched_whole_is_listed_without_a_request(hub: Hub) -> None:
     repository = hub.repository("org/net", {"model.pth": saved(VALUES), "sub/a/other.pth": saved(OTHER)})
     cs.fetch("hf://org/net")

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ....util.text import escape, listing
 from .client import HubQuery, commit_of_revision, hub_errors, is_offline, no_file_error, not_cached_error
 
-__all__ = ["FolderListing", "Repository", "is_folder", "listed", "pinned"]
+__all__ = ["FolderListing", "Repository", "is_folder", "listed", "offline_notes", "pinned"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ def listed(repository: Repository, path: str) -> FolderListing:
     names = [row.path.rpartition("/")[2] for row in rows if not isinstance(row, RepoFolder)]
     folders = [row.path.rpartition("/")[2] for row in rows if isinstance(row, RepoFolder)]
     return FolderListing(sorted(names), sorted(folders))
+
+
+def offline_notes(repository: Repository) -> tuple[str, ...]:
+    """Return a note if the hub must not be asked, and files of the commit may be missing in the cache."""
+    if not is_offline():
+        return ()
+    at, paths = escape(repository.uri()), _cached_tree(repository)
+    if paths is None:
+        return (f"HF_HUB_OFFLINE is set: of {at} only the files in the cache are read, and others may be missing",)
+    gone = [path for path in paths if not repository.cached(path)]
+    return (f"HF_HUB_OFFLINE is set, and {listing(gone)} of {at} cannot be read: not in the cache",) if gone else ()
 
 
 def _cached_tree(repository: Repository) -> list[str] | None:
