@@ -80,11 +80,11 @@ def fits(
 
 
 def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
-    """Return the path from which to read keys and shapes, and a note if this is another path than the user gave.
+    """Return the path from which to read keys and shapes, and a list with a note, or empty.
 
-    For a model's folder, the result is its config.json. If the model is quantised, no module can be built from its
-    config.json, so the result is the folder with the weights, even if ``given`` is this config.json. Only then is there
-    a note.
+    For the folder of a model, the path is its config.json. But no module can be built from the config.json of a
+    quantised model, so its path is the folder with the weights. There is a note only if ``given`` is the config.json of
+    a quantised model, and the folder replaces it.
     """
     if not isinstance(given, (str, os.PathLike)):
         return given, []

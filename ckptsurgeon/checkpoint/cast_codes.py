@@ -59,10 +59,9 @@ def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = (
 
 
 def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
-    """Return whether no other sampled matrix of the same role (key without numbers) looks like codes.
+    """Return whether no other matrix in ``sample`` with the role of ``key`` looks like codes.
 
-    The result is true only if there are at least ``FEWEST`` other matrices.
-
+    The role is the key without its numbers. The result is false if fewer than ``FEWEST`` other matrices have this role.
     ``found`` has, for each kind of codes, the keys of the matrices that look like such codes.
     """
     role = NUMBER_IN_KEY.sub("#", key)

@@ -38,12 +38,12 @@ Put = Callable[[str, "torch.Tensor"], None]
 def stage_tensors(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box] | None = None, put: Put | None = None
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Return the tensors that a plan computes, by destination key, and notes, such as on values that became infinite.
+    """Return the tensors that a plan computes from ``inputs``, by destination key, and notes.
 
-    ``boxes`` is {key: the part of the tensor to return}; other tensors are returned whole. If a tensor is copied or
-    cast, only the part to return is read. All tensors are read and checked here, so that errors are raised before the
-    caller writes anything. If ``put`` is given, it is called with each tensor as soon as the tensor is read, and the
-    returned dict is empty.
+    Notes are, for example, on values that became infinite. ``boxes`` is {key: the part of the tensor to return}; other
+    tensors are returned whole. If a tensor is copied or cast, only the part to return is read. All tensors are read and
+    checked here, so that errors are raised before the caller writes anything. If ``put`` is given, it is called with
+    each tensor as soon as the tensor is read, and the returned dict is empty.
     """
     with keeping(inputs.sources):
         if any(source.is_remote for source in inputs.sources):

@@ -55,7 +55,8 @@ class _TorchDistributed:
         with naming(file):
             if file.size > limits.PICKLE_BYTES:
                 raise UnsafeError(
-                    f"{escape(file.uri)} has {file.size} bytes, more than the limit of {limits.PICKLE_BYTES}.",
+                    f"{escape(file.uri)} has {file.size:,} bytes; at most {limits.PICKLE_BYTES:,} bytes of pickled "
+                    "metadata are read.",
                     rule="pickle size",
                 )
             raw = file.read(0, file.size)

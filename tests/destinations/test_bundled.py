@@ -90,7 +90,7 @@ def test_the_filters_are_triangles_over_the_whole_band() -> None:
         ({"d_model": 0}, "not a whole number of 1 or more"),
         ({"d_model": "32"}, "not a whole number of 1 or more"),
         ({"encoder": "rnn"}, "conformer or transformer"),
-        ({"tokens": "a\na\n"}, "is in the token list twice"),
+        ({"tokens": "a\na\n"}, "is in the token list more than once"),
         ({"tokens": "a\n"}, "fewer than two"),
         ({"n_mels": 3}, "must be 7 or more"),
     ],

@@ -164,7 +164,7 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
         ({}, {"segmenter": None}, "the task language_model needs the tokeniser of the model"),
         ({}, {"segmenter": "lm.yaml"}, "lm.yaml cannot be read"),
         ({}, {"context": 0}, "train.data.context is 0; it must be 1 or more"),
-        ({}, {"train": {"_target_": "a.b"}}, "train.data.train is not a list of text files"),
+        ({}, {"train": {"_target_": "a.b"}}, "train.data.train must be the path of a text file"),
     ],
 )
 def test_what_cannot_be_trained_on_is_an_error(files: dict[str, bytes], data: dict[str, Any], why: str) -> None:

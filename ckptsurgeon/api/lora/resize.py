@@ -32,10 +32,10 @@ def lora_resize(
     """Plan an adapter with smaller ranks: for each product B A, the nearest product of rank ``rank``.
 
     With ``energy`` (0.95), each module gets the smallest rank that keeps this share of its squared singular values, at
-    most ``rank`` if both are given. For this, the values of the factors are read. Factors are replaced by an
-    orthonormal basis and a small triangular matrix (QR), so that no product is ever in memory. A module whose rank is
-    already small enough is copied; scales (lora_alpha / r) do not change. The receipt of ``apply`` has the error of
-    each module.
+    most ``rank`` if both are given. Only for ``energy``, planning reads the values of the factors. Factors are
+    replaced by an orthonormal basis and a small triangular matrix (QR), so that no product is ever in memory. A module
+    whose rank is already small enough is copied; scales (lora_alpha / r) do not change. The receipt of ``apply`` has
+    the error of each module.
 
     The adapter is a PEFT or mlx-lm folder, or a file with kohya's, diffusers' or ComfyUI's names. The output is of the
     same kind, except that it is a PEFT folder for mlx-lm. ``dtype`` is the dtype of the factors, by default that of the

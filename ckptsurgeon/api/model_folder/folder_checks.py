@@ -63,7 +63,10 @@ __all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_note
 
 
 def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
-    """Yield notes on the files in the folder of a source, even if the output gets other files."""
+    """Yield notes on files in the folder of a source that cannot be read, or contradict its weights or each other.
+
+    The output may get other files; these notes are given nevertheless.
+    """
     apart = ModelFolder("", folder.files)  # fingerprints are not recorded in ``folder``: these files may change
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
     yield from unreadable_file_notes(apart, folder)

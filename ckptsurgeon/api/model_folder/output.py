@@ -233,7 +233,7 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
     if change is not None:
         own = Vocabulary(folder.path, folder.tokens) if folder.vocabulary and folder.tokens else None
         files, notes = with_tokenizer_of(files, change.paths[1], change.new, own)
-        numbers = renumbering_of(change, own, folder.rows, fields, frozenset())
+        numbers = renumbering_of(change, own, folder.rows, fields)
         if numbers is not None:
             moved, files, more = with_new_ids(fields, files, numbers, change.paths[1], PARTS)
             fields, notes = dict(moved), [*more, *notes]

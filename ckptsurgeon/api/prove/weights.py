@@ -160,7 +160,7 @@ def _input_embedding(module: nn.Module) -> nn.Module | None:
 def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedTokens | None) -> Tensor:
     """Return a mask of the rows of an embedding that differ by more than rounding explains.
 
-    If the token lists differ, no row is marked, because the rows belong to different tokens.
+    If the token lists or the shapes differ, no row is marked, because the rows may belong to different tokens.
     """
     first, second = (network.read([key])[key] for network in networks)
     if shared is not None or first.shape != second.shape:

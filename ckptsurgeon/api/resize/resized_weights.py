@@ -41,7 +41,7 @@ _OTHER_LAYERS = (
 
 @dataclass(frozen=True)
 class ResizedWeights:
-    """The weights of the output: the operations that make them, the plan, and notes."""
+    """Makes the plan of the output's weights, with its notes, from the request, the network and the found changes."""
 
     asked: Request
     network: AskedNetwork

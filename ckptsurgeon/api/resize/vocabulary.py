@@ -54,7 +54,8 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
     if choices.pad_to > 1 or choices.new != "init" or choices.spelled:
         raise ConfigError(
             "--pad-to, --new-tokens and --token-map have no effect without another vocabulary.",
-            hint="Name the new tokeniser with --tokenizer. --set vocab_size=N is the exact number of rows.",
+            hint="Give a new tokeniser with --tokenizer. If you use --set vocab_size=N, leave out --pad-to and "
+            "--token-map: N is the exact number of rows.",
         )
     return None
 

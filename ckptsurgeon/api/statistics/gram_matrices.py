@@ -113,7 +113,8 @@ class GramSums:
     """The Gram matrices of the inputs of linear layers: the mean of x x^T over all positions, for each layer.
 
     If one module stacks the weights of all experts, each expert has a Gram matrix, over the positions that are routed
-    to it. ``chosen`` has the keys of the weights whose inputs are collected; other weights are listed as lacking.
+    to it. ``chosen`` has the keys of the weights whose inputs are collected. ``lacking`` gets the keys of the weights
+    of other linear layers, and of layers that got no input.
     """
 
     network: Network

@@ -33,7 +33,8 @@ class _Sum:
 class MagnitudeSums:
     """The mean magnitude of each input of linear layers, over all positions (https://arxiv.org/abs/2502.02421).
 
-    ``chosen`` has the keys of the weights whose inputs are collected; other weights are listed as lacking.
+    ``chosen`` has the keys of the weights whose inputs are collected. ``lacking`` gets the keys of the weights of other
+    linear layers, and of layers that got no input.
     """
 
     network: Network

@@ -50,13 +50,18 @@ IN_FIELDS = "{part}set it: --set {field}=ID, or null"
 
 
 def renumbering_of(
-    change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
+    change: NewVocabulary,
+    own: Vocabulary | None,
+    rows: int,
+    fields: Mapping[str, Any],
+    fixed: frozenset[str] = frozenset(),
+    remedy: str = "",
 ) -> Renumbering | None:
     """Return a map from old token ids to ids of a new vocabulary; None if it is unknown and not needed.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
     fields already hold ids of the new vocabulary. Raises ConfigError if the map is unknown, but another field has a
-    token id.
+    token id; ``remedy`` is a part of its hint that says how to set a field, "" if fields cannot be set.
     """
     try:
         return change.renumbering(own, rows)
@@ -66,10 +71,11 @@ def renumbering_of(
             return None
         said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
         is_alike = len(change.source.tokens) == len(change.new.tokens)
-        give = "Put" if is_alike else "Give the token list of this model, or put"
+        give = "Put the model's tokeniser" if is_alike else "Give the token list of this model, or put its tokeniser"
+        or_set = f", or {remedy.format(part='', field=_last(lost[0]))}" if remedy else ""
         raise ConfigError(
             f"{said}, but it is not known which token has this id: {error}.",
-            hint=f"{give} its tokeniser next to config.json, or set the id in the destination: {_last(lost[0])}: ID.",
+            hint=f"{give} next to config.json{or_set}.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None
 

@@ -136,10 +136,10 @@ def _renumbered(
     assert change is not None
     fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
     everything = written.everything
-    numbers, new = renumbering_of(change, own, rows, everything, fixed), change.paths[1]
+    remedy = IN_FIELDS if document.overrides else IN_YAML
+    numbers, new = renumbering_of(change, own, rows, everything, fixed, remedy), change.paths[1]
     if numbers is None:
         return files, []
-    remedy = IN_FIELDS if document.overrides else IN_YAML
     moved, notes = renumbered(CONFIG, everything, numbers, new, remedy=remedy, fixed=fixed, told=told)
     written.apply(moved)
     files, more = renumbered_generation(files, numbers, new, given, remedy=remedy)

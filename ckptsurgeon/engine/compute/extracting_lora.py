@@ -190,7 +190,7 @@ def factoring_passes(step: Step) -> int:
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a low-rank factor (A or B) of the matrix that it approximates.
+    """Return a function that computes one factor, A or B, of a low-rank approximation of a matrix.
 
     The function raises PlanError if a value of the factor is out of the range of its dtype.
     """

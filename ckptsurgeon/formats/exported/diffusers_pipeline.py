@@ -104,8 +104,8 @@ def component_folder(folder: Folder, component: str) -> Folder | None:
     names = [name for name in folder.folders()[:_MOST] if name in index and _has_weights(folder.inside(name).names())]
     if names and component not in names:
         raise ConfigError(
-            f"--root {escape(component)} is not a component of the pipeline.",
-            hint=f"Use the name of a component: {listing(names, _MOST, where='')}.",
+            f"--root {escape(component)} is not a component of the pipeline that has weights.",
+            hint=f"Use the name of such a component: {listing(names, _MOST, where='')}.",
         )
     return folder.inside(component) if names else None
 

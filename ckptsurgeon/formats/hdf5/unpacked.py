@@ -82,7 +82,10 @@ def _without_checksum(data: bytes) -> bytes:
 
 
 def _inflated(data: bytes, most: int) -> bytes:
-    """Return the bytes to which ``data`` unpacks; raises _DamagedError if there are more than ``most``."""
+    """Return the bytes to which ``data`` unpacks.
+
+    Raises _DamagedError if there are more than ``most``, or if zlib cannot unpack ``data`` to its end.
+    """
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, most + 1)

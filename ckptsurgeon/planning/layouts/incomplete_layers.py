@@ -42,7 +42,7 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         missing = f"{escape(_begun(lost, listed))} is missing{_where('from', label)}"
         raise PlanError(
-            f"{missing}, although other layers have this tensor.",
+            f"{missing}, although other layers or modules of the same kind are complete.",
             hint="Complete the model first.",
         )
 

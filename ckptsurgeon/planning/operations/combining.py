@@ -56,5 +56,8 @@ def _mean(
     if len(set(weights)) == 1 and whole:
         return total(parts, is_mean=True)
     if not whole:
-        raise PlanError(f"{operation}: the weights for the mean of {'+'.join(map(str, group))} add up to 0.")
+        raise PlanError(
+            f"{operation}: all weights of the elements {'+'.join(map(str, group))} are 0, so that they have no mean.",
+            hint="Give at least one of them a weight above 0.",
+        )
     return total(parts, weights=[by / whole for by in weights])

@@ -114,9 +114,9 @@ class PositionalRows:
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on the resized tensors in ``keys`` that have a row for each token.
+        """Return notes on the resized tensors in ``keys`` that have a row for each token or each label.
 
-        They say that rows are copied by position, although the row of a token may be at another position now.
+        For tokens, they say that rows are copied by position, not by token; for labels, that labels are not compared.
         """
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
@@ -126,7 +126,7 @@ class PositionalRows:
         ]
 
     def merged(self) -> list[str]:
-        """Return notes on the tensors that have a row for each token: they say that rows are merged by position."""
+        """Return notes on the tensors with a row for each token or each label: rows are merged by position."""
         return [
             f"{listing(found, where='')} ({before} and {after} rows) {'is' if len(found) == 1 else 'are'} merged by "
             + ("position" if are_labels else "position, not by token")

@@ -73,7 +73,7 @@ class DeferredUploads:
         self._open: dict[str, Any] = {}
 
     def clean(self) -> None:
-        """Abort the unfinished uploads of a killed run, whose paths are in its mark."""
+        """Abort a killed run's unfinished S3 uploads; the file ``mark``, which that run wrote, lists their paths."""
         if not self._fs.exists(self._mark):
             return
         with suppress(PermissionError):  # listing unfinished uploads needs a separate permission, and is optional

@@ -94,7 +94,7 @@ class Request:
 
     @property
     def own(self) -> QuantisationSettings:
-        """The settings that apply to the module of this tensor."""
+        """The section of the settings with the name of this tensor's module, if there is one; else all settings."""
         return self.settings.searched.of(self.coded.name.removesuffix(".weight"))
 
     def matrix(self) -> tuple[int, int]:

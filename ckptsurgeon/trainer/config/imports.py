@@ -42,7 +42,10 @@ def split_file_name(name: str) -> tuple[str, str] | None:
 
 
 def user_code_in(section: Any) -> Iterator[str]:
-    """Yield each reference to the user's own code in a ``train:`` section: ``my_file.py:name``, or a ``_target_``."""
+    """Yield the code that a ``train:`` section names: each ``my_file.py:name``, and the value of every ``_target_``.
+
+    A ``_target_`` is yielded even if it is the code of a package, such as ``torch.nn.Linear``.
+    """
     yield from targets_in(section)
     yield from _named_in_files(section)
 

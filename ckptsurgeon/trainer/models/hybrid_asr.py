@@ -195,7 +195,8 @@ def _count_tokens(text: str | None) -> int:
     twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
     if twice:
         raise ConfigError(
-            f"hybrid_asr: the token {sorted(twice)[0]!r} is in the token list twice.", hint="Remove one of its lines."
+            f"hybrid_asr: the token {sorted(twice)[0]!r} is in the token list more than once.",
+            hint="Keep only one of its lines.",
         )
     if len(tokens) < 2:
         raise ConfigError("hybrid_asr: the token list holds fewer than two tokens.")

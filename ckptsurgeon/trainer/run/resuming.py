@@ -40,8 +40,8 @@ def resume_start(
     """Lock the folder of a run to resume; return the starting point of the run, and its ``--set`` strings.
 
     ``sets`` are the ``--set`` strings of this call; they are added to the recorded strings of the run. The initial
-    weights are only read if ``controls`` is true. Raises ConfigError if there is no run, or if the initial weights have
-    changed.
+    weights are read only if ``controls`` is true, because ``--controls`` trains from them again. Raises ConfigError if
+    there is no run, or if the initial weights that are read are gone or have changed.
     """
     folder.last_step()
     known = read_lineage(folder)

@@ -90,8 +90,8 @@ class LanguageModel:
     def _rows(self, name: str, paths: Sequence[Any]) -> PackedRows:
         if not paths or not all(isinstance(path, str) for path in paths):
             raise ConfigError(
-                f"train.data.{name} is not a list of text files.",
-                hint=f"Give one or more files, as in {name}: texts.txt.",
+                f"train.data.{name} must be the path of a text file, or a list of such paths.",
+                hint=f"Write, for example, {name}: texts.txt.",
             )
         table = next((path for path in paths if path.lower().endswith(TABLES)), None)
         if table is not None:

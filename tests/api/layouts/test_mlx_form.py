@@ -185,7 +185,7 @@ def test_latent_attention_whose_rows_fit_no_number_of_heads_is_an_error() -> Non
     tensors = load_file(path / "transformers.safetensors")
     key = "model.layers.0.self_attn.kv_b_proj.weight"
     save_file({**tensors, key: torch.ones(tensors[key].shape[0] + 1, tensors[key].shape[1])}, "odd.safetensors")
-    with pytest.raises(PlanError, match="which do not fit the queries and the output"):
+    with pytest.raises(PlanError, match="which do not fit the other tensors of its attention"):
         cs.convert("odd.safetensors", layout="mlx")
 
 

@@ -424,7 +424,13 @@ def test_ids_that_fit_both_lists_of_one_length_are_an_error() -> None:
     lists = "bert/vocab.txt:new/vocab.txt"
     with pytest.raises(cs.ConfigError, match="vocabulary size is 50, and both lists have this length") as error:
         cs.transplant("bert", section("transformers: other"), vocab=lists)
-    assert error.value.hint.startswith("Put its tokeniser next to config.json, or set the id in the destination: ")
+    beside = "Put the model's tokeniser next to config.json"
+    assert error.value.hint == f"{beside}, or set it in the destination's YAML: {{}}: ID, or null.".format(
+        "pad_token_id"
+    )
+    with pytest.raises(cs.ConfigError, match="vocabulary size is 50, and both lists have this length") as error:
+        cs.transplant("bert", "other", vocab=lists, vocab_keys=["**.word_embeddings.weight", "**.predictions.bias"])
+    assert error.value.hint == f"{beside}."  # no option sets a field of a folder
     assert cs.transplant("bert", section("transformers: other"), vocab="bert/vocab.txt:bert/vocab.txt")
     tokenizer("other", OLD[::-1])
     cs.apply(cs.transplant("bert", section("transformers: other"), vocab=lists), "out")

@@ -282,7 +282,7 @@ def test_a_name_with_a_range_means_several() -> None:
         (
             {"combine": "w", "groups": "0+1", "weights": [0] * 24},
             PlanError,
-            "weights for the mean of 0\\+1 add up to 0",
+            "all weights of the elements 0\\+1 are 0",
         ),
         ({"combine": "n", "groups": "0+1"}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"split": "w", "into": ["a", "b"], "groups": 5}, PlanError, "size 24, not a multiple of 5 groups"),

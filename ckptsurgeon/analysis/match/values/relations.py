@@ -145,7 +145,10 @@ def _regions(parts: Sequence[Found], number: int) -> list[Region] | None:
 
 
 def _concat(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -> Change | None:
-    """Return the change that makes the destination tensor ``whole`` from ``parts``; None if no operations do."""
+    """Return the change that makes the destination tensor ``whole`` from ``parts``; None if no operations do.
+
+    No new tensor gets a name in ``taken``, the keys of the source.
+    """
     forms, number = _Forms(parts), len(whole.along(parts[0].inner))
     if len(parts) < 2 or sum(len(part.positions) for part in parts) != number:
         return None

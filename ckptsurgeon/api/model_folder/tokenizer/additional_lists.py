@@ -77,9 +77,9 @@ def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
 
 @notes_of(NoteKind.VOCABULARY)
 def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a merges.txt has rules for tokens that tokenizer.json lacks, or another number of rules.
+    """Yield a note if the rules of merges.txt make tokens that tokenizer.json lacks, or if their number differs.
 
-    Both count only above 2 % of the rules. For the tokens, a sample of the rules is compared.
+    Differences of at most 2 % get no note. For the tokens, only a sample of the rules is compared.
     """
     found = _rules_in_whole(folder)
     if found is None or all(one.name != MERGES or scheme_of(one.path) for one in folder.files):

@@ -87,7 +87,8 @@ def _check_result(path: str, processor: Any, images: Sequence[Image]) -> None:
             raise ConfigError(
                 f"the processed images of {escape(path)} would have {values:,} values, but at most {MOST:,} are "
                 f"allowed: {name} of {SETTINGS} is {escape(str(dict(fields)))}.",
-                hint="Give fewer images, or images that are less long and narrow.",
+                hint=f"Give fewer images, or set a smaller {name}. If it has shortest_edge, images that are less long "
+                "and narrow also help.",
             )
 
 

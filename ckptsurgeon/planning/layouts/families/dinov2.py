@@ -73,7 +73,10 @@ def family(name: str, prefix: str, *, has_registers: bool) -> Family:
 
 
 def _in_transformers(prefix: str, registers: tuple[str, ...]) -> Iterable[Layout]:
-    """Yield transformers' layouts: first of networks in memory, then of files, with the names of version 4."""
+    """Yield transformers' layouts: first those of networks in memory, then those of files.
+
+    Files have the names of version 4 of transformers.
+    """
     memory = {name: name for name in (*_META, *registers, *_QKV, *_GATE_UP)}
     files = {ours: _in_file(name) for ours, name in memory.items() if ours not in _GATE_UP}
     for names, is_file in ((memory, False), (files, True)):

@@ -40,7 +40,10 @@ class Pipeline:
         return found | {text.ours: text.theirs for text in self.texts}
 
     def names(self) -> dict[str, str]:
-        """Return a map from the names in diffusers to the names in the original code of Stable Diffusion."""
+        """Return a map from names of modules in diffusers to their names in the original code of Stable Diffusion.
+
+        A few names are those of tensors. Modules that the original code joins into one are left out.
+        """
         names = unet_names(self.unet, UNET, THEIR_UNET) if self.unet else {}
         names |= autoencoder_names(self.vae, VAE, THEIR_VAE) if self.vae else {}
         for text in self.texts:

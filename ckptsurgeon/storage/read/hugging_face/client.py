@@ -83,7 +83,10 @@ def _checked_revision(text: str) -> str:
 def _checked_path(text: str, uri: str) -> str:
     """Return the relative path ``text`` if it stays inside its repository; raises ConfigError if it does not."""
     if text and (not {"", ".", ".."}.isdisjoint(text.split("/")) or "\0" in text or "\\" in text):
-        raise ConfigError(f"{escape(uri)} refers to a file outside the repository: {escape(text)}.")
+        raise ConfigError(
+            f"{escape(uri)}: {escape(text)} is not a path inside the repository.",
+            hint="Put single slashes between the names of folders and files, and leave out the names . and ..",
+        )
     return text
 
 
