@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.bounds import useless_settings
 from ckptsurgeon.trainer.config.section import apply_overrides
-from ckptsurgeon.trainer.config.settings import Augment, Features, Settings
+from ckptsurgeon.trainer.config.settings import Augment, Data, Features, Pretrain, Settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
@@ -184,7 +185,7 @@ def test_decay_of_matrices_leaves_vectors_alone() -> None:
 
 def test_a_setting_of_another_schedule_gets_a_note() -> None:
     assert "train.hold has no effect with train.schedule cosine; only tri_stage would use it" in toy.job(hold=2).notes
-    said = "train.anneal has no effect with train.schedule constant; only plateau and newbob would use it"
+    said = "train.anneal has no effect with train.schedule constant; only plateau, newbob would use it"
     assert said in toy.job(anneal=0.3, schedule="constant").notes
     assert not [note for note in toy.job(anneal=0.3, schedule="newbob").notes if "no effect" in note]
     with pytest.raises(cs.ConfigError, match="tri_stage, which falls exponentially"):
@@ -211,6 +212,31 @@ def test_a_setting_that_nothing_uses_is_said() -> None:
     ):
         assert useless_settings(settings) == [why]
     assert not useless_settings(Settings(beam=3, decoding="joint", task="hybrid", label_smoothing=0.1))
+    for settings, why in (
+        (
+            Settings(data=Data(context=64)),
+            "train.data.context has no effect on the task ctc; only language_model would use it",
+        ),
+        (
+            Settings(pretrain=Pretrain(mask_length=5)),
+            "train.pretrain has no effect on the task ctc; only wav2vec2_pretrain would use it",
+        ),
+        (
+            Settings(optimizer="sgd", eps=1e-6),
+            "train.eps has no effect with train.optimizer sgd; only adamw would use it",
+        ),
+        (
+            Settings(schedule="constant", final_lr=0.0),
+            "train.final_lr has no effect with train.schedule constant; only cosine, linear, tri_stage would use it",
+        ),
+    ):
+        assert useless_settings(settings) == [why]
+        assert not useless_settings(replace(settings, task="my_task.py:MyTask", optimizer="adamw", schedule="cosine"))
+    of_sounds = Settings(task="language_model", data=Data(train=("a.txt",), min_s=0.5), augment=Augment(time_masks=2))
+    said = [f"train.{name} has no effect on texts, only on sounds" for name in ("data.min_s", "augment")]
+    assert useless_settings(of_sounds) == said
+    assert not useless_settings(Settings(task="language_model"))
+    assert not useless_settings(replace(of_sounds, task="ctc"))
     own = {"task": "my_task.py:MyTask", "augment": Augment(freq_masks=1), "features": Features(kind="waves")}
     assert not useless_settings(Settings(beam=3, label_smoothing=0.1, **own))
     said = "train.patience has no effect: there is no split dev to evaluate on"

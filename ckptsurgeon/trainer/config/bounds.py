@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 
 from ...util.text import escape
@@ -155,6 +156,26 @@ UNSMOOTHED = ("ctc", "wav2vec2_ctc", "wav2vec2_pretrain", "espnet")
 """The bundled tasks that do not use ``train.label_smoothing``."""
 
 
+OF_SOUNDS = ("data.cache", "data.min_s", "data.max_s", "features", "augment")
+"""Settings that the task ``language_model`` does not use."""
+
+
+OF_TASK = {"pretrain": "wav2vec2_pretrain", "data.context": "language_model"}
+"""Settings that one bundled task uses."""
+OF_SCHEDULES = {
+    "hold": ("tri_stage",),
+    "final_lr": ("cosine", "linear", "tri_stage"),
+    **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED),
+}
+"""Settings that some values of ``train.schedule`` use."""
+
+
+def _is_set(made: Settings, key: str) -> bool:
+    """Return whether the setting ``key``, such as ``data.cache``, has another value than by default."""
+    value, usual = operator.attrgetter(key)(made), operator.attrgetter(key)(Settings())
+    return bool(value != usual)
+
+
 def useless_settings(made: Settings) -> list[str]:
     """Return a note for the user on each setting that has no effect."""
     return [
@@ -190,9 +211,18 @@ def _without_effect(made: Settings) -> list[str]:
         without.append("train.augment.freq_masks has no effect on waves, which have no frequencies to mask")
     if made.batch_seconds is not None and made.batch_size != usual.batch_size:
         without.append("train.batch_size has no effect on training with train.batch_seconds")
-    own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
+    if made.task == "language_model":
+        without += [f"train.{key} has no effect on texts, only on sounds" for key in OF_SOUNDS if _is_set(made, key)]
+    if is_bundled:
+        without += [
+            f"train.{key} has no effect on the task {made.task}; only {task} would use it"
+            for key, task in OF_TASK.items()
+            if _is_set(made, key) and made.task != task
+        ]
+    if _is_set(made, "eps") and made.optimizer == "sgd":
+        without.append("train.eps has no effect with train.optimizer sgd; only adamw would use it")
     return without + [
-        f"train.{name} has no effect with train.schedule {made.schedule}; only {' and '.join(kinds)} would use it"
-        for name, kinds in own.items()
-        if getattr(made, name) != getattr(usual, name) and made.schedule not in kinds
+        f"train.{name} has no effect with train.schedule {made.schedule}; only {', '.join(kinds)} would use it"
+        for name, kinds in OF_SCHEDULES.items()
+        if _is_set(made, name) and made.schedule not in kinds
     ]
