@@ -230,6 +230,7 @@ class _Decider:
         fault = cast_fault(info.dtype, dtype) if dtype != info.dtype else ""
         if fault:
             self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as requested: {fault}"))
+            self.faults.in_no_source.add(key)
         if self.keeper is None and key in self._given:
             return self._from_file(key, dtype, reason=reason, rule=rule, policy=policy)
         if self.keeper is None and key in self.target.undrawable:

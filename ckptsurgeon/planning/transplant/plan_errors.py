@@ -32,10 +32,14 @@ __all__ = [
 
 @dataclass
 class PlanFaults:
-    """The faults of a plan by kind, so that one error can list all tensors with the same kind of fault."""
+    """The faults of a plan by kind, so that one error can list all tensors with the same kind of fault.
+
+    ``in_no_source`` are the keys in ``casts`` of tensors that are initialised or kept, so that --exclude cannot help.
+    """
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)
+    in_no_source: set[str] = field(default_factory=set)
     undrawable: dict[str, Undrawable] = field(default_factory=dict)
 
     coded: list[tuple[TensorOrigin, str]] = field(default_factory=list)
@@ -60,9 +64,10 @@ def raise_faults(
     if faults.undrawable:
         raise _undrawable_error(faults.undrawable, target)
     if faults.casts:
+        exclude = f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude, or use --dtype keep."
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
-            hint=f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude, or use --dtype keep.",
+            hint="Use --dtype keep." if faults.in_no_source else exclude,
             details=[f"{key} is {why}" for key, why in faults.casts],
         )
 

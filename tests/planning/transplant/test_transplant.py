@@ -496,8 +496,9 @@ def test_a_padded_tensor_that_cannot_be_drawn_is_an_error_before_anything_is_wri
 def test_what_is_drawn_is_not_cast_to_a_type_without_a_sign() -> None:
     with pytest.raises(
         cs.PlanError, match="b is float32 in the destination, float8_e8m0fnu as requested: .* without a sign"
-    ):
+    ) as error:
         plan({"n": ("int64", ())}, {"b": (2,), "n": ("int64", ())}, dtype="float8_e8m0fnu", on_missing="init")
+    assert "exclude" not in error.value.hint  # b is in no source
 
 
 def test_dtype_is_for_real_floats_those_that_are_kept_too() -> None:
