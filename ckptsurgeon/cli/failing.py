@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError, SourceError
 from ..util.text import escape
@@ -94,10 +96,20 @@ def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} -h." if context is not None else ""
+    if context is not None and (taken := _option_as_value(context.command.params, args)):
+        hint = f"Give {taken[0]} a value: {taken[1]} was taken as its value."
     for arg in args:
         if arg.startswith("-") and os.path.lexists(arg):
             hint = f"For the file {escape(arg)} write ./{escape(arg)}."
     return ConfigError(escape(message, 1000) + ("" if message.endswith("?") else "."), hint=hint)
+
+
+def _option_as_value(params: Sequence[Any], args: Sequence[str]) -> tuple[str, str] | None:
+    """Return an option without its value and the name of an option that stands in the value's place; else None."""
+    options = [one for one in params if one.param_type_name == "option"]
+    known = {name for one in options for name in one.opts}
+    valued = {name for one in options for name in one.opts if not (one.is_flag or one.count)}
+    return next((pair for pair in pairwise(args) if pair[0] in valued and pair[1] in known), None)
 
 
 def _bug(error: Exception) -> CheckpointError:

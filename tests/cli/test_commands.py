@@ -424,6 +424,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
     [
         (("inspect",), 2, "SRC"),
         (("inspect", "best.pth", "--nonsense"), 2, "No such option"),
+        (("convert", "best.pth", "--dtype", "-o", "x"), 2, "Give --dtype a value: -o was taken as its value."),
         (("nonsense",), 2, "No such command"),
         (("inspect", "best.pth", "--depth", "x"), 2, "--depth"),
         (("inspect", "best.pth", "--sort", "x"), 2, "--sort x is not a known order"),

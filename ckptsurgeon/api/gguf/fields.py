@@ -29,6 +29,10 @@ def check_only(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
     """Raise PlanError if a field has a value that is not in ``allowed``, the values that llama.cpp can compute with."""
     value = fields.get(name)
     if value is not None and value not in allowed:
+        first = allowed[0] if allowed else None
+        if isinstance(value, list) and isinstance(first, list) and len(value) == len(first):
+            at = next(index for index, pair in enumerate(zip(value, first, strict=True)) if pair[0] != pair[1])
+            name, value, allowed = f"entry {at} of {name}", value[at], (first[at],)
         raise PlanError(
             f"config.json gives {name} as {brief_repr(value, 40)}, which llama.cpp's metadata cannot express"
             f"{f': llama.cpp computes with {brief_repr(allowed[0], 40)}' if allowed else ''}.",

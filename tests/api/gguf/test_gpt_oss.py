@@ -204,7 +204,7 @@ def test_codes_are_not_joined() -> None:
         ({"num_attention_heads": 5}, "which do not fit 5 heads"),
         ({"swiglu_limit": 8.0}, "gives swiglu_limit as 8.0"),
         ({"swiglu_alpha": 1.0}, "gives swiglu_alpha as 1.0"),
-        ({"layer_types": ["full_attention"] * LAYERS}, "gives layer_types as"),
+        ({"layer_types": ["full_attention"] * LAYERS}, "gives entry 0 of layer_types as .full_attention."),
         ({"sliding_window": None}, "has no whole number sliding_window"),
         ({"attention_bias": False}, "gives attention_bias as False"),
         ({"tie_word_embeddings": True}, "gives tie_word_embeddings as True"),
