@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
@@ -54,8 +54,20 @@ MOST = 12
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
 """Matches the name of a low-rank factor in a key."""
 
-DIFFERENT = "equal weights compute different results, because the config.json files differ"
-"""The beginning of the note on fields of configurations that differ."""
+DIFFERENT = (
+    "equal weights compute different results, because the config.json files differ",
+    "equal weights compute different results, unless these are the defaults of the class",
+)
+"""The beginnings of notes on fields that differ: those known to differ, and those that only one configuration sets."""
+
+
+class _Difference(NamedTuple):
+    """A field that differs and its two values as text; ``is_known`` is false if one is a default that is not known."""
+
+    field: str
+    other: str
+    here: str
+    is_known: bool = True
 
 
 def _factor_notes(plan: Plan) -> list[str]:
@@ -125,28 +137,34 @@ def with_config_said(
 def config_notes(
     other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any], *, by_place: bool = True
 ) -> Iterator[str]:
-    """Yield one note that lists the fields in which the configurations of two models differ; none if they are equal.
+    """Yield a note on the fields in which the configurations of two models differ; none if they are equal.
 
-    ``ours`` is the configuration of the model called ``name``, and ``theirs`` that of the model called ``other``.
-    ``by_place`` is false if rows are mapped by token; then a token may have different ids in the two models.
+    A second note has the fields that only one of them sets, if the default of their class is not known. ``ours`` is the
+    configuration of the model called ``name``, and ``theirs`` that of the model called ``other``. ``by_place`` is false
+    if rows are mapped by token; then a token may have different ids in the two models.
     """
-    found = [one for one in _all_differing(theirs, ours) if by_place or not _is_computed(one[0])]
-    ordered = sorted(found, key=lambda one: one[0] != "model_type")
-    lines = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
-    if len(lines) > MOST:
-        lines[MOST:] = [f"and {len(lines) - MOST} more"]
-    if lines:
-        yield f"{DIFFERENT}: {'; '.join(lines)}"
+    found = [one for one in _all_differing(theirs, ours) if by_place or not _is_computed(one.field)]
+    ordered = sorted(found, key=lambda one: one.field != "model_type")
+    for is_known, begin in zip((True, False), DIFFERENT, strict=True):
+        lines = [
+            _line(escape(one.field), (one.other, escape(other)), (one.here, escape(name)))
+            for one in ordered
+            if one.is_known == is_known
+        ]
+        if len(lines) > MOST:
+            lines[MOST:] = [f"and {len(lines) - MOST} more"]
+        if lines:
+            yield f"{begin}: {'; '.join(lines)}"
 
 
-def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[_Difference]:
     pair = _parts_of_one_kind(theirs, ours)
     return _differing(*pair, is_part=pair != (theirs, ours)) if ours else iter(())
 
 
 def _rotate_otherwise(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Return whether the bases of rotary embeddings differ: then queries and keys of the two models do not fit."""
-    return any(BASE.search(field) for field, _, _ in _all_differing(theirs, ours))
+    return any(BASE.search(one.field) for one in _all_differing(theirs, ours))
 
 
 def _with_starts(*models: tuple[Mapping[str, Any], ModelFolder]) -> list[Mapping[str, Any]]:
@@ -198,8 +216,8 @@ def _is_kind(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
 
 def _differing(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "", *, is_part: bool = False
-) -> Iterator[tuple[str, str, str]]:
-    """Yield (field, their value, our value), as text, for each field that differs, including nested configurations.
+) -> Iterator[_Difference]:
+    """Yield each field that differs with their value and ours, including fields of nested configurations.
 
     ``is_part`` is true for nested configurations. ``above`` is then their path, such as "text_config.".
     """
@@ -210,28 +228,32 @@ def _differing(
         if None in pair and pair != (None, None) and field in {**made[0], **made[1]}:
             meant = [by_class.get(field) if one is None else one for one, by_class in zip(pair, made, strict=True)]
             if None not in meant and _differ(*meant):
-                yield above + field, _said_in(theirs, field), _said_in(ours, field)
+                yield _Difference(above + field, _said_in(theirs, field), _said_in(ours, field))
             continue
         if field == PADDING and {theirs.get("model_type"), ours.get("model_type")} <= AFTER_PADDING:
             if None not in pair and inner != outer:
-                yield above + field, *_said_apart(theirs, ours, field)
+                yield _Difference(above + field, *_said_apart(theirs, ours, field))
             continue
         if is_of_ids(field):
             if _decides(field, pair, (theirs, ours)):
-                yield above + field, *_said_apart(theirs, ours, field)
+                yield _Difference(above + field, *_said_apart(theirs, ours, field))
             continue
         if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
             yield from _differing(inner, outer, f"{above}{field}.", is_part=True)
         elif _is_unused(field, pair, (theirs, ours)) or not _differ(*map(_meant, pair)):
             continue
-        elif None not in pair or (is_one_kind and _is_unusual(field, pair, ours.get("model_type"), is_part=is_part)):
-            yield above + field, *_said_apart(theirs, ours, field)
+        elif None not in pair:
+            yield _Difference(above + field, *_said_apart(theirs, ours, field))
+        elif is_one_kind:
+            usual = is_usual(field, _meant(next(value for value in pair if value is not None)), ours.get("model_type"))
+            if usual is False or (usual is None and not is_part):
+                yield _Difference(above + field, *_said_apart(theirs, ours, field), is_known=usual is not None)
     for field, one, here in rotary_differences(theirs, ours, is_one_kind=is_one_kind):
         if isinstance(one, dict) and isinstance(here, dict) and one.get("rope_type") == here.get("rope_type"):
             for name in [name for name in here if name in one and one[name] != here[name]]:
-                yield f"{above}{field}.{name}", *_said_apart(one, here, name)
+                yield _Difference(f"{above}{field}.{name}", *_said_apart(one, here, name))
         else:
-            yield above + field, _said_of_rope(one), _said_of_rope(here)
+            yield _Difference(above + field, _said_of_rope(one), _said_of_rope(here))
 
 
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
@@ -274,16 +296,6 @@ def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, A
 
 def _is_short(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= MANY)
-
-
-def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
-    """Return whether the value of a field that only one of two models sets differs from the default of its class.
-
-    ``pair`` has this value and None, in any order. If the default is not known, the result is true, except in a nested
-    configuration (``is_part``).
-    """
-    usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
-    return usual is False or (usual is None and not is_part)
 
 
 def _differ(one: Any, here: Any) -> bool:

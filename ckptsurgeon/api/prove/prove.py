@@ -114,7 +114,8 @@ def _folder_notes(notes: Sequence[str], proof: Proof, *, has_new_shapes: bool) -
         if proof.verdict == DIFFERENT or not note.startswith(SETTINGS_DIFFER):
             yield note
         elif not has_new_shapes:
-            yield reworded(note, note.replace(SETTINGS_DIFFER, SETTINGS_UNSEEN, 1))
+            begin = next(one for one in SETTINGS_DIFFER if note.startswith(one))
+            yield reworded(note, note.replace(begin, SETTINGS_UNSEEN, 1))
 
 
 def networks_of(

@@ -133,7 +133,10 @@ def test_an_output_layer_that_is_tied_and_stored_too_is_said_to_be_left_out() ->
     ("fields", "said"),
     [
         ({"query_pre_attn_scalar": 64}, "query_pre_attn_scalar as 64"),
-        ({"layer_types": ["full_attention"] * 2}, "entry 0 of layer_types as .full_attention.*computes with .sliding_attention"),
+        (
+            {"layer_types": ["full_attention"] * 2},
+            "entry 0 of layer_types as .full_attention.*computes with .sliding_attention",
+        ),
         ({"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]}, ""),
     ],
 )
