@@ -19,7 +19,7 @@ class SharedTokens:
     """The tokens that two networks share, as row numbers of their embeddings.
 
     ``first`` has the row of each shared token in the first network, ``second`` its row in the second network, in the
-    same order of tokens. ``sizes`` are the numbers of rows of the two embeddings.
+    same order of tokens. ``sizes`` are the numbers of rows of the two embeddings or, of recognisers, output layers.
     """
 
     first: Tensor
@@ -87,10 +87,13 @@ def shared_tokens(modules: Sequence[nn.Module], lists: Sequence[tuple[str, ...]]
 
 
 def _rows(module: nn.Module) -> int:
-    """Return the number of rows of a model's input embedding; 0 if its inputs are not tokens."""
+    """Return the number of rows of a model's input embedding or, if its inputs are sounds, of ``lm_head``; else 0."""
     get = getattr(module, "get_input_embeddings", None)
     try:
         found = get() if callable(get) else None
     except NotImplementedError:  # transformers raises this if there is none
-        return 0
-    return int(found.num_embeddings) if isinstance(found, nn.Embedding) else 0
+        found = None
+    if isinstance(found, nn.Embedding):
+        return int(found.num_embeddings)
+    head = getattr(module, "lm_head", None)
+    return int(head.out_features) if isinstance(head, nn.Linear) else 0

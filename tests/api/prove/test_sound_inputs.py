@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -180,3 +181,22 @@ def test_a_folder_with_other_files_is_an_error_that_names_both_kinds() -> None:
     Path("clips/sound.mp3").write_bytes(b"x")
     with pytest.raises(cs.ConfigError, match="the folder clips has neither images nor sounds"):
         given_inputs("clips", model, "a")
+
+
+def test_recognisers_with_other_alphabets_are_compared_by_the_letters_of_both() -> None:
+    """The inputs are no tokens, so that only the output layer has a row for each."""
+    model = recogniser()
+    model.save_pretrained("b")
+    letters = {"a": ["<pad>", "|", *"abcdef"], "b": ["<pad>", "|", *"fedcba"]}
+    for folder, tokens in letters.items():
+        Path(folder, "vocab.json").write_text(json.dumps({token: row for row, token in enumerate(tokens)}))
+    at = [letters["a"].index(token) for token in letters["b"]]
+    for name in ("weight", "bias"):
+        getattr(model.lm_head, name).data = getattr(model.lm_head, name).data[at]
+    model.save_pretrained("b")
+    found = cs.prove("a", "b")
+    assert found.verdict in ("SAME", "EQUIVALENT")
+    assert "the token lists differ: only the 8 tokens that are in both are compared" in found.notes
+    model.lm_head.weight.data[3] *= 1.5
+    model.save_pretrained("b")
+    assert cs.prove("a", "b").verdict == "DIFFERENT"
