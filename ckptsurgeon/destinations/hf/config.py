@@ -98,8 +98,9 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
     config.architectures = [name]
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
-    files, said = files_of(document, written, fields, folder)
-    if any(is_of_tokenizer(one.name) for one in more):  # this tokeniser replaces that of the folder
+    made = [one for one in more if is_of_tokenizer(one.name)]
+    files, said = files_of(document, written, fields, folder, made)
+    if made:  # this tokeniser replaces that of the folder
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)

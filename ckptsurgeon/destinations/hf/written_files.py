@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...planning.target import Companion
@@ -98,14 +98,14 @@ def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
 
 
 def files_of(
-    document: Document, written: WrittenConfig, fields: Mapping[str, Any], folder: str
+    document: Document, written: WrittenConfig, fields: Mapping[str, Any], folder: str, made: Sequence[Companion] = ()
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files that go next to the weights, and notes on them.
 
     ``written`` is the config.json that is written, with the overrides of the user's destination file. If ``document``
     has a new vocabulary, each token id becomes the id that the same token has in the new vocabulary. ``fields`` and
-    ``folder`` are the fields and the folder of the original config.json. Raises ConfigError for an id whose token is
-    not in the new vocabulary.
+    ``folder`` are the fields and the folder of the original config.json. ``made`` are the files of a tokeniser that was
+    made for the trained tokens. Raises ConfigError for an id whose token is not in the new vocabulary.
     """
     files, before = companions(folder), size_of(type(written.config), fields)
     if document.vocabulary is None:
@@ -113,7 +113,7 @@ def files_of(
     else:
         own = tokens_at(folder)
         change = document.vocabulary
-        files, said = with_tokenizer_of(files, change.paths[1], change.new, own, change.files)
+        files, said = with_tokenizer_of(files, change.paths[1], change.new, own, change.files or made)
         files, moved = _renumbered(document, files, written, own, fields, before)
         said = [*moved, *said]
     return (written.companion(), *files), said

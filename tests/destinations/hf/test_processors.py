@@ -62,6 +62,18 @@ def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
     )
 
 
+def test_a_tokeniser_that_is_made_for_a_new_alphabet_is_not_said_to_be_missing() -> None:
+    destination()
+    Path("old.txt").write_text("a\nb\n<pad>\n|\n")
+    Path("alphabet.txt").write_text("x\ny\n")  # of another model
+    plan = cs.transplant({"lm_head.bias": np.zeros(4, np.float32)}, "dst.yaml", vocab="old.txt:tokens.txt")
+    assert [one.name for one in plan.target.companions if one.name.startswith(("vocab", "token"))] == [
+        "vocab.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert not [note for note in plan.notes if note.startswith("no tokeniser")]
+    assert "files of the old tokeniser that are left out: alphabet.txt" in plan.notes
+
+
 @pytest.mark.long
 def test_the_page_on_fine_tuning_reads_a_letter_that_is_said_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
