@@ -114,7 +114,7 @@ def files_of(
         own = tokens_at(folder)
         change = document.vocabulary
         files, said = with_tokenizer_of(files, change.paths[1], change.new, own, change.files or made)
-        files, moved = _renumbered(document, files, written, own, fields, before)
+        files, moved = _renumbered(document, files, written, own, fields, before, has_blank=bool(made))
         said = [*moved, *said]
     return (written.companion(), *files), said
 
@@ -126,15 +126,18 @@ def _renumbered(
     own: Vocabulary | None,
     fields: Mapping[str, Any],
     rows: int,
+    *,
+    has_blank: bool,
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Change the token ids in ``written``; return the files next to it, which also have the new ids, and notes.
 
     ``fields`` are the fields of the original config.json, ``own`` is the token list next to that file, and ``rows`` is
-    its vocabulary size.
+    its vocabulary size. If ``has_blank`` is true, the padding token already is the blank of the new tokens.
     """
     change, given = document.vocabulary, dict(_given({**document.model, **document.overrides}))
     assert change is not None
-    fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
+    fixed = frozenset((*given, "pad_token_id") if has_blank else given)
+    told = frozenset(name for name, _ in _given(fields))
     everything = written.everything
     remedy = IN_FIELDS if document.overrides else IN_YAML
     numbers, new = renumbering_of(change, own, rows, everything, fixed, remedy), change.paths[1]

@@ -63,15 +63,16 @@ def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
 
 
 def test_a_tokeniser_that_is_made_for_a_new_alphabet_is_not_said_to_be_missing() -> None:
-    destination()
+    destination(train={**TRAIN, "data": {"train": "t.csv", "tokens": "new.txt"}})
+    Path("tokens.txt").rename("new.txt")
     Path("old.txt").write_text("a\nb\n<pad>\n|\n")
-    Path("alphabet.txt").write_text("x\ny\n")  # of another model
-    plan = cs.transplant({"lm_head.bias": np.zeros(4, np.float32)}, "dst.yaml", vocab="old.txt:tokens.txt")
-    assert [one.name for one in plan.target.companions if one.name.startswith(("vocab", "token"))] == [
-        "vocab.json", "tokenizer_config.json",
-    ]  # fmt: skip
+    Path("alphabet.txt").write_text("<pad>\nx\ny\n")  # other tokens, of which new.txt has one
+    plan = cs.transplant({"lm_head.bias": np.zeros(4, np.float32)}, "dst.yaml", vocab="old.txt:new.txt")
+    assert {"vocab.json", "tokenizer_config.json"} <= {one.name for one in plan.target.companions}
     assert not [note for note in plan.notes if note.startswith("no tokeniser")]
     assert "files of the old tokeniser that are left out: alphabet.txt" in plan.notes
+    config = next(one.text for one in plan.target.companions if one.name == "config.json")
+    assert json.loads(config)["pad_token_id"] == 2  # the blank's new id is not taken for an old one
 
 
 @pytest.mark.long
