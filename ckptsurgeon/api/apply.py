@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from .ray_tasks import RayTasks
     from .recipes import CompiledRecipe
 
-__all__ = ["apply", "check_output", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
+__all__ = ["apply", "check_output", "form_notes", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Suffixes of the files that a model's folder may contain besides its weights."""
 INDEX = ".index.json"
+LONGEST_COMMAND = 1000
+"""The largest number of characters of options in a note."""
 
 
 @checked
@@ -144,7 +147,9 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    planned = notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size)
+    given = form.notes()  # a printed plan has this note, and these options were given again
+    noted = notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size)
+    planned = [note for note in noted if note not in given]
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
     notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left])
     receipt = replace(receipt, notes=tuple(notes))
@@ -178,13 +183,32 @@ class _Form:
             self.mesh or said.get("mesh"),
         )
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The strings GLOB=AXIS; () if none is given."""
+        return (self.axis,) if isinstance(self.axis, str) else tuple(self.axis or ())
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the note that names the given options other than the path; () if none is given."""
+        named = [
+            ("--to", self.to),
+            ("--max-shard-size", self.max_shard_size),
+            ("--ranks", self.ranks),
+            *(("--axis", axis) for axis in self.axes),
+            ("--mesh", self.mesh),
+        ]
+        words = [word for name, value in named if value for word in (name, str(value))]
+        typed = escape(shlex.join(words), LONGEST_COMMAND)
+        return (
+            (f"a plan does not contain the options of its output: give {typed} to ckpt apply again",) if words else ()
+        )
+
     def options(self) -> OutputOptions:
         """Return the options of the output."""
         from ..engine.output.layout import OutputOptions
         from ..engine.output.ranks import RankOptions
 
-        axes = (self.axis,) if isinstance(self.axis, str) else tuple(self.axis or ())
-        ranks = RankOptions(self.ranks or 0, axes, self.mesh or "")
+        ranks = RankOptions(self.ranks or 0, self.axes, self.mesh or "")
         path = os.fspath(self.output) if self.output is not None else ""
         return OutputOptions(path, self.to or "", self.max_shard_size or "", ranks=ranks)
 
@@ -332,6 +356,21 @@ def check_output(
     lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
     inputs = open_inputs(plan)
     return _metadata_of(plan, inputs, options)[1] if inputs is not None else ()
+
+
+def form_notes(
+    *,
+    to: str | None = None,
+    max_shard_size: str | None = None,
+    ranks: int | None = None,
+    axis: Sequence[str] | None = None,
+    mesh: str | None = None,
+) -> tuple[str, ...]:
+    """Return the note of a printed plan on the options of its output, which ``apply`` needs again.
+
+    Returns () if no option is given.
+    """
+    return _Form(None, to, max_shard_size, ranks, axis, mesh).notes()
 
 
 def open_inputs(plan: Plan) -> PlanInputs | None:

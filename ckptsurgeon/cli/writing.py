@@ -267,15 +267,20 @@ class Writing:
             return prove_output(plan, output)
 
     def _show_unwritten(self, plan: Plan) -> None:
-        """Show a plan, with the notes on the output that would be written; with --processes, also how it is shared."""
+        """Show a plan, with the notes on the output that would be written; with --processes, also how it is shared.
+
+        With --json, a note names the options of the output, which are not part of the plan.
+        """
         if self.output is not None or self.to or self.max_shard_size or self.shared.given:
             from ..api.apply import check_output as api_check_output
+            from ..api.apply import form_notes
 
             output = "output/" if self.output is None else self.output
-            notes = api_check_output(
-                output, to=self.to, max_shard_size=self.max_shard_size, plan=plan, **self.shared.given
-            )
-            plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
+            form: dict[str, Any] = {"to": self.to, "max_shard_size": self.max_shard_size, **self.shared.given}
+            notes = [*plan.notes, *api_check_output(output, plan=plan, **form)]
+            given = form_notes(**form)
+            notes = [note for note in notes if note not in given]
+            plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(given if self.printer.json else ())])))
         if self.processes is not None:
             self._show_sharing(plan, self.processes)
         elif not self.printer.answer(plan):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,30 @@ def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:
     Path("plan.json").write_text(json.dumps(cs.filter("a.pth").to_json()))
     assert ckpt("apply", "plan.json", "-n", "-o", "o.pth").code == 0
     assert ckpt("apply", "plan.json", "-n", "-o", "o.xyz").code == 2
+
+
+FORMS = (
+    ["--to", "fsdp", "--ranks", "2", "--axis", "**.w=1", "--mesh", "cpu:tp"],
+    ["--to", "dcp"],
+    ["--max-shard-size", "2MB"],
+)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_a_printed_plan_names_the_options_of_its_output_until_they_are_given_again(form: list[str], ckpt: Any) -> None:
+    printed = ckpt("filter", "a.pth", *form, "-o", "out/", "-n", "--json").out
+    Path("plan.json").write_text(printed)
+    note = f"a plan does not contain the options of its output: give {shlex.join(form)} to ckpt apply again"
+    assert json.loads(printed)["notes"].count(note) == 1
+    assert note in " ".join(ckpt("apply", "plan.json", "-o", "plain/").err.split())
+    assert note in json.loads(ckpt("apply", "plan.json", "-o", "other/", "--json").out)["notes"]
+    for last in ((), ("-n",)):
+        done = ckpt("apply", "plan.json", "-o", "again/", *form, *last)
+        assert (done.code, "options of its output" in done.err) == (0, False)
+    assert ckpt("apply", "plan.json", "-o", "again/", *form, "-n", "--json").out == printed
+    assert "options of its output" not in ckpt("filter", "a.pth", *form, "-o", "out/", "-n").err
+    assert ckpt("filter", "a.pth", *form, "-o", "out/").code == 0
+    assert sorted(os.listdir("again")) == sorted(os.listdir("out"))
 
 
 def test_what_is_no_recipe_is_said(ckpt: Any) -> None:

@@ -16,9 +16,10 @@ NAME = "apply"
 HELP = """Carry out a plan or a recipe that was written and reviewed before.
 
 A plan is the JSON that ckpt transplant -n --json prints. It is refused if a source or the destination's configuration
-has changed since; its paths are relative to the working directory. A recipe is a YAML file with a verb, its options by
-name (source, destination, exclude, on_mismatch …), the output, and conditions that the result must meet (assert); its
-paths are relative to the recipe. With -n, code that a recipe refers to is not run; a note lists this code.
+has changed since; its paths are relative to the working directory. A plan does not contain the options of its output:
+give --to, --ranks and the others again. A recipe is a YAML file with a verb, its options by name (source, destination,
+exclude, on_mismatch …), the output, and conditions that the result must meet (assert); its paths are relative to the
+recipe. With -n, code that a recipe refers to is not run; a note lists this code.
 """
 EXAMPLES = """\b
 Examples:
