@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..destinations.hf.files import ADAPTER
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.plan.files import ADAPTER_VERBS
 from ..planning.plan.plan import Plan
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from .ray_tasks import RayTasks
     from .recipes import CompiledRecipe
 
-__all__ = ["apply", "check_output", "form_notes", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
+__all__ = [
+    "OutputForm",
+    "apply",
+    "check_output",
+    "completed_form",
+    "form_notes",
+    "notes_of",
+    "open_inputs",
+    "output_formats",
+    "output_suffixes",
+]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Suffixes of the files that a model's folder may contain besides its weights."""
@@ -101,13 +112,14 @@ def apply(
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
-    form, proved, from_file = _Form(output, to, max_shard_size, ranks, axis, mesh), "", not isinstance(plan, Plan)
+    form, proved, from_file = OutputForm(output, to, max_shard_size, ranks, axis, mesh), "", not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     if not isinstance(plan, Plan) and is_recipe(plan):
         from .recipes import plan_recipe
 
         order = plan_recipe(plan)
-        plan, form, proved = order.plan, form.completed(order), order.proved
+        form = completed_form(plan, order, form)
+        plan, proved = order.plan, order.proved
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if form.output is None:
         close_plan(plan)
@@ -161,7 +173,7 @@ def apply(
 
 
 @dataclass(frozen=True)
-class _Form:
+class OutputForm:
     """The path and the format of an output, and further options; None for each that the user did not give."""
 
     output: Path | None = None
@@ -171,10 +183,10 @@ class _Form:
     axis: Sequence[str] | None = None
     mesh: str | None = None
 
-    def completed(self, order: CompiledRecipe) -> _Form:
+    def completed(self, order: CompiledRecipe) -> OutputForm:
         """Return this form with the values of a recipe for the options that the user did not give."""
         said = order.shared
-        return _Form(
+        return OutputForm(
             self.output if self.output is not None else order.output,
             self.to or order.to,
             self.max_shard_size or order.max_shard_size,
@@ -211,6 +223,33 @@ class _Form:
         ranks = RankOptions(self.ranks or 0, self.axes, self.mesh or "")
         path = os.fspath(self.output) if self.output is not None else ""
         return OutputOptions(path, self.to or "", self.max_shard_size or "", ranks=ranks)
+
+
+def completed_form(path: Path, order: CompiledRecipe, given: OutputForm) -> OutputForm:
+    """Return the form ``given`` with the values of the recipe ``path`` for the options that the user did not give.
+
+    Raises ConfigError or OutputError, after closing the plan, if the options are not valid. The error names a field of
+    the recipe as a field, not as an option.
+    """
+    from ..engine.output.layout import check_options
+
+    form = given.completed(order)
+    try:
+        check_options(replace(form, output="output/" if form.output is None else form.output).options())
+    except CheckpointError as error:
+        order.close()
+        message, hint = error.message, error.hint
+        if form.to and not given.to:
+            message = message.replace(f"--to {form.to} ", f"to: {form.to} ")
+        for field in ("max_shard_size", "ranks", "axis", "mesh"):
+            if getattr(form, field) and not getattr(given, field):
+                option = f"--{field.replace('_', '-')}"
+                message = re.sub(rf"^{option}(?![\w-])", f"the field {field}", message)
+                hint = hint.replace(f"Leave {option} out", f"Leave the field {field} out")
+        if message != error.message:
+            error.message, error.hint = f"{escape(os.fspath(path))}: {message}", hint
+        raise
+    return form
 
 
 def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
@@ -348,7 +387,7 @@ def check_output(
     from ..engine.output.layout import as_written, check_options, lay_out
     from ..formats.base.header import ExtraEntries
 
-    options = _Form(output, to, max_shard_size, ranks, axis, mesh).options()
+    options = OutputForm(output, to, max_shard_size, ranks, axis, mesh).options()
     check_options(options)
     if plan is None:
         return ()
@@ -370,7 +409,7 @@ def form_notes(
 
     Returns () if no option is given.
     """
-    return _Form(None, to, max_shard_size, ranks, axis, mesh).notes()
+    return OutputForm(None, to, max_shard_size, ranks, axis, mesh).notes()
 
 
 def open_inputs(plan: Plan) -> PlanInputs | None:
@@ -417,7 +456,7 @@ def notes_of(
 
     if output is None:
         return plan.notes
-    written = as_written(plan, _Form(output, to, max_shard_size).options())
+    written = as_written(plan, OutputForm(output, to, max_shard_size).options())
     if to != "tensorflow":
         return written.notes
     from .model_folder.coqui import tensorflow_notes

@@ -374,10 +374,10 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
 @pytest.mark.parametrize(
     ("fields", "options", "why"),
     [
-        ({"output": "o.pth", "to": "nonsense"}, [], "--to nonsense is unknown"),
-        ({"to": "nonsense"}, [], "--to nonsense is unknown"),
-        ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
-        ({"max_shard_size": "lots"}, [], "--max-shard-size lots is not a valid size"),
+        ({"output": "o.pth", "to": "nonsense"}, [], "recipe.yaml: to: nonsense is unknown"),
+        ({"to": "nonsense"}, [], "recipe.yaml: to: nonsense is unknown"),
+        ({"output": "o.pth", "max_shard_size": "lots"}, [], "the field max_shard_size lots is not a valid size"),
+        ({"max_shard_size": "lots"}, [], "the field max_shard_size lots is not a valid size"),
         ({"output": "o.xyz"}, [], "does not belong to a known format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "does not belong to a known format"),
@@ -391,6 +391,26 @@ def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: l
     assert (done.code, why in done.err) == (2, True), done
     if "output" in fields or "-o" in options:
         assert ckpt("apply", name, *options).code == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "why"),
+    [
+        ({"to": "fsdp", "ranks": 2}, ["--to", "dcp"], "the field ranks needs --to fsdp or --to tp. Leave the field ranks out."),
+        ({"to": "fsdp", "ranks": 2}, ["--max-shard-size", "2MB"], "to: fsdp writes one file for each rank. Use"),
+        ({"to": "fsdp"}, [], "to: fsdp needs the number of ranks"),
+        ({"to": "fsdp", "axis": ["x"]}, ["--ranks", "2"], "the field axis x is not of the form GLOB=AXIS"),
+        ({"max_shard_size": "x"}, ["--to", "fsdp", "--ranks", "2"], "--to fsdp writes one file for each rank. Use"),
+        ({"to": "magic"}, [], "to: magic is unknown"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [["-n"], []])
+def test_an_option_of_a_recipe_is_named_as_its_field(
+    fields: dict[str, Any], options: list[str], why: str, dry: list[str], ckpt: Any
+) -> None:
+    done = ckpt("apply", recipe(**FILTER, **fields), "-o", "out/", *options, *dry)
+    said = "" if why.startswith("--") else "recipe.yaml: "
+    assert (done.code, f"error: {said}{why}" in " ".join(done.err.split())) == (2, True), done
 
 
 def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Annotated
 
@@ -36,17 +37,20 @@ def run(
     writing: Writing,
 ) -> None:
     """Carry out a plan or a recipe."""
-    from ...api.apply import apply
+    from ...api.apply import OutputForm, apply, completed_form
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
     if writing.dry_run:
         order = load_order(plan, run_code=run_code)
         try:
+            writing.check_consent()
+            form = completed_form(
+                plan, order, OutputForm(output, writing.to, writing.max_shard_size, **writing.shared.given)
+            )
             writing = replace(
-                writing, output=output if output is not None else order.output, to=writing.to or order.to,
-                max_shard_size=writing.max_shard_size or order.max_shard_size,
-                shared=writing.shared if writing.shared.given else RankChoices(**order.shared),
+                writing, output=None if form.output is None else os.fspath(form.output), to=form.to,
+                max_shard_size=form.max_shard_size, shared=RankChoices(form.ranks, list(form.axes), form.mesh),
             )  # fmt: skip
             writing.check()
             writing.carry_out(order.plan)
