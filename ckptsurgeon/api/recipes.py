@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..destinations._load import code_named
-from ..errors import ConfigError, PlanError
+from ..errors import CheckpointError, ConfigError, PlanError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import deeper_notes, unmatched
 from ..planning.keys.renaming import KeyMatcher
@@ -104,7 +106,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     verb.
     """
     name = os.fspath(path)
-    document = _read(name)
+    fields = _read(name)
+    document = _with_paths(fields, os.path.dirname(name))
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if not isinstance(verb, str) or verb not in _VERBS:
         said = f"the verb {brief_repr(verb, 40)} is unknown" if verb is not None else "it has no verb"
@@ -121,9 +124,10 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     own = inspect.signature(_VERBS[verb]).parameters  # lora convert has its own ``to``
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
     shared = _shared(name, document)
-    if not run_code:
-        _check_runs_nothing(name, document)
-    plan = _planned(name, verb, document)
+    with _naming_paths(name, fields):
+        if not run_code:
+            _check_runs_nothing(name, document)
+        plan = _planned(name, verb, document)
     try:
         notes = _check_asserted(name, {} if wanted is None else wanted, plan)
         if proved:
@@ -197,7 +201,7 @@ def _read(name: str) -> dict[str, Any]:
             f"{escape(name)} is not a valid recipe: it is not a map of fields.",
             hint="Write a verb and its arguments, as in verb: filter.",
         )
-    return _with_paths(document, os.path.dirname(name))
+    return document
 
 
 def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -266,6 +270,36 @@ def _resolved(folder: str, value: Any) -> Any:
         return value
     slash = "/" if value.endswith("/") else ""
     return os.path.normpath(os.path.join(folder, value)) + slash
+
+
+@contextmanager
+def _naming_paths(name: str, fields: Mapping[str, Any]) -> Iterator[None]:
+    """Add to the hint of an error in the block how the recipe ``name`` writes a path that does not exist.
+
+    ``fields`` are the fields of the recipe, with paths relative to its folder.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        for path in _written_paths(fields):
+            found = _resolved(os.path.dirname(name), path).rstrip("/")
+            named = rf"(?<![\w./-]){re.escape(escape(found))}(?![\w-]|\.\w|/\w)"
+            if not os.path.isabs(path) and not os.path.lexists(found) and re.search(named, error.message):
+                said = f"The recipe says {escape(path)}: its paths are relative to the folder of {escape(name)}."
+                error.hint = f"{error.hint} {said}".lstrip()
+                break
+        raise
+
+
+def _written_paths(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths in the fields of a recipe, as they are written; URLs are left out."""
+    waiting = [value for key, value in fields.items() if key != "output" and _is_path(key, value)]
+    while waiting:
+        value = waiting.pop(0)
+        if isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and "://" not in value:
+            yield value
 
 
 def _text(name: str, field: str, value: Any) -> str | None:

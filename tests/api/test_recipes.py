@@ -319,6 +319,32 @@ def test_every_argument_of_a_verb_has_a_type_that_recipes_check() -> None:
             assert parameter.annotation in argument_types.KINDS, f"{verb.__name__} {parameter}"
 
 
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"verb": "filter", "source": "../a.pth"}, "../a.pth"),
+        ({"verb": "merge", "method": "linear", "models": ["FILES/a.pth", "../b.pth"]}, "../b.pth"),
+        ({"source": "FILES/a.pth", "destination": "../dst.yaml"}, "../dst.yaml"),
+        ({"verb": "rename", "source": "FILES/a.pth", "map_file": "./map"}, "./map"),
+    ],
+)
+def test_a_recipe_that_was_moved_says_what_its_paths_are_relative_to(
+    fields: dict[str, Any], path: str, ckpt: Any
+) -> None:
+    os.makedirs("else/where")
+    text = yaml.safe_dump({**fields, "output": "../o.pth"}).replace("FILES", os.getcwd())
+    Path("else/where/r.yaml").write_text(text)
+    said = f"The recipe says {path}: its paths are relative to the folder of else/where/r.yaml."
+    for last in ((), ("-n",)):
+        assert said in " ".join(ckpt("apply", "else/where/r.yaml", *last).err.split())
+
+
+def test_an_error_on_another_path_has_no_hint_on_the_recipe(ckpt: Any) -> None:
+    name = recipe(verb="filter", source=f"{os.getcwd()}/n")
+    assert "The recipe says" not in ckpt("apply", name, "-n").err
+    assert "The recipe says" not in ckpt("apply", recipe(verb="filter", source="a.pth", include="z"), "-n").err
+
+
 def test_what_is_left_empty_is_as_if_it_were_not_there() -> None:
     plan = cs.load_plan(recipe(**FILTER, include=None, root=None, **{"assert": None}))
     assert plan.to_json() == cs.filter("a.pth").to_json()

@@ -284,6 +284,17 @@ def test_a_plan_whose_source_is_gone_says_so() -> None:
         cs.apply("plan.json", "out.safetensors")
 
 
+def test_a_plan_in_another_folder_says_what_its_paths_are_relative_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_plan()
+    Path("else").mkdir()
+    monkeypatch.chdir("else")
+    with pytest.raises(cs.SourceError, match=r"Paths in a plan are relative to the working directory\."):
+        cs.apply("../plan.json", "out.safetensors")
+    os.link("../src.pth", "src.pth")
+    with pytest.raises(cs.CheckpointError, match=r"Paths in a plan are relative to the working directory\."):
+        cs.apply("../plan.json", "out.safetensors")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -193,12 +193,14 @@ def inputs_of(plan: Plan) -> PlanInputs:
     opened: list[Checkpoint] = []
     try:
         for source in plan.sources:
-            opened.append(reopen(source))
+            with _hinting(source.path):
+                opened.append(reopen(source))
             _check_prints(source, opened[-1])
             _check_validators(source, opened[-1])
             check_model_files(source, opened[-1])
         for file in plan.target.files:
-            now = file_print(file.name)
+            with _hinting(file.name):
+                now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan was made.", hint="Make a new plan.")
         change = vocabulary_of_plan(plan)
@@ -219,6 +221,20 @@ def inputs_of(plan: Plan) -> PlanInputs:
             checkpoint.close()
         raise
     return inputs
+
+
+@contextmanager
+def _hinting(path: str) -> Iterator[None]:
+    """Add to the hint of an error in the block that paths are relative to the working directory, if ``path`` is gone.
+
+    ``path`` is a path in a plan.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if not os.path.isabs(path) and not scheme_of(path) and not os.path.lexists(path):
+            error.hint = f"{error.hint} Paths in a plan are relative to the working directory.".lstrip()
+        raise
 
 
 def _check_reopenable(plan: Plan) -> None:
