@@ -166,6 +166,7 @@ def apply_patch(
     from, or a patch does not fit the patch before it; FormatError if a patch is damaged; OutputError if the output
     cannot be written.
     """
+    from ..engine.output.signing import earlier_signature_notes, earlier_signatures
     from ..engine.patch.apply import check_base, write_files
     from ..engine.patch.bases import OldCheckpoint, PatchedCheckpoint
     from ..engine.patch.patch_file import open_patch
@@ -187,10 +188,15 @@ def apply_patch(
             check_base(base, one)
         stack.enter_context(output_lock(path, wait))
         _checked_output(path, last.index, inputs, force=force)
+        signatures = earlier_signatures(
+            os.fspath(output),
+            folder=last.index.folder,
+            signed=any(file.name == MODEL_SIGNATURE for file in last.index.files),
+        )
         write_files(base, last, stack.enter_context(_staged(path, last.index, force=force)), progress)
         index, nbytes = replace(last.index, old=first.old), sum(one.file.size for one in opened)
     found = described(os.fspath(output), index, nbytes, time.perf_counter() - began)
-    return replace(found, notes=_on_output(os.fspath(output), last.index))
+    return replace(found, notes=(*_on_output(os.fspath(output), last.index), *earlier_signature_notes(signatures)))
 
 
 def _on_output(path: str, index: PatchIndex) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from .output.companions import (
 from .output.layout import OutputFile, OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.pipeline import check_subfolder, component_notes
 from .output.quantisers import quantisers_of
-from .output.signing import signing
+from .output.signing import earlier_signature_notes, earlier_signatures, signing
 from .part_receipt import PartReceipt
 from .part_run import (
     PartRun,
@@ -100,6 +100,7 @@ def carry_out(
         stack.enter_context(_claimed(path, shape, options, taken, inside))
         consumer = source_consumer(written, inputs, options, shape) if options.consume else None
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
+        signatures = earlier_signatures(options.path, folder=shape.folder, signed=bool(options.key))
         stack.enter_context(keeping(inputs.sources))
         signer = None
         if options.key:
@@ -140,6 +141,7 @@ def carry_out(
             *_left_out_notes(plan, written, options),
             *(component_notes(path, shape.subfolders) if shape.subfolders else ()),
             *(former.notes if shape.folder else ()),
+            *earlier_signature_notes(signatures),
             *consumed,
         ),
     )

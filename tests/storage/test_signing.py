@@ -213,6 +213,34 @@ def test_a_folder_in_which_other_files_stay_is_not_signed() -> None:
     assert Path(output, "README.md").read_text() == "mine"
 
 
+def test_an_output_without_a_key_says_what_becomes_of_the_earlier_signature() -> None:
+    kept = (
+        "the signature {} was made before this output was written, so ckpt verify --key will fail if the output differs"
+    )
+    gone = "the signature out/model.sig is removed: it was made for the earlier output, and this one is not signed"
+    other = cs.convert("model", dtype="float16")
+    out = signed("file")
+    noted = [note for note in cs.apply(other, out, force=True).notes if "signature" in note]
+    assert [note.startswith(kept.format("out.safetensors.sig")) for note in noted] == [True]
+    assert why(out) != []
+    assert not [note for note in cs.apply(other, out, force=True, key="mine.pem").notes if "signature" in note]
+    signed("folder")
+    assert [note for note in cs.apply(other, "out/", force=True).notes if "signature" in note] == [gone]
+    signed("folder", force=True)
+    assert not [note for note in cs.apply(other, "out/", force=True, key="mine.pem").notes if "signature" in note]
+    receipt = cs.apply(other, "out/model.safetensors", force=True, key="mine.pem")
+    assert any(note.startswith(kept.format("out/model.sig")) for note in receipt.notes)
+
+
+def test_a_patch_says_it_too() -> None:
+    signed("file")
+    cs.apply(cs.convert("model", dtype="float16"), "new.safetensors")
+    cs.make_patch("out.safetensors", "new.safetensors", "p.ckptpatch")
+    Path("new.safetensors.sig").write_bytes(signature("out.safetensors").read_bytes())
+    patched = cs.apply_patch("out.safetensors", "p.ckptpatch", "new.safetensors", force=True)
+    assert any(note.startswith("the signature new.safetensors.sig was made before") for note in patched.notes)
+
+
 def test_the_key_is_never_the_output() -> None:
     before = Path("mine.pem").read_bytes()
     with pytest.raises(cs.OutputError):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ...errors import OutputError
+from ...storage.read.uri import scheme_of
 from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_signer, sign, signature_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
@@ -17,7 +18,7 @@ from ...storage.write.staging import StagedFile, staged_file
 from ...util.text import escape, listing
 from .layout import OutputOptions
 
-__all__ = ["OutputSigner", "check_signable", "signing"]
+__all__ = ["OutputSigner", "check_signable", "earlier_signature_notes", "earlier_signatures", "signing"]
 
 
 class OutputSigner:
@@ -78,6 +79,29 @@ def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -
             f"{listing(left)}.",
             hint="Write to a new folder.",
         )
+
+
+def earlier_signatures(path: str, *, folder: bool, signed: bool = False) -> list[str]:
+    """Return the signatures at the output ``path`` that were made before it is written, and will not fit it.
+
+    If the output itself is ``signed``, its own signature is not one of them. An output at an address has none.
+    """
+    if scheme_of(path):
+        return []
+    own = [] if signed else [signature_of(path, folder=folder)]
+    around = [] if folder else [os.path.join(os.path.dirname(path), MODEL_SIGNATURE)]
+    return [one for one in (*own, *around) if os.path.lexists(one)]
+
+
+def earlier_signature_notes(places: Iterable[str]) -> tuple[str, ...]:
+    """Return notes on the ``earlier_signatures`` of an output, after it was written: some have been removed."""
+    return tuple(
+        f"the signature {escape(place)} was made before this output was written, so ckpt verify --key will fail if the "
+        "output differs from what was signed"
+        if os.path.lexists(place)
+        else f"the signature {escape(place)} is removed: it was made for the earlier output, and this one is not signed"
+        for place in places
+    )
 
 
 def _digest(path: str, shown: str) -> str:
