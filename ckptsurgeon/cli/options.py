@@ -160,7 +160,8 @@ Consume = Annotated[
     bool,
     typer.Option(
         "--consume",
-        help="Delete each shard of the sources as soon as its results are on disk; ckpt asks twice before the run.",
+        help="Delete each shard of the sources as soon as its results are on disk; ckpt asks twice before the run. The "
+        "base of a merge is a source, too.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="With --consume: delete without asking.")]
