@@ -28,6 +28,7 @@ from .roots import Root, check_keys, find_root, other_roots_note, tensors_of
 from .shard_notes import (
     ShardIndex,
     damaged_recipe_notes,
+    lone_rank_notes,
     lone_shard_note,
     other_shard_notes,
     shard_index,
@@ -180,6 +181,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         shard, number = self._shard
         if number:
             notes += [lone_shard_note(shard, number), *self._shard_notes]
+        notes += self._rank_notes
         if self._view.lacking:
             notes.append(lacking_prefix_note(self._view.lacking, self.path))
         notes += [*self._other_shard_notes, *self.value_notes, *self.quantisation_notes]
@@ -311,6 +313,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             return ()
         shard, _ = self._shard
         return tuple(shard_notes(shard, self._in_files, self._index, self.around))
+
+    @cached_property
+    def _rank_notes(self) -> tuple[Note, ...]:
+        """Notes on a file of one rank of tensor parallelism that was opened without the files of the other ranks."""
+        files = [*self.header.handles.values()]
+        return tuple(lone_rank_notes(files[0].name, self.around)) if len(files) == 1 else ()
 
     @cached_property
     def _other_shard_notes(self) -> tuple[Note, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.marks import indexed_name, shard_name
+from ..formats.base.marks import indexed_name, shard_name, tensor_rank
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local
@@ -25,6 +25,7 @@ __all__ = [
     "ShardIndex",
     "consumed_notes",
     "damaged_recipe_notes",
+    "lone_rank_notes",
     "lone_shard_note",
     "other_shard_notes",
     "shard_index",
@@ -55,6 +56,38 @@ def lone_shard_note(shard: str, number: int) -> Note:
     """Return the note on a shard that was opened without the other shards; ``number`` is the number of all shards."""
     said = f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read"
     return Note(NoteKind.PART_OF_MODEL, said)
+
+
+RANKS = "ranks.json"
+"""The index of the files of ranks of tensor parallelism (``formats/tensor_parallel.py``)."""
+
+
+def lone_rank_notes(name: str, folder: Folder | None) -> Iterator[Note]:
+    """Yield a note if the file ``name`` in ``folder`` has the tensors of only one of several ranks.
+
+    ``ranks.json`` in the folder has the number of ranks. Without it, the names of the files show how many ranks there
+    are at least.
+    """
+    rank = tensor_rank(name)
+    if rank is None:
+        return
+    index, last = None, rank
+    with suppress(CheckpointError):
+        names = folder.names() if folder is not None else ()
+        last = max([rank, *(one for other in names if (one := tensor_rank(other)) is not None)])
+        index = document_of(folder, RANKS) if folder is not None and RANKS in names else None
+    stated, axes = (index.get("ranks"), index.get("axes")) if isinstance(index, dict) else (None, None)
+    give = f"give the folder with {RANKS} and the files of all ranks"
+    if type(stated) is int:
+        if stated > 1 and axes != {}:
+            said = f"{escape(name)} has the parts of one of {stated} ranks of tensor parallelism: {give}"
+            yield Note(NoteKind.SINGLE_RANK, said)
+    elif last > 0:
+        said = f"{escape(name)} has the parts of one of at least {last + 1} ranks of tensor parallelism: {give}"
+        yield Note(NoteKind.SINGLE_RANK, said)
+    else:
+        said = f"{escape(name)} is named as the file of one rank of tensor parallelism: if there are others, {give}"
+        yield Note(NoteKind.PART_OF_MODEL, said)
 
 
 def shard_index(shard: str, folder: Folder | None) -> ShardIndex:

@@ -26,6 +26,7 @@ from .base.marks import (
     missing_shards,
     shard_name,
     shards_among,
+    tensor_rank,
 )
 from .base.untrusted import parse_json
 
@@ -139,6 +140,9 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     meant, why = chosen_of_run(candidates)
     if meant:
         return Choice(meant, _without(candidates + loose, meant), f", {why}")
+    ranks = set(map(tensor_rank, candidates))
+    if None not in ranks and len(ranks) > 1:
+        raise _no_axes(folder, candidates, len(ranks))
     return _by_index(folder, indexes, candidates, loose)
 
 
@@ -204,6 +208,18 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
         hint=f"Fetch {fetch}, or pass a shard to read it alone, for example {_example(folder, shards[0])}.",
         details=shards,
         rule="no checkpoint",
+    )
+
+
+def _no_axes(folder: Folder, files: Sequence[str], ranks: int) -> FormatError:
+    """Return the error for the files of several ranks of tensor parallelism without their index."""
+    return FormatError(
+        f"{escape(folder.uri)} has the files of {ranks} ranks of tensor parallelism, but no ranks.json, which says "
+        "along which axes their tensors are joined.",
+        hint="Copy ranks.json from the folder that ckpt wrote. If vLLM saved these files, which has no such index, use "
+        "the model that vLLM loaded.",
+        details=files,
+        rule="no ranks.json",
     )
 
 

@@ -104,8 +104,11 @@ class _TensorParallel:
     writer = _Writer()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder has ``ranks.json`` and the file of the first rank."""
-        return isinstance(source, Folder) and {INDEX, _name(0)} <= set(source.names())
+        """Return whether a folder has ``ranks.json`` and the file of a rank."""
+        if not isinstance(source, Folder):
+            return False
+        names = source.names()
+        return INDEX in names and any(map(_FILE.fullmatch, names))
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""

@@ -41,6 +41,7 @@ __all__ = [
     "shard_name",
     "shards_among",
     "shards_of",
+    "tensor_rank",
     "writers",
 ]
 
@@ -92,6 +93,8 @@ _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", 
 """Matches numbered files; the second group is the number of the file, the fourth the number of all files."""
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 """Matches Llama's files: if there are several, each has the part of one rank; a single file is the whole model."""
+_TENSOR_RANK = re.compile(r"model-rank-(\d{1,6})-part-\d{1,6}\.safetensors")
+"""Matches the files of ranks of tensor parallelism, as ``--to tp`` and vLLM name them."""
 
 
 def shard_name(named: str) -> str:
@@ -139,6 +142,15 @@ def shards_of(name: str) -> int:
     """
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
+
+
+def tensor_rank(name: str) -> int | None:
+    """Return the rank of tensor parallelism in a file name: 0 for ``model-rank-0-part-0.safetensors``.
+
+    Returns None if the name has no rank.
+    """
+    found = _TENSOR_RANK.fullmatch(name)
+    return int(found[1]) if found is not None else None
 
 
 def shards_among(names: Sequence[str]) -> set[str]:

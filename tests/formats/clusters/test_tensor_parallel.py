@@ -96,6 +96,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an axis beyond": (index(axes={"conv": 9}), "conv has no axis 9"),
     "an axis of no tensor": (index(axes={"convolution": 0}), "lack convolution"),
     "a file less": (lambda: os.unlink(rank_file(1)), "d/model-rank-1-part-0.safetensors does not exist"),
+    "the first file less": (lambda: os.unlink(rank_file(0)), "d/model-rank-0-part-0.safetensors does not exist"),
     "a file cut short": (lambda: os.truncate(rank_file(1), 100), "model-rank-1-part-0.safetensors"),
     "a tensor less": (tensors(1, conv=None), "do not have the same tensors: conv"),
     "another shape": (tensors(1, conv=torch.ones(2, 2, 2, 5)), "conv in model-rank-1-part-0.safetensors is float32"),
@@ -133,3 +134,44 @@ def test_whole_tensors_that_differ_between_the_ranks_are_refused(key: str, ckpt:
         3,
         True,
     ), done.err
+
+
+def notes_on(path: str) -> list[str]:
+    return [note for note in cs.inspect(path).notes if "tensor parallelism" in note]
+
+
+ALL = "give the folder with ranks.json and the files of all ranks"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_file_of_one_rank_is_said_to_be_a_part(rank: int, ckpt: Any) -> None:
+    written(2)
+    name = os.path.basename(rank_file(rank))
+    said = f"{name} has the parts of one of 2 ranks of tensor parallelism: {ALL}"
+    assert notes_on(rank_file(rank)) == [said]
+    assert said in " ".join(ckpt("convert", rank_file(rank), "-o", "h.safetensors").err.split())
+    (row,) = [row for row in cs.check(rank_file(rank)).rows if row.id == "shard"]
+    assert [(str(one.status.value), one.what) for one in row.found] == [("FAIL", said)]
+    os.unlink("d/ranks.json")
+    assert notes_on(rank_file(rank)) == [said.replace("of 2", "of at least 2")]
+    os.unlink(rank_file(1 - rank))
+    (alone,) = notes_on("d")
+    assert alone.startswith(f"{name} is named as the file of one rank" if rank == 0 else f"{name} has the parts of one")
+
+
+def test_the_file_of_the_only_rank_is_a_whole_model() -> None:
+    written(1)
+    assert notes_on(rank_file(0)) == notes_on("d") == []
+
+
+def test_a_file_of_ranks_that_split_nothing_is_a_whole_model() -> None:
+    save_file(state(), "w.safetensors")
+    cs.apply(cs.convert("w.safetensors"), "d", to="tp", ranks=2)
+    assert notes_on(rank_file(1)) == []
+
+
+def test_a_folder_without_its_index_says_what_is_missing() -> None:
+    written(2)
+    os.unlink("d/ranks.json")
+    with pytest.raises(cs.FormatError, match=r"d has the files of 2 ranks of tensor parallelism, but no ranks\.json"):
+        cs.open_checkpoint("d")
