@@ -145,8 +145,20 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
     zero_folder("elsewhere", 2, 1)
     os.makedirs("run")
     Path("run/latest").write_text(text)
-    with pytest.raises(FormatError, match="contains no checkpoint"):
+    says = "is empty" if not text else "says " if text == "\0" else f"says {text[:20]}"
+    with pytest.raises(FormatError, match=f"it is a folder whose latest {says}"):
         cs.open_checkpoint("run")
+
+
+@pytest.mark.parametrize("name", ["latest", "latest_universal"])
+def test_a_step_that_is_missing_is_named_with_those_that_are_there(name: str) -> None:
+    zero_folder("run/global_step7", 2, 1)
+    Path("run", name).write_text("global_step9\n")
+    with pytest.raises(FormatError) as caught:
+        cs.open_checkpoint("run")
+    said = f"{name} says global_step9, but there is no subfolder of this name; the folder has global_step7."
+    assert caught.value.message.endswith(f"it is a folder whose {said}")
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/global_step7"
 
 
 def test_entries_of_the_model_states_that_are_left_out_are_named() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from ...errors import CheckpointError
 from ...storage.read.base import Folder
-from ...util.text import escape, listing
+from ...util.text import escape, listing, natural_key
 from ..base.limits import BESIDE_BYTES
 from ..base.marks import has_weights, is_weights
 from ..base.untrusted import parse_json
@@ -27,6 +28,17 @@ _OTHERS = (
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of files that are not looked for in a folder: opening one reads it, or says which format it has."""
+_TRACKER, _ITERATION = "latest_checkpointed_iteration.txt", re.compile(r"iter_\d{7}|release")
+_POINTERS = {
+    "latest": ("a folder", re.compile(r"global_step\d+")),
+    "latest_universal": ("a folder", re.compile(r"global_step\d+(_universal)?")),
+    _TRACKER: ("a run of Megatron", _ITERATION),
+}
+"""{file that names the subfolder of the last step: (kind of the folder, pattern of such subfolders)}.
+
+DeepSpeed writes the first two files, Megatron the third one.
+"""
+_POINTER_BYTES = 256
 
 
 def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
@@ -39,16 +51,55 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
         return UnreadableFile("a SavedModel of TensorFlow", advice if "variables" in inside else "")
     if "Manifest.json" in names and "Data" in inside:
         return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
+    lost = _lost_step(folder, names, inside)
+    if lost is not None:
+        return lost
     weights = list(_with_weights(folder, inside))
     if weights:
         kind = "a run of Lightning" if "checkpoints" in weights and "hparams.yaml" in names else "a folder"
         return UnreadableFile(
             f"{kind} with checkpoints in its subfolders: {listing(weights, where='')}", _command(folder, weights[0])
         )
+    steps = _steps(inside, _ITERATION)
+    if steps and _TRACKER not in names:
+        what = f"a run of Megatron without {_TRACKER}; the folder has {listing(steps, 3, where='')}"
+        return UnreadableFile(what, _command(folder, steps[-1]))
     others = [name for name in names if name.lower().endswith(_OTHERS)]
     if others:
         what = f"a folder with {listing(others, 2, where='')}"
         return UnreadableFile(what, f"To see what this file is: ckpt inspect {_argument(folder, others[0])}")
+    return None
+
+
+def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> UnreadableFile | None:
+    """Return a description of a folder in which a file of ``_POINTERS`` names a subfolder that is missing; else None.
+
+    ``inside`` has the names of the subfolders.
+    """
+    for name, (kind, pattern) in _POINTERS.items():
+        said = _text(folder, name) if name in names else None
+        if said is None:
+            continue
+        number = name == _TRACKER and re.fullmatch(r"[0-9]{1,9}", said)
+        step = f"iter_{int(said):07d}" if number else said
+        if step in inside:
+            continue
+        steps = _steps(inside, pattern)
+        lost = f"subfolder {step}" if number else "subfolder of this name"
+        lacks = f"says {escape(said, 60)}, but there is no {lost}" if said else "is empty"
+        there = f"; the folder has {listing(steps, 3, where='')}" if steps else ""
+        return UnreadableFile(f"{kind} whose {name} {lacks}{there}", _command(folder, steps[-1]) if steps else "")
+    return None
+
+
+def _steps(inside: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
+    return sorted(filter(pattern.fullmatch, inside), key=natural_key)
+
+
+def _text(folder: Folder, name: str) -> str | None:
+    """Return the text of a short file without spaces around it; None if the file cannot be read."""
+    with suppress(CheckpointError), closing(folder.file(name)) as file:
+        return file.read(0, min(file.size, _POINTER_BYTES)).decode("utf-8", "replace").strip()
     return None
 
 

@@ -305,11 +305,35 @@ def test_ranks_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
     assert (done.code, said in " ".join(done.err.split())) == (3, True), done.err
 
 
-@pytest.mark.parametrize("text", ["../elsewhere", "", "11", "-1", "²", "\0", "9" * 60])
-def test_a_last_iteration_that_is_none(text: str) -> None:
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("11", "says 11, but there is no subfolder iter_0000011"),
+        ("../elsewhere", "says ../elsewhere, but there is no subfolder of this name"),
+        ("", "is empty"),
+        ("-1", "says -1, but"),
+        ("²", "says ²"),
+        ("\0", r"says \x00"),
+        ("9" * 60, "says 999"),
+    ],
+)
+def test_a_last_iteration_that_is_missing_is_named_with_those_that_are_there(text: str, says: str) -> None:
+    save("run/iter_0000009", 1, 1)
     save("run/iter_0000010", 1, 1)
-    Path("run/latest_checkpointed_iteration.txt").write_text(text)
-    with pytest.raises(cs.FormatError, match=r"no checkpoint|holds|has"):
+    Path("run", TRACKER).write_text(text)
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint("run")
+    assert f"a run of Megatron whose {TRACKER} {says}" in caught.value.message
+    assert caught.value.message.endswith("; the folder has iter_0000009, iter_0000010.")
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/iter_0000010"
+
+
+def test_a_run_without_its_last_iteration_is_described() -> None:
+    save("run/iter_0000010", 1, 1)
+    with pytest.raises(cs.FormatError, match=f"a run of Megatron without {TRACKER}; the folder has iter_0000010"):
         cs.open_checkpoint("run")
 
 
