@@ -76,7 +76,8 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
     if wanted is not None:
         return _wanted(tree, wanted, candidates, uri), []
     if not candidates:
-        raise FormatError(f"{escape(uri)} has no state dict: {_contents(tree)}.", rule="no state dict")
+        hint = "Pass the folder with the files of all ranks." if _is_zero_states(tree) else ""
+        raise FormatError(f"{escape(uri)} has no state dict: {_contents(tree)}.", hint=hint, rule="no state dict")
     chosen = _preferred(candidates)
     if chosen is None:
         candidates = [root for root in candidates if root.path]
@@ -250,9 +251,17 @@ def _contents(tree: Any) -> str:
     return f"it is {'empty' if tree in ([], ()) else f'a {type(tree).__name__}'}"
 
 
+def _is_zero_states(tree: Any) -> bool:
+    """Return whether a file has the optimizer states of one rank of DeepSpeed ZeRO."""
+    states = tree.get("optimizer_state_dict") if isinstance(tree, dict) else None
+    return isinstance(states, dict) and "zero_stage" in states and "partition_count" in states
+
+
 def _contents_of(tree: dict[Any, Any]) -> str:
     if not tree:
         return "it is an empty dict"
+    if _is_zero_states(tree):
+        return "it has the optimizer states of one rank of DeepSpeed ZeRO"
     if _tensors(tree):
         odd = next(key for key in tree if not isinstance(key, str))
         its = "some of its" if any(isinstance(key, str) for key in tree) else "its"

@@ -17,9 +17,10 @@ from typing import Any
 from ..errors import FormatError, UnsafeError
 from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
-from ..util.text import escape
+from ..util.text import escape, listing
 from .base import limits
 from .base.header import FilePrint, Header, naming
+from .base.marks import is_weights
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
@@ -33,6 +34,10 @@ from .torch.other_tensors import dtype_of
 
 __all__ = ["FORMAT"]
 
+PIECES = ".distcp"
+COMMON = "common.pt"
+"""The file of a distributed checkpoint of Megatron-core with the entries that are not split."""
+
 
 class _TorchDistributed:
     name = "torch distributed"
@@ -40,9 +45,14 @@ class _TorchDistributed:
     writer = DcpWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether this is a folder with a file ``.metadata``, or this file itself, if it is a pickle."""
+        """Return whether this is a folder with a file ``.metadata``, or this file itself, if it is a pickle.
+
+        A folder that lacks this file, but has the other files, is also recognised, unless it has another checkpoint.
+        """
         if isinstance(source, Folder):
-            return METADATA in source.names()
+            names = source.names()
+            others = (name for name in names if name != COMMON and is_weights(name))
+            return METADATA in names or (any(name.endswith(PIECES) for name in names) and not any(others))
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
@@ -51,6 +61,8 @@ class _TorchDistributed:
         Raises FormatError if they are not valid or contradict each other, UnsafeError if there are too many pieces.
         """
         folder = source if isinstance(source, Folder) else source.folder()
+        if isinstance(source, Folder) and METADATA not in source.names():
+            raise _no_metadata(folder)
         file = folder.file(METADATA)
         with naming(file):
             if file.size > limits.PICKLE_BYTES:
@@ -83,6 +95,17 @@ class _TorchDistributed:
             notes=(*note_on(others), *files.unlisted_notes()),
             frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),
         )
+
+
+def _no_metadata(folder: Folder) -> FormatError:
+    pieces = [name for name in folder.names() if name.endswith(PIECES)]
+    return FormatError(
+        f"{escape(folder.uri)} is a checkpoint of torch.distributed.checkpoint without its file {METADATA}, which says "
+        f"where each tensor is: it has only {listing(pieces, 2, where='')}.",
+        hint="Copy the whole folder again: cp -r copies this file, but cp DIR/* leaves it out. If the original lacks "
+        "it too, the save was interrupted: use an earlier checkpoint.",
+        rule="dcp metadata",
+    )
 
 
 def _no_storage(pid: Any) -> object:

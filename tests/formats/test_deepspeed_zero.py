@@ -314,3 +314,12 @@ def test_statistics_read_each_vector_once(monkeypatch: pytest.MonkeyPatch) -> No
     )
     cs.inspect("d", stats=True)
     assert len(checked) == len(set(checked)) > 3
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_optimizer_states_of_one_rank_say_to_pass_the_folder(stage: int) -> None:
+    zero_folder("d", stage, 2)
+    name = next(name for name in os.listdir("d") if name.endswith("_optim_states.pt"))
+    with pytest.raises(FormatError, match="it has the optimizer states of one rank of DeepSpeed ZeRO") as caught:
+        cs.open_checkpoint(f"d/{name}")
+    assert caught.value.hint == "Pass the folder with the files of all ranks."

@@ -473,3 +473,30 @@ def test_pieces_of_rows_that_are_cut_differently() -> None:
 def test_a_tensor_without_pieces_has_a_reason_that_is_a_clause() -> None:
     info = assembled("w", "float32", (0, 4), [])
     assert misfit(info, SCHEMES["int8"]) == "it is empty"  # "w cannot be quantised: it is empty"
+
+
+@pytest.mark.parametrize("beside", ["", "common.pt"])
+def test_a_folder_without_its_metadata_says_what_is_missing(beside: str) -> None:
+    save(STATE)
+    os.unlink("d/.metadata")
+    if beside:
+        torch.save({"iteration": 3}, f"d/{beside}")
+    with pytest.raises(FormatError, match=r"d is a checkpoint of .* without its file \.metadata") as caught:
+        cs.open_checkpoint("d")
+    assert "it has only __0_0.distcp." in caught.value.message
+
+
+def test_another_checkpoint_beside_pieces_without_metadata_is_read() -> None:
+    save(STATE)
+    os.unlink("d/.metadata")
+    torch.save({"w": torch.ones(2)}, "d/w.pth")
+    with cs.open_checkpoint("d") as checkpoint:
+        assert list(checkpoint) == ["w"]
+
+
+@pytest.mark.parametrize("state", [STATE, {"w": torch.ones(2)}])
+def test_one_file_of_a_folder_says_to_pass_the_folder(state: dict[str, Any]) -> None:
+    save(state)
+    with pytest.raises(FormatError, match="it is one of the files of a checkpoint of torch") as caught:
+        cs.open_checkpoint("d/__0_0.distcp")
+    assert caught.value.hint == "Pass the folder: ckpt inspect d"

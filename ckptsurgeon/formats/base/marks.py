@@ -231,7 +231,7 @@ MARKS: Mapping[str, Mark] = {
     "tensor_parallel": Mark(names="ranks\\.json", to="tp"),
     # TensorFlow's mark is at the end of a file.
     "tensorflow": Mark(head=b"", names=".*\\.index|checkpoint|best_dev_checkpoint", to="tensorflow"),
-    "torch_dcp": Mark(head=rb"\x80", names="\\.metadata", to="dcp"),
+    "torch_dcp": Mark(head=rb"\x80", names="\\.metadata|.*\\.distcp", to="dcp"),
     "torch_legacy": Mark(head=rb".{0,22}l\xfc\x9cF\xf9|L\d"),
     "torch_tar": Mark(head=rb".{257}ustar"),
     "torch_zip": Mark((_ZIP, b"PK\5\6"), to="pth", suffixes=(".pth", ".pt", ".bin", ".ckpt")),

@@ -16,7 +16,7 @@ from ..base.marks import is_weights, shards_among
 from ..zip.archive import is_of_export, is_of_torch
 from .text import ANEW, UnreadableFile, argument, text_kind
 
-__all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
+__all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed", "piece_of_dcp"]
 
 # Compressed files, the program that unpacks each kind, and the suffix without which it refuses a file ('': none).
 
@@ -114,6 +114,20 @@ def _unpack_advice(command: str, name: str, member: str = "") -> str:
         return f"Unpack it, and use the checkpoint inside: {command} {argument(name)}"
     last = escape(member.rstrip("/").rpartition("/")[2])
     return f"Unpack {last}, and use it: {command} {argument(name)} {argument(member)}"
+
+
+_PIECE = re.compile(r"__\d+_\d+\.distcp")
+
+
+def piece_of_dcp(name: str, folder: str) -> UnreadableFile | None:
+    """Return a description of one data file of ``torch.distributed.checkpoint``; None if ``name`` is another file.
+
+    ``folder`` is the path of its folder.
+    """
+    if not _PIECE.fullmatch(name):
+        return None
+    advice = f"Pass the folder: ckpt inspect {argument(folder)}"
+    return UnreadableFile("one of the files of a checkpoint of torch.distributed.checkpoint", advice)
 
 
 HEAD = 8192
