@@ -108,10 +108,12 @@ def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str
         made = {key: crc for key, crc in made.items() if key not in decoded}  # these were written as codes
         bad = [key for key, crc in copied.items() if key in source and made.get(source.stored_key(key), crc) != crc]
         if bad:
+            joined = any(source[key].made is not None for key in bad)
+            what = "the values, or how their parts are joined, were" if joined else "the values were"
             have = "has another checksum" if len(bad) == 1 else "have other checksums"
             yield (
                 f"{count(len(bad), 'copied tensor')} of {escape(source.path)} {have} than in its recipe: "
-                f"{listing([escape(key) for key in bad])}: the values were changed after ckpt wrote them"
+                f"{listing([escape(key) for key in bad])}: {what} changed after ckpt wrote them"
             )
 
 

@@ -53,3 +53,13 @@ def test_a_recipe_that_cannot_be_read_is_not_compared() -> None:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     save_file(tensors, "b.safetensors", {"ckptsurgeon": "{"})
     cs.apply(cs.convert("b.safetensors"), "c.safetensors")
+
+
+def test_a_changed_index_of_ranks_is_not_called_changed_values() -> None:
+    save_file({"x.weight": torch.randn(4, 4)}, "w.safetensors")
+    cs.apply(cs.convert("w.safetensors"), "d", to="tp", ranks=2, axis=["x.weight=0"])
+    index = Path("d/ranks.json")
+    index.write_text(index.read_text().replace('"x.weight": 0', '"x.weight": 1'))
+    result = cs.apply(cs.convert("d"), "y.safetensors")
+    said = "x.weight: the values, or how their parts are joined, were changed after ckpt wrote them"
+    assert any(note.endswith(said) for note in result.notes)
