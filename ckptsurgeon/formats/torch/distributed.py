@@ -25,6 +25,10 @@ __all__ = ["UNREAD", "DistributedPart", "MeshPart", "ShardedPart", "part_reader"
 
 PART = "it is only one rank's part of a tensor; pass the folder with the files of all ranks"
 """The reason why the values of a distributed tensor cannot be read from the file of one rank."""
+SWAPPED = (
+    "Were files of ranks renamed or swapped, or copied from another run? The number in the name of a file is its rank: "
+    "copy the files of all ranks again, under their own names."
+)
 UNREAD = ("it is a DTensor ", "it is a ShardedTensor ")
 """Beginnings of the reasons why a distributed tensor cannot be read at all."""
 
@@ -66,6 +70,7 @@ class MeshPart:
             raise FormatError(
                 f"rank {rank} has a part of shape {self.local.shape}, but its part of a tensor of shape {shape} would "
                 f"be {wanted}.",
+                hint=SWAPPED,
                 rule="rank part",
             )
         return [TensorPiece(tuple(begin for begin, _ in found), self.local)] if 0 not in wanted else []
@@ -101,6 +106,7 @@ class ShardedPart:
                 raise FormatError(
                     f"rank {rank} has a piece of shape {piece.info.shape} at {piece.offsets}, which does not fit into "
                     f"a tensor of shape {shape}.",
+                    hint=SWAPPED,
                     rule="rank part",
                 )
         return [piece for piece in self.local if piece.info.numel]

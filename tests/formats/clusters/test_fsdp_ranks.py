@@ -292,3 +292,13 @@ def test_entries_that_are_no_tensors_count_too(layout: Layout, monkeypatch: pyte
     changed(1, lambda state: state.update({f"own.{number}": number for number in range(500)}))
     with pytest.raises(UnsafeError, match="more entries than the limit of 500"):
         cs.open_checkpoint("d")
+
+
+def test_the_error_on_swapped_files_says_that_they_may_be_swapped(layout: Layout) -> None:
+    layout("rows")
+    os.rename(f"d/{rank_name(0)}", "last")
+    os.rename(f"d/{rank_name(RANKS - 1)}", f"d/{rank_name(0)}")
+    os.rename("last", f"d/{rank_name(RANKS - 1)}")
+    with pytest.raises(FormatError, match="has a part of shape") as caught:
+        cs.open_checkpoint("d")
+    assert caught.value.hint.startswith("Were files of ranks renamed or swapped")
