@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..planning.plan.plan import Plan
 from ..storage.read.local import ConsumedFile
@@ -18,7 +18,7 @@ from ..util.version import __version__
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape
 
-__all__ = ["difference", "identity_digest", "identity_of", "is_known", "on_disk"]
+__all__ = ["Difference", "are_restored", "difference", "identity_digest", "identity_of", "is_known", "on_disk"]
 
 
 _OPTIONS = ("to", "max_shard_size", "consume")
@@ -86,38 +86,75 @@ def is_known(plan: Plan, inputs: PlanInputs) -> bool:
     )
 
 
-def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how this run differs from the run that began an output, as the end of an error message.
+def are_restored(begun: Mapping[str, Any], now: Mapping[str, Any], inputs: PlanInputs) -> bool:
+    """Return whether this run has all sources of the run ``begun``, and none of their shards is missing.
 
-    Returns "" if they do not differ, so that this run can continue the output. ``begun`` and ``now`` are the identities
-    of the two runs: the results of ``identity_of``, with ``on_disk``.
+    ``begun`` and ``now`` are the identities of the two runs. Files with the same name, size and header count as the
+    same, since a backup may have other times. Then the output that ``begun`` left is not the only copy of values.
+    """
+    if any(isinstance(file, ConsumedFile) for source in inputs.sources for file in source.open_files().values()):
+        return False
+    with suppress(LookupError, TypeError, AttributeError):
+        there = {one["path"]: _without_times(one) for one in now["sources"]}
+        needed = [one for one in begun["sources"] if one["role"] == "source"]
+        return bool(needed) and all(there.get(one["path"]) == _without_times(one) for one in needed)
+    return False
+
+
+def _without_times(source: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [(file["name"], file["size"], file["sha256"]) for file in source["files"]]
+
+
+class Difference(NamedTuple):
+    """How a run differs from the run that began an output.
+
+    ``why`` is the end of an error message. ``is_changed`` is true if the same command can no longer finish the output,
+    because a file that it reads has changed since.
+    """
+
+    why: str
+    is_changed: bool = False
+
+
+def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
+    """Return how this run differs from the run that began an output.
+
+    Returns None if they do not differ, so that this run can continue the output. ``begun`` and ``now`` are the
+    identities of the two runs: the results of ``identity_of``, with ``on_disk``.
     """
     begun = {name: begun.get(name) for name in now}
     if begun == now:
-        return ""
+        return None
     if begun["ckptsurgeon"] != now["ckptsurgeon"]:
-        return f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, but this is {now['ckptsurgeon']}"
+        return Difference(
+            f": ckptsurgeon {begun['ckptsurgeon']!s:.40} has written them, but this is {now['ckptsurgeon']}"
+        )
     if begun["verb"] != now["verb"]:
-        return f": they belong to another command, ckpt {begun['verb']!s:.40}"
+        return Difference(f": they belong to another command, ckpt {begun['verb']!s:.40}")
     with suppress(LookupError, TypeError, AttributeError):
         sources = {one["path"]: one for one in begun["sources"]}
         gone = [path for path in sources if path not in {one["path"] for one in now["sources"]}]
         if gone:
-            return f": they are made from sources that this command does not have: {listing(gone)}"
+            return Difference(f": they are made from sources that this command does not have: {listing(gone)}")
         changed = [
             one["path"]
             for one in now["sources"]
             if [sources[one["path"]].get(name) for name in ("files", "beside")] != [one["files"], one.get("beside")]
         ]
         if changed:
-            return f", and its sources have changed since then: {listing(changed)}"
+            return Difference(f", and its sources have changed since then: {listing(changed)}", is_changed=True)
         were = {**begun["arguments"], **{name: begun[name] for name in _OPTIONS}}
         are = {**now["arguments"], **{name: now[name] for name in _OPTIONS}}
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
         if options:
-            return f": they belong to a command with other values of these options: {listing(options, where='')}"
+            return Difference(
+                f": they belong to a command with other values of these options: {listing(options, where='')}"
+            )
         if touched := [new[2] for old, new in zip(begun["on_disk"], now["on_disk"], strict=False) if old != new]:
-            return f", and its sources have changed since then: {listing(list(dict.fromkeys(touched)))}"
+            paths = listing(list(dict.fromkeys(touched)))
+            return Difference(f", and its sources have changed since then: {paths}", is_changed=True)
     changed = [name for name in ("target", "plugins") if begun[name] != now[name]]
     said = {"target": "the destination", "plugins": "the plugin"}
-    return f", and {said[changed[0]]} has changed since then" if changed else ": they belong to another plan"
+    if changed:
+        return Difference(f", and {said[changed[0]]} has changed since then", is_changed=True)
+    return Difference(": they belong to another plan")

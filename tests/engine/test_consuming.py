@@ -228,6 +228,57 @@ def test_no_other_command_removes_what_is_the_only_copy(after_each: Any) -> None
     assert sorted(os.listdir()) == left
 
 
+def restore() -> None:
+    """Put the sources back as from a backup, with other times."""
+    shutil.rmtree("src")
+    shutil.copytree("whole", "src", copy_function=shutil.copyfile)
+
+
+@pytest.mark.parametrize("consume", [True, False])
+def test_restart_removes_the_parts_if_all_sources_were_put_back(consume: bool, after_each: Any) -> None:
+    write(plan("whole"), "wanted")
+    begun(after_each)
+    after_each(lambda number: None)
+    restore()
+    with pytest.raises(cs.OutputError, match="its sources have changed since then: src") as caught:
+        write(plan(), consume=consume)
+    assert caught.value.hint == "Use --restart to remove these parts and begin anew."
+    receipt = write(plan(), consume=consume, restart=True)
+    assert not any("continued" in note for note in receipt.notes)
+    assert weights("out") == weights("wanted")
+    assert [name for name in os.listdir() if ".ckpt-tmp" in name] == []
+
+
+def test_restart_keeps_the_parts_of_sources_that_are_not_whole(after_each: Any) -> None:
+    names = begun(after_each)
+    after_each(lambda number: None)
+    shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")
+    with pytest.raises(cs.OutputError, match="restart=True does not remove them") as caught:
+        write(plan(), consume=True, restart=True)
+    assert "Leave out --restart to continue. These parts may be the only copy" in caught.value.hint
+    assert "To begin anew, put back all files of its sources and use --restart" in caught.value.hint
+    shutil.copyfile(f"whole/{shard}", f"src/{shard}")  # one of two
+    for restart in (False, True):
+        with pytest.raises(cs.OutputError, match="the only copy of their values") as caught:
+            write(plan(), consume=True, restart=restart)
+        assert "Finish that command" not in caught.value.hint
+        assert "or remove that folder if you do not need the values in it" in caught.value.hint
+    restore()
+    other = load_file(f"src/{shard}")
+    save_file({key: tensor.half() for key, tensor in other.items()}, f"src/{shard}")
+    with pytest.raises(cs.OutputError, match="the only copy of their values"):
+        write(plan(), consume=True, restart=True)
+
+
+def test_the_same_command_goes_on_if_a_backup_kept_the_times(after_each: Any) -> None:
+    begun(after_each)
+    after_each(lambda number: None)
+    shutil.rmtree("src")
+    shutil.copytree("whole", "src")
+    assert write(plan(), consume=True).notes[0].startswith("continued an interrupted run: 2 of 5 parts")
+    assert not any(name.startswith(".ckpt") for name in os.listdir("out"))
+
+
 def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
     names = begun(after_each)
     shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")

@@ -16,7 +16,7 @@ from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies,
 from .output_paths import check_space, folder_of, output_error, remove_leftovers, temp_name
 from .staging import StagedFile
 
-__all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "locked_folder", "staged_folder"]
+__all__ = ["FileStream", "StagedFolder", "locked_folder", "remove_unfinished", "staged_folder", "unfinished_error"]
 
 
 class FileStream:
@@ -202,7 +202,7 @@ def staged_folder(
     unfinished output and neither ``unfinished`` nor ``restart`` is given.
     """
     if unfinished is None:
-        check_no_unfinished(path, path, restart=restart)
+        _check_no_unfinished(path, restart=restart)
     begun = unfinished.folder if unfinished is not None else ""
     _check_removable(path, but=begun)
     remove_leftovers(path, but=begun)  # before check_exchange, which makes a temp folder
@@ -239,23 +239,41 @@ def staged_folder(
             os.close(held)
 
 
-def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool = False) -> None:
+def _check_no_unfinished(path: str, *, restart: bool) -> None:
     """Raise OutputError if an interrupted run has left finished files (parts) of the output ``path``.
 
-    ``shown`` is the path in the message, and ``why`` the end of the message: why this run cannot continue. With
-    ``restart``, the error is raised only if the interrupted run had --consume, and so may have deleted sources.
+    With ``restart``, the error is raised only if the interrupted run had --consume, and so may have deleted sources.
     """
     found = unfinished_output(path)
     consumes = found is not None and found.head.get("consume") is True
     if found is not None and (consumes or not restart):
-        place = os.path.join(os.path.dirname(shown.rstrip("/")), os.path.basename(found.folder))
-        of_another = f": they belong to another command, ckpt {escape(str(found.head.get('verb')))}"
-        raise OutputError(
-            f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why or of_another}.",
-            hint="Finish that command: it has --consume, and these parts may be the only copy of their values."
+        raise unfinished_error(
+            found,
+            path,
+            f": they belong to another command, ckpt {escape(str(found.head.get('verb')))}",
+            "Finish that command: it has --consume, and these parts may be the only copy of their values."
             if consumes
             else "Use --restart to remove these parts and begin anew, or finish that command first.",
         )
+
+
+def unfinished_error(found: UnfinishedOutput, shown: str, why: str, hint: str) -> OutputError:
+    """Return the error on an unfinished output that this run cannot continue.
+
+    ``shown`` is the path of the output in the message, and ``why`` the end of the message.
+    """
+    place = os.path.join(os.path.dirname(shown.rstrip("/")), os.path.basename(found.folder))
+    return OutputError(
+        f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why}.", hint=hint
+    )
+
+
+def remove_unfinished(path: str, found: UnfinishedOutput) -> None:
+    """Remove an unfinished output of ``path``, also one that is marked as the only copy; raises OutputError."""
+    try:
+        shutil.rmtree(found.folder)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _check_removable(path: str, *, but: str) -> None:
