@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,7 +18,16 @@ from ..util.version import __version__
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape
 
-__all__ = ["Difference", "are_restored", "difference", "identity_digest", "identity_of", "is_known", "on_disk"]
+__all__ = [
+    "Difference",
+    "are_restored",
+    "changed_on_disk",
+    "difference",
+    "identity_digest",
+    "identity_of",
+    "is_known",
+    "on_disk",
+]
 
 
 _OPTIONS = ("to", "max_shard_size", "consume")
@@ -69,6 +78,16 @@ def on_disk(inputs: PlanInputs) -> list[list[int | str]]:
                     stat = os.fstat(fd)
                     found.append([stat.st_ino, stat.st_ctime_ns, path])
     return found
+
+
+def changed_on_disk(recorded: Iterable[Sequence[int | str]]) -> bool:
+    """Return whether a source file has changed since ``on_disk`` returned ``recorded``; a missing file has not."""
+    for inode, ctime_ns, path in recorded:
+        with suppress(OSError):
+            found = os.stat(path)
+            if (found.st_ino, found.st_ctime_ns) != (inode, ctime_ns):
+                return True
+    return False
 
 
 def is_known(plan: Plan, inputs: PlanInputs) -> bool:

@@ -16,7 +16,7 @@ from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
 from ..util.text import count, human_bytes
 from .checksums import crc32
-from .identity import Difference, are_restored, difference, identity_of, is_known, on_disk
+from .identity import Difference, are_restored, changed_on_disk, difference, identity_of, is_known, on_disk
 from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .part_receipt import PartReceipt
@@ -82,6 +82,7 @@ class PartsJournal:
     def __init__(self, folder: StagedFolder, shape: OutputShape) -> None:
         self._folder, self._shape = folder, shape
         self._journal: Journal | None = None
+        self._on_disk: list[list[int | str]] = []
         self._done: set[str] = set()
         self._lock = Lock()
         self.kept: dict[str, PartReceipt] = {}
@@ -92,10 +93,11 @@ class PartsJournal:
         """Begin a new journal if a later run could continue this run; else do nothing."""
         if len(self._shape.parts) > 1 and is_known(plan, inputs):
             self._journal = Journal(self._folder.path, self._folder.shown)
-            self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})
+            self._on_disk = on_disk(inputs)
+            self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": self._on_disk})
 
     def go_on(
-        self, found: UnfinishedOutput, check: Callable[[Collection[str]], None] = lambda names: None
+        self, found: UnfinishedOutput, inputs: PlanInputs, check: Callable[[Collection[str]], None]
     ) -> dict[str, StagedFile]:
         """Continue the journal of the earlier run ``found``; return {name: open file} for the files that are complete.
 
@@ -103,6 +105,7 @@ class PartsJournal:
         in the temporary folder are removed.
         """
         self._journal = Journal(self._folder.path, self._folder.shown)
+        self._on_disk = on_disk(inputs)
         known = {part.name: part for part in self._shape.parts}
         rows = {row["name"]: row for row in found.rows if row["name"] in known}
         files: dict[str, StagedFile] = {}
@@ -160,24 +163,32 @@ class PartsJournal:
     def keeping_parts(self) -> Iterator[None]:
         """Keep the finished files if the block fails, and add to the hint of the error that they are kept.
 
-        If the same command would fail again, the finished files are removed. But if sources were deleted
-        (``--consume``), the finished files are kept, because they are the only copy of some values.
+        If the same command would fail again, or if a source has changed, the finished files are removed. But if sources
+        were deleted (``--consume``), the finished files are kept, because they are the only copy of some values.
         """
         try:
             yield
         except (*AGAIN, OutputError, SourceError) as error:
-            self._folder.kept_on_failure &= not isinstance(error, AGAIN)
-            if not (self._folder.kept_on_failure or self._folder.is_only_copy):
+            is_changed = bool(self._done) and changed_on_disk(self._on_disk)
+            self._folder.kept_on_failure &= not (is_changed or isinstance(error, AGAIN))
+            if not (is_changed or self._folder.kept_on_failure or self._folder.is_only_copy):
                 raise
-            hint = f"{error.hint} {self._said()}".strip()
+            hint = f"{error.hint} {self._said(is_changed)}".strip()
             raise type(error)(error.message, hint=hint, details=error.details, rule=error.rule) from error
         except Exception as error:
             if self._folder.kept_on_failure:
                 error.add_note(self._said())
             raise
 
-    def _said(self) -> str:
+    def _said(self, is_changed: bool = False) -> str:
         done = f"{len(self._done)} of {count(len(self._shape.parts), 'part')}"
+        if is_changed and self._folder.is_only_copy:
+            return (
+                f"The finished parts are kept ({done}), because they may be the only copy of their values. To "
+                "continue, put back the source that has changed, with its time."
+            )
+        if is_changed:
+            return f"The finished parts are removed ({done}), because a source has changed."
         return f"The finished parts are kept ({done}): run the same command again to continue from there."
 
     @property

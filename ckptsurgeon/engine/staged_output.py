@@ -223,7 +223,9 @@ def staged_output(
         with journal.keeping_parts():
             files: dict[str, StagedFile] = {}
             if unfinished is not None:
-                files = journal.go_on(unfinished, consumer.check_kept if consumer is not None else lambda names: None)
+                files = journal.go_on(
+                    unfinished, inputs, consumer.check_kept if consumer is not None else lambda names: None
+                )
             if unfinished is None:
                 journal.begin(plan, inputs, options)
             if consumer is not None and unfinished is None:

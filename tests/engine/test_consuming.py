@@ -279,6 +279,26 @@ def test_the_same_command_goes_on_if_a_backup_kept_the_times(after_each: Any) ->
     assert not any(name.startswith(".ckpt") for name in os.listdir("out"))
 
 
+def test_a_source_that_changed_during_the_run_can_be_put_back(after_each: Any) -> None:
+    last = "src/model-00005-of-00005.safetensors"
+
+    def cut(number: int) -> None:
+        if number == 3:
+            os.truncate(last, 100)
+            raise cs.SourceError(f"{last} ended.")
+
+    after_each(cut)
+    with pytest.raises(cs.SourceError) as caught:
+        write(plan(), consume=True)
+    assert caught.value.hint == (
+        "The finished parts are kept (3 of 5 parts), because they may be the only copy of their values. To continue, "
+        "put back the source that has changed, with its time."
+    )
+    after_each(lambda number: None)
+    shutil.copy2(last.replace("src", "whole"), last)
+    assert write(plan(), consume=True).notes[0].startswith("continued an interrupted run: 3 of 5 parts")
+
+
 def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
     names = begun(after_each)
     shard = next(name for name in names if name.endswith(".consumed")).removesuffix(".consumed")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -366,6 +367,30 @@ def test_parts_are_kept_only_if_the_same_command_can_succeed(
     if isinstance(error, (cs.OutputError, cs.SourceError)):
         assert "The finished parts are kept (2 of 6 parts): run the same command again" in caught.value.hint
     assert went_on(write()) == stays
+
+
+@pytest.mark.parametrize("how", ["truncate", "rename"])
+def test_parts_are_removed_if_a_source_changed_during_the_run(how: str, fail_after: Callable[..., None]) -> None:
+    def change(done: int, total: int) -> None:
+        if how == "truncate":
+            os.truncate("a.safetensors", os.path.getsize("a.safetensors") // 2)
+            raise cs.SourceError("a.safetensors ended.")
+        shutil.copyfile("a.safetensors", "new")
+        os.rename("new", "a.safetensors")
+        raise cs.OutputError("no space.")
+
+    finished, seen = staged_output.StagedOutput.finished, list[PartRun]()
+
+    def watched(output: staged_output.StagedOutput, run: PartRun) -> None:
+        finished(output, run)
+        seen.append(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staged_output.StagedOutput, "finished", watched)
+        with pytest.raises((cs.SourceError, cs.OutputError)) as caught:
+            write(VERBS["convert"], progress=lambda done, total: change(done, total) if len(seen) == 2 else None)
+    assert caught.value.hint.endswith("The finished parts are removed (2 of 5 parts), because a source has changed.")
+    assert temps() == []
 
 
 @pytest.mark.parametrize("error", [OSError(5, "error"), cs.OutputError("no space.")])
