@@ -161,8 +161,8 @@ class PartRun:
 
 def check_unchanged(
     sources: Iterable[Checkpoint],
-    since: str = "the plan was made",
-    hint: str = "Make a new plan.",
+    since: str = "its header was read",
+    hint: str = "Run the command again; if it applies a plan, make the plan again first.",
     *,
     names: Collection[str] | None = None,
 ) -> None:

@@ -559,7 +559,7 @@ def test_a_source_written_to_since_the_plan_is_refused() -> None:
     with open("s.safetensors", "r+b") as file:
         file.write(Path("t.safetensors").read_bytes())
     os.utime("s.safetensors", ns=(5, 5))
-    with pytest.raises(cs.PlanError, match="s.safetensors has changed since the plan") as caught:
+    with pytest.raises(cs.PlanError, match="s.safetensors has changed since its header was read") as caught:
         cs.apply(plan, "out.safetensors")
     assert caught.value.exit_code == 4
     assert "out.safetensors" not in names()
@@ -567,7 +567,7 @@ def test_a_source_written_to_since_the_plan_is_refused() -> None:
 
 def test_a_source_written_to_while_it_is_copied_is_refused() -> None:
     plan = cs.transplant("src.pth", "dst.yaml")
-    with pytest.raises(cs.PlanError, match="has changed since the plan"):
+    with pytest.raises(cs.PlanError, match="src.pth has changed since its header was read. Run the command again;"):
         cs.apply(plan, "out.safetensors", progress=lambda done, total: os.utime("src.pth", ns=(5, 5)))
     assert names() == INPUTS
 

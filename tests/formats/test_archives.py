@@ -198,7 +198,7 @@ def test_a_changed_archive_needs_a_new_plan() -> None:
     data = Path(path).read_bytes()
     at = data.index(b"transformer")
     Path(path).write_bytes(data[:at] + b"T" + data[at + 1 :])
-    with pytest.raises(cs.PlanError, match="has changed since the plan was made"):
+    with pytest.raises(cs.PlanError, match="has changed since its header was read"):
         cs.apply(plan, "out.pth")
 
 
@@ -251,7 +251,7 @@ def test_a_compressed_nemo_that_has_changed_needs_a_new_plan() -> None:
     plan = cs.convert(path)
     Path("nemo/model_config.yaml").write_text("sample_rate: 8000\n")
     compressed("asr.nemo", "nemo")
-    with pytest.raises(cs.PlanError, match="has changed since the plan was made"):
+    with pytest.raises(cs.PlanError, match="has changed since its header was read"):
         cs.apply(plan, "out.pth")
 
 

@@ -177,7 +177,10 @@ def _alone(one: NewHeader) -> Iterator[int]:
     """
     with _open_alone(one.path) as fd:
         if os.pread(fd, len(one.old), 0) != one.old:
-            raise OutputError(f"{escape(one.path)} has changed since it was read.", hint="Make a new plan.")
+            raise OutputError(
+                f"{escape(one.path)} has changed since it was read.",
+                hint="Run the command again; if it applies a plan, make the plan again first.",
+            )
         yield fd
 
 
