@@ -121,13 +121,15 @@ def carry_out(
         if signer is not None:
             signer.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
+    kept = sum(part.layout.size for part in shape.parts if part.name in staged.kept)
     consumed = consumer.finish() if consumer is not None else ()
     return Receipt(
         output=shown(options.path),
         counts=plan.counts,
         unexpected=tuple(key for _, key in plan.unexpected),
         nbytes_read=sum(one.nbytes_read for one in receipts if one.name not in staged.kept),
-        nbytes_written=nbytes - sum(part.layout.size for part in shape.parts if part.name in staged.kept),
+        nbytes_written=nbytes - kept,
+        nbytes_kept=kept,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
         fits=tuple(fit for one in receipts for fit in one.fits),

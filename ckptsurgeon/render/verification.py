@@ -32,7 +32,10 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
     Only the largest errors are shown, unless ``every`` is set.
     """
     line = Text(escape(receipt.output), style="bold")
-    line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
+    size = human_bytes(receipt.nbytes_written + receipt.nbytes_kept)
+    if receipt.nbytes_kept:
+        size = f"{size} ({human_bytes(receipt.nbytes_written)} of it in this run)"
+    line.append(f"  {size}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
     beside = [Hanging(Text("  with  "), listing(receipt.beside, 12, where=""))] if receipt.beside else []
     errors = [*_fits(receipt.fits, every), *_rounded(receipt.rounded, every)]
     return Group(*errors, Hanging(Text("  wrote "), line), *beside, *next_view(next_steps))

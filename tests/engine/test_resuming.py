@@ -104,6 +104,7 @@ def test_the_same_command_goes_on(verb: str, parts: int, fail_after: Callable[..
     assert note.startswith(f"continued an interrupted run: {parts} of {number} parts were complete, ")
     assert set(whole.notes) < set(receipt.notes)
     assert receipt.nbytes_written == whole.nbytes_written - size
+    assert (receipt.nbytes_kept, whole.nbytes_kept) == (size, 0)
     assert receipt.nbytes_read < whole.nbytes_read
     assert (receipt.rounded, receipt.plan_sha256) == (whole.rounded, whole.plan_sha256)
 

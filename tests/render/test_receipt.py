@@ -36,6 +36,11 @@ def test_a_rate_is_said_only_where_it_means_something(nbytes: int, elapsed_s: fl
     assert printed(receipt_view(receipt(nbytes, elapsed_s))) == [f"  wrote out.pth  {says}"]
 
 
+def test_the_size_is_that_of_the_whole_output_if_the_run_went_on() -> None:
+    lines = printed(receipt_view(replace(receipt(28_400, 1.0), nbytes_kept=31_471_600)))
+    assert lines == ["  wrote out.pth  31.5 MB (28.4 kB of it in this run)  1.0 s"]
+
+
 def test_notes_are_left_to_the_command_and_the_next_command_is_last() -> None:
     lines = printed(receipt_view(receipt(1, 0.0, "words " * 20), next_steps=["ckpt verify out.pth"]), 60)
     assert lines == ["  wrote out.pth  1 B  0.0 s", "  next: ckpt verify out.pth"]

@@ -56,7 +56,8 @@ class Receipt(InNotebooks):
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
     were not used. ``fits`` says how exact the factors of ``lora extract`` are, and ``rounded`` how exact the quantised
     tensors are. If the user asked for a proof, ``proved`` says whether the output computes the same as its source.
-    ``beside`` are the names of the files that were written next to the weights, such as config.json.
+    ``beside`` are the names of the files that were written next to the weights, such as config.json. ``nbytes_written``
+    counts only what this run wrote, ``nbytes_kept`` the parts of the output that an interrupted run had finished.
     """
 
     output: str
@@ -71,6 +72,7 @@ class Receipt(InNotebooks):
     rounded: tuple[RoundedTensor, ...] = ()
     proved: str = ""
     beside: tuple[str, ...] = ()
+    nbytes_kept: int = 0
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
