@@ -23,6 +23,8 @@ from ckptsurgeon.trainer.checks.training import frozen_unchanged
 from ckptsurgeon.trainer.evaluation import Evaluation
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.log import read_log
+from ckptsurgeon.trainer.run.records import lineage_of
+from ckptsurgeon.trainer.run.resuming import check_unchanged
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.system.random_state import random_state, seed_all
 
@@ -271,7 +273,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert done.code == 0, done
     said = " ".join((done.out + done.err).split())
     assert "steps was 6, is 12" in said
-    rate = "from step 6 on, the learning rate follows the linear schedule over 12 steps, 0.00"
+    rate = "from step 7 on, the learning rate follows the linear schedule over 12 steps: 0.00"
     assert (rate in said) == (schedule == "linear")
     assert lineage()["prolonged"] == [{"at": 6, "from": 6, "to": 12}]
     assert [row["step"] for row in read_log("run/log.jsonl") if "loss" in row] == list(range(1, 13))
@@ -283,6 +285,25 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert ckpt("train", *same, "--steps", "12", "--run", "whole").code == 0
     ours, whole = (load_file(f"{run}/last/model.safetensors") for run in ("run", "whole"))
     assert all(ours[key].equal(value) for key, value in whole.items()) == (schedule == "constant")
+
+
+def test_the_note_on_other_steps_has_the_rates_of_the_first_step_that_is_left() -> None:
+    whole = toy.loop(folder="whole", schedule="cosine", steps=12)
+    whole.run()
+    toy.loop(folder="run", schedule="cosine", steps=12).run(until=10)
+    began = lineage_of(whole.job, None, RunFolder("run"), ())
+    fewer, more = ([toy.job(schedule="cosine", steps=steps), began, RunFolder("run")] for steps in (10, 16))
+    assert check_unchanged(*fewer) == ["steps was 12, is 10"]  # no step is left
+    (note,) = check_unchanged(*more)
+    resumed = toy.loop(folder="run", schedule="cosine", steps=16)
+    resumed.state.restore(*RunFolder("run").load())
+    resumed.run(until=11)
+    logs = (read_log(f"{folder}/log.jsonl") for folder in ("whole", "run"))
+    was, now = (
+        f"{next(iter(row['lr'].values())):.3g}" for log in logs for row in log if row["step"] == 11 and "lr" in row
+    )
+    assert "from step 11 on, the learning rate follows the cosine schedule over 16 steps" in note
+    assert note.endswith(f", {now} instead of {was}")
 
 
 @pytest.mark.long

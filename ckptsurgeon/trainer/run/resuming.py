@@ -155,13 +155,13 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
             f"the run in {escape(folder.path)} has already done {done} steps, more than train.steps, {steps}.",
             hint=f"Pass --steps {done} or more.",
         )
-    if settings.schedule in ("constant", *ANNEALED):
+    if settings.schedule in ("constant", *ANNEALED) or steps == done:
         return [f"steps was {before}, is {steps}"]
-    rates = (settings.lr * lr_factor(replace(settings, steps=many), max(done - 1, 0)) for many in (before, steps))
-    was, now = (f"{rate:.3g}" for rate in rates)
+    was, now = (f"{settings.lr * lr_factor(replace(settings, steps=many), done):.3g}" for many in (before, steps))
+    instead = f", {now} instead of {was}" if done < before else f": {now} in this step"
     return [
-        f"steps was {before}, is {steps}: from step {done} on, the learning rate follows the {settings.schedule} "
-        f"schedule over {steps} steps, {now} instead of {was}"
+        f"steps was {before}, is {steps}: from step {done + 1} on, the learning rate follows the {settings.schedule} "
+        f"schedule over {steps} steps{instead}"
     ]
 
 
