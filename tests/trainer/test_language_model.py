@@ -133,6 +133,35 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
     assert made.notes[0] == "train: 2 texts, 9 tokens in 2 rows of 4; 2 of the tokens are the unknown token"
 
 
+def byte_level(texts: list[str]) -> None:
+    """Save byte-level BPE without an unknown token that has only the letters of these texts, as the model's own."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    made.train_from_iterator(
+        texts, tokenizers.trainers.BpeTrainer(vocab_size=1, special_tokens=["<end>"], show_progress=False)
+    )
+    made.save("llama/tokenizer.json")
+
+
+def test_letters_that_the_tokeniser_loses_and_blank_texts_are_counted() -> None:
+    model()
+    byte_level(["a cat", "\u00e9"])
+    lost = "; the tokeniser has no token for 4 characters in 2 texts, and leaves them out: 'Z', '\u00e1'"
+    blank = "; 2 texts have nothing but spaces"
+    made = job(["a c\u00e1t ZZ", "a cat \u00e9", "Z", "", " "])
+    assert made.notes[0].partition("; ")[1:] == ("; ", f"{lost}{blank}"[2:])
+    assert job(["a cat \u00e9"]).notes[0].count(";") == 0
+
+
+def test_a_letter_in_an_added_token_is_not_lost() -> None:
+    model()
+    byte_level(["a cat"])
+    made = tokenizers.Tokenizer.from_file("llama/tokenizer.json")
+    made.add_tokens(["<\u00e1>"])
+    made.save("llama/tokenizer.json")
+    assert "1 character in 1 text" in job(["a cat <\u00e1>", "\u00e1"]).notes[0]
+
+
 @pytest.mark.parametrize(
     ("files", "data", "why"),
     [

@@ -107,6 +107,23 @@ def test_a_tokenizer_json_cuts_too() -> None:
         assert labels.decode(labels.encode(text)) == text
 
 
+def test_a_letter_that_bpe_would_lose_is_an_error() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.train_from_iterator(
+        TEXTS, tokenizers.trainers.BpeTrainer(special_tokens=["<blank>"], show_progress=False, vocab_size=60)
+    )
+    made.save("tokenizer.json")
+    tokens = [made.id_to_token(i) for i in range(made.get_vocab_size())]
+    labels = Labels(tokens, segmenter=Segmenter("tokenizer.json"))
+    assert labels.encode(TEXTS[0]) == made.encode(TEXTS[0]).ids
+    with pytest.raises(UnknownLetterError) as raised:
+        labels.encode("the cat zzz")
+    assert (raised.value.letter, raised.value.hint) == ("z", "tokenizer.json has no piece for this letter.")
+    assert labels.unknown_letters("q zzz cat") == {"q", "z"}
+
+
 @pytest.fixture
 def train(model: str) -> Callable[..., Any]:
     corpus("train.csv", TEXTS, shortest=2.0)

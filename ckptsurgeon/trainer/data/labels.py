@@ -90,6 +90,9 @@ class Labels:
         if half is not None:
             raise UnknownLetterError(half[0], "It is half of a letter in UTF-16: write the whole letter.")
         if self._segmenter is not None:
+            lost = self._segmenter.lost_letters(text)
+            if lost:
+                raise UnknownLetterError(min(lost), f"{escape(self._segmenter.path)} has no piece for this letter.")
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
             return [self._byte(byte, letter) for letter in text for byte in letter.encode()]
@@ -103,11 +106,13 @@ class Labels:
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
     def unknown_letters(self, text: str) -> set[str]:
-        """Return the set of letters of a text that no token contains.
+        """Return the set of letters of a text that no token contains; empty if tokens are bytes.
 
-        The set is empty if a segmenter cuts texts, or if tokens are bytes.
+        If a segmenter cuts texts, these are only the letters that it loses.
         """
-        if self._segmenter is not None or self._bytes:
+        if self._segmenter is not None:
+            return self._segmenter.lost_letters(text)
+        if self._bytes:
             return set()
         return set(text).difference(" ", *self._spoken)
 

@@ -34,6 +34,7 @@ class Segmenter:
                 f"train.data.segmenter: {escape(path)} cannot be read: {why}.",
                 hint="Use a model of sentencepiece, such as bpe.model, or a tokenizer.json.",
             ) from error
+        self._is_lost: dict[str, bool] = {}
 
     @property
     def unknown_id(self) -> int | None:
@@ -43,6 +44,45 @@ class Segmenter:
             return self._model.token_to_id(token) if token is not None else None
         number = int(self._model.unk_id())
         return number if number >= 0 else None
+
+    def lost_letters(self, text: str) -> set[str]:
+        """Return the letters of a text that its pieces lack: letters, or bytes of them, for which there is no piece.
+
+        Only BPE of tokenizers without an unknown token loses letters. Each letter is tried once, by itself.
+        """
+        if not self._is_json or type(self._model.model).__name__ != "BPE" or self.unknown_id is not None:
+            return set()
+        letters = set(text)
+        for letter in letters.difference(self._is_lost):
+            self._is_lost[letter] = self._lacks(letter)
+        lost = {letter for letter in letters if self._is_lost[letter]}
+        if lost:  # an added token may contain such a letter
+            for token in self._model.get_added_tokens_decoder().values():
+                text = text.replace(token.content, "")
+        return lost & set(text)
+
+    def _lacks(self, letter: str) -> bool:
+        model = self._model.model
+        symbols = self._symbols(letter)
+        if letter != " ":  # some tokenisers put a space before each text
+            symbols -= self._symbols(" ")
+        before, after = model.continuing_subword_prefix or "", model.end_of_word_suffix or ""
+        return not all(
+            any(self._has(form) for form in (one, before + one, one + after, before + one + after))
+            or (model.byte_fallback and all(self._has(f"<0x{byte:02X}>") for byte in one.encode()))
+            for one in symbols
+        )
+
+    def _has(self, token: str) -> bool:
+        return self._model.token_to_id(token) is not None
+
+    def _symbols(self, text: str) -> set[str]:
+        """Return the smallest pieces of a text, from which BPE merges longer ones; in byte-level BPE, one is a byte."""
+        if self._model.normalizer is not None:
+            text = self._model.normalizer.normalize_str(text)
+        if self._model.pre_tokenizer is None:
+            return set(text)
+        return {one for piece, _ in self._model.pre_tokenizer.pre_tokenize_str(text) for one in piece}
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text as strings; letters that the tokeniser does not know are separate pieces."""

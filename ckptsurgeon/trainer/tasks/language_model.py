@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, SourceError
 from ...storage.small_files import open_file
-from ...util.text import count, escape
+from ...util.text import count, escape, listing
 from ..config.settings import Settings
 from ..data.labels import HALF_LETTER
 from ..data.loader import BatchSize, epoch_batches
@@ -117,10 +118,25 @@ class LanguageModel:
                 hint="Set train.data.segmenter to the tokeniser of this model.",
             )
         unknown = ids.count(self._segmenter.unknown_id) if self._segmenter.unknown_id is not None else 0
+        remarks = [
+            *([f"{unknown} of the tokens are the unknown token"] if unknown else []),
+            *self._lost_letters(texts),
+            *_blank_texts(texts),
+        ]
         return PackedRows(
             name, np.asarray(ids, dtype=np.int32), self._settings.data.context, self._settings.batch_size,
-            texts=len(texts), unknown=unknown, shuffled=name == "train",
+            texts=len(texts), remarks=remarks, shuffled=name == "train",
         )  # fmt: skip
+
+    def _lost_letters(self, texts: Sequence[str]) -> list[str]:
+        """Return a remark if the tokeniser leaves out letters of the texts."""
+        lost = [(text, letters) for text in texts if (letters := self._segmenter.lost_letters(text))]
+        if not lost:
+            return []
+        numbers = Counter(letter for text, letters in lost for letter in text if letter in letters)
+        names = [f"{escape(letter)!r}" for letter, _ in numbers.most_common()]
+        there = f"{count(numbers.total(), 'character')} in {count(len(lost), 'text')}"
+        return [f"the tokeniser has no token for {there}, and leaves them out: {listing(names, where='')}"]
 
     def notes(self) -> list[str]:
         """Return a line for each split, and a line if there is no end token between texts."""
@@ -170,23 +186,22 @@ class PackedRows:
     """A batch source with rows of ``context`` tokens; the label of each token is the token that follows it.
 
     If ``shuffled`` is true, the order of the rows depends on seed and epoch. ``ids`` (int32) are the tokens of all
-    texts, joined. ``texts`` is the number of texts, and ``unknown`` is how many of the tokens are the tokeniser's
-    unknown token. Every token except the first is predicted once in an epoch.
+    texts, joined. ``texts`` is the number of texts, and ``remarks`` are parts of the line about the split. Every token
+    except the first is predicted once in an epoch.
     """
 
     def __init__(
         self, name: str, ids: np.ndarray[Any, np.dtype[np.int32]], context: int, batch_size: int, *, texts: int,
-        unknown: int = 0, shuffled: bool,
+        remarks: Sequence[str] = (), shuffled: bool,
     ) -> None:  # fmt: skip
-        self.name, self.texts, self.batch_size, self._unknown = name, texts, batch_size, unknown
+        self.name, self.texts, self.batch_size, self._remarks = name, texts, batch_size, remarks
         self._ids, self._context, self._shuffled = torch.from_numpy(ids), context, shuffled
         self._begins = range(0, len(ids) - 1, context)
 
     def says(self) -> str:
-        """Return a line about the split: the numbers of texts, tokens, rows and unknown tokens."""
+        """Return a line about the split: the numbers of texts, tokens and rows, and what is wrong with the texts."""
         tokens = f"{count(len(self._ids), 'token')} in {count(len(self._begins), 'row')} of {self._context}"
-        unknown = f"; {self._unknown} of the tokens are the unknown token" if self._unknown else ""
-        return f"{self.name}: {count(self.texts, 'text')}, {tokens}{unknown}"
+        return "; ".join([f"{self.name}: {count(self.texts, 'text')}, {tokens}", *self._remarks])
 
     def texts_digest(self) -> str:
         """Return the SHA-256 of all tokens, by which a resumed run notices other texts."""
@@ -215,6 +230,11 @@ class PackedRows:
             inputs[row, : len(piece) - 1], labels[row, : len(piece) - 1] = piece[:-1], piece[1:]
         names = tuple(f"{self.name}, token {self._begins[place]}" for place in places)
         return Batch(inputs, lengths, labels, lengths, 0.0, names)
+
+
+def _blank_texts(texts: Sequence[str]) -> list[str]:
+    blank = sum(not text.strip() for text in texts)
+    return [f"{count(blank, 'text')} {'has' if blank == 1 else 'have'} nothing but spaces"] if blank else []
 
 
 def _texts(path: str) -> Iterator[str]:
