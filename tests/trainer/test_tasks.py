@@ -409,6 +409,19 @@ def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> Non
     assert seen == [((2, 31, 40), [21, 31])]
 
 
+def test_classes_without_a_clip_are_named() -> None:
+    tone("a.wav")
+    Path("train.csv").write_text("path,label\na.wav,cat\n")
+    names = [f"c{number}" for number in range(3000)]
+    assert Classify(settings(task="classify"), ["cat"]).notes() == ["train: 1 clip, 0.0 min; padding 0 %"]
+    assert Classify(settings(task="classify"), ["cat", "dog"]).notes()[1:] == [
+        "1 of 2 classes has no clip in train: dog"
+    ]
+    (note,) = Classify(settings(task="classify"), ["cat", *names]).notes()[1:]
+    assert note.startswith("3000 of 3001 classes have no clip in train: c0, c1, c2")
+    assert len(note) < 150
+
+
 def test_what_classify_refuses() -> None:
     tone("a.wav")
     task = Classify(settings(task="classify"), ["cat", "dog"])

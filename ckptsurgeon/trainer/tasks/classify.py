@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...destinations._document import Document
 from ...destinations.factory import instantiated
 from ...errors import CheckpointError, ConfigError
-from ...util.text import brief_repr, escape, listing
+from ...util.text import brief_repr, count, escape, listing
 from ..config.imports import load_from_user_file, split_file_name
 from ..config.settings import Named, Settings
 from ..data.sound import Clip
@@ -140,6 +140,20 @@ class Classify(SoundTask):
     def split(self, name: str) -> Split:
         """Return the clips of a split, from manifests or from a user's dataset."""
         return dataset_split(name, getattr(self.settings.data, name)) or super().split(name)
+
+    def notes(self) -> list[str]:
+        """Return the notes on each split, and a note if classes have no clip to learn from.
+
+        The classes of a user's dataset are not known before its items are read.
+        """
+        notes, train = super().notes(), self._splits["train"]
+        seen = {clip.text for clip in train.clips}
+        unseen = [name for name in self._classes if name not in seen]
+        if unseen and not train.made_by:
+            classes = count(len(self._classes), "class", "classes")
+            has = "has" if len(unseen) == 1 else "have"
+            notes.append(f"{len(unseen)} of {classes} {has} no clip in train: {listing(unseen, where='')}")
+        return notes
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the input and the label of a clip."""
