@@ -133,6 +133,13 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
     assert made.notes[0] == "train: 2 texts, 9 tokens in 2 rows of 4; 2 of the tokens are the unknown token"
 
 
+def test_texts_that_splits_share_are_counted() -> None:
+    model()
+    Path("dev.jsonl").write_text('{"text": "the dog"}\n{"text": "the cat"}\n{"text": " "}\n')
+    made = job(["the cat", "dog", " "], data={"dev": "dev.jsonl"})
+    assert made.notes[2:] == ("1 of 2 texts of dev is also in train: figures on dev are too optimistic",)
+
+
 def byte_level(texts: list[str]) -> None:
     """Save byte-level BPE without an unknown token that has only the letters of these texts, as the model's own."""
     made = tokenizers.Tokenizer(tokenizers.models.BPE())

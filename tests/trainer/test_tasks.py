@@ -409,6 +409,23 @@ def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> Non
     assert seen == [((2, 31, 40), [21, 31])]
 
 
+def test_clips_that_splits_share_are_counted() -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        tone(name)
+    lists = {"train": ["a.wav", "b.wav"], "dev": ["./b.wav", "c.wav"], "test": ["c.wav", "a.wav", "b.wav"]}
+    for name, paths in lists.items():
+        Path(f"{name}.csv").write_text("path,label\n" + "".join(f"{path},cat\n" for path in paths))
+    data = {name: f"{name}.csv" for name in lists}
+    made = Classify(settings(task="classify", data=data), ["cat"]).notes()
+    assert made[3:] == [
+        "1 of 2 clips of dev is also in train: figures on dev are too optimistic",
+        "2 of 3 clips of test are also in train: figures on test are too optimistic",
+        "2 of 3 clips of test are also in dev: figures on test are too optimistic",
+    ]
+    Path("dev.csv").write_text("path,label\nc.wav,cat\n")
+    assert len(Classify(settings(task="classify", data={"train": "train.csv", "dev": "dev.csv"}), ["cat"]).notes()) == 2
+
+
 def test_classes_without_a_clip_are_named() -> None:
     tone("a.wav")
     Path("train.csv").write_text("path,label\na.wav,cat\n")

@@ -17,6 +17,7 @@ from ..config.settings import Settings
 from ..data.inputs import ClipInputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches, BatchSize
+from ..data.overlap import clip_id, overlap_notes
 from ..data.segmenter import Segmenter
 from ..data.sound import Clip
 from ..data.split import Split, read_split
@@ -116,11 +117,17 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line for each split: clips, minutes, left-out clips with the reasons, the padding of ``train``."""
+        """Return a line for each split: clips, minutes, left-out clips with the reasons, the padding of ``train``.
+
+        Further lines say that splits share clips, or that clips are longer than a batch.
+        """
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         lines = [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
-        return lines + self._longer_than_a_batch(splits["train"].split)
+        clips = {
+            name: [clip_id(clip) for clip in split.clips] for name, split in self._splits.items() if not split.made_by
+        }
+        return [*lines, *overlap_notes(clips, "clip"), *self._longer_than_a_batch(splits["train"].split)]
 
     def _longer_than_a_batch(self, split: Split) -> list[str]:
         """Return a note if clips are longer than ``batch_seconds``, the length that no batch should exceed."""

@@ -25,6 +25,7 @@ from ...util.text import count, escape, listing
 from ..config.settings import Settings
 from ..data.labels import HALF_LETTER
 from ..data.loader import BatchSize, epoch_batches
+from ..data.overlap import overlap_notes
 from ..data.segmenter import Segmenter
 from ._masks import unchecked_positions
 from ._task import Batch, Loss, Task
@@ -57,6 +58,7 @@ class LanguageModel:
         self._end: int | None = None
         self._size = 0
         self._splits: dict[str, PackedRows] = {}
+        self._overlaps: list[str] = []
 
     def meet(self, model: nn.Module) -> None:
         """Read the end token and the vocabulary size of a model.
@@ -82,13 +84,16 @@ class LanguageModel:
     def splits(self) -> dict[str, PackedRows]:
         """Return the rows of each split; raises SourceError and ConfigError for files that cannot be used."""
         if not self._splits:
-            data = self._settings.data
+            data, texts = self._settings.data, dict[str, list[str]]()
             for name in ("train", "dev", "test"):
                 if name == "train" or getattr(data, name):
-                    self._splits[name] = self._rows(name, getattr(data, name))
+                    texts[name] = self._texts(name, getattr(data, name))
+                    self._splits[name] = self._rows(name, texts[name])
+            written = {name: [text for text in those if text.strip()] for name, those in texts.items()}
+            self._overlaps = overlap_notes(written, "text")
         return self._splits
 
-    def _rows(self, name: str, paths: Sequence[Any]) -> PackedRows:
+    def _texts(self, name: str, paths: Sequence[Any]) -> list[str]:
         if not paths or not all(isinstance(path, str) for path in paths):
             raise ConfigError(
                 f"train.data.{name} must be the path of a text file, or a list of such paths.",
@@ -100,7 +105,9 @@ class LanguageModel:
                 f"train.data.{name}: {escape(table)} is neither a plain text file nor a .jsonl file.",
                 hint='Write each text as a line {"text": "…"} of a .jsonl file.',
             )
-        texts = [text for path in paths for text in _texts(path)]
+        return [text for path in paths for text in _texts(path)]
+
+    def _rows(self, name: str, texts: Sequence[str]) -> PackedRows:
         ids: list[int] = []
         for row in self._segmenter.ids(texts):
             ids += row
@@ -139,11 +146,12 @@ class LanguageModel:
         return [f"the tokeniser has no token for {there}, and leaves them out: {listing(names, where='')}"]
 
     def notes(self) -> list[str]:
-        """Return a line for each split, and a line if there is no end token between texts."""
+        """Return a line for each split, and lines if splits share texts or no end token is between texts."""
         made = [rows.says() for rows in self.splits().values()]
         several = any(rows.texts > 1 for rows in self.splits().values())
         return [
             *made,
+            *self._overlaps,
             *(
                 ["the model has no eos_token_id: no token is put between texts"]
                 if self._end is None and several
