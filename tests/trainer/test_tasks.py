@@ -409,6 +409,25 @@ def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> Non
     assert seen == [((2, 31, 40), [21, 31])]
 
 
+def test_an_argument_of_another_name_than_lengths_is_named() -> None:
+    task = Classify(settings(task="classify"), ["cat", "dog"])
+    batch = Batch(torch.ones(1, 4), torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.ones(1), 0.0, ("x",))
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor, l: Tensor) -> Tensor:  # type: ignore[override]  # noqa: E741
+            raise NotImplementedError
+
+    with pytest.raises(cs.ConfigError, match=r"the forward\(\) of Net needs the argument l, but") as caught:
+        task.loss(Net(4, 2), batch)
+    assert caught.value.hint.endswith("rename it to lengths.")
+
+    class Free(nn.Linear):
+        def forward(self, x: Tensor, *rest: Tensor, scale: float = 1.0, **more: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)
+
+    assert task.loss(Free(4, 2), batch).items == 1
+
+
 def test_clips_that_splits_share_are_counted() -> None:
     for name in ("a.wav", "b.wav", "c.wav"):
         tone(name)

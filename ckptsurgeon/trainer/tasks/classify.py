@@ -32,6 +32,9 @@ from ._task import Batch, Loss, Task
 __all__ = ["TASK", "Classify", "DatasetItem", "dataset_split"]
 
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 @dataclass(frozen=True)
 class DatasetItem(Clip):
     """A clip that is an item of a user's map-style dataset: the pair (input, label) at index ``place``."""
@@ -202,7 +205,9 @@ class Classify(SoundTask):
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         inner = getattr(model, "module", model)
-        takes_lengths = "lengths" in inspect.signature(inner.forward).parameters
+        parameters = inspect.signature(inner.forward).parameters
+        takes_lengths = "lengths" in parameters
+        _check_parameters(inner, list(parameters.values()))
         found = model(batch.inputs, lengths=batch.lengths) if takes_lengths else model(batch.inputs)
         logits = getattr(found, "logits", found)
         wanted = (len(batch.labels), len(self._classes))
@@ -225,6 +230,19 @@ class Classify(SoundTask):
             wrong += int((logits.argmax(-1) != batch.labels).sum())
             examples += len(batch.labels)
         return {"loss": total / max(examples, 1), "error": wrong / max(examples, 1)}
+
+
+def _check_parameters(model: nn.Module, parameters: Sequence[inspect.Parameter]) -> None:
+    """Raise ConfigError if a model's ``forward`` needs more than the inputs and ``lengths``."""
+    more = [one.name for one in parameters[1:] if one.default is one.empty and one.kind not in VARIADIC]
+    more = [name for name in more if name != "lengths"]
+    if more:
+        raise ConfigError(
+            f"the forward() of {type(model).__name__} needs the argument {escape(more[0])}, but the task classify "
+            "passes only the inputs and, if there is an argument of this name, lengths.",
+            hint=f"Give {escape(more[0])} a default value, or, if it means the lengths of the inputs, rename it to "
+            "lengths.",
+        )
 
 
 TASK: type[Task] = Classify
