@@ -88,7 +88,7 @@ def all_quantisation_notes(
     if settings:
         said += of_other_width(path, codes, checkpoint.folder)
         said += of_other_columns(path, codes, tensors)
-        said += (f"{escape(path)}: its quantization_config {one}" for one in refused_settings(settings))
+        said += (one.reworded(f"{escape(path)}: its quantization_config {one}") for one in refused_settings(settings))
         said += disagreeing_files(path, codes, settings_in(checkpoint.metadata), settings_by_file(checkpoint.around))
     said += plain_integers(path, codes, tensors)
     of_folder = missing_settings(

@@ -8,24 +8,43 @@ from typing import Any
 
 from ..tensors.quantised.contradictions import STORED_BY
 from ..tensors.quantised.settings import values_called
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, as_notes
 from ..util.text import escape, listing
 
 __all__ = ["refused_settings"]
 
 NUMBERS = ("bits", "w_bit", "group_size", "q_group_size", "num_bits", "weight_block_size", "block_structure")
 """Fields whose values are numbers or lists of numbers."""
-FLAGS = ("load_in_4bit", "load_in_8bit", "desc_act", "sym", "zero_point", "symmetric")
+LOADS = ("load_in_4bit", "load_in_8bit")
+"""Fields by which transformers knows settings of bitsandbytes; exactly one must be true."""
+FLAGS = (*LOADS, "desc_act", "sym", "zero_point", "symmetric")
 """Fields whose values are true or false."""
 OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
 """{old name of an AWQ field: (name that transformers reads, the value that transformers uses without such a field)}."""
+UNLOADED = "transformers refuses to load the model"
 SHOWN = 3
 
 
-def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+def refused_settings(settings: Mapping[str, Any]) -> Iterator[Note]:
     """Yield texts that follow "its quantization_config": each says what transformers refuses or ignores.
 
     There is one text for each kind of fault, for example "has strings in place of numbers".
     """
+    yield from _loads(settings)
+    yield from as_notes(NoteKind.QUANTISATION, _ignored(settings))
+
+
+def _loads(settings: Mapping[str, Any]) -> Iterator[Note]:
+    """Yield a text that follows "its quantization_config" if both or none of ``LOADS`` are true."""
+    asked = [name for name in LOADS if settings.get(name)]
+    if len(asked) == 2:
+        yield Note(NoteKind.QUANTISATION_REFUSED, f"sets both {LOADS[0]} and {LOADS[1]} to true: {UNLOADED}")
+    elif not asked and str(settings.get("quant_method", "")).lower() == "bitsandbytes":
+        yield Note(NoteKind.QUANTISATION_REFUSED, f"sets neither {LOADS[0]} nor {LOADS[1]} to true: {UNLOADED}")
+
+
+def _ignored(settings: Mapping[str, Any]) -> Iterator[str]:
     texts = [
         f"{name} {escape(repr(value), 40)}"
         for name in (*NUMBERS, *FLAGS)
@@ -36,8 +55,6 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         named = listing(texts, SHOWN)
         yield f"has strings in place of numbers or booleans, which libraries refuse or ignore: {named}"
     method = str(settings.get("quant_method", "")).lower()
-    if method == "bitsandbytes" and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
-        yield "sets neither load_in_4bit nor load_in_8bit to true: transformers refuses to load the model"
     if method == "awq":
         for old, (name, usual) in OLD_NAMES.items():
             if name not in settings and type(settings.get(old)) is int and settings[old] != usual:

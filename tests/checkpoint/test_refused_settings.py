@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.report import Status
 from ckptsurgeon.checkpoint.refused_settings import refused_settings
 
 from ..helpers.zoo import BY_NAME
@@ -26,6 +27,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no load": (
         {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
         "sets neither load_in_4bit nor load_in_8bit to true: transformers refuses to load the model",
+    ),
+    "both loads": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": True},
+        "sets both load_in_4bit and load_in_8bit to true: transformers refuses to load the model",
     ),
     "old names": (
         {"quant_method": "awq", "w_bit": 4, "q_group_size": 32},
@@ -81,7 +86,7 @@ def test_sound_settings_have_no_note(settings: dict[str, Any]) -> None:
     assert list(refused_settings(settings)) == []
 
 
-@pytest.mark.parametrize("name", ["no load", "block"])
+@pytest.mark.parametrize("name", ["no load", "both loads", "block"])
 def test_transformers_refuses_them(name: str) -> None:
     from transformers.quantizers.auto import AutoQuantizationConfig
 
@@ -104,6 +109,17 @@ def test_the_notes_of_a_model_have_it(tmp_path: Path, ckpt: Any) -> None:
     assert any(said in note for note in cs.inspect(folder).notes)
     assert any(said in one.what for row in cs.check(folder).rows for one in row.found)
     assert any(said in note for note in cs.apply(cs.convert(folder, dequantize=True), "out").notes)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_both_or_no_loads_of_bitsandbytes_are_a_failure_and_a_note(tmp_path: Path, is_on: bool) -> None:
+    folder = BY_NAME["bnb-nf4"].folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"].update(load_in_4bit=is_on, load_in_8bit=is_on)
+    (folder / "config.json").write_text(json.dumps(config))
+    found = [one for row in cs.check(folder).rows for one in row.found if "load_in_8bit" in one.what]
+    assert [one.status for one in found] == [Status.FAIL]
+    assert any("load_in_8bit to true" in note for note in cs.inspect(folder).notes)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
