@@ -61,6 +61,8 @@ https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tens
 """
 TYPES = {"packed": "int", "int8": "int", "fp8": "float", "mxfp8": "float", "nvfp4": "float", "mxfp4": "float"}
 """{family of encodings: ``type`` of its codes in the settings of compressed-tensors}."""
+WIDTHS = {"fp8": 8, "mxfp8": 8, "nvfp4": 4, "mxfp4": 4}
+"""{family of encodings of floats: bits of a code}. The bits of integers may be fewer than those of their dtype."""
 
 
 OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
@@ -122,6 +124,8 @@ def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> It
         yield Contradiction("format", scheme.format, one.method)
     elif scheme.type in TYPES.values() and scheme.type != TYPES[kind]:
         yield Contradiction("type", scheme.type, one.method)
+    elif scheme.bits and scheme.bits != WIDTHS.get(kind, scheme.bits):
+        yield Contradiction("num_bits", str(scheme.bits), str(WIDTHS[kind]))
     else:
         if ".weight_scale" in parts:
             yield from _grouping(kind, one, parts[".weight_scale"].shape, scheme)

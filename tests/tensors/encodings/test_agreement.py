@@ -74,6 +74,8 @@ CONTRADICTIONS = [
     ("int4", weights(group_size=64), "says group_size 64, but"),
     ("int4-packed", weights(num_bits=8), "says num_bits 8, but .* say 4"),
     ("int4-packed", weights(actorder="group"), "says actorder group, but 2 quantised tensors have no weight_g_idx"),
+    ("nvfp4-packed", weights(num_bits=8, group_size=16), "says num_bits 8, but .* say 4"),
+    ("fp8-channel", weights(num_bits=4, group_size=None), "says num_bits 4, but .* say 8"),
     ("mlx", {"bits": 8}, "says bits 8, but .* say 4"),
     ("mlx", {"group_size": 256}, "says group_size 256, but .* say 2 scales for "),
     ("awq-gemv", {"group_size": 1}, "says group_size 1, but .* say 8 scales for "),
