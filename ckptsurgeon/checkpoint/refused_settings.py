@@ -22,6 +22,11 @@ FLAGS = (*LOADS, "desc_act", "sym", "zero_point", "symmetric")
 """Fields whose values are true or false."""
 OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
 """{old name of an AWQ field: (name that transformers reads, the value that transformers uses without such a field)}."""
+FORMATS = {*STORED_BY, "dense", "fakequant", "mixed-precision", "sparse-24-bitmask", "sparse-bitmask"}
+"""The values of ``format`` in compressed-tensors; "fakequant" is the default of its class.
+
+https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
+"""
 UNLOADED = "transformers refuses to load the model"
 SHOWN = 3
 
@@ -60,17 +65,21 @@ def _ignored(settings: Mapping[str, Any]) -> Iterator[str]:
             if name not in settings and type(settings.get(old)) is int and settings[old] != usual:
                 yield f"has {old} {settings[old]} and no {name}: transformers ignores {old}, and uses {name} {usual}"
     if method == "compressed-tensors":
-        yield from _other_format(settings)
+        yield from _odd_formats(settings)
 
 
-def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text that follows "its quantization_config" if the outer ``format`` contradicts all config groups.
+def _odd_formats(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield texts that follow "its quantization_config" on formats that are unknown or contradict each other.
 
-    Two formats of compressed-tensors contradict each other if they store codes in different encodings.
+    The outer ``format`` contradicts the config groups if each of them stores codes in another encoding.
     """
     groups = settings.get("config_groups")
     own = [one.get("format") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     stated, formats = settings.get("format"), [one for one in own if isinstance(one, str)]
+    unknown = [escape(one, 40) for one in (stated, *formats) if isinstance(one, str) and one not in FORMATS]
+    if unknown:
+        named = listing(list(dict.fromkeys(unknown)), SHOWN)
+        yield f"says format {named}, which compressed-tensors does not have: a loader may refuse it, or use another"
     stores = set(STORED_BY.get(stated, ())) if isinstance(stated, str) else set()
     others = [set(STORED_BY.get(one, stores)) for one in formats]
     if stores and others and len(formats) == len(own) and all(stores.isdisjoint(one) for one in others):

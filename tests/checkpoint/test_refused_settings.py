@@ -40,6 +40,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"a": {"format": "float-quantized"}}},
         "says format int-quantized, but its config_groups say float-quantized: loaders may use either",
     ),
+    "unknown format": (
+        {"quant_method": "compressed-tensors", "format": "nonsense", "config_groups": {"a": {"format": "pack-quantized"}}},
+        "says format nonsense, which compressed-tensors does not have: a loader may refuse it, or use another",
+    ),
+    "unknown format of a group": (
+        {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"a": {"format": "of-tomorrow"}}},
+        "says format of-tomorrow, which compressed-tensors does not have: a loader may refuse it, or use another",
+    ),
     "formats": (
         {
             "quant_method": "compressed-tensors",
@@ -65,7 +73,7 @@ SOUND: list[dict[str, Any]] = [
             ("int-quantized", {"a": {"format": "float-quantized"}, "b": {"format": "int-quantized"}}),
             ("int-quantized", {"a": {"format": None}}),
             ("int-quantized", {"a": {}, "b": {"format": "float-quantized"}}),
-            ("int-quantized", {"a": {"format": "of-tomorrow"}}),
+            ("dense", {"a": {"format": "float-quantized"}}),
             (None, {"a": {"format": "float-quantized"}}),
             ("int-quantized", None),
             ("int-quantized", {"a": 3}),
