@@ -12,6 +12,7 @@ from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ..config import AFTER_PADDING, DTYPE, PADDING
+from ..layers.windows import WINDOW, uses_window
 from ..weights.required_parts import is_known_type
 from ..weights.shape_checks import UNLOADED
 from .shapes import LLAMA_TYPES, is_of_family
@@ -73,6 +74,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[Note]:
             yield from _no_sizes(part, kind)
             yield from _heads(part, kind)
             yield from _no_padding(part, kind)
+            yield from _no_window(part)
 
 
 @notes_of(NoteKind.CONFIGURATION)
@@ -143,6 +145,15 @@ def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
     """
     if kind in AFTER_PADDING and PADDING in config and config[PADDING] is None:
         yield f"config.json says null ({PADDING}), from which {kind} counts positions: the model cannot be run"
+
+
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
+def _no_window(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if ``sliding_window`` is 0 or less, and used: transformers fails with its cache."""
+    window = config.get(WINDOW)
+    if type(window) is int and window < 1 and uses_window(config):
+        said = f"config.json says {window} ({WINDOW}), which is not above 0 or null"
+        yield f"{said}: transformers cannot run the model with its cache"
 
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)

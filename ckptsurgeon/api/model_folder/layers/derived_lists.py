@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-__all__ = ["ENDS_IN_FULL", "FULL", "LINEAR", "PERIODS", "RULES", "Derive", "Fields", "positive"]
+__all__ = ["ENDS_IN_FULL", "FULL", "LINEAR", "PERIODS", "RULES", "SLIDING", "Derive", "Fields", "positive"]
 
 Fields = Mapping[str, Any]
 Derive = Callable[[Fields, int], list[Any]]

@@ -47,6 +47,14 @@ def test_the_tables_are_those_of_transformers() -> None:
          "4 heads of keys and values (num_key_value_heads), which do not divide 6 heads (num_attention_heads): the model cannot be run"),
         ({"model_type": "roberta", "pad_token_id": None},
          "null (pad_token_id), from which roberta counts positions: the model cannot be run"),
+        ({"model_type": "mistral", "sliding_window": 0},
+         "0 (sliding_window), which is not above 0 or null: transformers cannot run the model with its cache"),
+        ({"model_type": "qwen2", "num_hidden_layers": 2, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 0},
+         "0 (sliding_window), which is not above 0 or null: transformers cannot run the model with its cache"),
+        ({"model_type": "gemma2", "num_hidden_layers": 2, "sliding_window": -1},
+         "-1 (sliding_window), which is not above 0 or null: transformers cannot run the model with its cache"),
+        ({"model_type": "gpt_oss", "num_hidden_layers": 1, "layer_types": ["sliding_attention"], "sliding_window": 0},
+         "0 (sliding_window), which is not above 0 or null: transformers cannot run the model with its cache"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> None:
@@ -73,6 +81,17 @@ def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> 
         {"model_type": "roberta", "pad_token_id": 1},
         {"model_type": "roberta"},
         {**LLAMA, "pad_token_id": None},
+        {**LLAMA, "sliding_window": 0},
+        {**LLAMA, "model_type": "mistral", "sliding_window": None},
+        {**LLAMA, "model_type": "mistral", "sliding_window": 0, "use_sliding_window": False},
+        {**LLAMA, "model_type": "qwen2", "num_hidden_layers": 2, "max_window_layers": 0, "sliding_window": 0},
+        {
+            **LLAMA,
+            "model_type": "gemma2",
+            "num_hidden_layers": 1,
+            "layer_types": ["full_attention"],
+            "sliding_window": 0,
+        },
     ],
 )
 def test_usual_values_are_not(config: dict[str, Any]) -> None:
