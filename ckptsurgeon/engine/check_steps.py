@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite, prod
 
 from ..errors import PlanError
+from ..methods.lora.expert_stack import experts_of, is_stack
 from ..planning.mismatch.policy_fits import fit
 from ..planning.mismatch.policy_syntax import cast_fault, is_reshape
 from ..planning.plan.coded_part import CodedPart
@@ -141,11 +142,15 @@ def _concatenates(step: Step) -> bool:
     """Return whether the inputs of a step, one after the other along its axis, fit into its tensor.
 
     Either each input has a finite weight, or there are no weights. If the step transposes its inputs, they must be
-    matrices. If the inputs do not fill the tensor, the rest is zeros.
+    matrices. If the inputs do not fill the tensor, the rest is zeros, unless they are joined expert by expert.
     """
     turned, axis = step.policy == "transpose", step.axis
     shapes = [one.shape[::-1] if turned else one.shape for one in step.inputs]
-    if step.policy not in ("", "transpose") or not _real(step) or not 0 <= axis < len(step.shape):
+    if (
+        not (step.policy in ("", "transpose") or is_stack(step.policy))
+        or not _real(step)
+        or not 0 <= axis < len(step.shape)
+    ):
         return False
     if turned and len(step.shape) != 2:
         return False
@@ -154,7 +159,10 @@ def _concatenates(step: Step) -> bool:
     )
     fits = alike and all(len(shape) == len(step.shape) for shape in shapes)
     weighted = len(step.weights) in (0, len(shapes)) and all(map(isfinite, step.weights))
-    return fits and weighted and sum(shape[axis] for shape in shapes) <= step.shape[axis]
+    total, experts = sum(shape[axis] for shape in shapes), experts_of(step.policy)
+    divided = not is_stack(step.policy) or (experts <= total and all(shape[axis] % experts == 0 for shape in shapes))
+    whole = total == step.shape[axis] if is_stack(step.policy) else total <= step.shape[axis]
+    return fits and weighted and divided and whole
 
 
 def _merges_by_method(step: Step) -> bool:

@@ -10,6 +10,7 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..methods.lora.expert_stack import is_stack
 from ..planning.plan.check import Costs
 from ..planning.plan.compute import Merge
 from ..planning.plan.plan import Plan
@@ -120,6 +121,8 @@ def _reason(step: Step) -> str:
         return rows_said(step.rows)
     if step.merge is not None:
         return _merged(step, step.merge)
+    if is_stack(step.policy):
+        return "joined expert by expert"
     if step.policy and step.policy != STORED_ROWS:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.numbers.shape)}"
     if step.operation:

@@ -1728,6 +1728,42 @@ MUTANTS = (
         "trainer/test_checks.py",
     ),
     Mutant(
+        "stacks of experts are joined expert by expert",
+        "own = (*box[:axis], (expert * size + first, expert * size + last), *box[axis + 1 :])",
+        "own = (*box[:axis], (first, last), *box[axis + 1 :])",
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
+        "the ranks of stacked experts are in the order of PEFT",
+        "left = np.stack([one.left for one in found], axis=2).reshape(len(b), -1)",
+        "left = np.stack([one.left for one in found], axis=1).reshape(len(b), -1)",
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
+        "each of stacked experts keeps its share of the energy",
+        "return max(_rank_with_energy(values**2, energy)",
+        "return min(_rank_with_energy(values**2, energy)",
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
+        "two stacks of a module are nested as PEFT nests them",
+        "is_inner=one.name in inner",
+        "is_inner=False",
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
+        "a router's rank has the name of its weight",
+        '(r"\\.weight" if selects_matrix(name, settings) else "")',
+        '("" if selects_matrix(name, settings) else "")',
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
+        "stacks are joined to single experts as single experts",
+        "any(is_stack(one.kind) for one in modules) and any(",
+        "any(is_stack(one.kind) for one in modules) and all(",
+        "api/lora/test_kept_stacks.py",
+    ),
+    Mutant(
         "the adapter of a mixture of experts says which parameters it changes",
         '{**config.to_dict(), "base_model_name_or_path": base,',
         '{**config.to_dict(), "target_parameters": None, "base_model_name_or_path": base,',

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import copysign, sqrt
+from math import copysign, hypot, sqrt
 from typing import Any
 
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.compute import computed_blocks
+from ...engine.compute.extracting_lora import factor_pairs
 from ...engine.compute.reading import cast_for, read_part
 from ...engine.compute.rows import overlaid_boxes, overlaid_part
 from ...engine.context import MergeContext
@@ -184,11 +185,11 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     one matrix differ as described in ``Decomposition``.
     """
     assert step.factor is not None  # ``check_step`` ensures this
-    found, again = _product(step.factor, *pair), context.factors.of(step, origins)
+    found, again = _products(step.factor, *pair), context.factors.of(step, origins)
     size, scale = abs(step.factor.scale), step.factor.scale
-    wanted = _Product(again.left / copysign(sqrt(size), scale), again.right / sqrt(size))
-    allowed = again.unsure / size + sum(wanted.rounding(info.dtype) for info, _ in pair)
-    apart = found.apart(wanted)
+    wanted = _parted(step.factor, again.left / copysign(sqrt(size), scale), again.right / sqrt(size))
+    allowed = again.unsure / size + sum(hypot(*(one.rounding(info.dtype) for one in wanted)) for info, _ in pair)
+    apart = hypot(*(one.apart(other) for one, other in zip(found, wanted, strict=True)))
     if apart <= allowed:
         return ""
     return (
@@ -197,9 +198,14 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     )
 
 
-def _product(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorInfo, Checkpoint]) -> _Product:
+def _products(factor: Factor, a: tuple[TensorInfo, Checkpoint], b: tuple[TensorInfo, Checkpoint]) -> list[_Product]:
     first, second = (_matrix(*one) for one in (a, b))
-    return _Product(first.T, second.T) if factor.transposed else _Product(second, first)
+    return [_Product(first.T, second.T)] if factor.transposed else _parted(factor, second, first)
+
+
+def _parted(factor: Factor, left: Array, right: Array) -> list[_Product]:
+    """Return the product of two factors or, for stacked experts, the product of each expert."""
+    return [_Product(*pair) for pair in factor_pairs(factor, left, right)]
 
 
 def _matrix(info: TensorInfo, source: Checkpoint) -> Array:

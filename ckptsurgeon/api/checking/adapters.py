@@ -21,7 +21,6 @@ from ...planning.lora_merge.expert_stacks import has_stacks
 from ...planning.lora_output.stacked_experts import (
     expert_stacks,
     single_experts,
-    target_stacks,
     with_layers_only,
 )
 from ...tensors.quantised.sizes import logical_shapes
@@ -96,7 +95,7 @@ def _with_stacks(
         return list(factors)
     try:
         settings = parse_config(with_layers_only(data), ADAPTER)
-        stacks = [*expert_stacks(checkpoint, target_stacks(data), settings, ADAPTER)]
+        stacks = [*expert_stacks(checkpoint, data, settings, ADAPTER)]
     except CheckpointError:  # other checks report factors that do not fit each other
         return list(factors)
     modules = {f"{stack.module}.{stack.parameter}": stack for stack in stacks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
+from ...methods.lora.expert_stack import is_stack
 from ...methods.lora.reading import Excluded
 from ...planning.lora_merge.fitting import AdapterView
 from ...planning.plan.files import SourceView
@@ -21,12 +23,15 @@ from ..inputs.operations import operate
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.licences import with_left_files_said, with_licences
 from ..model_folder.quantised import folder_of
-from .opening import open_adapter
+from .opening import KeptStacks, open_adapter
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["OpenAdapters", "factor_dtype", "open_adapters"]
+
+_OF_EXPERT = re.compile(r"\.experts\.\d+\.")
+"""Matches names of modules of single experts."""
 
 ALLOWED = ("float32", "bfloat16", "float16", "float64")
 
@@ -73,17 +78,24 @@ def open_adapters(
     *,
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
+    kept_stacks: KeptStacks | None = None,
 ) -> OpenAdapters:
     """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
-    If ``methods`` is ``COMPOSED``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked.
+    If ``methods`` is ``COMPOSED``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked. Stacks of
+    experts that ``kept_stacks`` selects stay stacks, unless another adapter is of single experts.
     Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """
     names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
     found = [
-        open_adapter(*one, opened, methods=methods, excluded=excluded)
+        open_adapter(*one, opened, methods=methods, excluded=excluded, kept_stacks=kept_stacks)
         for one in zip(given, names, weights, strict=False)
     ]
+    modules = [module for view, _ in found for module in view.adapter.modules]
+    if any(is_stack(one.kind) for one in modules) and any(_OF_EXPERT.search(one.name) for one in modules):
+        while opened:
+            opened.pop().close()
+        return open_adapters(given, weights, opened, base, methods=methods, excluded=excluded)
     model = None
     if base is not None:
         opened.append(open_checkpoint(base, unwrap=False, called="base"))

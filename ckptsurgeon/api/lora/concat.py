@@ -10,6 +10,7 @@ from ...engine.compute.compute import memory_bytes, with_costs
 from ...errors import ConfigError
 from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.lora_output.knots import knots_of
+from ...planning.lora_output.stacked_experts import inseparable_stacks, target_stacks
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked, plain_arguments
@@ -44,7 +45,8 @@ def lora_concat(
 
     The factors A are stacked along the rank. The factors B are joined side by side, each multiplied by its weight and
     scale, so that the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks
-    of these adapters.
+    of these adapters. Stacked experts (PEFT's target_parameters) stay stacked, unless one of the adapters is of single
+    experts; with ``method="knots"``, they are read as single experts, which gpt-oss does not have.
 
     With ``method="knots"``, the change is that of KnOTS: the changes of the adapters are multiplied by their weights,
     and merged by the method ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``;
@@ -74,7 +76,8 @@ def lora_concat(
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        found = open_adapters(given, counts, opened, base)
+        kept = target_stacks if knots is None else inseparable_stacks
+        found = open_adapters(given, counts, opened, base, kept_stacks=kept)
         plan = plan_lora_concat(
             found.adapters,
             found.model,

@@ -14,9 +14,10 @@ from ...methods.lora.composed import COMPOSED, composed_shape
 from ...planning.keys.pattern import OptionPattern
 from ...planning.keys.renaming import KeyMatcher
 from ...planning.lora_merge.fitting import AdapterView
-from ...planning.lora_output.convert import check_spelling, plan_lora_convert
+from ...planning.lora_output.convert import check_spelling, is_composed, plan_lora_convert
 from ...planning.lora_output.modules import chosen_modules
 from ...planning.lora_output.resize import check_sizes
+from ...planning.lora_output.stacked_experts import inseparable_stacks
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, human_bytes
@@ -61,7 +62,8 @@ def lora_convert(
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
     products exactly, they become float32. The names of modules in the network are not translated, although another
-    library may name them differently.
+    library may name them differently. Stacked experts (PEFT's target_parameters) become single experts; those of
+    gpt-oss, which has none, stay stacked, which only PEFT can store.
 
     Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors), and if
     names are missing. Raises ConfigError for adapters of another kind, and for a rank or energy that is invalid,
@@ -76,8 +78,9 @@ def lora_convert(
     with KeptOpen(opened):
         matcher = KeyMatcher([flag.pattern for flag in options.exclude])
         found = open_adapters(
-            [adapter], [1.0], opened, base, methods=COMPOSED, excluded=lambda module: bool(matcher.match(module))
-        )
+            [adapter], [1.0], opened, base, methods=COMPOSED, excluded=lambda module: bool(matcher.match(module)),
+            kept_stacks=inseparable_stacks,
+        )  # fmt: skip
         plan = plan_lora_convert(
             found.adapters[0],
             to,
@@ -109,7 +112,7 @@ def _ranks(
     given but there are no such modules. Raises PlanError if the computation takes more than ``memory`` bytes (0 means
     the default limit).
     """
-    modules = [module for module in chosen_modules(one, exclude)[0] if module.kind]
+    modules = [module for module in chosen_modules(one, exclude)[0] if is_composed(module)]
     if modules:
         check_sizes(rank, energy)
     elif one.adapter.modules and (rank is not None or energy is not None):

@@ -8,7 +8,9 @@ from ...errors import CheckpointError, PlanError
 from ...methods.lora.config import parse_config
 from ...methods.lora.reading import read_adapter
 from ...planning.lora_extract.config import check_adapter
+from ...planning.lora_merge.expert_stacks import stack_modules
 from ...planning.lora_output.peft import CONFIG, WEIGHTS
+from ...planning.lora_output.stacked_experts import target_stacks, with_layers_only
 from ...planning.plan.plan import Plan
 from ...storage.json_text import read_json
 from ...tensors.info import TensorInfo
@@ -33,7 +35,11 @@ def check_edited_adapter(plan: Plan, keys: Collection[str]) -> None:
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     texts = [one.text for one in plan.target.companions if one.name == CONFIG]
     try:
-        read_adapter(tensors, parse_config(read_json(texts[0] if texts else ""), CONFIG), "the output", lambda key: 1.0)
+        data = read_json(texts[0] if texts else "")
+        has_stacks = isinstance(data, dict) and bool(target_stacks(data))
+        config = parse_config(with_layers_only(data) if has_stacks else data, CONFIG)
+        stacks = stack_modules(tensors, data, config, CONFIG, {}) if has_stacks else ()
+        read_adapter(tensors, config, "the output", lambda key: 1.0, stacks=stacks)
     except (ValueError, CheckpointError) as error:
         why = error.message if isinstance(error, CheckpointError) else f"its {CONFIG} is not valid JSON"
         raise PlanError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from ..inputs.operations import operate
 from .adapter_files import BYTES, MLX_WEIGHTS, configuration_of, has_configuration
 from .recorded_alpha import recorded_alpha_notes
 
-__all__ = ["METADATA", "open_adapter"]
+__all__ = ["METADATA", "KeptStacks", "open_adapter"]
 
 ALPHA = ".alpha"
 """The suffix of the keys with the alpha values in files of kohya and diffusers."""
@@ -45,6 +45,9 @@ TAKEN = {(): "LORA", COMPOSED: "LORA, LOHA and LOKR", MERGED: "LORA, LOHA, LOKR 
 
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
+
+KeptStacks = Callable[[Mapping[str, Any]], Collection[str]]
+"""A function that returns the parameters of stacked experts in a configuration that are not read as single experts."""
 
 
 def open_adapter(
@@ -56,6 +59,7 @@ def open_adapter(
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
     base: Mapping[str, TensorInfo] | None = None,
+    kept_stacks: KeptStacks | None = None,
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
@@ -63,7 +67,8 @@ def open_adapter(
     messages, and ``weight`` its weight in the sum. If ``methods`` is ``COMPOSED``, it may be a LoHa or LoKr; if it is
     ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. ``base`` are
     the tensors of the base, if it is open: an adapter of stacked experts changes the base's stacks, or, if the base has
-    none, gets the names of its single experts. Raises SourceError or FormatError if ``given`` is not an adapter,
+    none, gets the names of its single experts. ``kept_stacks`` says whether it stays an adapter of stacks without a
+    base. Raises SourceError or FormatError if ``given`` is not an adapter,
     ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
@@ -77,6 +82,8 @@ def open_adapter(
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     shapes = {key: info.shape for key, info in (base or {}).items()}
     single, whole = None, data if isinstance(data, dict) and has_stacks(data, shapes) else None
+    if kept_stacks is not None and isinstance(data, dict) and kept_stacks(data):
+        whole = data
     if whole is not None:
         data = with_layers_only(whole)
     elif config and isinstance(data, dict):
@@ -88,6 +95,8 @@ def open_adapter(
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
     fields = _fields(data, methods, config.uri) if config is not None else None
     said = parse_config(fields, config.uri, TAKEN[methods]) if config is not None else None
+    if said is not None and whole is not None:
+        said = replace(said, data=whole)
     adapter = read_adapter(
         checkpoint,
         said,

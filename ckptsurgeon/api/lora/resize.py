@@ -9,6 +9,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.compute import memory_bytes, with_costs
 from ...methods.lora.adapter import AdapterModule
 from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
+from ...planning.lora_output.stacked_experts import target_stacks
 from ...planning.plan.plan import Plan
 from ..inputs.argument_types import CheckpointLike, checked, plain_arguments
 from ..inputs.inputs import KeptOpen, source_notes
@@ -35,7 +36,8 @@ def lora_resize(
     most ``rank`` if both are given. Only for ``energy``, planning reads the values of the factors. Factors are
     replaced by an orthonormal basis and a small triangular matrix (QR), so that no product is ever in memory. A module
     whose rank is already small enough is copied; scales (lora_alpha / r) do not change. The receipt of ``apply`` has
-    the error of each module.
+    the error of each module. Stacked experts (PEFT's target_parameters) stay stacked: each expert gets the nearest
+    product to its own, all of them the same rank, which keeps ``energy`` of each.
 
     The adapter is a PEFT or mlx-lm folder, or a file with kohya's, diffusers' or ComfyUI's names. The output is of the
     same kind, except that it is a PEFT folder for mlx-lm. ``dtype`` is the dtype of the factors, by default that of the
@@ -49,7 +51,7 @@ def lora_resize(
     wanted, most = factor_dtype(dtype), memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        found = open_adapters([adapter], [1.0], opened)
+        found = open_adapters([adapter], [1.0], opened, kept_stacks=target_stacks)
         view = found.adapters[0]
         refuse_resizing(view)
         plan = plan_lora_resize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
+from ...methods.lora.expert_stack import experts_of
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import rounded
@@ -21,14 +23,14 @@ def concatenated(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, Ca
     If an input has a weight, its values are multiplied in double precision and rounded once. Elements that no input
     fills are zero.
     """
-    turned, axis = step.policy == "transpose", step.axis
+    turned, axis, experts = step.policy == "transpose", step.axis, experts_of(step.policy)
     made, lost = np.zeros(box_shape(box), raw_dtype(step.dtype)), CastLosses()
     (begin, end), at = box[axis], 0
-    for number, (info, source) in enumerate(parts):
-        size = (info.shape[::-1] if turned else info.shape)[axis]
+    for expert, (number, (info, source)) in product(range(experts), enumerate(parts)):
+        size = (info.shape[::-1] if turned else info.shape)[axis] // experts
         first, last = max(begin - at, 0), min(end - at, size)
         if first < last:
-            own = (*box[:axis], (first, last), *box[axis + 1 :])
+            own = (*box[:axis], (expert * size + first, expert * size + last), *box[axis + 1 :])
             values = read_part(source, info, own[::-1] if turned else own)
             filled, more = _weighted(step, values.T if turned else values, info.dtype, number)
             place = (*(slice(None) for _ in box[:axis]), slice(at + first - begin, at + last - begin))

@@ -12,7 +12,15 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.lora.composed import SIDES
-from ...methods.lora.composing import composed_values, decompose_composed, elements_of_composed
+from ...methods.lora.composing import (
+    composed_values,
+    decompose_composed,
+    decompose_stack,
+    elements_of_composed,
+    elements_of_stack,
+    stack_pairs,
+    stack_values,
+)
 from ...methods.lora.decomposition import (
     PASSES,
     Decomposition,
@@ -22,6 +30,7 @@ from ...methods.lora.decomposition import (
     elements_of_product,
     singular_values,
 )
+from ...methods.lora.expert_stack import experts_of, is_stack, stack_sizes
 from ...methods.lora.shared_basis import MergeInBasis, elements_of_knots, knots_product
 from ...planning.plan.compute import DIFFERENCE, KNOTS, PRODUCT, Factor
 from ...planning.plan.receipt import FactorFit
@@ -38,6 +47,7 @@ from .wide import matrix_of
 __all__ = [
     "FactorCache",
     "differ",
+    "factor_pairs",
     "factoring_bytes",
     "factoring_of",
     "factoring_passes",
@@ -85,7 +95,8 @@ def _named(step: Step, factor: Factor) -> str:
     """
     if factor.of in SIDES:
         return step.source_key.rpartition(".")[0]
-    return _FACTOR_NAME.sub("", step.source_key) if factor.of in (PRODUCT, KNOTS) else step.source_key
+    is_product = factor.of in (PRODUCT, KNOTS) or is_stack(factor.of)
+    return _FACTOR_NAME.sub("", step.source_key) if is_product else step.source_key
 
 
 def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:
@@ -93,6 +104,10 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
     if factor.of == PRODUCT:
         a, b = (matrix_of(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
+    if is_stack(factor.of):
+        a, b = (matrix_of(part) for part in parts)
+        experts = experts_of(factor.of)
+        return decompose_stack(a, b, experts, factor.rank), (experts, len(b), a.shape[1])
     if factor.of == KNOTS:
         every = [matrix_of(part) for part in parts]
         pairs = list(zip(every[1::2], every[::2], strict=True))
@@ -136,16 +151,29 @@ def _finite(parts: Sequence[Part], keys: Sequence[str]) -> list[Array]:
 def rank_with_energy(parts: Sequence[Part], energy: float, kind: str = "", keys: Sequence[str] = ()) -> int:
     """Return the smallest rank that keeps the share ``energy`` of the sum of a change's squared singular values.
 
-    ``parts`` are the factors A and B or, if ``kind`` is in ``SIDES``, the tensors ``keys`` of a LoHa or LoKr.
+    ``parts`` are the factors A and B or, if ``kind`` is in ``SIDES``, the tensors ``keys`` of a LoHa or LoKr. For
+    stacked experts, it is the smallest rank that keeps this share of the change of each expert.
     """
+    if is_stack(kind):
+        a, b = (matrix_of(part) for part in parts)
+        return max(_rank_with_energy(values**2, energy) for values in stack_values(a, b, experts_of(kind)))
     if kind:
         squares = composed_values(kind, _finite(parts, keys)) ** 2
     else:
         squares = singular_values(matrix_of(parts[1]), matrix_of(parts[0])) ** 2
+    return _rank_with_energy(squares, energy)
+
+
+def _rank_with_energy(squares: Array, energy: float) -> int:
     total = np.cumsum(squares)
     if not total[-1] > 0:
         return 1
     return int(np.searchsorted(total, energy * total[-1])) + 1
+
+
+def factor_pairs(factor: Factor, left: Array, right: Array) -> list[tuple[Array, Array]]:
+    """Return the factors (out, rank) and (rank, in) whose product a change is: a pair for each of stacked experts."""
+    return stack_pairs(right, left, experts_of(factor.of)) if is_stack(factor.of) else [(left, right)]
 
 
 def factoring_places(step: Step) -> list[OutputBlock]:
@@ -159,6 +187,10 @@ def factoring_bytes(step: Step) -> int:
     if step.factor.of == PRODUCT:
         a, b = (one.shape for one in step.inputs)
         return 8 * elements_of_product(b[0], prod(a[1:]), a[0])
+    if is_stack(step.factor.of):
+        sizes = stack_sizes(step.factor.of, [one.shape for one in step.inputs])
+        assert sizes is not None  # ensured by check_step
+        return 8 * elements_of_stack(*sizes, experts_of(step.factor.of))
     if step.factor.of == KNOTS:
         ranks = [one.shape[0] for one in step.inputs[::2]]
         return 8 * elements_of_knots(step.inputs[1].shape[0], prod(step.source_shape[1:]), ranks)

@@ -1,18 +1,26 @@
-"""Decomposes the changes of LoHa and LoKr: computes their best products of low rank, and their singular values."""
+"""Decomposes the changes of LoHa, LoKr and stacked experts: their best products of low rank, their singular values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
 from .composed import HADAMARD, SIDES, composed_shape
-from .decomposition import Decomposition, elements_of_product, product_svd, truncated
+from .decomposition import Decomposition, elements_of_product, product_svd, singular_values, truncated
 
-__all__ = ["composed_values", "decompose_composed", "elements_of_composed"]
+__all__ = [
+    "composed_values",
+    "decompose_composed",
+    "decompose_stack",
+    "elements_of_composed",
+    "elements_of_stack",
+    "stack_pairs",
+    "stack_values",
+]
 
 Svd = tuple[Array, Array, Array]
 """Left singular vectors (columns), all singular values, and right singular vectors (rows)."""
@@ -113,3 +121,39 @@ def _products(pair: tuple[Svd, Svd]) -> tuple[Array, Array]:
     values = np.outer(pair[0][1], pair[1][1]).reshape(-1)
     order = np.argsort(-values, kind="stable")
     return values[order], order
+
+
+def stack_pairs(a: Array, b: Array, experts: int) -> list[tuple[Array, Array]]:
+    """Return (left, right) for each of ``experts`` stacked experts: the factors of its change (out, rank), (rank, in).
+
+    ``a`` (experts * rank, in) and ``b`` (out, rank * experts) hold the factors of all experts, as in PEFT.
+    """
+    lefts = b.reshape(len(b), -1, experts).transpose(2, 0, 1)
+    return list(zip(lefts, a.reshape(experts, -1, a.shape[1]), strict=True))
+
+
+def decompose_stack(a: Array, b: Array, experts: int, rank: int) -> Decomposition:
+    """Return the factors of stacked experts with the rank ``rank``, laid out as ``b`` (left) and ``a`` (right) are.
+
+    The product of each expert is the nearest to its present product. Errors are those of all experts together. Raises
+    PlanError for values that are not finite.
+    """
+    found, square, lost = [], 0.0, 0.0
+    for first, second in stack_pairs(a, b, experts):
+        basis, values, outer, inner = product_svd(first, second)
+        found.append(truncated(basis @ outer[:, :rank], values, inner[:rank]))
+        square += float(values @ values)
+        lost += float(values[rank:] @ values[rank:])
+    left = np.stack([one.left for one in found], axis=2).reshape(len(b), -1)
+    error, unsure = sqrt(lost / square) if square else 0.0, sqrt(sum(one.unsure**2 for one in found))
+    return Decomposition(left, np.vstack([one.right for one in found]), error, unsure)
+
+
+def stack_values(a: Array, b: Array, experts: int) -> list[Array]:
+    """Return the singular values of the change of each of ``experts`` stacked experts, the largest first."""
+    return [singular_values(left, right) for left, right in stack_pairs(a, b, experts)]
+
+
+def elements_of_stack(out: int, into: int, rank: int, experts: int) -> int:
+    """Return the largest number of float64 values in memory for the decomposition of stacked experts of this rank."""
+    return 3 * experts * rank * (out + into) + elements_of_product(out, into, rank)

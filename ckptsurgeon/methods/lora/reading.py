@@ -56,8 +56,9 @@ def read_adapter(
     and may be of any kind. ``stacks`` are the modules of stacked experts, whose keys do not follow the rules here.
     """
     read = _key_reader(methods, configured=config is not None)
-    left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}
-    out = {key for keys in (*left.values(), *(one.factors for one in stacks)) for key in keys}
+    stacked = {key for one in stacks for key in one.factors}
+    left = _left_keys([key for key in tensors if key not in stacked], read, config, excluded) if excluded else {}
+    out = {key for keys in left.values() for key in keys} | stacked
     found: dict[tuple[str, str], ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []

@@ -27,6 +27,7 @@ from .modules import (
     check_excluded,
     chosen_modules,
     common_dtype,
+    experts_in,
     inputs_by_key,
     is_exact,
     named_modules,
@@ -83,9 +84,10 @@ def plan_lora_concat(
     for source, one in enumerate(adapters):
         _collect(found, source, one, base, exclude)
     _check_one_model(found, adapters)
-    settings = _settings(adapters, alike)
+    settings = _settings(adapters, alike, is_whole=not found.left)
     modules = [_joined(name, parts, dtype) for name, parts in found.parts.items()]
     if knots is not None:
+        _refuse_stacks(modules)
         modules = [knots.made(module) for module in modules]
     if not modules:
         raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
@@ -206,10 +208,10 @@ def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None
         )
 
 
-def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> dict[str, Any]:
+def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str], *, is_whole: bool) -> dict[str, Any]:
     """Return the fields of the new configuration that do not follow from its modules.
 
-    Raises PlanError if two adapters name different bases.
+    If not ``is_whole``, modules are left out. Raises PlanError if two adapters name different bases.
     """
     given = [(one.adapter.name, one.adapter.config.data) for one in adapters if one.adapter.config is not None]
     bases: dict[str, tuple[str, str]] = {}
@@ -227,13 +229,17 @@ def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> d
     tasks = {data.get("task_type") for _, data in given if isinstance(data.get("task_type"), str)}
     biases = [str(data.get("bias") or "none") for _, data in given]
     bias = next((one for one in ("all", "lora_only") if one in biases), "none")
+    parameters = list(dict.fromkeys(one for _, data in given for one in data.get("target_parameters") or ()))
     targets = _targets([data for _, data in given]) if len(given) == len(adapters) else None
+    if parameters and not is_whole:  # a parameter without factors would nest the wrappers of another in another way
+        targets = None
     return {
         "base_model_name_or_path": next((one for _, one in bases.values()), None),
         "task_type": tasks.pop() if len(tasks) == 1 else None,
         "fan_in_fan_out": any(one.adapter.transposed for one in adapters),
         "bias": bias,
         **({"target_modules": targets} if targets is not None else {}),
+        **({"target_parameters": parameters} if parameters else {}),
     }
 
 
@@ -242,7 +248,7 @@ def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
 
     Each module that the joined list selects is also selected by one of the given lists, so it has factors.
     """
-    lists = [data.get("target_modules") for data in given]
+    lists = [data.get("target_modules") or ([] if data.get("target_parameters") else None) for data in given]
     limits = ("exclude_modules", "layers_to_transform")
     if any(data.get(name) for data in given for name in limits) or not all(isinstance(one, list) for one in lists):
         return None
@@ -263,6 +269,7 @@ def _joined(name: str, parts: Sequence[_Part], dtype: str) -> NewModule:
             pairs[0][1].shape[:1],
             pairs[0][1].shape[2:],
         )
+        _check_experts(name, first, part)
         if not alike or part.named.module.embedding != first.named.module.embedding:
             raise PlanError(
                 f"the adapters are for different models: the factors of {escape(name)} are "
@@ -276,15 +283,38 @@ def _joined(name: str, parts: Sequence[_Part], dtype: str) -> NewModule:
     a_dtype, b_dtype = (common_dtype(pair[side].dtype for pair in pairs) for side in (0, 1))
     if not all(is_exact(one, b_dtype) for one in times) and DTYPES[b_dtype].bits < 32:
         b_dtype = "float32"
+    experts = experts_in(first.named.module)
     return NewModule(
         name,
-        sum(a.shape[0] for a, _ in pairs),
+        sum(a.shape[0] for a, _ in pairs) // (experts or 1),
         float(twice),
         FactorSource(tuple(a for a, _ in pairs), dtype or a_dtype),
         FactorSource(tuple(b for _, b in pairs), dtype or b_dtype, times),
         embedding=first.named.module.embedding,
         origin=first.named.module.a if first.one.adapter.spelling == "PEFT" else "",
+        experts=experts,
     )
+
+
+def _refuse_stacks(modules: Sequence[NewModule]) -> None:
+    """Raise PlanError for stacks of experts that KnOTS would have to merge."""
+    found = [module.name for module in modules if module.experts]
+    if found:
+        raise PlanError(
+            f"KnOTS cannot merge stacks of experts (target_parameters): {listing(found)}.",
+            hint="Leave --method knots out, or leave the stacks out with --exclude.",
+            details=found,
+        )
+
+
+def _check_experts(name: str, first: _Part, other: _Part) -> None:
+    one, two = (experts_in(part.named.module) for part in (first, other))
+    if one != two:
+        raise PlanError(
+            f"the adapters are for different models: {escape(name)} has {one} experts in "
+            f"{escape(first.one.adapter.name)}, {two} in {escape(other.one.adapter.name)}.",
+            hint="Join only adapters of one base. If they have one base, the rank in an adapter_config.json is wrong.",
+        )
 
 
 def _pair(part: _Part) -> tuple[Input, Input]:

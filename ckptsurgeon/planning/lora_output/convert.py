@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
 from ...methods.lora.composed import composed_shape
+from ...methods.lora.expert_stack import is_stack
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..keys.pattern import OptionPattern
@@ -25,14 +26,16 @@ from .modules import (
     check_excluded,
     chosen_modules,
     common_dtype,
+    experts_in,
     inputs_by_key,
     named_modules,
     refuse_dora,
 )
 from .peft import PREFIX
 from .spellings import SPELLINGS, TITLES, AdapterFiles, written
+from .stacked_experts import selected_fields
 
-__all__ = ["adapter_plan", "check_spelling", "copied_settings", "plan_lora_convert", "whole_steps"]
+__all__ = ["adapter_plan", "check_spelling", "copied_settings", "is_composed", "plan_lora_convert", "whole_steps"]
 
 FULL = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields of PEFT's configuration that select modules; the output lists the full names of its modules instead."""
@@ -76,15 +79,18 @@ def plan_lora_convert(
     refuse_dora(one.adapter, chosen, "whose magnitudes have other names and meanings in each toolkit")
     weights = base_weights(one.adapter) if to != "peft" else {}
     if to != "peft":
+        _refuse_stacks(one, chosen, to)
         _refuse_whole(one, chosen, to, weights)
     placed, named = named_modules(one, chosen, base)
     if to == "mlx":
         _refuse_composed(one, chosen)
     modules = [
-        _reduced(one, each, (ranks or {})[each.module.a], dtype) if each.module.kind else _module(one, each, dtype)
+        _reduced(one, each, (ranks or {})[each.module.a], dtype)
+        if is_composed(each.module)
+        else _module(one, each, dtype)
         for each in placed
     ]
-    settings = copied_settings(one, [each.name for each in placed] if left else None) if to == "peft" else {}
+    settings = copied_settings(one, placed if left else None) if to == "peft" else {}
     made = written(modules, to, settings, component)
     made.steps += whole_steps(one, chosen) if to == "peft" else []
     needed = [name for name in weights if name.removesuffix(".weight") in {module.name for module in chosen}]
@@ -127,6 +133,23 @@ def adapter_plan(
     )
 
 
+def is_composed(module: AdapterModule) -> bool:
+    """Return whether a module is a LoHa or LoKr, which becomes a LoRA."""
+    return bool(module.kind) and not is_stack(module.kind)
+
+
+def _refuse_stacks(one: AdapterView, modules: Sequence[AdapterModule], to: str) -> None:
+    """Raise PlanError if the adapter changes stacked experts: only PEFT has names for such factors."""
+    found = [module.name for module in modules if experts_in(module)]
+    if found:
+        raise PlanError(
+            f"the adapter {escape(one.adapter.name)} changes {count(len(found), 'stack')} of experts "
+            f"(target_parameters), and {TITLES[to]} has no adapters of these: {listing(found)}.",
+            hint="Leave the stacks out with --exclude, or merge the adapter into its base with ckpt lora merge.",
+            details=found,
+        )
+
+
 def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str, weights: Mapping[str, str]) -> None:
     """Raise PlanError if the adapter has tensors that are not factors: only PEFT has names for such tensors.
 
@@ -157,9 +180,11 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
     module = each.module
     inputs = inputs_by_key(one, 0, (module.a, module.b))
     a, b = inputs[module.a], inputs[module.b]
+    experts = experts_in(module)
     return NewModule(
-        each.name, a.shape[0], module.scale, FactorSource((a,), dtype or a.dtype), FactorSource((b,), dtype or b.dtype),
-        each.component, module.embedding, each.joined, module.a if one.adapter.spelling == "PEFT" else "",
+        each.name, a.shape[0] // (experts or 1), module.scale, FactorSource((a,), dtype or a.dtype),
+        FactorSource((b,), dtype or b.dtype), each.component, module.embedding, each.joined,
+        module.a if one.adapter.spelling == "PEFT" else "", experts,
     )  # fmt: skip
 
 
@@ -187,7 +212,7 @@ def _kept_notes(modules: Sequence[NewModule]) -> Iterator[str]:
 
 
 def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None:
-    if any(module.kind for module in modules):
+    if any(map(is_composed, modules)):
         raise PlanError(
             f"{escape(one.adapter.name)} is a LoHa or LoKr, which mlx-lm does not know: ckpt must convert it to a LoRA "
             "first.",
@@ -195,17 +220,20 @@ def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None
         )
 
 
-def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dict[str, Any]:
+def copied_settings(one: AdapterView, kept: Sequence[NamedModule] | None = None) -> dict[str, Any]:
     """Return the fields of an adapter's configuration that do not follow from its modules; {} without a configuration.
 
-    ``names`` are the names of the modules that the output still has; None if it has all.
+    ``kept`` are the modules that the output still has; None if it has all.
     """
     if one.adapter.config is None:
         return {}
     given = dict(one.adapter.config.data)
-    if names is None:
+    if kept is None:
         return given
-    return {**{field: value for field, value in given.items() if field not in FULL}, "target_modules": list(names)}
+    stacks = [each.name for each in kept if experts_in(each.module)]
+    layers = [each.name for each in kept if not experts_in(each.module)]
+    chosen = {field: value for field, value in given.items() if field not in FULL}
+    return {**chosen, **selected_fields(layers, stacks, given)}
 
 
 def whole_steps(one: AdapterView, modules: Sequence[AdapterModule]) -> list[Step]:

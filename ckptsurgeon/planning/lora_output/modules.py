@@ -11,6 +11,7 @@ from math import frexp, prod
 from ...errors import PlanError
 from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.composed import SIDES, composed_shape
+from ...methods.lora.expert_stack import experts_of, is_stack, stack_kind
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...util.notes import with_prefix
@@ -31,6 +32,7 @@ __all__ = [
     "base_weights",
     "chosen_modules",
     "common_dtype",
+    "experts_in",
     "factor_step",
     "folded",
     "folding_notes",
@@ -64,7 +66,8 @@ class NewModule:
 
     ``component`` is the name that diffusers or kohya give to the model of the pipeline; '' if there is only one model.
     If ``joined``, the name has underscores instead of dots. ``origin`` is the key of the factor A that the module is
-    made from. If it is a PEFT name, it shows the wrappers around the layer.
+    made from. If it is a PEFT name, it shows the wrappers around the layer. If ``experts`` is not 0, the module is a
+    stack of so many experts, and ``rank`` is the rank of each.
     """
 
     name: str
@@ -76,6 +79,7 @@ class NewModule:
     embedding: bool = False
     joined: bool = False
     origin: str = ""
+    experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def named_modules(
     that has a name of kohya, or that is a LoHa or LoKr.
     """
     joined = one.adapter.spelling == "kohya"
-    checked = [module for module in modules if joined or module.kind]
+    checked = [module for module in modules if joined or (module.kind and not is_stack(module.kind))]
     if base is None or not checked:
         return [_named(module) for module in modules], []
     names = match_modules([(m.component, m.name, m.joined) for m in checked], base.tensors, one.adapter.saved)
@@ -201,6 +205,11 @@ def _named(module: AdapterModule) -> NamedModule:
     head, _, rest = module.name.partition(".")
     component = module.component or (COMFY if head == COMFY and rest else "")
     return NamedModule(module, component, rest if component and head == component else module.name)
+
+
+def experts_in(module: AdapterModule) -> int:
+    """Return the number of experts if a module is a stack of experts; 0 for any other module."""
+    return experts_of(module.kind) if is_stack(module.kind) else 0
 
 
 def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> None:
@@ -294,7 +303,8 @@ def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transp
     if side.factor is not None:
         shapes = [one.shape for one in side.inputs]
         found = composed_shape(side.factor.of, shapes) if side.factor.of in SIDES else None
-        whole = found.rank if found else sum(one[0] for one in shapes[:: 2 if side.factor.of == KNOTS else len(shapes)])
+        all_ranks = sum(one[0] for one in shapes[:: 2 if side.factor.of == KNOTS else len(shapes)])
+        whole = found.rank if found else all_ranks // experts_of(side.factor.of)
         shape, rule = side.factor.shape_of(shapes), f"rank {side.factor.rank} of {whole}"
         return Step(key, "factor", side.dtype, shape, *first, rule=rule, more=side.inputs[1:], factor=side.factor)
     size = max(rank, sum(one.shape[axis] for one in side.inputs))
@@ -302,9 +312,10 @@ def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transp
     if len(side.inputs) == 1 and not transpose and shape == first.shape and side.weights in ((), (1.0,)):
         return Step(key, "copy", side.dtype, shape, *first)
     weights = () if all(one == 1 for one in side.weights) else side.weights
+    by_expert = stack_kind(module.experts, transposed=False) if module.experts and part == "A" else ""
     return Step(
         key, "concat", side.dtype, shape[::-1] if transpose else shape, *first, more=side.inputs[1:],
-        policy="transpose" if transpose else "", weights=weights, axis=1 - axis if transpose else axis,
+        policy="transpose" if transpose else by_expert, weights=weights, axis=1 - axis if transpose else axis,
     )  # fmt: skip
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..plan.files import PlanCompanion
 from ..plan.step import Step
 from .modules import NewModule, factor_step, most_common
+from .stacked_experts import FIRST, nested_key, selected_fields, selects_matrix
 
 __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "companion", "peft_fields", "peft_steps", "ranks_and_alphas"]
 
@@ -29,36 +31,64 @@ FIELDS: Mapping[str, Any] = {
 _NAMED = re.compile(r"(\.lora_(?:embedding_)?A)(?:\.(?!weight$)[^.]+)?(\.weight)?$")
 
 
-def peft_steps(modules: Iterable[NewModule]) -> list[Step]:
+def peft_steps(modules: Sequence[NewModule]) -> list[Step]:
     """Return the steps of all factors, with PEFT's names."""
-    return [factor_step(_key(module, part), module, part) for module in modules for part in "AB"]
+    return [factor_step(_key(module, part), module, part) for module in _nested(modules) for part in "AB"]
+
+
+def _nested(modules: Sequence[NewModule]) -> list[NewModule]:
+    """Return the modules with the wrappers that PEFT nests around stacks of experts, of which a module may have two.
+
+    PEFT wraps the joined matrix of gate and up first, unless an adapter of both shows another order.
+    """
+    groups: dict[str, list[NewModule]] = {}
+    for one in modules:
+        if one.experts:
+            groups.setdefault(one.name.rpartition(".")[0], []).append(one)
+    inner = {_inner(group) for group in groups.values() if len(group) > 1}
+    return [
+        replace(one, origin=nested_key(one.origin, is_inner=one.name in inner)) if one.experts else one
+        for one in modules
+    ]
+
+
+def _inner(stacks: Sequence[NewModule]) -> str:
+    """Return the name of the stack, one of two in a module, that gets the inner wrapper."""
+    shown = [one.name for one in stacks if any(".base_layer." in given.key for given in one.a.inputs)]
+    return next(iter(shown), next(one.name for one in stacks if one.name.endswith(FIRST)))
 
 
 def _key(module: NewModule, part: str) -> str:
     """Return PEFT's name of a factor, with the same wrappers around the layer as in the source's name."""
-    found = _NAMED.search(module.origin) if module.origin.startswith(PREFIX) else None
+    origin = f"{PREFIX}{module.origin.removeprefix(PREFIX)}" if module.experts else module.origin
+    found = _NAMED.search(origin) if origin.startswith(PREFIX) else None
     if found is not None:
-        return f"{module.origin[: found.start()]}{found[1][:-1]}{part}{found[2] or ''}"
+        return f"{origin[: found.start()]}{found[1][:-1]}{part}{found[2] or ''}"
     ending = f"lora_embedding_{part}" if module.embedding else f"lora_{part}.weight"
     return f"{PREFIX}{module.name}.{ending}"
 
 
-def ranks_and_alphas(modules: Sequence[NewModule]) -> dict[str, Any]:
-    """Return PEFT's ``r``, ``lora_alpha``, ``rank_pattern`` and ``alpha_pattern``; most modules need no pattern."""
+def ranks_and_alphas(modules: Sequence[NewModule], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return PEFT's ``r``, ``lora_alpha``, ``rank_pattern`` and ``alpha_pattern``; most modules need no pattern.
+
+    ``settings`` are other fields of the configuration: PEFT compares patterns with the name of the weight of a module
+    that ``target_parameters`` selects.
+    """
+    patterns = {one.name: _pattern(one.name, settings or {}) for one in modules}
     alphas = {module.name: _alpha(module) for module in modules}
     rank = int(most_common(module.rank for module in modules))
     alpha = most_common(alphas[module.name] for module in modules if module.rank == rank)
     return {
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {_pattern(one.name): one.rank for one in modules if one.rank != rank},
-        "alpha_pattern": {_pattern(one.name): alphas[one.name] for one in modules if alphas[one.name] != alpha},
+        "rank_pattern": {patterns[one.name]: one.rank for one in modules if one.rank != rank},
+        "alpha_pattern": {patterns[one.name]: alphas[one.name] for one in modules if alphas[one.name] != alpha},
         "use_rslora": False,
     }
 
 
-def _pattern(name: str) -> str:
-    return f"^{re.escape(name)}"
+def _pattern(name: str, settings: Mapping[str, Any]) -> str:
+    return f"^{re.escape(name)}" + (r"\.weight" if selects_matrix(name, settings) else "")
 
 
 def _alpha(module: NewModule) -> float:
@@ -74,8 +104,10 @@ def peft_fields(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> di
 
     If ``settings`` has no ``target_modules``, the targets are the full names of the modules.
     """
-    names = list(dict.fromkeys(module.name for module in modules))
-    return {**FIELDS, "target_modules": names, **settings, **ranks_and_alphas(modules)}
+    stacks = [module.name for module in modules if module.experts]
+    names = list(dict.fromkeys(module.name for module in modules if not module.experts))
+    targets = selected_fields(names, stacks, settings) if "target_modules" not in settings else {}
+    return {**FIELDS, **settings, **targets, **ranks_and_alphas(modules, settings)}
 
 
 def companion(fields: Mapping[str, Any], name: str = CONFIG) -> PlanCompanion:

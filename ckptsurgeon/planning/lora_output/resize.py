@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
+from ...methods.lora.expert_stack import stack_kind
 from ...methods.lora.names import COMPONENTS
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
@@ -15,7 +16,7 @@ from ..lora_merge.fitting import AdapterView
 from ..plan.compute import PRODUCT, Factor
 from ..plan.plan import Plan
 from .convert import adapter_plan, copied_settings, whole_steps
-from .modules import COMFY, FactorSource, NamedModule, NewModule, inputs_by_key, named_modules, refuse_dora
+from .modules import COMFY, FactorSource, NamedModule, NewModule, experts_in, inputs_by_key, named_modules, refuse_dora
 from .spellings import TITLES, written
 
 __all__ = ["check_sizes", "plan_lora_resize", "refuse_resizing"]
@@ -87,25 +88,27 @@ def _resized(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> Ne
     module = each.module
     inputs = inputs_by_key(one, 0, (module.a, module.b))
     a, b = inputs[module.a], inputs[module.b]
-    rank = min(wanted, full_rank(one, module))
+    rank, experts = min(wanted, full_rank(one, module)), experts_in(module)
+    present = a.shape[0] // (experts or 1)
     origin = module.a if one.adapter.spelling == "PEFT" else ""
-    if rank >= a.shape[0]:
+    of = stack_kind(experts, transposed=False) if experts else PRODUCT
+    if rank >= present:
         first, second = FactorSource((a,), dtype or a.dtype), FactorSource((b,), dtype or b.dtype)
     else:
         first, second = (
-            FactorSource((a, b), dtype or side.dtype, factor=Factor(part, rank, of=PRODUCT))
+            FactorSource((a, b), dtype or side.dtype, factor=Factor(part, rank, of=of))
             for part, side in (("A", a), ("B", b))
         )
     return NewModule(
-        each.name, rank if rank < a.shape[0] else a.shape[0], module.scale, first, second, each.component,
-        module.embedding, each.joined, origin,
+        each.name, min(rank, present), module.scale, first, second, each.component, module.embedding, each.joined,
+        origin, experts,
     )  # fmt: skip
 
 
 def full_rank(one: AdapterView, module: AdapterModule) -> int:
     """Return the largest rank that the product of a module's factors can have."""
     a, b = (one.view.tensors[key].shape for key in (module.a, module.b))
-    return min(a[0], b[0], prod(a[1:]))
+    return min(a[0] // (experts_in(module) or 1), b[0], prod(a[1:]))
 
 
 def _spelling(one: AdapterView, placed: Sequence[NamedModule]) -> str:

@@ -1,10 +1,10 @@
-"""Reads a LoRA of stacked experts (PEFT's ``target_parameters``) as a LoRA of each single expert.
+"""Reads a LoRA of stacked experts (PEFT's ``target_parameters``), also as a LoRA of each single expert.
 
 transformers 5 has one parameter for all experts of a layer. PEFT stores the factors A of all experts one below the
 other, (experts * rank, in). In the factor B, (out, rank * experts), the columns of all experts for one rank are side by
 side. A wrapper of a second parameter of the same module is inside the first, as ``base_layer``. Files of transformers
 have single experts; gpt-oss has none, since its gate and up alternate in the rows of one matrix: ``lora merge`` changes
-its stacks as they are (``planning/lora_merge/expert_stacks.py``).
+its stacks as they are (``planning/lora_merge/expert_stacks.py``). ``lora resize`` and ``lora concat`` keep all stacks.
 https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (``ParamWrapper``)
 """
 
@@ -22,24 +22,33 @@ from ...util.text import count, escape, shape_text
 from ..keys.spelling import numberless, quoted
 
 __all__ = [
+    "FIRST",
     "ExpertStack",
     "SingleExperts",
     "expert_stacks",
+    "inseparable_stacks",
     "is_of",
+    "nested_key",
+    "selected_fields",
+    "selects_matrix",
     "single_experts",
     "target_stacks",
     "with_layers_only",
 ]
 
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)?)\.lora_([AB])\.weight", re.DOTALL)
-_JOINED, _LAST = "gate_up_proj", "down_proj"
-_PARTS = {_JOINED: ("gate_proj", "up_proj"), _LAST: (_LAST,)}
+FIRST, _LAST = "gate_up_proj", "down_proj"
+"""The names of parameters of stacked experts, in the order of transformers' modules."""
+_PARTS = {FIRST: ("gate_proj", "up_proj"), _LAST: (_LAST,)}
 """{name of a parameter of stacked experts: names of the matrices of a single expert}"""
 _OF_MIXTRAL = {"gate_proj": "w1", "up_proj": "w3", _LAST: "w2"}
 """{name of a matrix of an expert: its name in Mixtral}"""
 _MODULE, _MODULE_OF_MIXTRAL = "mlp.experts", "block_sparse_moe.experts"
 _ROUTER, _ROUTER_OF_MIXTRAL = "mlp.gate", "block_sparse_moe.gate"
 _FIELD, _WEIGHT = "target_parameters", ".weight"
+_STACK_NAME, _ROUTER_NAME = re.compile(r"\bexperts\\?\.(gate_up|down)_proj$"), re.compile(r"\bmlp\\?\.gate$")
+"""Match patterns, escaped or not, of ranks and alphas of stacks and routers."""
+_OF_WEIGHT = re.compile(r"\\?\.weight$")
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def single_experts(
     if not parameters or is_of(data, "gptoss"):
         return None
     settings = parse_config({field: value for field, value in data.items() if field != _FIELD}, name)
-    stacks = [*expert_stacks(tensors, parameters, settings, name)]
+    stacks = [*expert_stacks(tensors, data, settings, name)]
     if not stacks:
         return None
     is_mixtral = is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
@@ -115,12 +124,25 @@ def target_stacks(data: Mapping[str, Any]) -> set[str]:
     return {_parameter(one) for one in given} - {""}
 
 
+def inseparable_stacks(data: Mapping[str, Any]) -> set[str]:
+    """Return the result of ``target_stacks`` for gpt-oss, which has no single experts; an empty set for others."""
+    return target_stacks(data) if is_of(data, "gptoss") else set()
+
+
 def with_layers_only(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without its stacked experts; single matrices of ``target_parameters`` become modules."""
+    """Return a configuration without its stacked experts; single matrices of ``target_parameters`` become modules.
+
+    So do the names of these matrices in the patterns of ranks and alphas.
+    """
     targets, matrices = data.get("target_modules") or [], [*filter(None, map(_matrix, data[_FIELD]))]
+    patterns = {field: data[field] for field in ("rank_pattern", "alpha_pattern") if isinstance(data.get(field), dict)}
     return {
         **{field: value for field, value in data.items() if field != _FIELD},
         "target_modules": [*targets, *matrices] if isinstance(targets, list) else targets,
+        **{
+            field: {_OF_WEIGHT.sub("", name) if matrices else name: value for name, value in table.items()}
+            for field, table in patterns.items()
+        },
     }
 
 
@@ -139,12 +161,12 @@ def _matrix(name: object) -> str:
 
 
 def expert_stacks(
-    tensors: Mapping[str, TensorInfo], parameters: set[str], settings: AdapterConfig, name: str
+    tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], settings: AdapterConfig, name: str
 ) -> Iterator[ExpertStack]:
-    """Yield the stacks of experts that an adapter changes, one for each of ``parameters`` in each layer.
+    """Yield the stacks of experts that an adapter changes, one for each parameter that it selects in each layer.
 
-    ``settings`` is its configuration, and ``name`` the name of the file in messages. Raises FormatError if factors do
-    not fit each other or the configuration.
+    ``data`` is its configuration, ``settings`` that of its layers, and ``name`` the name of the file in messages.
+    Raises FormatError if factors do not fit each other or the configuration.
     """
     found: dict[str, dict[str, dict[str, str]]] = {}
     for key in tensors:
@@ -152,10 +174,53 @@ def expert_stacks(
             found.setdefault(factor[1], {}).setdefault(factor[2], {})[factor[3]] = key
     for module, wrappers in found.items():
         pairs = [pair for pair in wrappers.values() if {*pair} == {"A", "B"}]
+        parameters = _parameters_of(module, data)
         if len(pairs) != len(wrappers) or len(pairs) != len(parameters):
             raise _misfit(module, tensors, [key for pair in wrappers.values() for key in pair.values()], name)
-        for parameter, pair in zip(_ordered(parameters, pairs, tensors), pairs, strict=True):
-            yield _stack(module, parameter, pair, tensors, settings, name)
+        stacks = [
+            _stack(module, parameter, pair, tensors, settings, name)
+            for parameter, pair in zip(_ordered(parameters, pairs, tensors), pairs, strict=True)
+        ]
+        if len({stack.experts for stack in stacks}) > 1:
+            ranks = ", ".join(f"{stack.rank} ({stack.parameter})" for stack in stacks)
+            keys = [key for pair in pairs for key in pair.values()]
+            raise _misfit(
+                module, tensors, keys, name, f", for the ranks {ranks}, which give different numbers of experts"
+            )
+        yield from stacks
+
+
+def _parameters_of(module: str, data: Mapping[str, Any]) -> set[str]:
+    """Return the parameters that ``target_parameters`` selects in a module with experts, as PEFT compares the names."""
+    names = [one for one in data[_FIELD] if f".{module}.{_parameter(one)}".endswith(f".{one}")]
+    return {_parameter(one) for one in names} - {""} or target_stacks(data)
+
+
+def nested_key(key: str, *, is_inner: bool) -> str:
+    """Return the key of a factor of stacked experts whose wrapper is inside another (``is_inner``), or is not.
+
+    PEFT wraps a module once for each of its parameters: the first parameter gets the innermost wrapper.
+    """
+    plain = key.replace(".experts.base_layer.lora_", ".experts.lora_")
+    return plain.replace(".experts.lora_", ".experts.base_layer.lora_") if is_inner else plain
+
+
+def selects_matrix(name: str, data: Mapping[str, Any]) -> bool:
+    """Return whether ``target_parameters`` of a configuration selects the module ``name``, such as a router."""
+    given = data.get(_FIELD) or []
+    return any(f".{name}{_WEIGHT}".endswith(f".{one}") for one in given if _matrix(one))
+
+
+def selected_fields(layers: Iterable[str], stacks: Iterable[str], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration that select these layers and stacks of experts, by their full names.
+
+    Layers that ``target_parameters`` of the configuration ``data`` selects are selected as parameters again.
+    """
+    names = list(layers)
+    parameters = [f"{one}{_WEIGHT}" for one in names if selects_matrix(one, data)]
+    modules = [one for one in names if not selects_matrix(one, data)]
+    found = [*stacks, *parameters]
+    return {"target_modules": modules, **({_FIELD: found or None} if data.get(_FIELD) else {})}
 
 
 def _ordered(parameters: set[str], pairs: Sequence[Mapping[str, str]], tensors: Mapping[str, TensorInfo]) -> list[str]:
@@ -167,7 +232,7 @@ def _ordered(parameters: set[str], pairs: Sequence[Mapping[str, str]], tensors: 
         return [*parameters]
     outputs, inputs = tensors[pairs[0]["B"]].shape[:1], tensors[pairs[1]["A"]].shape[-1:]
     is_first = [2 * size for size in inputs] == [*outputs]
-    return [_JOINED, _LAST] if is_first else [_LAST, _JOINED]
+    return [FIRST, _LAST] if is_first else [_LAST, FIRST]
 
 
 def _stack(
@@ -261,8 +326,17 @@ def _config(
     return {
         **layers,
         "target_modules": [*targets, *last] if isinstance(targets, list) else targets,
-        "rank_pattern": {**ranks, **(data.get("rank_pattern") or {})},
-        "alpha_pattern": {**alphas, **(data.get("alpha_pattern") or {})},
+        "rank_pattern": {**ranks, **_patterns(layers.get("rank_pattern") or {}, is_mixtral=is_mixtral)},
+        "alpha_pattern": {**alphas, **_patterns(layers.get("alpha_pattern") or {}, is_mixtral=is_mixtral)},
+    }
+
+
+def _patterns(given: Mapping[str, Any], *, is_mixtral: bool) -> dict[str, Any]:
+    """Return patterns of a configuration without those of stacks, with the names of Mixtral's routers in its files."""
+    return {
+        _ROUTER_NAME.sub(rf"{_ROUTER_OF_MIXTRAL}", name) if is_mixtral else name: value
+        for name, value in given.items()
+        if not _STACK_NAME.search(name)
     }
 
 

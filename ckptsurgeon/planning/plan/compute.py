@@ -8,7 +8,7 @@ from math import isfinite, prod, sqrt
 from typing import Any, TypeAlias
 
 from ...methods.lora.composed import SIDES, composed_shape
-from ...methods.lora.expert_stack import is_stack
+from ...methods.lora.expert_stack import experts_of, is_stack, stack_sizes
 from ...methods.lora.kinds import factors_of, fits_kind
 from ...methods.lora.knots_merges import MERGES, TIES
 from ...methods.lora.rotated import neumann_terms
@@ -164,12 +164,13 @@ class Factor:
 
     The matrix is the first input minus the second. If ``of`` is "product", it is the product of the factors A (the
     first input) and B instead. If ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the
-    inputs. If ``of`` is "knots", the inputs are the factors A and B of several adapters, and KnOTS makes the matrix
-    from their products. Then ``weights`` has a number for each product, ``merge`` is the name of the method that merges
-    the products in their shared basis, and ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A"
-    or "B". ``seed`` is for the random start of the computation of a difference, and for the values that DARE keeps. The
-    inputs of a difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank,
-    in, *kernel), B is (out, rank, 1, ...).
+    inputs. If ``of`` is a kind of stacked experts, such as "experts 32", A and B hold the factors of all experts, and
+    ``rank`` is the rank of each. If ``of`` is "knots", the inputs are the factors A and B of several adapters, and
+    KnOTS makes the matrix from their products. Then ``weights`` has a number for each product, ``merge`` is the name of
+    the method that merges the products in their shared basis, and ``density`` is the share of values that TIES or DARE
+    keeps. ``part`` is "A" or "B". ``seed`` is for the random start of the computation of a difference, and for the
+    values that DARE keeps. The inputs of a difference are (in, out) if ``transposed``. For a convolution, which is
+    (out, in, *kernel), A is (rank, in, *kernel), B is (out, rank, 1, ...).
     """
 
     part: str
@@ -194,6 +195,9 @@ class Factor:
         For a factor of a difference, ``of`` is the shape of the two inputs; for a factor of a product, the shape of
         the input A or B that it replaces.
         """
+        if is_stack(self.of):
+            size = self.rank * experts_of(self.of)
+            return (size, *of[1:]) if self.part == "A" else (*of[:1], size)
         if self.of in (PRODUCT, KNOTS):
             return (self.rank, *of[1:]) if self.part == "A" else (of[0], self.rank, *of[2:])
         out, *into = reversed(of) if self.transposed else of
@@ -202,7 +206,8 @@ class Factor:
     def shape_of(self, inputs: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Return the factor's shape for inputs of these shapes; () if the tensors of a LoHa or LoKr do not fit."""
         if self.of not in SIDES:
-            return self.shape(inputs[1 if self.of in (PRODUCT, KNOTS) and self.part == "B" else 0])
+            of_product = self.of in (PRODUCT, KNOTS) or is_stack(self.of)
+            return self.shape(inputs[1 if of_product and self.part == "B" else 0])
         found = composed_shape(self.of, inputs)
         if found is None or not 0 < self.rank <= found.rank:
             return ()
@@ -214,6 +219,10 @@ class Factor:
         sound = self.part in ("A", "B") and isfinite(self.scale) and (self.scale > 0 or signed) and self.seed >= 0
         if self.of in SIDES:
             return sound and not self.transposed and len(shape) == 2 and self.shape_of(inputs) == tuple(shape)
+        if is_stack(self.of):
+            sizes = stack_sizes(self.of, inputs)
+            whole = sizes is not None and 0 < self.rank <= min(sizes) and not self.transposed and not self.weights
+            return sound and whole and self.shape_of(inputs) == tuple(shape)
         if self.of == PRODUCT:
             return sound and not self.weights and self._fits_products(shape, inputs)
         if self.of == KNOTS:

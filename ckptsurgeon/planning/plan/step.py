@@ -66,7 +66,8 @@ class Step(Brief):
     it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
     comes from. ``merge`` is the method that merges the inputs, ``lora`` how adapters change the first input, ``factor``
     which low-rank factor is computed. ``concat`` puts its inputs, each times its weight, one after the other along
-    ``axis``, and fills the rest with zeros; with the policy ``transpose``, the inputs are transposed first. ``policy``
+    ``axis``, and fills the rest with zeros; with the policy ``transpose``, the inputs are transposed first. With a
+    policy such as ``experts 32``, each input has 32 equal parts along ``axis``: all first parts come first. ``policy``
     is how a different shape is made to fit, such as slice or overlap. In a merge it may be ``vocab``: then
     ``vocabularies`` says for each input which of its rows are used, along ``axis``. If the computed numbers are stored
     quantised, the step makes one part of the quantised tensor: ``coded`` says which.

@@ -97,7 +97,7 @@ def test_an_adapter_of_experts_that_the_base_lacks_is_a_fault() -> None:
 @pytest.mark.parametrize("make", [qwen, mixtral])
 def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Callable[[], Any]) -> None:
     """PEFT makes parameters of ``all-linear``: the experts, and the matrix of the router."""
-    trained(make(), target_modules="all-linear")
+    trained(make(), target_modules="all-linear", rank_pattern={"gate.weight": 3}, alpha_pattern={"mlp.gate.weight": 5})
     assert "gate.weight" in json.loads(Path("adapter/adapter_config.json").read_text())["target_parameters"]
     cs.apply(cs.lora_merge("base", ["adapter"]), "out/")
     assert_close("out", "merged")
