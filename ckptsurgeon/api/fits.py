@@ -19,6 +19,7 @@ from ..planning.transplant.by_place import HEAD
 from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
+from ..tensors.find_codes import find_codes
 from ..util.notes import notes_about
 from ..util.text import escape
 from .diff import folder_differences
@@ -124,7 +125,7 @@ def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     A cast between the dtypes of codes and weights does not decode the codes, so such a difference is not reported as a
     cast. The result also has the number of quantised weights of the checkpoint.
     """
-    here, there = checkpoint.codes, target.codes
+    here, there = checkpoint.codes, find_codes(target.tensors)
     if bool(here) == bool(there):
         return fit
     codes = {one.codes for one in (*here.tensors, *there.tensors)}
@@ -134,7 +135,7 @@ def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
     """Yield a note if only one of checkpoint and destination is quantised."""
-    here, there = checkpoint.codes, target.codes
+    here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:
         yield f"{first} is quantised and {second} is not: ckpt transplant --encoding dequantize decodes {first}"

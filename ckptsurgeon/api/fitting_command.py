@@ -18,6 +18,7 @@ from ..planning.keys.spelling import quoted
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
+from ..tensors.find_codes import find_codes
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import NUMBER_IN_KEY, escape
@@ -102,7 +103,7 @@ def with_command(
         failed = Note(NoteKind.SERIOUS, f"no transplant makes the checkpoint fit: {why}")
         return replace(fit, notes=(*fit.notes, failed))
     _, chosen, facts = best
-    codes = target.codes.by_key
+    codes = find_codes(target.tensors).by_key
     renamed = {
         old: new
         for old, new in facts.renamed.items()
@@ -180,7 +181,7 @@ def _candidates(
     ``proposal`` is the result of ``match``; without one, there are no rules. If shapes differ and both folders have a
     token list, the options are tried with ``--vocab`` first, then without.
     """
-    dequantize = bool(checkpoint.codes) and not target.codes
+    dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""
     rules = _sure_rules(proposal, checkpoint) if proposal is not None else ()
     copied = _untied(fit, checkpoint, target) if isinstance(source, (str, os.PathLike)) else ""

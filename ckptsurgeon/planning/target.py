@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigError
-from ..tensors.find_codes import find_codes
 from ..tensors.info import TensorInfo
-from ..tensors.quantised.encoding import NO_CODES, QuantisedTensors, is_plain
 from ..util.brief import Brief
 from ..util.text import count, escape
 
@@ -168,11 +165,6 @@ class TargetSpec(Brief):
     lists: tuple[str, ...] = ()
     build: Callable[[], object] | None = None
     cache_key: str = field(default="", repr=False, compare=False)
-
-    @cached_property
-    def codes(self) -> QuantisedTensors:
-        """The quantised tensors of the destination: found by keys, dtypes and shapes, without quantisation settings."""
-        return NO_CODES if is_plain(self.tensors) else find_codes(self.tensors)
 
     def __repr__(self) -> str:
         return f"<TargetSpec {self.kind} {escape(self.name)}: {count(len(self.tensors), 'tensor')}>"

@@ -87,7 +87,7 @@ def shared_tokens(modules: Sequence[nn.Module], lists: Sequence[tuple[str, ...]]
 
 
 def _rows(module: nn.Module) -> int:
-    """Return the number of rows of a model's input embedding or, if its inputs are sounds, of ``lm_head``; else 0."""
+    """Return the number of rows of a model's input embedding or, if it has none, of its ``lm_head``; else 0."""
     get = getattr(module, "get_input_embeddings", None)
     try:
         found = get() if callable(get) else None

@@ -21,6 +21,7 @@ from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
 from ...planning.transplant.transplant import PlanningInputs, plan_transplant
 from ...storage.read.spec import SourceSpec
+from ...tensors.find_codes import find_codes
 from ...tensors.possible_scales import CODES as INTEGERS
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, with_decoding
@@ -133,7 +134,7 @@ def _planned(
         views = _views(sources, specs)
         keeper, initial = _further([view.source.name for view in views], target, opened, initial_files, reading)
         owner = len(specs) if len(opened) > len(specs) else None
-        wanted = opened[-1].codes if owner is not None else target.codes
+        wanted = opened[-1].codes if owner is not None else find_codes(target.tensors)
         plan = plan_transplant(
             views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
             seed=request.seed, arguments={**request.arguments, **_recorded_specs(specs)},

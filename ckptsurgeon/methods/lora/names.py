@@ -197,7 +197,7 @@ def peft_key_parts(key: str) -> KeyParts | None:
 
 
 def _module(name: str) -> str:
-    """Return a module's name without ``modules_to_save`` and ``base_layer``, which PEFT's wrappers add to it."""
+    """Return a module's name without PEFT's additions: ``modules_to_save``, its ``default``, and ``base_layer``."""
     name = re.sub(r"\.modules_to_save(?:\.default)?(?=\.)", "", name)
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
 

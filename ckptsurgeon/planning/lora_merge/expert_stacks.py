@@ -43,10 +43,10 @@ def stack_modules(
 ) -> list[AdapterModule]:
     """Return the modules of an adapter for stacked experts of ``base``, one for each stack, with their scales.
 
-    Without a base, the kinds of the modules do not show how its weights are laid out.
     ``tensors`` are the headers of the adapter, ``data`` is its configuration, ``settings`` that of its layers; ``name``
-    is the name of the file in messages. Raises FormatError if factors do not fit each other or the configuration, or
-    if it cannot be told whether the weights are (experts, out, in).
+    is the name of the file in messages. If ``base`` is empty, every kind says that the weights are not transposed.
+    Raises FormatError if factors do not fit each other or the configuration, or if it cannot be told whether the
+    weights are (experts, out, in).
     """
     stacks = [*expert_stacks(tensors, data, settings, name)]
     ways = {stack: _layouts(stack, base) for stack in stacks}

@@ -82,7 +82,7 @@ class _Hub:
 def notes_on_cache(uri: str) -> tuple[str, ...]:
     """Return a note on an opened ``hf://`` address, at a commit, if files of the commit may be missing in the cache."""
     found = hub_address(uri)
-    return offline_notes(Repository(found.repository, found.revision or "main"))
+    return offline_notes(Repository(found.repository, found.revision or "main"), found.path)
 
 
 def _open_file(repository: Repository, path: str) -> File:

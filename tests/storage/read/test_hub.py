@@ -92,7 +92,7 @@ def test_what_the_cache_has_of_a_commit_takes_no_request(hub: Hub, monkeypatch: 
 
 
 def test_offline_files_that_the_cache_lacks_are_said_to_be_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"model.pth": saved(VALUES), "tokenizer.json": b"{}", "sub/note.txt": b"x"}
+    files = {"model.pth": saved(VALUES), "tokenizer.json": b"{}", "sub/note.txt": b"x", "README.md": b"x"}
     at = f"hf://org/net@{hub.repository('org/net', files).main}"
     hf_hub_download("org/net", "model.pth")
     with cs.open_checkpoint("hf://org/net") as far:
@@ -107,7 +107,8 @@ def test_offline_files_that_the_cache_lacks_are_said_to_be_missing(hub: Hub, mon
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with cs.open_checkpoint("hf://org/net") as near:
         assert not near.notes
-    Path(whole.path, "tokenizer.json").unlink()
+    for name in ("tokenizer.json", "sub/note.txt", "README.md"):  # the last two are not read with the weights
+        Path(whole.path, name).unlink()
     with cs.open_checkpoint("hf://org/net") as near:
         assert near.notes == (f"HF_HUB_OFFLINE is set, and tokenizer.json of {at} cannot be read: not in the cache",)
 

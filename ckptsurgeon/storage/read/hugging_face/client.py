@@ -153,7 +153,9 @@ def fetched_revision(query: HubQuery, cache: str | None = None) -> tuple[str, bo
         found = HfApi(token=query.token).resolve_revision(
             query.repository, revision=query.revision or None, cache_dir=cache, local_files_only=offline
         )
-        has_answered = is_commit(query.revision) or any(one.status_code < 500 and _is_read(one) for one in answers)
+        has_answered = is_commit(query.revision) or any(
+            one.status_code < 500 and query.repository in one.request.url.path and _is_read(one) for one in answers
+        )
         return _checked(found.resolved), not offline and not has_answered
 
 

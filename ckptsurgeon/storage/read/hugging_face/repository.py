@@ -95,14 +95,23 @@ def listed(repository: Repository, path: str) -> FolderListing:
     return FolderListing(sorted(names), sorted(folders))
 
 
-def offline_notes(repository: Repository) -> tuple[str, ...]:
-    """Return a note if the hub must not be asked, and files of the commit may be missing in the cache."""
+MODEL_FILES = (".bpe", ".jinja", ".json", ".model", ".safetensors", ".spm", ".tiktoken", ".txt")
+"""Suffixes of files that are read with the weights in their folder."""
+
+
+def offline_notes(repository: Repository, path: str) -> tuple[str, ...]:
+    """Return a note if the hub must not be asked, and files of a model may be missing in the cache.
+
+    ``path`` is the file or folder that was opened. Only files in that folder count, and no pages, images and the like.
+    """
     if not is_offline():
         return ()
-    at, paths = escape(repository.uri()), _cached_tree(repository)
+    folder = os.path.dirname(path) if repository.cached(path) else path
+    at, paths = escape(repository.uri(folder)), _cached_tree(repository)
     if paths is None:
         return (f"HF_HUB_OFFLINE is set: of {at} only the files in the cache are read, and others may be missing",)
-    gone = [path for path in paths if not repository.cached(path)]
+    beside = [one for one in paths if os.path.dirname(one) == folder and one.endswith(MODEL_FILES)]
+    gone = [one for one in beside if not repository.cached(one)]
     return (f"HF_HUB_OFFLINE is set, and {listing(gone)} of {at} cannot be read: not in the cache",) if gone else ()
 
 
