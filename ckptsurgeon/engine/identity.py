@@ -20,7 +20,6 @@ from .output.layout import OutputOptions, OutputShape
 
 __all__ = [
     "Difference",
-    "are_restored",
     "changed_on_disk",
     "difference",
     "identity_digest",
@@ -103,25 +102,6 @@ def is_known(plan: Plan, inputs: PlanInputs) -> bool:
         and not any(source.memory for source in plan.sources)
         and all(file.mtime_ns is not None or file.validator for file in files)
     )
-
-
-def are_restored(begun: Mapping[str, Any], now: Mapping[str, Any], inputs: PlanInputs) -> bool:
-    """Return whether this run has all sources of the run ``begun``, and none of their shards is missing.
-
-    ``begun`` and ``now`` are the identities of the two runs. Files with the same name, size and header count as the
-    same, since a backup may have other times. Then the output that ``begun`` left is not the only copy of values.
-    """
-    if any(isinstance(file, ConsumedFile) for source in inputs.sources for file in source.open_files().values()):
-        return False
-    with suppress(LookupError, TypeError, AttributeError):
-        there = {one["path"]: _without_times(one) for one in now["sources"]}
-        needed = [one for one in begun["sources"] if one["role"] == "source"]
-        return bool(needed) and all(there.get(one["path"]) == _without_times(one) for one in needed)
-    return False
-
-
-def _without_times(source: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return [(file["name"], file["size"], file["sha256"]) for file in source["files"]]
 
 
 class Difference(NamedTuple):

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError, OutputError, PatternError, PlanError, SourceError
 from ..planning.plan.plan import Plan
-from ..storage.write.folders import StagedFolder, remove_unfinished, unfinished_error
+from ..storage.write.folders import StagedFolder, unfinished_error
 from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
 from ..util.text import count, human_bytes
 from .checksums import crc32
-from .identity import Difference, are_restored, changed_on_disk, difference, identity_of, is_known, on_disk
+from .identity import changed_on_disk, difference, identity_of, is_known, on_disk
 from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .part_receipt import PartReceipt
@@ -34,9 +34,9 @@ def unfinished_parts(
 ) -> UnfinishedOutput | None:
     """Return the unfinished output that an interrupted run of the same command left; None if there is none.
 
-    ``path`` is the output folder. With the option ``restart``, an unfinished output is ignored; if that run had
-    --consume, it is removed here, after a check that all its sources are there again. Raises OutputError if another
-    command left it, if the sources have changed since, or if it may be the only copy of values and not be removed.
+    ``path`` is the output folder. With the option ``restart``, an unfinished output is ignored. Raises OutputError
+    if another command left it, if the sources have changed since, or if it is not to be removed with ``restart``
+    because that run had --consume, so that it may be the only copy of values.
     """
     found = unfinished_output(path)
     consumes = found is not None and found.head.get("consume") is True
@@ -46,26 +46,24 @@ def unfinished_parts(
     if options.consume:  # the user may have copied a linked shard so that it can be deleted
         now["on_disk"] = found.head.get("on_disk")
     other = difference(found.head, now)
-    only_copy = consumes and not are_restored(found.head, now, inputs)
-    if options.restart and not only_copy:
-        remove_unfinished(path, found)
-        return None
+    hint = _way_out(is_changed=other is not None and other.is_changed, consumes=consumes)
     if options.restart:
-        raise unfinished_error(found, options.path, ", and --restart does not remove them", _way_out(other, only_copy))
+        raise unfinished_error(found, options.path, ", and --restart does not remove them", hint)
     if other is not None:
-        raise unfinished_error(found, options.path, other.why, _way_out(other, only_copy))
+        raise unfinished_error(found, options.path, other.why, hint)
     return found
 
 
-def _way_out(other: Difference | None, only_copy: bool) -> str:
-    """Return the hint of the error on an unfinished output; ``other`` is how the run that began it differs."""
-    is_changed = other is not None and other.is_changed
-    if only_copy:
-        finish = "Leave out --restart to continue. " if other is None else "Finish that command. "
+def _way_out(*, is_changed: bool, consumes: bool) -> str:
+    """Return the hint of the error on an unfinished output.
+
+    ``is_changed`` is true if the run that began it can no longer finish it, ``consumes`` if that run had --consume.
+    """
+    if consumes:
         return (
-            f"{'' if is_changed else finish}These parts may be the only copy of their values, since that run had "
-            "--consume. To begin anew, put back all files of its sources and use --restart, or remove that folder if "
-            "you do not need the values in it."
+            f"{'' if is_changed else 'Finish that command, without --restart. '}These parts may be the only copy of "
+            "their values, since that run had --consume. If all its sources are whole again, or you do not need the "
+            "values, remove that folder and run the command again."
         )
     restart = "Use --restart to remove these parts and begin anew"
     return f"{restart}." if is_changed else f"{restart}, or finish that command first."

@@ -16,7 +16,7 @@ from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies,
 from .output_paths import check_space, folder_of, output_error, remove_leftovers, temp_name
 from .staging import StagedFile
 
-__all__ = ["FileStream", "StagedFolder", "locked_folder", "remove_unfinished", "staged_folder", "unfinished_error"]
+__all__ = ["FileStream", "StagedFolder", "locked_folder", "staged_folder", "unfinished_error"]
 
 
 class FileStream:
@@ -266,14 +266,6 @@ def unfinished_error(found: UnfinishedOutput, shown: str, why: str, hint: str) -
     return OutputError(
         f"an interrupted run has left {found.done} parts of {escape(shown)} in {escape(place)}{why}.", hint=hint
     )
-
-
-def remove_unfinished(path: str, found: UnfinishedOutput) -> None:
-    """Remove an unfinished output of ``path``, also one that is marked as the only copy; raises OutputError."""
-    try:
-        shutil.rmtree(found.folder)
-    except OSError as error:
-        raise output_error(path, error) from error
 
 
 def _check_removable(path: str, *, but: str) -> None:
