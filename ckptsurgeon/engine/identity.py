@@ -79,14 +79,15 @@ def on_disk(inputs: PlanInputs) -> list[list[int | str]]:
     return found
 
 
-def changed_on_disk(recorded: Iterable[Sequence[int | str]]) -> bool:
-    """Return whether a source file has changed since ``on_disk`` returned ``recorded``; a missing file has not."""
+def changed_on_disk(recorded: Iterable[Sequence[int | str]]) -> list[str]:
+    """Return the source files that have changed since ``on_disk`` returned ``recorded``; a missing file has not."""
+    changed: dict[str, None] = {}
     for inode, ctime_ns, path in recorded:
         with suppress(OSError):
             found = os.stat(path)
             if (found.st_ino, found.st_ctime_ns) != (inode, ctime_ns):
-                return True
-    return False
+                changed[str(path)] = None
+    return list(changed)
 
 
 def is_known(plan: Plan, inputs: PlanInputs) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
@@ -14,7 +14,7 @@ from ..planning.plan.plan import Plan
 from ..storage.write.folders import StagedFolder, unfinished_error
 from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
-from ..util.text import count, human_bytes
+from ..util.text import count, human_bytes, listing
 from .checksums import crc32
 from .identity import changed_on_disk, difference, identity_of, is_known, on_disk
 from .inputs import PlanInputs
@@ -167,26 +167,28 @@ class PartsJournal:
         try:
             yield
         except (*AGAIN, OutputError, SourceError) as error:
-            is_changed = bool(self._done) and changed_on_disk(self._on_disk)
-            self._folder.kept_on_failure &= not (is_changed or isinstance(error, AGAIN))
-            if not (is_changed or self._folder.kept_on_failure or self._folder.is_only_copy):
+            changed = changed_on_disk(self._on_disk) if self._done else []
+            self._folder.kept_on_failure &= not (changed or isinstance(error, AGAIN))
+            if not (changed or self._folder.kept_on_failure or self._folder.is_only_copy):
                 raise
-            hint = f"{error.hint} {self._said(is_changed)}".strip()
+            hint = f"{error.hint} {self._said(changed)}".strip()
             raise type(error)(error.message, hint=hint, details=error.details, rule=error.rule) from error
         except Exception as error:
             if self._folder.kept_on_failure:
                 error.add_note(self._said())
             raise
 
-    def _said(self, is_changed: bool = False) -> str:
+    def _said(self, changed: Sequence[str] = ()) -> str:
         done = f"{len(self._done)} of {count(len(self._shape.parts), 'part')}"
-        if is_changed and self._folder.is_only_copy:
+        if changed and self._folder.is_only_copy:
             return (
                 f"The finished parts are kept ({done}), because they may be the only copy of their values. To "
-                "continue, put back the source that has changed, with its time."
+                f"continue, put back with the same modification time: {listing(changed, where='')}."
             )
-        if is_changed:
-            return f"The finished parts are removed ({done}), because a source has changed."
+        if changed:
+            return (
+                f"The finished parts are removed ({done}), because a source has changed: {listing(changed, where='')}."
+            )
         return f"The finished parts are kept ({done}): run the same command again to continue from there."
 
     @property

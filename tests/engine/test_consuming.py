@@ -291,7 +291,7 @@ def test_a_source_that_changed_during_the_run_can_be_put_back(after_each: Any) -
         write(plan(), consume=True)
     assert caught.value.hint == (
         "The finished parts are kept (3 of 5 parts), because they may be the only copy of their values. To continue, "
-        "put back the source that has changed, with its time."
+        "put back with the same modification time: src/model-00005-of-00005.safetensors."
     )
     after_each(lambda number: None)
     shutil.copy2(last.replace("src", "whole"), last)

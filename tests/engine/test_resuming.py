@@ -390,7 +390,9 @@ def test_parts_are_removed_if_a_source_changed_during_the_run(how: str, fail_aft
         patch.setattr(staged_output.StagedOutput, "finished", watched)
         with pytest.raises((cs.SourceError, cs.OutputError)) as caught:
             write(VERBS["convert"], progress=lambda done, total: change(done, total) if len(seen) == 2 else None)
-    assert caught.value.hint.endswith("The finished parts are removed (2 of 5 parts), because a source has changed.")
+    assert caught.value.hint.endswith(
+        "The finished parts are removed (2 of 5 parts), because a source has changed: a.safetensors."
+    )
     assert temps() == []
 
 
