@@ -232,6 +232,15 @@ def test_an_output_without_a_key_says_what_becomes_of_the_earlier_signature() ->
     assert any(note.startswith(kept.format("out/model.sig")) for note in receipt.notes)
 
 
+def test_a_file_called_model_has_one_earlier_signature() -> None:
+    Path("new").mkdir()
+    Path("new/model").touch()  # without a file there, the output would be a folder
+    plan = cs.convert("model")
+    for key, number in (("mine.pem", 0), ("mine.pem", 0), (None, 1)):
+        receipt = cs.apply(plan, "new/model", to="pth", force=True, key=key)
+        assert len([note for note in receipt.notes if "signature new/model.sig" in note]) == number
+
+
 def test_a_patch_says_it_too() -> None:
     signed("file")
     cs.apply(cs.convert("model", dtype="float16"), "new.safetensors")

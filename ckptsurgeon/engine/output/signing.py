@@ -88,9 +88,9 @@ def earlier_signatures(path: str, *, folder: bool, signed: bool = False) -> list
     """
     if scheme_of(path):
         return []
-    own = [] if signed else [signature_of(path, folder=folder)]
+    own = signature_of(path, folder=folder)
     around = [] if folder else [os.path.join(os.path.dirname(path), MODEL_SIGNATURE)]
-    return [one for one in (*own, *around) if os.path.lexists(one)]
+    return [one for one in dict.fromkeys([own, *around]) if os.path.lexists(one) and not (signed and one == own)]
 
 
 def earlier_signature_notes(places: Iterable[str]) -> tuple[str, ...]:
