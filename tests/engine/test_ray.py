@@ -231,7 +231,7 @@ def test_an_error_of_a_task_ends_all_and_the_next_run_goes_on(cluster: Any, monk
 def test_sources_that_change_are_an_error(cluster: Any) -> None:
     plan = VERBS["convert"]()
     os.utime("a.safetensors", ns=(1, 1))
-    with pytest.raises(cs.PlanError, match="has changed since (its header was read|the plan was made)"):
+    with pytest.raises(cs.PlanError, match="has changed since its header was read"):
         cs.apply(plan, "out", max_shard_size=SHARD, engine="ray")
 
 
