@@ -90,12 +90,12 @@ def apply(
     (bytes done, bytes in total).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
-    call continues from there. With ``restart``, the call removes these shards and starts again. ``consume`` deletes
-    each shard of the sources (local safetensors), and of the base of a merge, as soon as the output shards made from it
-    are on disk. With ``processes``, the shards are divided among the processes that ``torchrun`` has started. Each of
-    these processes must make this call with the same plan; the receipt of the first process describes the whole output.
-    With ``engine`` "ray" or "ray://HOST:PORT", each shard is written by a Ray task, on nodes that share the file
-    system.
+    call continues from there. With ``restart``, the call removes these shards and starts again, unless that run had
+    ``consume``. ``consume`` deletes each shard of the sources (local safetensors), and of the base of a merge, as soon
+    as the output shards made from it are on disk. With ``processes``, the shards are divided among the processes that
+    ``torchrun`` has started. Each of these processes must make this call with the same plan; the receipt of the first
+    process describes the whole output. With ``engine`` "ray" or "ray://HOST:PORT", each shard is written by a Ray task,
+    on nodes that share the file system.
 
     Raises ConfigError if no output is given, or an option is not valid. Raises PlanError if an input has changed since
     the plan was made, or ``memory`` is too small. Raises OutputError if the output exists (without ``force``), is an

@@ -153,7 +153,8 @@ Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Remove the finished shards of an interrupted run and start again, instead of continuing it.",
+        help="Remove the finished shards of an interrupted run and start again, instead of continuing it; not those of "
+        "a run with --consume.",
     ),
 ]
 Consume = Annotated[
