@@ -58,6 +58,10 @@ class CheckpointError(Exception):
         """The message followed by the hint, with options as on the command line."""
         return f"{self.message} {self.hint}" if self.hint else self.message
 
+    def add_hint(self, sentence: str) -> None:
+        """Add a sentence to the end of the hint."""
+        self.hint = without_secrets(f"{self.hint} {sentence}".lstrip())
+
     def __str__(self) -> str:
         return as_arguments(self.said, self.arguments)
 

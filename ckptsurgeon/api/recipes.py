@@ -285,8 +285,9 @@ def _naming_paths(name: str, fields: Mapping[str, Any]) -> Iterator[None]:
             found = _resolved(os.path.dirname(name), path).rstrip("/")
             named = rf"(?<![\w./-]){re.escape(escape(found))}(?![\w-]|\.\w|/\w)"
             if not os.path.isabs(path) and not os.path.lexists(found) and re.search(named, error.message):
-                said = f"The recipe says {escape(path)}: its paths are relative to the folder of {escape(name)}."
-                error.hint = f"{error.hint} {said}".lstrip()
+                error.add_hint(
+                    f"The recipe says {escape(path)}: its paths are relative to the folder of {escape(name)}."
+                )
                 break
         raise
 

@@ -155,7 +155,7 @@ def loaded(document: Document) -> TargetSpec:
             said = listing(ran, where="")
             if not error.hint:
                 error.message = f"{error.message.rstrip('.')}."
-            error.hint = f"{error.hint} This code had already run: {said}.".lstrip()
+            error.add_hint(f"This code had already run: {said}.")
             error.details = (*error.details, *(f"ran {code}" for code in ran))
         raise
 

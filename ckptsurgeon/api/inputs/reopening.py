@@ -233,7 +233,7 @@ def _hinting(path: str) -> Iterator[None]:
         yield
     except CheckpointError as error:
         if not os.path.isabs(path) and not scheme_of(path) and not os.path.lexists(path):
-            error.hint = f"{error.hint} Paths in a plan are relative to the working directory.".lstrip()
+            error.add_hint("Paths in a plan are relative to the working directory.")
         raise
 
 

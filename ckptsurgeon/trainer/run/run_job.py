@@ -159,7 +159,7 @@ def _hint_at_saved(folder: RunFolder) -> Iterator[None]:
     except (SourceError, OutputError) as error:
         saved, goes_on = folder.saved_steps, f"ckpt train --run {escape(folder.path)} --resume goes on"
         if saved and isinstance(error, OutputError):
-            error.hint = f"{error.hint} Step {saved[-1]} is saved, and {goes_on}.".lstrip()
+            error.add_hint(f"Step {saved[-1]} is saved, and {goes_on}.")
         elif saved:
             error.hint = (
                 f"Replace it by a valid sound of the same length: step {saved[-1]} is saved, and {goes_on} with the "
