@@ -273,12 +273,12 @@ class Writing:
         """
         if self.output is not None or self.to or self.max_shard_size or self.shared.given:
             from ..api.apply import check_output as api_check_output
-            from ..api.apply import form_notes
+            from ..api.inputs.output_form import OutputForm
 
             output = "output/" if self.output is None else self.output
             form: dict[str, Any] = {"to": self.to, "max_shard_size": self.max_shard_size, **self.shared.given}
             notes = [*plan.notes, *api_check_output(output, plan=plan, **form)]
-            given = form_notes(**form)
+            given = OutputForm(None, **form).notes()
             notes = [note for note in notes if note not in given]
             plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(given if self.printer.json else ())])))
         if self.processes is not None:

@@ -37,7 +37,8 @@ def run(
     writing: Writing,
 ) -> None:
     """Carry out a plan or a recipe."""
-    from ...api.apply import OutputForm, apply, completed_form
+    from ...api.apply import apply
+    from ...api.inputs.output_form import OutputForm, completed_form
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
