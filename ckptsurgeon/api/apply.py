@@ -18,7 +18,7 @@ from ..util.text import escape
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
-from .inputs.output_form import OutputForm, completed_form
+from .inputs.output_form import OutputForm
 from .inputs.recipe_files import is_recipe
 from .inputs.reopening import inputs_of, read_plan
 
@@ -105,7 +105,7 @@ def apply(
         from .recipes import plan_recipe
 
         order = plan_recipe(plan)
-        form = completed_form(plan, order, form)
+        form = form.completed(plan, order)
         plan, proved = order.plan, order.proved
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if form.output is None:

@@ -383,6 +383,26 @@ def test_a_recipe_without_output_leaves_nothing_open() -> None:
     assert open_files() == before, caught
 
 
+def test_a_recipe_without_output_names_no_folder_that_nobody_named(ckpt: Any) -> None:
+    done = ckpt("apply", recipe(**FILTER, to="diffusers"))
+    assert (done.code, "no output given" in done.err, "output/" in done.err) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"to": "fsdp", "ranks": 2, "axis": ["x=0"]}, "axis: x=0 in recipe.yaml matches none of the"),
+        ({"max_shard_size": "1B"}, "max_shard_size: 1B in recipe.yaml makes"),
+        ({"output": "o.npz", "to": "pth"}, "to: pth in recipe.yaml and the suffix of o.npz contradict each other. Change the name, or leave the field to of recipe.yaml out"),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_fit_the_tensors_is_named_as_its_field(
+    fields: dict[str, Any], why: str, ckpt: Any
+) -> None:
+    done = ckpt("apply", recipe(**FILTER, **{"output": "out/", **fields}))
+    assert (done.code, f"error: {why}" in " ".join(done.err.split())) == (2, True), done
+
+
 def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: Any) -> None:
     from ckptsurgeon.cli import writing
 
@@ -400,10 +420,10 @@ def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: An
 @pytest.mark.parametrize(
     ("fields", "options", "why"),
     [
-        ({"output": "o.pth", "to": "nonsense"}, [], "recipe.yaml: to: nonsense is unknown"),
-        ({"to": "nonsense"}, [], "recipe.yaml: to: nonsense is unknown"),
-        ({"output": "o.pth", "max_shard_size": "lots"}, [], "the field max_shard_size lots is not a valid size"),
-        ({"max_shard_size": "lots"}, [], "the field max_shard_size lots is not a valid size"),
+        ({"output": "o.pth", "to": "nonsense"}, [], "to: nonsense in recipe.yaml is unknown"),
+        ({"to": "nonsense"}, [], "to: nonsense in recipe.yaml is unknown"),
+        ({"output": "o.pth", "max_shard_size": "lots"}, [], "max_shard_size: lots in recipe.yaml is not a valid size"),
+        ({"max_shard_size": "lots"}, [], "max_shard_size: lots in recipe.yaml is not a valid size"),
         ({"output": "o.xyz"}, [], "does not belong to a known format"),
         ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
         ({}, ["-o", "o.xyz"], "does not belong to a known format"),
@@ -422,12 +442,15 @@ def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: l
 @pytest.mark.parametrize(
     ("fields", "options", "why"),
     [
-        ({"to": "fsdp", "ranks": 2}, ["--to", "dcp"], "the field ranks needs --to fsdp or --to tp. Leave the field ranks out."),
-        ({"to": "fsdp", "ranks": 2}, ["--max-shard-size", "2MB"], "to: fsdp writes one file for each rank. Use"),
-        ({"to": "fsdp"}, [], "to: fsdp needs the number of ranks"),
-        ({"to": "fsdp", "axis": ["x"]}, ["--ranks", "2"], "the field axis x is not of the form GLOB=AXIS"),
-        ({"max_shard_size": "x"}, ["--to", "fsdp", "--ranks", "2"], "--to fsdp writes one file for each rank. Use"),
-        ({"to": "magic"}, [], "to: magic is unknown"),
+        ({"to": "fsdp", "ranks": 2}, ["--to", "dcp"], "the field ranks of recipe.yaml needs --to fsdp or --to tp. Leave the field ranks of recipe.yaml out."),
+        ({"to": "fsdp", "ranks": 2}, ["--max-shard-size", "2MB"], "to: fsdp in recipe.yaml writes one file for each rank. Use --ranks in place of --max-shard-size."),
+        ({"to": "fsdp", "ranks": 2, "max_shard_size": "2MB"}, [], "to: fsdp in recipe.yaml writes one file for each rank. Use --ranks in place of the field max_shard_size of recipe.yaml."),
+        ({"to": "fsdp", "ranks": -1}, [], "ranks: -1 in recipe.yaml is not a number from 1 to"),
+        ({"to": "fsdp"}, [], "to: fsdp in recipe.yaml needs the number of ranks"),
+        ({"to": "fsdp", "axis": ["x"]}, ["--ranks", "2"], "axis: x in recipe.yaml is not of the form GLOB=AXIS. Write a pattern and an axis, as in axis: '**.o_proj.weight=1' in recipe.yaml, or"),
+        ({"mesh": "9"}, ["--to", "fsdp", "--ranks", "2"], "mesh: 9 in recipe.yaml is not a valid mesh."),
+        ({"max_shard_size": "x"}, ["--to", "fsdp", "--ranks", "2"], "--to fsdp writes one file for each rank. Use --ranks in place of the field max_shard_size of recipe.yaml."),
+        ({"to": "magic"}, [], "to: magic in recipe.yaml is unknown"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [["-n"], []])
@@ -435,8 +458,7 @@ def test_an_option_of_a_recipe_is_named_as_its_field(
     fields: dict[str, Any], options: list[str], why: str, dry: list[str], ckpt: Any
 ) -> None:
     done = ckpt("apply", recipe(**FILTER, **fields), "-o", "out/", *options, *dry)
-    said = "" if why.startswith("--") else "recipe.yaml: "
-    assert (done.code, f"error: {said}{why}" in " ".join(done.err.split())) == (2, True), done
+    assert (done.code, f"error: {why}" in " ".join(done.err.split())) == (2, True), done
 
 
 def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:

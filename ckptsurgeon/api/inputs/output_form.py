@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...errors import CheckpointError
+from ...engine.output.spelling import OPTIONS, Spelling
 from ...util.text import escape
 from .argument_types import Path
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from ...engine.output.layout import OutputOptions
     from ..recipes import CompiledRecipe
 
-__all__ = ["OutputForm", "completed_form"]
+__all__ = ["OutputForm"]
 
 LONGEST_COMMAND = 1000
 """The largest number of characters of options in a note."""
@@ -25,7 +24,10 @@ LONGEST_COMMAND = 1000
 
 @dataclass(frozen=True)
 class OutputForm:
-    """The path and the format of an output, and further options; None for each that the user did not give."""
+    """The path and the format of an output, and further options; None for each that the user did not give.
+
+    ``spelling`` says how messages call the options.
+    """
 
     output: Path | None = None
     to: str | None = None
@@ -33,18 +35,21 @@ class OutputForm:
     ranks: int | None = None
     axis: Sequence[str] | None = None
     mesh: str | None = None
+    spelling: Spelling = OPTIONS
 
-    def completed(self, order: CompiledRecipe) -> OutputForm:
-        """Return this form with the values of a recipe for the options that the user did not give."""
-        said = order.shared
-        return OutputForm(
-            self.output if self.output is not None else order.output,
-            self.to or order.to,
-            self.max_shard_size or order.max_shard_size,
-            self.ranks or said.get("ranks"),
-            self.axis or said.get("axis"),
-            self.mesh or said.get("mesh"),
-        )
+    def completed(self, path: Path, order: CompiledRecipe) -> OutputForm:
+        """Return this form with the values of the recipe ``path`` for the options that the user did not give."""
+        said: dict[str, Any] = {"to": order.to, "max_shard_size": order.max_shard_size, **order.shared}
+        fields = {name: value for name, value in said.items() if value and not getattr(self, name)}
+        output = self.output if self.output is not None else order.output
+        spelling = Spelling(escape(os.fspath(path)), frozenset(fields))
+        return replace(self, output=output, spelling=spelling, **fields)
+
+    def check(self) -> None:
+        """Raise ConfigError or OutputError if the options are not valid; without a path, for a folder."""
+        from ...engine.output.layout import check_options
+
+        check_options(replace(self, output="output/" if self.output is None else self.output).options())
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -73,31 +78,4 @@ class OutputForm:
 
         ranks = RankOptions(self.ranks or 0, self.axes, self.mesh or "")
         path = os.fspath(self.output) if self.output is not None else ""
-        return OutputOptions(path, self.to or "", self.max_shard_size or "", ranks=ranks)
-
-
-def completed_form(path: Path, order: CompiledRecipe, given: OutputForm) -> OutputForm:
-    """Return the form ``given`` with the values of the recipe ``path`` for the options that the user did not give.
-
-    Raises ConfigError or OutputError, after closing the plan, if the options are not valid. The error names a field of
-    the recipe as a field, not as an option.
-    """
-    from ...engine.output.layout import check_options
-
-    form = given.completed(order)
-    try:
-        check_options(replace(form, output="output/" if form.output is None else form.output).options())
-    except CheckpointError as error:
-        order.close()
-        message, hint = error.message, error.hint
-        if form.to and not given.to:
-            message = message.replace(f"--to {form.to} ", f"to: {form.to} ")
-        for field in ("max_shard_size", "ranks", "axis", "mesh"):
-            if getattr(form, field) and not getattr(given, field):
-                option = f"--{field.replace('_', '-')}"
-                message = re.sub(rf"^{option}(?![\w-])", f"the field {field}", message)
-                hint = hint.replace(f"Leave {option} out", f"Leave the field {field} out")
-        if message != error.message:
-            error.message, error.hint = f"{escape(os.fspath(path))}: {message}", hint
-        raise
-    return form
+        return OutputOptions(path, self.to or "", self.max_shard_size or "", ranks=ranks, spelling=self.spelling)

@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Carry out a plan or a recipe."""
     from ...api.apply import apply
-    from ...api.inputs.output_form import OutputForm, completed_form
+    from ...api.inputs.output_form import OutputForm
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
@@ -46,9 +46,9 @@ def run(
         order = load_order(plan, run_code=run_code)
         try:
             writing.check_consent()
-            form = completed_form(
-                plan, order, OutputForm(output, writing.to, writing.max_shard_size, **writing.shared.given)
-            )
+            given = OutputForm(output, writing.to, writing.max_shard_size, **writing.shared.given)
+            form = given.completed(plan, order)
+            form.check()
             writing = replace(
                 writing, output=None if form.output is None else os.fspath(form.output), to=form.to,
                 max_shard_size=form.max_shard_size, shared=RankChoices(form.ranks, list(form.axes), form.mesh),

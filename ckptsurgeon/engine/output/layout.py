@@ -23,6 +23,7 @@ from .companions import without_adapter, written_to_folder
 from .pipeline import ComponentWriter, check_pipeline, component_files
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
+from .spelling import OPTIONS, Spelling
 from .unfit_format import too_many, unfit_dtype, unknown_suffix, unknown_to
 
 __all__ = [
@@ -50,7 +51,8 @@ class OutputOptions:
     rules. ``wait`` is the number of seconds to wait for another run that writes to the same path (None: do not wait).
     ``key`` is the file of a private key that signs the output. With ``restart``, the finished files that an interrupted
     run left are removed; otherwise they are used. ``consume`` deletes each shard of the sources as soon as the files of
-    the output that need it are on disk. ``ranks`` are the options of formats with a file for each rank.
+    the output that need it are on disk. ``ranks`` are the options of formats with a file for each rank. ``spelling``
+    says how messages call the options.
     """
 
     path: str
@@ -63,6 +65,7 @@ class OutputOptions:
     restart: bool = False
     consume: bool = False
     ranks: RankOptions = field(default_factory=RankOptions)
+    spelling: Spelling = OPTIONS
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def writer_of(options: OutputOptions) -> Writer:
     known = writers()
     if options.to:
         if options.to not in known:
-            raise unknown_to(options.to, known)
+            raise unknown_to(options.to, known, options.spelling)
         _check_suffix(options, known)
         return known[options.to]
     if is_folder(options):
@@ -154,9 +157,10 @@ def _check_suffix(options: OutputOptions, known: Writers) -> None:
     suffix = os.path.splitext(options.path)[1].lower()
     named = known.named_by(suffix)
     if named and named != options.to and not is_folder(options):
+        name, given = options.spelling.name("--to"), options.spelling.given("--to", options.to)
         raise ConfigError(
-            f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
-            hint=f"Change the name, or leave --to out: the suffix {suffix} means the format {named}.",
+            f"{given} and the suffix of {escape(options.path)} contradict each other.",
+            hint=f"Change the name, or leave {name} out: the suffix {suffix} means the format {named}.",
         )
 
 
@@ -165,12 +169,13 @@ def _writes_ranks(writer: Writer) -> TypeGuard[RankWriter]:
     return hasattr(writer, "spread")
 
 
-def _check_ranks(writer: Writer, ranks: RankOptions) -> None:
+def _check_ranks(writer: Writer, options: OutputOptions) -> None:
     """Raise ConfigError if the options for ranks do not fit the format, or are not valid."""
     if _writes_ranks(writer):
-        check_ranks(writer, ranks)
-    elif ranks != RankOptions():
-        raise ConfigError(f"{ranks.given} needs --to fsdp or --to tp.", hint=f"Leave {ranks.given} out.")
+        check_ranks(writer, options.ranks, options.spelling)
+    elif options.ranks != RankOptions():
+        given = options.spelling.name(options.ranks.given)
+        raise ConfigError(f"{given} needs --to fsdp or --to tp.", hint=f"Leave {given} out.")
 
 
 def _writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
@@ -195,15 +200,16 @@ def check_options(options: OutputOptions) -> None:
 
         check_writable(options.path)
     writer = writer_of(options)
-    _check_ranks(writer, options.ranks)
+    _check_ranks(writer, options)
     if _writes_components(writer):
-        check_pipeline(options.path)
+        check_pipeline(options.path, options.spelling)
     if options.max_shard_size:
         if _writes_ranks(writer):
             raise ConfigError(
-                f"--to {writer.name} writes one file for each rank.", hint="Use --ranks in place of --max-shard-size."
+                f"{options.spelling.given('--to', writer.name)} writes one file for each rank.",
+                hint=f"Use --ranks in place of {options.spelling.name('--max-shard-size')}.",
             )
-        parse_size(options.max_shard_size)
+        parse_size(options.max_shard_size, spelling=options.spelling)
 
 
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
@@ -236,8 +242,8 @@ def lay_out(
     unknown format or size, for a size below 1 MB that gives each tensor its own shard, or if the output cannot store
     ``beside``. Raises OutputError for a dtype that the format does not support.
     """
-    writer = writer_of(options)
-    _check_ranks(writer, options.ranks)
+    check_options(options)
+    writer, spelling = writer_of(options), options.spelling
     if plan.target.weights:
         _check_adapter(options)
     if beside is not None and (is_folder(options) or not writer.carries):
@@ -247,17 +253,17 @@ def lay_out(
     _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if _writes_ranks(writer):
-        check_options(options)
-        shares = rank_shares(writer, tensors, options.ranks)
+        shares = rank_shares(writer, tensors, options.ranks, spelling)
         whole = OutputFile(ALL_RANKS, writer.spread(tensors, metadata, shares))
         return OutputShape((whole,), folder=True, index=writer.index_of(shares))
     if _writes_components(writer):
-        divide = partial(sharded, text=options.max_shard_size or DEFAULT_SHARD, writer=writer)
+        divide = partial(sharded, text=options.max_shard_size or DEFAULT_SHARD, writer=writer, spelling=spelling)
         files, index = component_files(writer, tensors, metadata, options.path, divide)
         return OutputShape(tuple(OutputFile(*one) for one in files.items()), folder=True, index=index)
     if not is_folder(options):
         return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
-    shards = [tensors] if plan.target.weights else sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
+    size = options.max_shard_size or DEFAULT_SHARD
+    shards = [tensors] if plan.target.weights else sharded(tensors, size, writer, spelling)
     names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
     layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
     parts = tuple(OutputFile(name, layout) for name, (_, layout) in layouts.items())
@@ -290,5 +296,6 @@ def _check_adapter(options: OutputOptions) -> None:
     if not is_adapter(options):
         raise ConfigError(
             f"{escape(options.path)} cannot be an adapter: PEFT reads a folder with one safetensors file.",
-            hint="Write to a folder, without --to and --max-shard-size.",
+            hint=f"Write to a folder, without {options.spelling.name('--to')} and "
+            f"{options.spelling.name('--max-shard-size')}.",
         )

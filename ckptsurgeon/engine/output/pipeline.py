@@ -14,6 +14,7 @@ from ...formats.unsupported.folders import PIPELINE, pipeline_index
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of
 from ...util.text import escape, listing
+from .spelling import OPTIONS, Spelling
 
 __all__ = [
     "ComponentWriter",
@@ -45,14 +46,14 @@ class ComponentWriter(Writer, Protocol):
         ...
 
 
-def check_pipeline(path: str) -> dict[str, str]:
+def check_pipeline(path: str, spelling: Spelling = OPTIONS) -> dict[str, str]:
     """Return {component: its library} for the pipeline in the folder ``path``; raises ConfigError if there is none.
 
     Components that the pipeline does not use have no library, and are left out.
     """
     if scheme_of(path):
         raise ConfigError(
-            f"--to diffusers cannot write to the address {escape(path)}.",
+            f"{spelling.given('--to', 'diffusers')} cannot write to the address {escape(path)}.",
             hint="Write into a folder on this machine, which has the other files of a pipeline.",
         )
     found = _libraries(path)

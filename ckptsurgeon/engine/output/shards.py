@@ -9,6 +9,7 @@ from ...errors import ConfigError
 from ...formats.base.header import OutTensor, Writer
 from ...formats.base.sharded_writer import split_shards
 from ...util.text import count, escape
+from .spelling import OPTIONS, Spelling
 
 __all__ = ["DEFAULT_SHARD", "parse_size", "sharded"]
 
@@ -22,7 +23,7 @@ With ``5``, a user means 5 GB, not 5 bytes.
 """
 
 
-def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
+def parse_size(text: str | int, option: str = "--max-shard-size", spelling: Spelling = OPTIONS) -> int:
     """Return a size such as ``5GB``, ``200 MB`` or ``1GiB`` in bytes.
 
     A number without a unit is a number of bytes, and must be at least 1000000. Raises ConfigError for any other string;
@@ -32,32 +33,35 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
     if found is None or size <= 0:
         raise ConfigError(
-            f"{option} {escape(str(text))} is not a valid size.", hint="Write a number and a unit, as in 5GB or 200MB."
+            f"{spelling.given(option, escape(str(text)))} is not a valid size.",
+            hint="Write a number and a unit, as in 5GB or 200MB.",
         )
     if not found[2] and size < SMALL:
         number = found[1]
         raise ConfigError(
-            f"{option} {number} has no unit, so it means {count(size, 'byte')}.",
+            f"{spelling.given(option, number)} has no unit, so it means {count(size, 'byte')}.",
             hint=f"Write {number}GB or {number}MB, or {number}B if it is bytes.",
         )
     return size
 
 
-def sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
+def sharded(tensors: Sequence[OutTensor], text: str, writer: Writer, spelling: Spelling) -> list[list[OutTensor]]:
     """Return the tensors of each shard; raises ConfigError if the shard size ``text`` is not valid, or too small."""
-    size = parse_size(text)
+    size = parse_size(text, spelling=spelling)
     shards = split_shards(tensors, size, shares=writer.shares)
-    _check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
+    given = spelling.given("--max-shard-size", text)
+    _check_shards(size, given, len(shards), sum(not tensor.alias_of for tensor in tensors))
     return shards
 
 
-def _check_shards(size: int, text: str, shards: int, tensors: int) -> None:
+def _check_shards(size: int, given: str, shards: int, tensors: int) -> None:
     """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB and would make a shard for each tensor.
 
-    ``text`` is the size as the user wrote it. ``shards`` and ``tensors`` are the numbers of shards and of tensors.
+    ``given`` is the size as the user wrote it, with its option. ``shards`` and ``tensors`` are the numbers of shards
+    and of tensors.
     """
     if size < SMALL and shards == tensors > 1:
         raise ConfigError(
-            f"--max-shard-size {text} makes {shards} shards, one for each tensor.",
+            f"{given} makes {shards} shards, one for each tensor.",
             hint="Write a size that several tensors fit in, as in 5GB or 200MB.",
         )

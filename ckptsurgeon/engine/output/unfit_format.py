@@ -12,6 +12,7 @@ from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
+from .spelling import Spelling
 
 __all__ = ["too_many", "unfit_dtype", "unknown_suffix", "unknown_to"]
 
@@ -53,10 +54,11 @@ def unknown_suffix(path: str, known: Writers) -> ConfigError:
     return ConfigError(f"the suffix of {escape(path)} does not belong to a known format.", hint=hint)
 
 
-def unknown_to(to: str, known: Writers) -> ConfigError:
+def unknown_to(to: str, known: Writers, spelling: Spelling) -> ConfigError:
     """Return the error for a value of ``--to`` that is not a format that can be written."""
     return ConfigError(
-        f"--to {escape(to)} is unknown.", hint=f"{_instead(to.lower())} Use one of {', '.join(known)}.".lstrip()
+        f"{spelling.given('--to', escape(to))} is unknown.",
+        hint=f"{_instead(to.lower())} Use one of {', '.join(known)}.".lstrip(),
     )
 
 
