@@ -146,9 +146,7 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    given = form.notes()  # a printed plan has this note, and these options were given again
-    noted = notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size)
-    planned = [note for note in noted if note not in given]
+    planned = form.without_notes(notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size))
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
     notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left])
     receipt = replace(receipt, notes=tuple(notes))

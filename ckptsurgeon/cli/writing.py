@@ -276,11 +276,10 @@ class Writing:
             from ..api.inputs.output_form import OutputForm
 
             output = "output/" if self.output is None else self.output
-            form: dict[str, Any] = {"to": self.to, "max_shard_size": self.max_shard_size, **self.shared.given}
-            notes = [*plan.notes, *api_check_output(output, plan=plan, **form)]
-            given = OutputForm(None, **form).notes()
-            notes = [note for note in notes if note not in given]
-            plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(given if self.printer.json else ())])))
+            given: dict[str, Any] = {"to": self.to, "max_shard_size": self.max_shard_size, **self.shared.given}
+            form = OutputForm(None, **given)
+            notes = [*form.without_notes(plan.notes), *api_check_output(output, plan=plan, **given)]
+            plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(form.notes() if self.printer.json else ())])))
         if self.processes is not None:
             self._show_sharing(plan, self.processes)
         elif not self.printer.answer(plan):

@@ -491,6 +491,18 @@ def test_a_printed_plan_names_the_options_of_its_output_until_they_are_given_aga
     assert sorted(os.listdir("again")) == sorted(os.listdir("out"))
 
 
+def test_a_printed_plan_with_further_options_has_no_note_on_those_that_were_printed(ckpt: Any) -> None:
+    Path("plan.json").write_text(ckpt("filter", "a.pth", "--to", "dcp", "-o", "out/", "-n", "--json").out)
+    more = ["--to", "dcp", "--max-shard-size", "2MB"]
+    assert "options of its output" not in ckpt("apply", "plan.json", "-o", "out/", *more, "-n").err
+    notes = json.loads(ckpt("apply", "plan.json", "-o", "out/", *more, "-n", "--json").out)["notes"]
+    assert [note for note in notes if "options of its output" in note] == [
+        "a plan does not contain the options of its output: give --to dcp --max-shard-size 2MB to ckpt apply again"
+    ]
+    done = ckpt("apply", "plan.json", "-o", "out/", *more)
+    assert (done.code, "options of its output" in done.err) == (0, False)
+
+
 def test_what_is_no_recipe_is_said(ckpt: Any) -> None:
     Path("list.yaml").write_text("- 1\n")
     assert "is not a valid recipe" in ckpt("apply", "list.yaml", "-o", "o.pth").err

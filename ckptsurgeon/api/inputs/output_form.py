@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputForm"]
 
+LACKS_OPTIONS = "a plan does not contain the options of its output"
+"""The beginning of the note of a printed plan on these options."""
 LONGEST_COMMAND = 1000
 """The largest number of characters of options in a note."""
 
@@ -67,9 +69,11 @@ class OutputForm:
         ]
         words = [word for name, value in named if value for word in (name, str(value))]
         typed = escape(shlex.join(words), LONGEST_COMMAND)
-        return (
-            (f"a plan does not contain the options of its output: give {typed} to ckpt apply again",) if words else ()
-        )
+        return (f"{LACKS_OPTIONS}: give {typed} to ckpt apply again",) if words else ()
+
+    def without_notes(self, notes: Sequence[str]) -> list[str]:
+        """Return the notes of a plan without the note on such options, if any is given now."""
+        return [note for note in notes if not (note.startswith(LACKS_OPTIONS) and self.notes())]
 
     def options(self) -> OutputOptions:
         """Return the options of the output."""
