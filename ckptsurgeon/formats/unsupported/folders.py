@@ -28,11 +28,13 @@ _OTHERS = (
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of files that are not looked for in a folder: opening one reads it, or says which format it has."""
-_TRACKER, _ITERATION = "latest_checkpointed_iteration.txt", re.compile(r"iter_\d{7}|release")
+_TRACKER, _ITERATION = "latest_checkpointed_iteration.txt", re.compile(r"iter_\d{7,}")
+_RELEASE = "release"
+"""The folder of Megatron's converted checkpoints, which have no iteration."""
 _POINTERS = {
     "latest": ("a folder", re.compile(r"global_step\d+")),
     "latest_universal": ("a folder", re.compile(r"global_step\d+(_universal)?")),
-    _TRACKER: ("a run of Megatron", _ITERATION),
+    _TRACKER: ("a run of Megatron", re.compile(rf"{_ITERATION.pattern}|{_RELEASE}")),
 }
 """{file that names the subfolder of the last step: (kind of the folder, pattern of such subfolders)}.
 
@@ -93,7 +95,7 @@ def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> U
 
 
 def _steps(inside: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
-    return sorted(filter(pattern.fullmatch, inside), key=natural_key)
+    return sorted(filter(pattern.fullmatch, inside), key=lambda name: (name != _RELEASE, natural_key(name)))
 
 
 def _text(folder: Folder, name: str) -> str | None:

@@ -318,6 +318,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
         ("²", "says ²"),
         ("\0", r"says \x00"),
         ("9" * 60, "says 999"),
+        ("10000011", "says 10000011, but there is no subfolder iter_10000011"),
     ],
 )
 def test_a_last_iteration_that_is_missing_is_named_with_those_that_are_there(text: str, says: str) -> None:
@@ -332,9 +333,28 @@ def test_a_last_iteration_that_is_missing_is_named_with_those_that_are_there(tex
 
 
 def test_a_run_without_its_last_iteration_is_described() -> None:
-    save("run/iter_0000010", 1, 1)
-    with pytest.raises(cs.FormatError, match=f"a run of Megatron without {TRACKER}; the folder has iter_0000010"):
+    for folder in ("iter_9999999", "iter_10000000", "release"):
+        save(f"run/{folder}", 1, 1)
+    said = f"a run of Megatron without {TRACKER}; the folder has iter_9999999, iter_10000000."
+    with pytest.raises(cs.FormatError, match=said) as caught:
         cs.open_checkpoint("run")
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/iter_10000000"
+
+
+def test_release_is_named_before_the_iterations() -> None:
+    save("run/iter_0000010", 1, 1)
+    save("run/release", 1, 1)
+    Path("run", TRACKER).write_text("11")
+    with pytest.raises(cs.FormatError, match=r"; the folder has release, iter_0000010\.") as caught:
+        cs.open_checkpoint("run")
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/iter_0000010"
+
+
+def test_a_folder_that_only_has_a_release_is_not_taken_for_a_run() -> None:
+    os.makedirs("target/release")
+    Path("target/CACHEDIR.TAG").write_text("x")
+    with pytest.raises(cs.FormatError, match="target contains no checkpoint"):
+        cs.open_checkpoint("target")
 
 
 def rank_file(tensor: int, pipeline: int) -> str:
