@@ -140,13 +140,26 @@ def test_the_folder_that_latest_names_is_read(ckpt: Any) -> None:
     assert ckpt("verify", "out.pth").code == 0
 
 
-@pytest.mark.parametrize("text", ["../elsewhere", "/etc", "", "..", "global_step9", "\0", "a" * 300])
-def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
+@pytest.mark.parametrize("name", ["latest", "latest_universal"])
+@pytest.mark.parametrize("text", ["../elsewhere", "/etc", "", "..", "\0", "a" * 300, "checkpoints/step_10", "log.txt"])
+def test_a_latest_that_names_no_step_is_not_spoken_of(text: str, name: str) -> None:
     zero_folder("elsewhere", 2, 1)
-    os.makedirs("run")
-    Path("run/latest").write_text(text)
-    says = "is empty" if not text else "says " if text == "\0" else f"says {text[:20]}"
-    with pytest.raises(FormatError, match=f"it is a folder whose latest {says}"):
+    os.makedirs("run/checkpoints/step_10")
+    Path("run/log.txt").write_text("x")
+    Path("run", name).write_text(text)
+    with pytest.raises(FormatError, match=r"run contains no checkpoint\.$"):
+        cs.open_checkpoint("run")
+    save_file({"a": torch.ones(2)}, "run/checkpoints/last.safetensors")
+    with pytest.raises(FormatError, match="it is a folder with checkpoints in its subfolders: checkpoints") as caught:
+        cs.open_checkpoint("run")
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/checkpoints"
+
+
+@pytest.mark.parametrize("name", ["latest", "latest_universal"])
+def test_an_empty_latest_is_named_with_the_steps_that_are_there(name: str) -> None:
+    zero_folder("run/global_step7", 2, 1)
+    Path("run", name).write_text("")
+    with pytest.raises(FormatError, match=f"it is a folder whose {name} is empty; the folder has global_step7"):
         cs.open_checkpoint("run")
 
 

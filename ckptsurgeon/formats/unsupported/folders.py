@@ -76,7 +76,8 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
 def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> UnreadableFile | None:
     """Return a description of a folder in which a file of ``_POINTERS`` names a subfolder that is missing; else None.
 
-    ``inside`` has the names of the subfolders.
+    ``inside`` has the names of the subfolders. Since other tools write a file ``latest`` too, DeepSpeed's files
+    count only if they name a step, or are empty and there are steps.
     """
     for name, (kind, pattern) in _POINTERS.items():
         said = _text(folder, name) if name in names else None
@@ -84,9 +85,9 @@ def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> U
             continue
         number = name == _TRACKER and re.fullmatch(r"[0-9]{1,9}", said)
         step = f"iter_{int(said):07d}" if number else said
-        if step in inside:
-            continue
         steps = _steps(inside, pattern)
+        if step in inside or (name != _TRACKER and not (pattern.fullmatch(said) if said else steps)):
+            continue
         lost = f"subfolder {step}" if number else "subfolder of this name"
         lacks = f"says {escape(said, 60)}, but there is no {lost}" if said else "is empty"
         there = f"; the folder has {listing(steps, 3, where='')}" if steps else ""
