@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import random
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -122,6 +123,24 @@ def test_a_letter_that_bpe_would_lose_is_an_error() -> None:
         labels.encode("the cat zzz")
     assert (raised.value.letter, raised.value.hint) == ("z", "tokenizer.json has no piece for this letter.")
     assert labels.unknown_letters("q zzz cat") == {"q", "z"}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_letter_that_the_normaliser_composes_is_not_lost(form: Literal["NFC", "NFD"]) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.train_from_iterator(
+        ["caf\u00e9 \ud55c"], tokenizers.trainers.BpeTrainer(special_tokens=["<blank>"], show_progress=False)
+    )
+    made.save("tokenizer.json")
+    tokens = [made.id_to_token(i) for i in range(made.get_vocab_size())]
+    labels = Labels(tokens, segmenter=Segmenter("tokenizer.json"))
+    text = unicodedata.normalize(form, "caf\u00e9 \ud55c")
+    assert labels.encode(text) == made.encode("caf\u00e9 \ud55c").ids
+    assert labels.unknown_letters(unicodedata.normalize(form, "\u00e9\u00e1")) == {"\u00e1"}
+    assert Segmenter("tokenizer.json").lost_letters(unicodedata.normalize(form, "\u00e1 \u00e1")) == {"\u00e1": 2}
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ class Labels:
         If a segmenter cuts texts, these are only the letters that it loses.
         """
         if self._segmenter is not None:
-            return self._segmenter.lost_letters(text)
+            return set(self._segmenter.lost_letters(text))
         if self._bytes:
             return set()
         return set(text).difference(" ", *self._spoken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,21 +46,26 @@ class Segmenter:
         number = int(self._model.unk_id())
         return number if number >= 0 else None
 
-    def lost_letters(self, text: str) -> set[str]:
-        """Return the letters of a text that its pieces lack: letters, or bytes of them, for which there is no piece.
+    def lost_letters(self, text: str) -> Counter[str]:
+        """Return the letters of a text that its pieces lack, and how often: there is no piece for them or their bytes.
 
-        Only BPE of tokenizers without an unknown token loses letters. Each letter is tried once, by itself.
+        Only BPE of tokenizers without an unknown token loses letters. The letters are those of the normalised text: a
+        normaliser may compose or replace them. Each letter is tried once, by itself.
         """
         if not self._is_json or type(self._model.model).__name__ != "BPE" or self.unknown_id is not None:
-            return set()
-        letters = set(text)
+            return Counter()
+        letters = set(self._normalised(text))
         for letter in letters.difference(self._is_lost):
             self._is_lost[letter] = self._lacks(letter)
         lost = {letter for letter in letters if self._is_lost[letter]}
-        if lost:  # an added token may contain such a letter
-            for token in self._model.get_added_tokens_decoder().values():
-                text = text.replace(token.content, "")
-        return lost & set(text)
+        if not lost:
+            return Counter()
+        for token in self._model.get_added_tokens_decoder().values():  # one may contain such a letter
+            text = text.replace(token.content, "")
+        return Counter(letter for letter in self._normalised(text) if letter in lost)
+
+    def _normalised(self, text: str) -> str:
+        return text if self._model.normalizer is None else str(self._model.normalizer.normalize_str(text))
 
     def _lacks(self, letter: str) -> bool:
         model = self._model.model
@@ -77,9 +83,7 @@ class Segmenter:
         return self._model.token_to_id(token) is not None
 
     def _symbols(self, text: str) -> set[str]:
-        """Return the smallest pieces of a text, from which BPE merges longer ones; in byte-level BPE, one is a byte."""
-        if self._model.normalizer is not None:
-            text = self._model.normalizer.normalize_str(text)
+        """Return the smallest pieces of a normalised text, which BPE merges; in byte-level BPE, one is a byte."""
         if self._model.pre_tokenizer is None:
             return set(text)
         return {one for piece, _ in self._model.pre_tokenizer.pre_tokenize_str(text) for one in piece}

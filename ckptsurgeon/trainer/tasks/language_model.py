@@ -137,10 +137,12 @@ class LanguageModel:
 
     def _lost_letters(self, texts: Sequence[str]) -> list[str]:
         """Return a remark if the tokeniser leaves out letters of the texts."""
-        lost = [(text, letters) for text in texts if (letters := self._segmenter.lost_letters(text))]
+        lost = [letters for text in texts if (letters := self._segmenter.lost_letters(text))]
         if not lost:
             return []
-        numbers = Counter(letter for text, letters in lost for letter in text if letter in letters)
+        numbers = Counter[str]()
+        for letters in lost:
+            numbers.update(letters)
         names = [f"{escape(letter)!r}" for letter, _ in numbers.most_common()]
         there = f"{count(numbers.total(), 'character')} in {count(len(lost), 'text')}"
         return [f"the tokeniser has no token for {there}, and leaves them out: {listing(names, where='')}"]
