@@ -84,14 +84,18 @@ class LanguageModel:
     def splits(self) -> dict[str, PackedRows]:
         """Return the rows of each split; raises SourceError and ConfigError for files that cannot be used."""
         if not self._splits:
-            data, texts = self._settings.data, dict[str, list[str]]()
+            data, digests = self._settings.data, dict[str, list[bytes]]()
             for name in ("train", "dev", "test"):
                 if name == "train" or getattr(data, name):
-                    texts[name] = self._texts(name, getattr(data, name))
-                    self._splits[name] = self._rows(name, texts[name])
-            written = {name: [text for text in those if text.strip()] for name, those in texts.items()}
-            self._overlaps = overlap_notes(written, "text")
+                    self._splits[name], digests[name] = self._split(name, getattr(data, name))
+            self._overlaps = overlap_notes(digests, "text")
         return self._splits
+
+    def _split(self, name: str, paths: Sequence[Any]) -> tuple[PackedRows, list[bytes]]:
+        """Return the rows of a split, and digests of its texts that are not blank; the texts are not kept."""
+        texts = self._texts(name, paths)
+        written = (text.encode() for text in texts if text.strip())
+        return self._rows(name, texts), [hashlib.blake2b(text, digest_size=16).digest() for text in written]
 
     def _texts(self, name: str, paths: Sequence[Any]) -> list[str]:
         if not paths or not all(isinstance(path, str) for path in paths):
