@@ -121,7 +121,8 @@ def test_a_letter_that_bpe_would_lose_is_an_error() -> None:
     assert labels.encode(TEXTS[0]) == made.encode(TEXTS[0]).ids
     with pytest.raises(UnknownLetterError) as raised:
         labels.encode("the cat zzz")
-    assert (raised.value.letter, raised.value.hint) == ("z", "tokenizer.json has no piece for this letter.")
+    said = "tokenizer.json has no piece for this letter: correct the transcript, or train the tokeniser with it."
+    assert (raised.value.letter, raised.value.hint) == ("z", said)
     assert labels.unknown_letters("q zzz cat") == {"q", "z"}
 
 

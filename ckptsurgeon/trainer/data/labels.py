@@ -92,7 +92,8 @@ class Labels:
         if self._segmenter is not None:
             lost = self._segmenter.lost_letters(text)
             if lost:
-                raise UnknownLetterError(min(lost), f"{escape(self._segmenter.path)} has no piece for this letter.")
+                hint = "has no piece for this letter: correct the transcript, or train the tokeniser with it."
+                raise UnknownLetterError(min(lost), f"{escape(self._segmenter.path)} {hint}")
             return self._of_pieces(self._segmenter.pieces(text), self._segmenter.path)
         if self._bytes:
             return [self._byte(byte, letter) for letter in text for byte in letter.encode()]
