@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.marks import indexed_name, shard_name, tensor_rank
+from ..formats.base.marks import RANK_INDEX, indexed_name, shard_name, tensor_rank
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local
@@ -58,10 +58,6 @@ def lone_shard_note(shard: str, number: int) -> Note:
     return Note(NoteKind.PART_OF_MODEL, said)
 
 
-RANKS = "ranks.json"
-"""The index of the files of ranks of tensor parallelism (``formats/tensor_parallel.py``)."""
-
-
 def lone_rank_notes(name: str, folder: Folder | None) -> Iterator[Note]:
     """Yield a note if the file ``name`` in ``folder`` has the tensors of only one of several ranks.
 
@@ -75,9 +71,9 @@ def lone_rank_notes(name: str, folder: Folder | None) -> Iterator[Note]:
     with suppress(CheckpointError):
         names = folder.names() if folder is not None else ()
         last = max([rank, *(one for other in names if (one := tensor_rank(other)) is not None)])
-        index = document_of(folder, RANKS) if folder is not None and RANKS in names else None
+        index = document_of(folder, RANK_INDEX) if folder is not None and RANK_INDEX in names else None
     stated, axes = (index.get("ranks"), index.get("axes")) if isinstance(index, dict) else (None, None)
-    give = f"give the folder with {RANKS} and the files of all ranks"
+    give = f"give the folder with {RANK_INDEX} and the files of all ranks"
     if type(stated) is int:
         if stated > 1 and axes != {}:
             said = f"{escape(name)} has the parts of one of {stated} ranks of tensor parallelism: {give}"

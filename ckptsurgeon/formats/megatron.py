@@ -20,7 +20,7 @@ from ._open import read_header
 from .base import limits
 from .base.flatten import named_once
 from .base.header import Header, naming
-from .base.marks import has_weights
+from .base.marks import TRACKER, has_weights, tracked_folder
 from .clusters.joining import equal_bytes
 from .clusters.megatron_layers import join_ranks
 from .clusters.megatron_settings import MegatronSettings, settings_of
@@ -32,7 +32,6 @@ __all__ = ["FORMAT", "with_flat_model"]
 
 _RANK = re.compile(r"mp_rank_(\d{2,3})(?:_(\d{3}))?(_\d{3})?")
 _FILES = ("model_optim_rng.pt", "model_rng.pt")
-_LATEST = "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})(\..*)", re.DOTALL)
 _CHUNK = re.compile(r"model\d*")
 _BESIDE = ("iteration", "checkpoint_version")
@@ -50,7 +49,7 @@ class _Megatron:
             return False
         if any(map(_RANK.fullmatch, source.folders())):
             return True
-        return _LATEST in source.names() and not has_weights(source.names()) and bool(_latest(source))
+        return TRACKER in source.names() and not has_weights(source.names()) and bool(_latest(source))
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
@@ -112,12 +111,12 @@ def _latest(folder: Folder) -> str:
     The file ``latest_checkpointed_iteration.txt`` has the number of this iteration.
     """
     try:
-        file = folder.file(_LATEST)
+        file = folder.file(TRACKER)
         said = file.read(0, min(file.size, 64)).decode("ascii", "replace").strip()
         file.close()
     except SourceError:
         return ""
-    name = "release" if said == "release" else f"iter_{int(said):07d}" if re.fullmatch(r"[0-9]{1,9}", said) else ""
+    name = tracked_folder(said)
     return name if name in folder.folders() else ""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,18 +21,12 @@ from ._open import read_header
 from ._safetensors_layout import SafetensorsWriter
 from .base import limits
 from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayout, OutTensor
+from .base.marks import RANK_INDEX, rank_file, tensor_rank
 from .base.rank_layout import RankShares, SpreadLayout, part_of
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.untrusted import check_elements, parse_json
 
 __all__ = ["FORMAT"]
-
-INDEX = "ranks.json"
-_FILE = re.compile(r"model-rank-\d+-part-0\.safetensors")
-
-
-def _name(rank: int) -> str:
-    return f"model-rank-{rank}-part-0.safetensors"
 
 
 class _Files:
@@ -41,7 +34,7 @@ class _Files:
 
     def names(self, number: int) -> list[str]:
         """Return the names of the files of ``number`` ranks."""
-        return [_name(rank) for rank in range(number)]
+        return [rank_file(rank) for rank in range(number)]
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
         """Return {}: ``_Writer.index_of`` makes the index, since it needs the axes."""
@@ -49,8 +42,8 @@ class _Files:
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
         """Return those of ``present``, the names of a folder's files, that belong to a checkpoint of this format."""
-        found = {name for name in present if _FILE.fullmatch(name)}
-        return found | ({INDEX} & set(present)) if found else set()
+        found = set(filter(_is_rank_file, present))
+        return found | ({RANK_INDEX} & set(present)) if found else set()
 
 
 class _Writer:
@@ -89,13 +82,13 @@ class _Writer:
                     hint="Write another number of ranks, or keep the tensor whole: --axis KEY=none.",
                 )
         parts = [[part_of(tensor, shares, rank) for tensor in tensors] for rank in range(shares.ranks)]
-        files = {_name(rank): self.layout(part, metadata, ()) for rank, part in enumerate(parts)}
+        files = {rank_file(rank): self.layout(part, metadata, ()) for rank, part in enumerate(parts)}
         return SpreadLayout(files, tensors, shares)
 
     def index_of(self, shares: RankShares) -> Mapping[str, IndexFile]:
         """Return the name ``ranks.json`` and a function that returns the bytes of this file."""
         text = json.dumps({"ranks": shares.ranks, "axes": dict(shares.axes)}, indent=2, sort_keys=True) + "\n"
-        return {INDEX: lambda _: text.encode("utf-8", "surrogatepass")}
+        return {RANK_INDEX: lambda _: text.encode("utf-8", "surrogatepass")}
 
 
 class _TensorParallel:
@@ -108,33 +101,40 @@ class _TensorParallel:
         if not isinstance(source, Folder):
             return False
         names = source.names()
-        return INDEX in names and any(map(_FILE.fullmatch, names))
+        return RANK_INDEX in names and any(map(_is_rank_file, names))
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
         assert isinstance(source, Folder)
-        index = source.file(INDEX)
-        handles: dict[str, File] = {INDEX: index}
+        index = source.file(RANK_INDEX)
+        handles: dict[str, File] = {RANK_INDEX: index}
         try:
             raw, ranks, axes = _read_index(index)
-            headers = [_header(source, _name(rank), handles) for rank in range(ranks)]
+            headers = [_header(source, rank_file(rank), handles) for rank in range(ranks)]
             tree = _joined(source, [header.tree for header in headers], axes, handles)
         except BaseException:
             for file in handles.values():
                 file.close()
             raise
         digest = hashlib.sha256(raw).hexdigest()
-        frames = {_name(rank): header.frame for rank, header in enumerate(headers)}
+        frames = {rank_file(rank): header.frame for rank, header in enumerate(headers)}
         return Header(
             format=self.name,
             tree=tree,
-            files=(FilePrint.of(index, digest, INDEX), *(file for header in headers for file in header.files)),
+            files=(FilePrint.of(index, digest, RANK_INDEX), *(file for header in headers for file in header.files)),
             handles=handles,
             metadata=headers[0].metadata,
             recipe=folder_recipe(source),
             notes=(f"read as one model: the files of {count(ranks, 'rank')}",),
-            frame=lambda: folder_frame(source, {INDEX: digest, **{name: frame() for name, frame in frames.items()}}),
+            frame=lambda: folder_frame(
+                source, {RANK_INDEX: digest, **{name: frame() for name, frame in frames.items()}}
+            ),
         )
+
+
+def _is_rank_file(name: str) -> bool:
+    rank = tensor_rank(name)
+    return rank is not None and name == rank_file(rank)
 
 
 def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
@@ -167,7 +167,7 @@ def _header(folder: Folder, name: str, handles: dict[str, File]) -> Header:
         file = handles[name] = folder.file(name)
     except SourceError as error:
         raise FormatError(
-            f"the file of one of the ranks in {INDEX} cannot be read: {error.message}",
+            f"the file of one of the ranks in {RANK_INDEX} cannot be read: {error.message}",
             hint="Fetch or save the files of all ranks again.",
             rule="ranks",
         ) from error
@@ -193,13 +193,14 @@ def _joined(
         odd = sorted(tree.keys() ^ trees[0].keys())
         if odd:
             raise FormatError(
-                f"{escape(folder.uri)}: {_name(rank)} and {_name(0)} do not have the same tensors: {listing(odd)}.",
+                f"{escape(folder.uri)}: {rank_file(rank)} and {rank_file(0)} do not have the same tensors: "
+                f"{listing(odd)}.",
                 details=odd,
                 rule="rank keys",
             )
     lacking = [key for key in axes if key not in trees[0]]
     if lacking:
-        said = f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}, which {INDEX} lists."
+        said = f"{escape(folder.uri)}: the files of the ranks lack {listing(lacking)}, which {RANK_INDEX} lists."
         raise FormatError(said, rule="rank keys")
     made: dict[str, Any] = {}
     for key, first in trees[0].items():
@@ -209,14 +210,14 @@ def _joined(
         for rank, part in enumerate(parts):
             if (part.dtype, _but(axis, part.shape)) != (first.dtype, _but(axis, first.shape)):
                 raise FormatError(
-                    f"{escape(folder.uri)}: {escape(key)} in {_name(rank)} is {part.dtype} {part.shape}, but "
-                    f"{first.dtype} {first.shape} in {_name(0)}.",
+                    f"{escape(folder.uri)}: {escape(key)} in {rank_file(rank)} is {part.dtype} {part.shape}, but "
+                    f"{first.dtype} {first.shape} in {rank_file(0)}.",
                     rule="rank shapes",
                 )
             if axis is None and equal_bytes(first, part, handles) is False:
                 raise FormatError(
-                    f"{escape(folder.uri)}: {escape(key)}, which is not split according to {INDEX}, has other values "
-                    f"in {_name(rank)} than in {_name(0)}.",
+                    f"{escape(folder.uri)}: {escape(key)}, which is not split according to {RANK_INDEX}, has other "
+                    f"values in {rank_file(rank)} than in {rank_file(0)}.",
                     rule="rank values",
                 )
         made[key] = first if axis is None else join(parts, axis)

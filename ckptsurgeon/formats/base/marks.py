@@ -26,7 +26,10 @@ __all__ = [
     "INDEX",
     "MARKS",
     "PREFERRED",
+    "RANK_INDEX",
+    "RELEASE",
     "SUFFIXES",
+    "TRACKER",
     "Writers",
     "formats",
     "formats_for",
@@ -38,10 +41,12 @@ __all__ = [
     "missing_shards",
     "module_of",
     "numbered",
+    "rank_file",
     "shard_name",
     "shards_among",
     "shards_of",
     "tensor_rank",
+    "tracked_folder",
     "writers",
 ]
 
@@ -95,6 +100,10 @@ _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 """Matches Llama's files: if there are several, each has the part of one rank; a single file is the whole model."""
 _TENSOR_RANK = re.compile(r"model-rank-(\d{1,6})-part-\d{1,6}\.safetensors")
 """Matches the files of ranks of tensor parallelism, as ``--to tp`` and vLLM name them."""
+RANK_INDEX = "ranks.json"
+"""The index of the files of ranks of tensor parallelism (``formats/tensor_parallel.py``)."""
+TRACKER, RELEASE = "latest_checkpointed_iteration.txt", "release"
+"""The file of Megatron with the number of the last iteration, or ``release`` for a converted checkpoint."""
 
 
 def shard_name(named: str) -> str:
@@ -151,6 +160,16 @@ def tensor_rank(name: str) -> int | None:
     """
     found = _TENSOR_RANK.fullmatch(name)
     return int(found[1]) if found is not None else None
+
+
+def rank_file(rank: int) -> str:
+    """Return the name of the file that ``--to tp`` writes for a rank of tensor parallelism."""
+    return f"model-rank-{rank}-part-0.safetensors"
+
+
+def tracked_folder(said: str) -> str:
+    """Return the subfolder that a text in ``TRACKER`` means: ``iter_0000010`` for 10; '' for a text without meaning."""
+    return said if said == RELEASE else f"iter_{int(said):07d}" if re.fullmatch(r"[0-9]{1,9}", said) else ""
 
 
 def shards_among(names: Sequence[str]) -> set[str]:

@@ -11,7 +11,7 @@ from ...errors import CheckpointError
 from ...storage.read.base import Folder
 from ...util.text import escape, listing, natural_key
 from ..base.limits import BESIDE_BYTES
-from ..base.marks import has_weights, is_weights
+from ..base.marks import RELEASE, TRACKER, has_weights, is_weights, tracked_folder
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 
@@ -28,13 +28,11 @@ _OTHERS = (
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of files that are not looked for in a folder: opening one reads it, or says which format it has."""
-_TRACKER, _ITERATION = "latest_checkpointed_iteration.txt", re.compile(r"iter_\d{7,}")
-_RELEASE = "release"
-"""The folder of Megatron's converted checkpoints, which have no iteration."""
+_ITERATION = re.compile(r"iter_\d{7,}")
 _POINTERS = {
     "latest": ("a folder", re.compile(r"global_step\d+")),
     "latest_universal": ("a folder", re.compile(r"global_step\d+(_universal)?")),
-    _TRACKER: ("a run of Megatron", re.compile(rf"{_ITERATION.pattern}|{_RELEASE}")),
+    TRACKER: ("a run of Megatron", re.compile(rf"{_ITERATION.pattern}|{RELEASE}")),
 }
 """{file that names the subfolder of the last step: (kind of the folder, pattern of such subfolders)}.
 
@@ -63,8 +61,8 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
             f"{kind} with checkpoints in its subfolders: {listing(weights, where='')}", _command(folder, weights[0])
         )
     steps = _steps(inside, _ITERATION)
-    if steps and _TRACKER not in names:
-        what = f"a run of Megatron without {_TRACKER}; the folder has {listing(steps, 3, where='')}"
+    if steps and TRACKER not in names:
+        what = f"a run of Megatron without {TRACKER}; the folder has {listing(steps, 3, where='')}"
         return UnreadableFile(what, _command(folder, steps[-1]))
     others = [name for name in names if name.lower().endswith(_OTHERS)]
     if others:
@@ -83,12 +81,11 @@ def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> U
         said = _text(folder, name) if name in names else None
         if said is None:
             continue
-        number = name == _TRACKER and re.fullmatch(r"[0-9]{1,9}", said)
-        step = f"iter_{int(said):07d}" if number else said
+        step = tracked_folder(said) if name == TRACKER else ""
         steps = _steps(inside, pattern)
-        if step in inside or (name != _TRACKER and not (pattern.fullmatch(said) if said else steps)):
+        if (step or said) in inside or (name != TRACKER and not (pattern.fullmatch(said) if said else steps)):
             continue
-        lost = f"subfolder {step}" if number else "subfolder of this name"
+        lost = f"subfolder {step}" if step else "subfolder of this name"
         lacks = f"says {escape(said, 60)}, but there is no {lost}" if said else "is empty"
         there = f"; the folder has {listing(steps, 3, where='')}" if steps else ""
         return UnreadableFile(f"{kind} whose {name} {lacks}{there}", _command(folder, steps[-1]) if steps else "")
@@ -96,7 +93,7 @@ def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> U
 
 
 def _steps(inside: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
-    return sorted(filter(pattern.fullmatch, inside), key=lambda name: (name != _RELEASE, natural_key(name)))
+    return sorted(filter(pattern.fullmatch, inside), key=lambda name: (name != RELEASE, natural_key(name)))
 
 
 def _text(folder: Folder, name: str) -> str | None:
