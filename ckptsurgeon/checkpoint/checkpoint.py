@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, FormatError, SourceError
 from ..formats.base.header import FilePrint, Header
-from ..formats.base.marks import indexed_name, shards_of
+from ..formats.base.marks import indexed_name, shards_of, tensor_rank
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
@@ -318,7 +318,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _rank_notes(self) -> tuple[Note, ...]:
         """Notes on a file of one rank of tensor parallelism that was opened without the files of the other ranks."""
         files = [*self.header.handles.values()]
-        return tuple(lone_rank_notes(files[0].name, self.around)) if len(files) == 1 else ()
+        is_of_rank = len(files) == 1 and tensor_rank(files[0].name) is not None
+        return tuple(lone_rank_notes(files[0].name, self.around)) if is_of_rank else ()
 
     @cached_property
     def _other_shard_notes(self) -> tuple[Note, ...]:

@@ -14,7 +14,7 @@ from ..formats._archive import open_member
 from ..formats._open import read_header
 from ..formats.base.header import Header
 from ..formats.base.marks import has_weights
-from ..formats.unsupported.files import piece_of_dcp
+from ..formats.unsupported.files import PIECE_OF_DCP, piece_of_dcp
 from ..formats.unsupported.folders import PIPELINE
 from ..formats.unsupported.text import not_a_checkpoint
 from ..storage.read.base import File, Folder, Source
@@ -137,9 +137,10 @@ def checkpoint_of(
     ``root``, ``unwrap`` and the errors are the same as for ``open_checkpoint``. ``notes`` are put in front of the notes
     of the header.
     """
-    piece = piece_of_dcp(source.name, os.path.dirname(uri) or ".") if isinstance(source, File) else None
-    if piece is not None:
-        raise not_a_checkpoint(uri, piece)
+    if isinstance(source, File) and source.name.endswith(PIECE_OF_DCP):
+        piece = piece_of_dcp(source.name, os.path.dirname(uri) or ".")
+        if piece is not None:
+            raise not_a_checkpoint(uri, piece)
     component = _component(source, root)
     source = component or source
     header = read_header(source)

@@ -100,7 +100,10 @@ def carry_out(
         stack.enter_context(_claimed(path, shape, options, taken, inside))
         consumer = source_consumer(written, inputs, options, shape) if options.consume else None
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
-        signatures = earlier_signatures(options.path, folder=shape.folder, signed=bool(options.key))
+        is_replaced = os.path.lexists(options.path)
+        signatures = (
+            earlier_signatures(options.path, folder=shape.folder, signed=bool(options.key)) if is_replaced else []
+        )
         stack.enter_context(keeping(inputs.sources))
         signer = None
         if options.key:
@@ -143,7 +146,7 @@ def carry_out(
             *_left_out_notes(plan, written, options),
             *(component_notes(path, shape.subfolders) if shape.subfolders else ()),
             *(former.notes if shape.folder else ()),
-            *earlier_signature_notes(signatures),
+            *(earlier_signature_notes(signatures) if signatures else ()),
             *consumed,
         ),
     )

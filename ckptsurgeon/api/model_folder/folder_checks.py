@@ -249,7 +249,8 @@ def _negative(fields: Mapping[str, Any], name: str) -> Iterator[tuple[str, int]]
 def _beyond(folder: ModelFolder, *, written: bool = False) -> list[Note]:
     """Return a note on token ids in config.json and generation_config.json for which there is no row.
 
-    Such an id is ``vocab_size`` or larger, or negative and fed to the model in generation. If these files are ``written`` to an output, the note says that the ids are not changed.
+    Such an id is ``vocab_size`` or larger, or negative and fed to the model in generation. If these files are
+    ``written`` to an output, the note says that the ids are not changed.
     """
     rows = folder.rows or _rows_of_decoder(folder.config)
     try:

@@ -16,7 +16,7 @@ from ..base.marks import is_weights, shards_among
 from ..zip.archive import is_of_export, is_of_torch
 from .text import ANEW, UnreadableFile, argument, text_kind
 
-__all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed", "piece_of_dcp"]
+__all__ = ["HEAD", "PIECE_OF_DCP", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed", "piece_of_dcp"]
 
 # Compressed files, the program that unpacks each kind, and the suffix without which it refuses a file ('': none).
 
@@ -117,6 +117,10 @@ def _unpack_advice(command: str, name: str, member: str = "") -> str:
 
 
 _PIECE = re.compile(r"__\d+_\d+\.distcp")
+
+
+PIECE_OF_DCP = ".distcp"
+"""The suffix of the data files of ``torch.distributed.checkpoint``."""
 
 
 def piece_of_dcp(name: str, folder: str) -> UnreadableFile | None:
