@@ -238,7 +238,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         return search_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
 
-    @cached_property
+    @property
     def _is_plain(self) -> bool:
         return is_plain(self._shown)
 

@@ -233,6 +233,6 @@ def test_a_layer_without_a_tensor_is_an_error(lost: str) -> None:
     meta = recorded("dinov2.giant", "meta")
     del meta[lost]
     with pytest.raises(
-        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers have")
+        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers or modules")
     ):
         converted(meta, "transformers")

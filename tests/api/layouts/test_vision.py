@@ -130,6 +130,6 @@ def test_a_layer_of_clip_without_a_joined_tensor_is_an_error(lost: str) -> None:
     openai = recorded("clip", "openai")
     del openai[lost]
     with pytest.raises(
-        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers have")
+        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers or modules")
     ):
         converted(openai, "transformers")
