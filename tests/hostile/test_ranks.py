@@ -37,7 +37,7 @@ RULES = {
 }  # fmt: skip
 RULES_OF_FILES = {
     broken("index"): ("an index that is none", "no number of ranks", "too many ranks", "an axis that is none", "an axis beyond"),
-    broken("ranks"): ("more ranks", "a file less"),
+    broken("ranks"): ("more ranks", "a file less", "the first file less"),
     broken("rank keys"): ("an axis of no tensor", "a tensor less"),
     broken("rank shapes"): ("another shape", "another dtype"),
 }  # fmt: skip

@@ -42,7 +42,6 @@ from .tokenizer.chat_template import chat_notes
 from .tokenizer.ctc import ctc_notes
 from .tokenizer.end_tokens import end_notes
 from .tokenizer.letter_case import case_notes
-from .tokenizer.roles import generates
 from .tokenizer.sentinels import sentinel_notes
 from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_notes, name_notes
@@ -233,24 +232,10 @@ def _rows_of_decoder(config: Mapping[str, Any]) -> int:
     return size if type(size) is int else 0
 
 
-def _negative(fields: Mapping[str, Any], name: str) -> Iterator[tuple[str, int]]:
-    """Yield (field, id) for each negative id in the file ``name`` that generation feeds to the model.
-
-    It begins with the first id, and fills up texts that end early with ``pad_token_id``. A negative ``eos_token_id``
-    means that texts do not end, and old files of config.json have a ``pad_token_id`` of -1, which does no harm there.
-    """
-    first = "bos_token_id" if fields.get("decoder_start_token_id") is None else "decoder_start_token_id"
-    for field in (first, "pad_token_id") if name == GENERATION else (first,):
-        number = fields.get(field)
-        if type(number) is int and number < 0:
-            yield field, number
-
-
 def _beyond(folder: ModelFolder, *, written: bool = False) -> list[Note]:
-    """Return a note on token ids in config.json and generation_config.json for which there is no row.
+    """Return a note on token ids in config.json and generation_config.json that are ``vocab_size`` or larger.
 
-    Such an id is ``vocab_size`` or larger, or negative and fed to the model in generation. If these files are
-    ``written`` to an output, the note says that the ids are not changed.
+    If these files are ``written`` to an output, the note says that the ids are not changed.
     """
     rows = folder.rows or _rows_of_decoder(folder.config)
     try:
@@ -264,9 +249,6 @@ def _beyond(folder: ModelFolder, *, written: bool = False) -> list[Note]:
     if GENERATION in found:  # if this file exists, transformers takes the fields in SUPPRESSED from it
         generation = folder.document(GENERATION)
         found[CONFIG] = [one for one in found.get(CONFIG, ()) if one[0] not in SUPPRESSED or one[0] not in generation]
-    name = GENERATION if GENERATION in found else CONFIG
-    if name in found and generates(folder):
-        found[name] = [*_negative(folder.document(name), name), *found[name]]
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"
     unchanged = "; they are written unchanged" if written else ""

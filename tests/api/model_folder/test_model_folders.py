@@ -252,30 +252,6 @@ def test_ids_beyond_the_rows_are_said_once(verb: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("config", "generation", "said"),
-    [
-        ({}, {"bos_token_id": -1, "eos_token_id": [99, -1], "pad_token_id": 50},
-         ["bos_token_id of generation_config.json is -1", "eos_token_id of generation_config.json is 99",
-          "pad_token_id of generation_config.json is 50"]),
-        ({}, {"pad_token_id": -1}, ["pad_token_id of generation_config.json is -1"]),
-        ({}, {"bos_token_id": -1, "decoder_start_token_id": 1, "eos_token_id": -1}, []),
-        ({"bos_token_id": -1, "pad_token_id": -1}, {"bos_token_id": 1}, []),
-        ({"bos_token_id": -1, "pad_token_id": -1}, None, ["bos_token_id of config.json is -1"]),
-    ],
-)  # fmt: skip
-def test_negative_ids_that_are_fed_to_the_model_are_beyond_its_rows(
-    config: dict[str, Any], generation: dict[str, Any] | None, said: list[str]
-) -> None:
-    model("m", architectures=["LlamaForCausalLM"], **config)
-    Path("m/generation_config.json").unlink()
-    if generation is not None:
-        Path("m/generation_config.json").write_text(json.dumps(generation))
-    found = [one for one in cs.inspect("m").notes if "vocabulary size" in one]
-    told = f"the vocabulary size is 8, but {', '.join(said)}: there is no row for these ids"
-    assert found == ([told] if said else [])
-
-
 def test_what_only_reads_does_not_say_what_is_written() -> None:
     model("m", eos_token_id=9)
     said = "the vocabulary size is 8, but eos_token_id of config.json is 9: there is no row for these ids"

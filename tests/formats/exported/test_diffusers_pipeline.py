@@ -99,8 +99,9 @@ def test_root_is_a_component_with_its_configuration(ckpt: Run) -> None:
         assert ([*found], len(found.open_files())) == (["a"], 1)
     done = ckpt("inspect", "sd", "--root", "unett")
     assert done.code == 2
-    assert "--root unett is not a component of the pipeline. Use the name of a component: unet, vae." in " ".join(
-        done.err.split()
+    assert (
+        "--root unett is not a component of the pipeline that has weights. Use the name of such a component: unet, vae."
+        in " ".join(done.err.split())
     )
 
 
