@@ -74,11 +74,9 @@ MOST, TENSORS = 8 << 20, 2000
 FEWEST, VALUES = 4, 64
 """At least ``FEWEST`` tensors must each repeat one value; those with fewer than ``VALUES`` zero points do not count."""
 ASYMMETRIC = (
-    "qzeros that are not the middle of the codes, although its quantization_config says {}, so runtimes may "
+    "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
     "ignore them, and compute wrong weights"
 )
-SYMMETRIC = {"GPTQ": ("sym", True), "AWQ": ("zero_point", False)}
-"""{family: (setting, its value in symmetric quantisation)}."""
 ROUNDED = Note(
     NoteKind.BROKEN_CODES,
     "qzeros that are all the middle of the codes, except for the lowest bits of each 32-bit word: were the packed "
@@ -97,7 +95,7 @@ SEVERAL = (
 MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
 """{bits of a code: two bytes}: if zero points are the middle of the codes, packed words repeat one of these bytes.
 
-The first byte is for the format ``gptq``, which stores zero points less 1, the second for ``gptq_v2`` and AWQ.
+The first byte is for the format ``gptq``, which stores zero points less 1, the second for ``gptq_v2``.
 """
 DIFFERENT = -1
 
@@ -107,12 +105,12 @@ def odd_zero_points(
 ) -> Iterator[tuple[str, str]]:
     """Yield (name of the weight, text) for each GPTQ or AWQ tensor whose zero points are suspect.
 
-    Zero points are suspect if they contradict a setting in ``SYMMETRIC``, or differ from the zero points of most
-    tensors. Of many tensors, only some are examined. The text follows "has" in a note: it says what the weight has.
-    ``read`` returns the bytes of a tensor.
+    Zero points are suspect if they contradict the setting ``sym``, or differ from the zero points of most tensors. Of
+    many tensors, only some are examined. The text follows "has" in a note: it says what the weight has. ``read``
+    returns the bytes of a tensor.
     """
     found = dict(_zero_points(codes, tensors, read))
-    said = dict(_asymmetric(found, settings))
+    said = dict(_asymmetric(found)) if settings.get("sym") is True else {}
     yield from said.items()
     if len({*values_called(settings, "sym")}) < 2 and len({*values_called(settings, "zero_point")}) < 2:
         yield from _unlike({name: one for name, one in found.items() if name not in said})
@@ -139,18 +137,15 @@ def _zero_points(
                 yield one.name, (family(one.method), bits, data)
 
 
-def _asymmetric(found: Mapping[str, tuple[str, int, bytes]], settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each tensor of symmetric codes, by its settings, whose zero points are not their middle.
+def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) for each GPTQ tensor with zero points that are not the middle of the range of codes.
 
     ``found`` has the pairs that ``_zero_points`` yields.
     """
     for name, (kind, bits, data) in found.items():
-        field, value = SYMMETRIC[kind]
-        middles = MIDDLES.get(bits, b"") if settings.get(field) is value else b""
-        middles = middles if kind == "GPTQ" else middles[1:]
+        middles = MIDDLES.get(bits, b"") if kind == "GPTQ" else b""
         if middles and not any(data.count(middle) == len(data) for middle in middles):
-            is_rounded = any(map(_is_rounded, middles, repeat(data)))
-            yield name, ROUNDED if is_rounded else ASYMMETRIC.format(f"{field} {str(value).lower()}")
+            yield name, ROUNDED if any(map(_is_rounded, middles, repeat(data))) else ASYMMETRIC
 
 
 def _is_rounded(middle: int, data: bytes) -> bool:

@@ -20,7 +20,7 @@ Parts = dict[str, torch.Tensor]
 ONE, LAYER = "model.layers.3.mlp.up_proj", "model.layers.3."
 STEP = 0x11111111
 WITHOUT_SYM = {key: value for key, value in SETTINGS["gptq"].items() if key != "sym"}
-WITHOUT_ZERO_POINT = {key: value for key, value in SETTINGS["awq"].items() if key != "zero_point"}
+SYMMETRIC_AWQ = {**SETTINGS["awq"], "zero_point": False}
 
 
 def symmetric_awq(weight: torch.Tensor) -> Parts:
@@ -36,7 +36,7 @@ CASES: tuple[tuple[Encode, dict[str, Any], int], ...] = (
     (gptq, SETTINGS["gptq"], STEP),
     (gptq, WITHOUT_SYM, STEP),
     (gptq, {**WITHOUT_SYM, "sym": False}, STEP),
-    (symmetric_awq, WITHOUT_ZERO_POINT, -STEP),
+    (symmetric_awq, SYMMETRIC_AWQ, -STEP),
 )
 
 
@@ -79,13 +79,6 @@ def test_half_of_a_matrix_is_no_other_version_of_the_format() -> None:
     state[f"{ONE}.qzeros"][0] += STEP
     said = cs.inspect(write_model(Path("m"), state, SETTINGS["gptq"])).notes
     assert [("qzeros that are not the middle" in one, ONE in one) for one in said if "qzeros" in one] == [(True, True)]
-
-
-def test_zero_points_of_awq_are_the_middle_if_the_settings_say_that_there_are_none() -> None:
-    settings = {**SETTINGS["awq"], "zero_point": False}
-    assert false_alarms(write_model(Path("m"), coded_tensors(symmetric_awq), settings), "qzeros") == []
-    said = "qzeros that are not the middle of the codes, although its quantization_config says zero_point false"
-    assert [said in one for one in cs.inspect(write_model(Path("m"), coded_tensors(awq), settings)).notes] == [True]
 
 
 def test_zero_points_of_asymmetric_codes_may_differ() -> None:
