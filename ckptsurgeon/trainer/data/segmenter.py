@@ -47,10 +47,11 @@ class Segmenter:
         return number if number >= 0 else None
 
     def lost_letters(self, text: str) -> Counter[str]:
-        """Return the letters of a text that its pieces lack, and how often: there is no piece for them or their bytes.
+        """Return the letters that the tokeniser leaves out of a text, each with the number of times that it occurs.
 
-        Only BPE of tokenizers without an unknown token loses letters. The letters are those of the normalised text: a
-        normaliser may compose or replace them. Each letter is tried once, by itself.
+        Only BPE of tokenizers without an unknown token does this, if it has no piece for a letter or its bytes. The
+        letters are those of the normalised text: a normaliser may compose or replace them. Each letter is tried once,
+        by itself.
         """
         if not self._is_json or type(self._model.model).__name__ != "BPE" or self.unknown_id is not None:
             return Counter()

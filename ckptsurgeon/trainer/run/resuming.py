@@ -41,7 +41,7 @@ def resume_start(
 
     ``sets`` are the ``--set`` strings of this call; they are added to the recorded strings of the run. The initial
     weights are read only if ``controls`` is true, because ``--controls`` trains from them again. Raises ConfigError if
-    there is no run, or if the initial weights that are read are gone or have changed.
+    the folder has no run, or if initial weights that are read were removed or have changed.
     """
     folder.last_step()
     known = read_lineage(folder)

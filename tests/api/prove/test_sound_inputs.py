@@ -184,7 +184,7 @@ def test_a_folder_with_other_files_is_an_error_that_names_both_kinds() -> None:
 
 
 def test_recognisers_with_other_alphabets_are_compared_by_the_letters_of_both() -> None:
-    """The inputs are no tokens, so that only the output layer has a row for each."""
+    """The inputs are sounds, so only the output layer has a row for each token."""
     model = recogniser()
     model.save_pretrained("b")
     letters = {"a": ["<pad>", "|", *"abcdef"], "b": ["<pad>", "|", *"fedcba"]}
