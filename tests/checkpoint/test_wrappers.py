@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import pytest
 import torch
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.checkpoint import checkpoint
 from ckptsurgeon.checkpoint.wrappers import unwrap, unwrap_as
 
 PLAIN = ["enc.w", "dec.w"]
@@ -83,3 +86,10 @@ def test_a_compiled_averaged_model_opens_with_its_counter_beside() -> None:
     found = cs.open_checkpoint("x.pth")
     assert list(found) == ["weight", "bias"]
     assert [extra.key for extra in found.extras] == ["_orig_mod.n_averaged"]
+
+
+def test_a_view_with_other_tensors_computes_anew_all_that_depends_on_them() -> None:
+    """A cached property is of the file and its folder, as those here, or in the list of what a view drops."""
+    of_the_file = {"_index", "_other_shard_notes", "_rank_notes", "_shard_notes", "elsewhere", "quantisation"}
+    cached = {name for name, value in vars(checkpoint.Checkpoint).items() if isinstance(value, cached_property)}
+    assert cached == of_the_file | set(checkpoint._WORKED_OUT)
