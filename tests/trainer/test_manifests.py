@@ -294,7 +294,10 @@ def test_a_csv_of_speechbrain() -> None:
         ("ID,wav,wrd,start,stop\nu1,a.wav,x,0,nan\n", ("line 2: stop is 'nan', not a whole number of samples",)),
         (
             "ID,wav,wrd\nu1,$other/a.wav,x\n",
-            ("line 2: the path $other/a.wav contains an unknown placeholder", "$data_root"),
+            (
+                "line 2: the path $other/a.wav has a placeholder that is unknown, or that is not at its beginning",
+                "$data_root",
+            ),
         ),
     ],
 )

@@ -14,7 +14,7 @@ from ...planning.merge.layers import layers_of, numbered_lists
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, as_notes, with_prefix
-from ...util.text import count, listing
+from ...util.text import count, escape, listing
 
 __all__ = ["differences"]
 
@@ -62,8 +62,8 @@ def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:
     """
     kinds = {f".{one}".rpartition(".")[2] for one in modules}
     if config.linear is not None and len(kinds) == 1 and all(LINEAR.search(f".{one}") for one in modules):
-        having = f"{count(len(modules), 'module')} {'has' if len(modules) == 1 else 'have'} factors"
-        yield f"target_modules is all-linear, but only {having}: {listing(modules, 6, where='')}"
+        having = f"only modules named {escape(kinds.pop())} have factors ({listing(modules, 6, where='')})"
+        yield f"target_modules is all-linear, but {having}: factors of other modules are probably missing"
 
 
 def _selects(config: AdapterConfig, module: str) -> bool:

@@ -133,7 +133,9 @@ def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", 
     info = TensorInfo(dtype, size, storage, begin, None if contiguous else stride)
     if info.nbytes > max(limits.EXPANSION_FREE, limits.EXPANSION * storage.nbytes):
         raise UnsafeError(
-            f"a tensor of shape {size} has {info.nbytes} bytes, but {_named(storage)} has only {storage.nbytes}.",
+            f"a tensor of shape {size} and stride {stride} repeats values of {_named(storage)}: it has {info.nbytes:,} "
+            f"bytes, over {limits.EXPANSION:,} times as many as the {storage.nbytes:,} bytes of the storage.",
+            hint="If you trust the file, load it with torch, and save the tensor again after tensor.contiguous().",
             rule="tensor expansion",
         )
     return _flagged(info, flags) if flags else info

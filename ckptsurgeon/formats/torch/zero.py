@@ -92,7 +92,7 @@ def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
     pieces = sum(map(len, groups)) * len(ranks)
     if pieces > limits.ZERO_PIECES:
         raise UnsafeError(
-            f"the ranks may have {pieces} pieces of parameters; the limit is {limits.ZERO_PIECES}.",
+            f"the ranks could have up to {pieces} pieces of parameters, more than the limit of {limits.ZERO_PIECES}.",
             hint="Convert the checkpoint with zero_to_fp32.py, which DeepSpeed saves in its folder.",
             rule="pieces",
         )

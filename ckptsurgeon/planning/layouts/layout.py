@@ -144,9 +144,9 @@ class Family:
     routed: tuple[str, str] | tuple[()] = ()
 
     def of(self, tensors: Tensors) -> Family | None:
-        """Return this family with the names that the network ``tensors`` has; None if the network is of another family.
+        """Return this family with the names of the network ``tensors``; None if ``shaped`` finds another network.
 
-        A family without ``shaped`` has the same names for all networks, and is returned as it is.
+        A family without ``shaped`` is returned unchanged for every network: its names are the same for all of them.
         """
         return self.shaped(tensors) if self.shaped is not None else self
 

@@ -40,7 +40,7 @@ __all__ = [
 def text(value: Any) -> str:
     """Return ``value``; raises TypeError unless it is a string."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.60} is not a string")
+        raise TypeError(f"it has {value!r:.60} where a string is needed")
     return value
 
 

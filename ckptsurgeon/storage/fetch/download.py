@@ -141,7 +141,7 @@ class _Body:
         if sha256 and found != sha256:
             raise SourceError(
                 f"{self._shown} has the wrong content: its SHA-256 is {found}, not {sha256}.",
-                hint="Compare this SHA-256 with the one that the publisher gives, or fetch the file again.",
+                hint="Compare the expected SHA-256 with the one that the publisher gives, or fetch the file again.",
             )
         assert self._staged is not None
         self._staged.flush(self._size)

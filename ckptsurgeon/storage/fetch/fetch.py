@@ -182,7 +182,7 @@ def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
     if blob.sha256 != order.sha256:
         raise SourceError(
             f"{escape(name)} has the wrong content: its SHA-256 is {blob.sha256}, not {order.sha256}.",
-            hint="Compare this SHA-256 with the one that the publisher gives, or fetch the file again.",
+            hint="Compare the expected SHA-256 with the one that the publisher gives, or fetch the file again.",
         )
     return replace(blob, checked="asked")
 

@@ -64,7 +64,7 @@ def read_store(
     if sha256 and digest.hexdigest() != sha256:
         raise SourceError(
             f"{escape(origin.shown)} has the wrong content: its SHA-256 is {digest.hexdigest()}, not {sha256}.",
-            hint="Compare this SHA-256 with the one that the publisher gives, or fetch the file again.",
+            hint="Compare the expected SHA-256 with the one that the publisher gives, or fetch the file again.",
         )
     staged.flush(size)
     return DownloadedFile(staged, digest.hexdigest(), version)

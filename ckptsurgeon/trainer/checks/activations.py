@@ -140,9 +140,10 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
     """Return ``value``, the output of the layer ``module``, reshaped to (units, positions).
 
-    ``channels`` maps the shape of an output to the axis of its units; this function adds an entry for each layer with
-    parameters. A layer without parameters, such as an activation function, has its units on the same axis as the layer
-    before it, so its axis is looked up in ``channels``.
+    The units of a layer in ``_CHANNELS_SECOND`` are on axis 1, those of any other layer with parameters on the last
+    axis. ``channels`` maps the shape of an output to this axis; this function adds an entry for each layer with
+    parameters. Any other layer, such as an activation function, has its units on the same axis as the layer before it:
+    the axis that ``channels`` has for the shape of its output, or the last axis if there is no entry.
     """
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)

@@ -126,8 +126,9 @@ def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
             name = os.path.dirname(os.path.abspath(path)) + name.removeprefix(root)
     if "{" in name or name.startswith("$"):
         raise ConfigError(
-            f"{where}: the path {escape(name)} contains an unknown placeholder.",
-            hint=f"Write the full path, or {ROOTS[path.lower().endswith('.csv')]} for the folder of the manifest.",
+            f"{where}: the path {escape(name)} has a placeholder that is unknown, or that is not at its beginning.",
+            hint="Write the full path, or, for the folder of the manifest, begin the path with "
+            f"{ROOTS[path.lower().endswith('.csv')]}.",
         )
     sound = file_beside(path, name)
     start, stop = part.get("start", 0), part.get("stop")

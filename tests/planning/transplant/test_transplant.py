@@ -437,7 +437,7 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {k: v for k, v in p.items() if k != "steps"}, "'steps' is missing"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "op": "rm -rf"}]}, "unknown op 'rm -rf'"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": {"source": "other", "key": "a"}}]}, "'other' is missing"),
-        (lambda p: {**p, "sources": [{"name": 3}]}, "3 is not a string"),
+        (lambda p: {**p, "sources": [{"name": 3}]}, "it has 3 where a string is needed"),
         (lambda p: {**p, "seed": "x"}, "cannot be read"),
         (lambda p: {**p, "seed": -1}, "its seed is -1"),
         (lambda p: {**p, "version": True}, "version True"),
@@ -449,7 +449,7 @@ def test_the_same_inputs_give_the_same_plan() -> None:
             for places in (3, None, {"a": 1}, ["a"], [[]], [-1], [2], [True], [0.0])
         ),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "has no input"),
-        (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "is not a string"),
+        (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "where a string is needed"),
     ],
 )
 def test_what_is_no_plan_is_usage(change: Any, why: str) -> None:

@@ -144,9 +144,10 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that stacks all experts of a layer has more or fewer experts than config.json declares.
+    """Yield a note on the first tensor that stacks a layer's experts and has another number than config.json declares.
 
-    If no number is declared, such tensors are compared with each other.
+    If no number is declared, the numbers of such tensors are compared with the most frequent one. If all numbers are
+    right, the notes of ``_routers`` are yielded, except for the model types ``_OTHER_ROWS``.
     """
     found = [(one, match[1] or "") for one in tensors if len(one.shape) > 1 and (match := _STACKED.match(one.key))]
     field, declared = _declared(config)

@@ -84,7 +84,7 @@ def _unusable(folder: ModelFolder) -> Iterator[str]:
 
 @notes_of(NoteKind.TOKEN_IDS)
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the post-processor in tokenizer.json adds special tokens with the ids of other tokens."""
+    """Yield a note if the post-processor in tokenizer.json adds a special token with an id that is not its own."""
     places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
     found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
     if found and places:
