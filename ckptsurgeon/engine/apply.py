@@ -35,8 +35,8 @@ from .output.companions import (
     implied_notes,
     stale_companions,
 )
+from .output.diffusers_pipeline import check_subfolder, component_notes
 from .output.layout import OutputFile, OutputOptions, OutputShape, as_written, is_folder, lay_out
-from .output.pipeline import check_subfolder, component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import earlier_signature_notes, earlier_signatures, signing
 from .part_receipt import PartReceipt
@@ -50,10 +50,10 @@ from .part_run import (
     unsound_copy_notes,
     unsound_notes,
 )
-from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import prefetch
 from .processes import Helpers
 from .staged_output import StagedOutput, staged_output
+from .write_parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 
 if TYPE_CHECKING:
     from ..tensors.odd_scales.notes import Found

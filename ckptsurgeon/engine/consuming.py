@@ -29,7 +29,7 @@ from ..util.text import count, escape, human_bytes, listing
 from .identity import is_known
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape, writer_of
-from .parts import steps_of_parts
+from .write_parts import steps_of_parts
 
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 

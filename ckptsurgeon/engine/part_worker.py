@@ -20,9 +20,9 @@ from .output.layout import OutputOptions, as_written, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
 from .part_run import PartRun, keeping
-from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import prefetch
 from .processes import SEEN_S, ProcessGroup
+from .write_parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 
 __all__ = ["PartWorker", "run_worker"]
 

@@ -21,8 +21,8 @@ from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.quantisers import quantisers_of
 from .part_run import PartRun
-from .parts import plan_of_parts, steps_of_parts, write_parts
 from .processes import shared_out
+from .write_parts import plan_of_parts, steps_of_parts, write_parts
 
 __all__ = ["sharing_of"]
 

@@ -19,15 +19,15 @@ from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
 from .output.companions import existing_checkpoint, replaced
+from .output.diffusers_pipeline import component_weights
 from .output.layout import OutputFile, OutputOptions, OutputShape
-from .output.pipeline import component_weights
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .part_run import PartRun
-from .parts import write_frame
 from .processes import SEEN_S, Helpers, pauses
 from .rank_files import SpreadFile
 from .resuming import PartsJournal, unfinished_parts
+from .write_parts import write_frame
 
 __all__ = ["StagedOutput", "staged_output"]
 

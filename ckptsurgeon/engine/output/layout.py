@@ -20,7 +20,7 @@ from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
 from .companions import without_adapter, written_to_folder
-from .pipeline import ComponentWriter, check_pipeline, component_files
+from .diffusers_pipeline import ComponentWriter, check_pipeline, component_files
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
 from .spelling import OPTIONS, Spelling

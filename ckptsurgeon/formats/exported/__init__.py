@@ -1,1 +1,1 @@
-"""Reads formats that are only read: files of frameworks other than torch, and programs exported with their weights."""
+"""Reads the files of frameworks other than torch, and of programs exported with their weights; some can be written."""
