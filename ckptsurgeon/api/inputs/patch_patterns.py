@@ -91,7 +91,7 @@ def _without_quantised(flag: str, chosen: set[str], old: Checkpoint, new: Checkp
         raise PlanError(
             f"the patterns select only parts of quantised weights ({methods}), which are codes and scales, and not "
             f"weights: {listing(names, 3)}.",
-            hint=f"Leave {flag} out, or select other tensors: quantised weights are stored exactly.",
+            hint=f"Leave {flag} out, or select other tensors: in a patch, quantised weights are always stored exactly.",
             details=list(coded),
         )
     are, them = ("is", "it") if len(names) == 1 else ("are", "them")

@@ -48,9 +48,9 @@ def check_memory(network: Network, blocks: Sequence[str], grams: GramSums, *, mo
     )
     if need > limit:
         raise ConfigError(
-            f"merging the largest block takes {human_bytes(need)} of memory for the weights of {models} models and the "
-            f"Gram matrices; the limit is {human_bytes(limit)}.",
-            hint=f"Allow more memory: --memory {need}B, or leave out large layers with --exclude.",
+            f"merging the largest block takes {human_bytes(need)} of memory: for merged weights, and for one tensor of "
+            f"all {models} models with its Gram matrices. The limit is {human_bytes(limit)}.",
+            hint=f"Allow more memory: --memory {need}B. Or give large layers to --exclude: they are then averaged.",
         )
 
 

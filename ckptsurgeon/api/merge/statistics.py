@@ -125,8 +125,8 @@ def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> 
 def _check_not_merged(is_merged: bool, method: Method, name: str) -> None:
     if is_merged:
         raise ConfigError(
-            f"{escape(name)} has the statistics of inputs in a merged model, which the method {method.name} does not "
-            "use.",
+            f"{escape(name)} has statistics of the inputs of layers in a merged model, which the method "
+            f"{method.name} does not use.",
             hint="Use --method regmean_plusplus, or make the statistics without --merged-with.",
         )
 

@@ -58,7 +58,10 @@ class FileSlice(File):
 
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise FormatError(f"a part of {escape(self.uri)} is truncated.", rule="slice")
+            raise FormatError(
+                f"a part of {escape(self.uri)} is damaged: its content does not end within its {self.size} bytes.",
+                rule="slice",
+            )
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Announce (begin, end) ranges of this part that will be read: a remote file then fetches them together."""

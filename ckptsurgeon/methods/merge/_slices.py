@@ -179,7 +179,7 @@ def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator
 
 
 def row_length(tensors: Tensors) -> int:
-    """Return the number of elements of a row: the size of the last dimension."""
+    """Return the number of elements of a row: the size of the last dimension, but at least 1; 1 for a scalar."""
     return max(1, tensors.shape[-1]) if tensors.shape else 1
 
 

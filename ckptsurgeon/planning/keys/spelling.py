@@ -154,7 +154,7 @@ def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
 
 
 def spelled(old: Sequence[str], new: Sequence[str]) -> str:
-    """Return the text of the rule that renames a module; ``old`` and ``new`` are the segments of its two names."""
+    """Return the text OLD=NEW of the rule that renames a module or key; ``old`` and ``new`` are its names' segments."""
     return rule_text(quoted(".".join(old)), quoted(".".join(new)))
 
 

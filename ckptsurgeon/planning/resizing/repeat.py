@@ -100,7 +100,7 @@ def widened_channels(
 
 
 def _padded(axis: Axis) -> str:
-    """Return the policy that adds initialised rows at the end of each part of a tensor."""
+    """Return the text of the policy that adds initialised elements along ``axis``, at the end of each of its parts."""
     return f"pad:parts={axis.parts},dim={axis.dim}" if axis.parts > 1 else "pad"
 
 

@@ -171,12 +171,12 @@ def to_bfloat16(values: Array) -> Array:
 
 
 def bfloat16_sums(base: Array, change: Array) -> Array:
-    """Return the bits of ``base + change``, rounded as ``to_bfloat16`` rounds; NaN keeps other bits than torch's.
+    """Return the bfloat16 bits of ``base + change``, rounded as ``to_bfloat16`` rounds, but without its change of NaN.
 
-    ``base`` is a matrix of bfloat16 bits, ``change`` a matrix of float32 of the same shape. The last 16 bits of each
-    NaN in ``change`` must be 0, as they are in a NaN that was computed from numbers: then they are 0 in the sum, too,
-    and no NaN becomes a number. A NaN with other bits could be rounded to 0. A few rows are computed at once, in the
-    same memory for all.
+    ``to_bfloat16`` gives every NaN the bits of torch's NaN; here, a NaN may have other bits. ``base`` is a matrix of
+    bfloat16 bits, ``change`` a matrix of float32 of the same shape. The last 16 bits of each NaN in ``change`` must be
+    0, as they are in a NaN that was computed from numbers. The sum's last 16 bits are then 0, too, and rounding keeps
+    the NaN. Rounding could turn a NaN with other bits into 0. A few rows are computed at once, in the same memory.
     """
     made = np.empty(base.shape, "<u2")
     rows = max(1, CACHED // 2 // max(1, base.shape[1]))

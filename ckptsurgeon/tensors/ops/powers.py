@@ -18,7 +18,7 @@ _INFINITE = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
 def power_of(dtype: str, factor: float) -> int | None:
-    """Return the exponent of a factor that is a power of two near 1; None for other factors and dtypes."""
+    """Return n if ``factor`` is 2 ** n, n is from -15 to 15, and ``dtype`` is a 16-bit float; otherwise return None."""
     mantissa, exponent = math.frexp(factor)
     return exponent - 1 if dtype in _FRACTION and mantissa == 0.5 and abs(exponent - 1) < 16 else None
 

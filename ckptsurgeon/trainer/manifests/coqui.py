@@ -27,7 +27,7 @@ class _CoquiCSV:
             size = row.get("wav_filesize", "1").strip()
             if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
                 raise ConfigError(
-                    f"{where}: wav_filesize is {escape(size, 40)!r}, not a number of bytes.",
+                    f"{where}: wav_filesize is {escape(size, 40)!r}, not a number of bytes above 0.",
                     hint="Write the values in the order of the columns in the first line. wav_filesize is optional.",
                 )
             if not row["wav_filename"]:

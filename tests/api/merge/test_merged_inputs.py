@@ -280,7 +280,7 @@ def test_gram_matrices_of_all_models_need_memory(tmp_path: Path, monkeypatch: py
 
     saved(tmp_path, wide, "a", "b")
     both = 2 * 8 * 500**2
-    with pytest.raises(cs.ConfigError, match="2 models and the Gram matrices") as caught:
+    with pytest.raises(cs.ConfigError, match="all 2 models with its Gram matrices") as caught:
         joint(tmp_path, "a", "b", memory=both)
     enough = int(re.search(r"--memory (\d+)B", str(caught.value.hint))[1])  # type: ignore[index]
     peaks, plain = list[int](), merged_inputs._Merging._merged_tensor

@@ -99,8 +99,8 @@ class _LatentParted(Parted):
         heads = turned // rotated if rotated > 0 else 0
         if heads < 1 or turned % rotated or rows <= values or (rows - values) % heads or not values or values % heads:
             raise PlanError(
-                f"{escape(key)} has {rows} rows, which do not fit the other tensors of its attention, or some of these "
-                "are missing.",
+                f"{escape(key)} has {rows} rows, which do not fit the other tensors of its attention, or some of the "
+                "other tensors are missing.",
                 hint="If they are missing, add q_proj or q_b_proj, kv_a_proj_with_mqa and o_proj first.",
             )
         return heads, (rows - values) // heads, values // heads, rank
