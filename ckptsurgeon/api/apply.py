@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..methods.merge._method import Method
     from .ray_tasks import RayTasks
 
-__all__ = ["apply", "check_output", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
+__all__ = ["apply", "check_form", "check_output", "notes_of", "open_inputs", "output_formats", "output_suffixes"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Suffixes of the files that a model's folder may contain besides its weights."""
@@ -90,7 +90,7 @@ def apply(
     has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
-    from ..engine.output.layout import is_shared_out
+    from ..engine.output.layout import is_shared_out, named_as_file
     from ..engine.output.shards import parse_size
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
@@ -133,6 +133,7 @@ def apply(
         adapters = merged_adapters(plan, inputs) if may_have else ()
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__, adapters)
         entries, lost = _metadata_of(plan, inputs, options)
+        lost = (*named_as_file(options), *lost)
         with ExitStack() as stack:
             group = stack.enter_context(process_group()) if processes else None
             if group is not None and not group.is_first:
@@ -286,20 +287,26 @@ def check_output(
     """Check an output before ``apply``: its format, its shard size and whether it can store the result of ``plan``.
 
     Without a ``plan``, only the options are checked. Raises the errors that ``apply`` would raise for these,
-    for example for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that
-    ``apply`` would add; none if the inputs of the plan are closed.
+    for example for dtypes or entries that the format cannot store. Returns the notes on the output that ``apply`` would
+    add: that a folder is named as a file, and on its metadata; none on metadata if the inputs of the plan are closed.
     """
-    from ..engine.output.layout import as_written, check_options, lay_out
+    return check_form(OutputForm(output, to, max_shard_size, ranks, axis, mesh), plan)
+
+
+def check_form(form: OutputForm, plan: Plan | None = None) -> tuple[str, ...]:
+    """Check an output as ``check_output`` does."""
+    from ..engine.output.layout import as_written, check_options, lay_out, named_as_file
     from ..formats.base.header import ExtraEntries
 
-    options = OutputForm(output, to, max_shard_size, ranks, axis, mesh).options()
+    options = form.options()
     check_options(options)
     if plan is None:
         return ()
     carries = plan.carried.root or plan.carried.entries
     lay_out(as_written(plan, options), options, "", ExtraEntries() if carries else None)
     inputs = open_inputs(plan)
-    return _metadata_of(plan, inputs, options)[1] if inputs is not None else ()
+    lost = _metadata_of(plan, inputs, options)[1] if inputs is not None else ()
+    return (*named_as_file(options), *lost)
 
 
 def open_inputs(plan: Plan) -> PlanInputs | None:

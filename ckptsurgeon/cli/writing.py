@@ -38,6 +38,7 @@ from .stopping import say
 
 if TYPE_CHECKING:
     from ..analysis.prove.proof import Proof
+    from ..api.inputs.output_form import OutputForm
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
@@ -197,7 +198,7 @@ class Writing:
         processes write, only the first one shows the result.
         """
         if self.dry_run:
-            self._show_unwritten(plan)
+            self.show_unwritten(plan)
             return
         assert self.output is not None  # ``check`` ensures this
         self._ask(plan)
@@ -266,19 +267,19 @@ class Writing:
         with self.printer.working("proving"):
             return prove_output(plan, output)
 
-    def _show_unwritten(self, plan: Plan) -> None:
+    def show_unwritten(self, plan: Plan, form: OutputForm | None = None) -> None:
         """Show a plan, with the notes on the output that would be written; with --processes, also how it is shared.
 
-        With --json, a note names the options of the output, which are not part of the plan.
+        With --json, a note names the options of the output, which are not part of the plan. ``form`` is the form of the
+        output if not all of it was given as options.
         """
         if self.output is not None or self.to or self.max_shard_size or self.shared.given:
-            from ..api.apply import check_output as api_check_output
+            from ..api.apply import check_form
             from ..api.inputs.output_form import OutputForm
 
-            output = "output/" if self.output is None else self.output
-            given: dict[str, Any] = {"to": self.to, "max_shard_size": self.max_shard_size, **self.shared.given}
-            form = OutputForm(None, **given)
-            notes = [*form.without_notes(plan.notes), *api_check_output(output, plan=plan, **given)]
+            form = form or OutputForm(self.output, self.to, self.max_shard_size, **self.shared.given)
+            form = form if form.output is not None else replace(form, output="output/")
+            notes = [*form.without_notes(plan.notes), *check_form(form, plan)]
             plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(form.notes() if self.printer.json else ())])))
         if self.processes is not None:
             self._show_sharing(plan, self.processes)

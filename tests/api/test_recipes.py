@@ -461,6 +461,32 @@ def test_an_option_of_a_recipe_is_named_as_its_field(
     assert (done.code, f"error: {why}" in " ".join(done.err.split())) == (2, True), done
 
 
+@pytest.mark.parametrize(
+    ("fields", "options", "why"),
+    [
+        ({"to": "fsdp", "ranks": 2}, [], "to: fsdp in recipe.yaml"),
+        ({"max_shard_size": "2MB"}, [], "max_shard_size: 2MB in recipe.yaml"),
+        ({}, ["--to", "dcp"], "--to dcp"),
+    ],
+)
+def test_a_folder_with_the_name_of_a_file_is_noted(
+    fields: dict[str, Any], options: list[str], why: str, ckpt: Any
+) -> None:
+    name = recipe(**FILTER, **fields)
+    note = f"note: q.pth has the name of a file, but is a folder, because of {why}"
+    for dry in (["-n"], []):
+        assert note in " ".join(ckpt("apply", name, *options, "-o", "q.pth", *dry).err.split())
+    assert "has the name" not in ckpt("apply", name, *options, "-o", "q/").err
+    Path("plan.json").write_text(ckpt("apply", name, *options, "-o", "r.pth", "-n", "--json").out)
+    assert "has the name" not in ckpt("apply", "plan.json", "-o", "one.pth").err
+
+
+@pytest.mark.parametrize("dry", [["-n"], []])
+def test_an_axis_of_a_recipe_that_fits_no_tensor_is_named_as_its_field(dry: list[str], ckpt: Any) -> None:
+    done = ckpt("apply", recipe(**FILTER, to="tp", ranks=2, axis=["x=0"]), "-o", "out/", *dry)
+    assert (done.code, "error: axis: x=0 in recipe.yaml matches none of the" in done.err) == (2, True), done
+
+
 def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:
     Path("plan.json").write_text(json.dumps(cs.filter("a.pth").to_json()))
     assert ckpt("apply", "plan.json", "-n", "-o", "o.pth").code == 0

@@ -72,8 +72,14 @@ class OutputForm:
         return (f"{LACKS_OPTIONS}: give {typed} to ckpt apply again",) if words else ()
 
     def without_notes(self, notes: Sequence[str]) -> list[str]:
-        """Return the notes of a plan without the note on such options, if any is given now."""
-        return [note for note in notes if not (note.startswith(LACKS_OPTIONS) and self.notes())]
+        """Return the notes of a plan without those on an earlier output.
+
+        These are the note on a folder with the name of a file and, if any such option is given now, that on options.
+        """
+        from ...engine.output.layout import NAMED_AS_FILE
+
+        others = [note for note in notes if NAMED_AS_FILE not in note]
+        return [note for note in others if not (note.startswith(LACKS_OPTIONS) and self.notes())]
 
     def options(self) -> OutputOptions:
         """Return the options of the output."""

@@ -54,7 +54,7 @@ def run(
                 max_shard_size=form.max_shard_size, shared=RankChoices(form.ranks, list(form.axes), form.mesh),
             )  # fmt: skip
             writing.check()
-            writing.carry_out(order.plan)
+            writing.show_unwritten(order.plan, form)
         finally:
             order.close()
         return

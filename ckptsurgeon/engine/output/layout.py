@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 from ...errors import ConfigError, OutputError
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
-from ...formats.base.marks import Writers, writers
+from ...formats.base.marks import Writers, is_exported, is_weights, writers
 from ...formats.base.rank_layout import RankWriter, SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan
@@ -27,6 +27,7 @@ from .spelling import OPTIONS, Spelling
 from .unfit_format import too_many, unfit_dtype, unknown_suffix, unknown_to
 
 __all__ = [
+    "NAMED_AS_FILE",
     "OutputFile",
     "OutputOptions",
     "OutputShape",
@@ -35,9 +36,11 @@ __all__ = [
     "is_folder",
     "is_shared_out",
     "lay_out",
+    "named_as_file",
     "writer_of",
 ]
 
+NAMED_AS_FILE = "has the name of a file, but is a folder, because of"
 ALL_RANKS = "all ranks"
 """The name of the ``OutputFile`` that represents the files of all ranks."""
 
@@ -134,6 +137,16 @@ def is_folder(options: OutputOptions) -> bool:
     if options.to in writers() and not writers().suffixes[options.to]:
         return True
     return not os.path.splitext(path)[1] and not os.path.exists(path)
+
+
+def named_as_file(options: OutputOptions) -> tuple[str, ...]:
+    """Return the note that a new folder will have the name of a file, such as ``q.pth``; () if it will not."""
+    path, to = options.path, options.to
+    is_for_folders = to in writers() and not writers().suffixes[to]
+    if not (is_weights(path) or is_exported(path)) or os.path.isdir(path):
+        return ()
+    option, value = ("--to", to) if is_for_folders else ("--max-shard-size", options.max_shard_size)
+    return (f"{escape(path)} {NAMED_AS_FILE} {options.spelling.given(option, value)}",) if value else ()
 
 
 def writer_of(options: OutputOptions) -> Writer:
