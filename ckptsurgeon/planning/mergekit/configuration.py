@@ -14,6 +14,7 @@ from .fields import ModelReference, at, fault, items, reference, table, text
 from .tokenizer import Tokenizer, read_tokenizer
 
 __all__ = [
+    "WHOLE",
     "Configuration",
     "ModelPart",
     "ModuleConfig",

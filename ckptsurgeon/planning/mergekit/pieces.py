@@ -14,7 +14,7 @@ from ..merge.layers import LayerList, layer_list, layer_lists
 from ..merge.pieces import MergePiece, ParameterSetting, ParameterValues, Settings, pieces_of
 from ..merge.slices import LayerSlice, LayerSource, sliced_pieces
 from ..plan.files import SourceView
-from .configuration import Configuration, ModelPart, ModuleConfig, SliceConfig, SourceConfig, parts_of
+from .configuration import WHOLE, Configuration, ModelPart, ModuleConfig, SliceConfig, SourceConfig, parts_of
 from .fields import ModelReference, at, fault, table, text
 
 __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configuration", "settings", "without_effect"]
@@ -24,6 +24,7 @@ __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configurati
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
 """{method ("" for all methods): parameters that mergekit accepts although they have no effect}."""
 
+UNUSED_LAYERS = "the field layers changes nothing without slices or a gradient, and is not needed"
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -160,9 +161,15 @@ class _Builder:
             models, base = self._roles(module.models, self._base, "models", whole=True)
             numbers = [self._number(one) for one in models]
             counts = self._models.counts[numbers[0] if base is None else self._number(base)]
+            values = self._values(models, shared)
+            if module.layers and module.name in WHOLE and not values.depend_on_layers:
+                self._lists(
+                    module, counts, list(dict.fromkeys(key for number in numbers for key in views[number].tensors))
+                )
+                self.layout.notes[UNUSED_LAYERS] = None
             self.layout.pieces += pieces_of(
                 views, numbers, self._number(base) if base is not None else None, self._method,
-                self._values(models, shared), owned=part.owns, layers=partial(self._lists, module, counts),
+                values, owned=part.owns, layers=partial(self._lists, module, counts),
             )  # fmt: skip
             return
         layers = self._layers(module, part.owns)

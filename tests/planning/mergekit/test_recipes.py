@@ -272,6 +272,15 @@ def test_which_of_several_lists_is_meant_has_to_be_said(ckpt: Run) -> None:
     assert ckpt("merge", recipe(**sliced((0, 1)), layers="tower"), "-n").code == 2
 
 
+def test_layers_without_slices_or_a_gradient_are_noted_and_must_exist(ckpt: Run) -> None:
+    write()
+    note = "note: the field layers changes nothing without slices or a gradient, and is not needed"
+    assert note in " ".join(ckpt("merge", recipe(**pair(1), layers="model.layers"), "-n").err.split())
+    assert note not in " ".join(ckpt("merge", recipe(**pair([0.0, 1.0]), layers="model.layers"), "-n").err.split())
+    done = ckpt("merge", recipe(**pair(1), layers="towers"), "-n")
+    assert (done.code, "layers: towers matches none of the" in done.err) == (2, True), done
+
+
 def test_layers_may_be_said_for_whole_models_too() -> None:
     write(**{f"towers.{n}.weight": torch.ones(4, 2) for n in range(3)})
     found = weights(**pair([0.0, 1.0], layers="towers"))
