@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.plan.files import ADAPTER_VERBS
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
-from ..util.text import escape
+from ..util.text import escape, listing
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
@@ -149,7 +149,8 @@ def apply(
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     planned = form.without_notes(notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size))
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
-    notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left])
+    unused = _without_effect(plan, plugins, memory=most)
+    notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *unused, *left])
     receipt = replace(receipt, notes=tuple(notes))
     if not proved:
         return receipt
@@ -254,6 +255,19 @@ def _index_left(path: str, names: Sequence[str]) -> str:
         f"{found} and its shards, from an earlier model; "
         "the folder has two models now: remove the index and its shards, or load the new file by its path"
     )
+
+
+def _without_effect(plan: Plan, plugins: Sequence[Method], *, memory: int) -> Iterator[str]:
+    """Yield a note for each of the arguments ``memory`` and ``plugin`` that was given, but changes nothing."""
+    if memory:
+        from ..engine.compute.compute import computes  # imports numpy
+
+        if not computes(plan):
+            yield "memory has no effect: this plan computes no tensor that it limits"
+    used = {step.merge.method for step in plan.steps if step.merge is not None}
+    if plugins and used.isdisjoint(method.name for method in plugins):
+        methods = listing([method.name for method in plugins], where="")
+        yield f"plugin has no effect: this plan uses none of its methods ({methods})"
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:

@@ -53,6 +53,7 @@ __all__ = [
     "block_places",
     "blockwise",
     "computed_blocks",
+    "computes",
     "costs_of",
     "memory_bytes",
     "memory_need",
@@ -293,6 +294,11 @@ def _alike(step: Step) -> tuple[object, ...]:
 def _computes(step: Step) -> bool:
     """Return whether a step may need more memory than a copy."""
     return step.op in ("merge", "lora", "factor") or step.coded is not None or is_pursuit(step)
+
+
+def computes(plan: Plan) -> bool:
+    """Return whether a limit of memory has an effect: a step of the plan may need more memory than a copy."""
+    return any(map(_computes, plan.steps))
 
 
 def _places_of(step: Step, context: MergeContext) -> list[OutputBlock]:

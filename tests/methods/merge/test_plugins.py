@@ -47,6 +47,21 @@ def test_a_method_of_the_user_s_own(ckpt: Run) -> None:
     assert "clipped" in ckpt("merge", "--list", "--plugin", "mine.py").out
 
 
+def test_memory_and_a_plugin_without_effect_are_noted() -> None:
+    write()
+    Path("mine.py").write_text(PLUGIN)
+
+    def notes(plan: cs.Plan) -> list[str]:
+        found = cs.apply(plan, "out.pth", memory="512MB", plugin="mine.py", force=True).notes
+        return [note for note in found if "has no effect" in note]
+
+    plugin = "plugin has no effect: this plan uses none of its methods (clipped, whole)"
+    memory = "memory has no effect: this plan computes no tensor that it limits"
+    assert notes(cs.filter(MODELS[0])) == [memory, plugin]
+    assert notes(cs.merge(MODELS, method="linear", weights=[1, 1])) == [plugin]
+    assert notes(cs.merge(MODELS, method="whole", plugin="mine.py")) == []
+
+
 def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
     first, second = write()
     Path("mine.py").write_text(PLUGIN)
