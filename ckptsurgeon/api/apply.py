@@ -18,7 +18,7 @@ from ..util.text import escape, listing
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
-from .inputs.output_form import OutputForm
+from .inputs.output_form import OutputForm, run_options
 from .inputs.recipe_files import is_recipe
 from .inputs.reopening import inputs_of, read_plan
 
@@ -99,7 +99,9 @@ def apply(
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
-    form, proved, from_file = OutputForm(output, to, max_shard_size, ranks, axis, mesh), "", not isinstance(plan, Plan)
+    run = run_options(key, engine, consume=consume)
+    form, proved = OutputForm(output, to, max_shard_size, ranks, axis, mesh, run=run), ""
+    from_file = not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     if not isinstance(plan, Plan) and is_recipe(plan):
         from .recipes import plan_recipe

@@ -273,13 +273,15 @@ class Writing:
         With --json, a note names the options of the output, which are not part of the plan. ``form`` is the form of the
         output if not all of it was given as options.
         """
-        if self.output is not None or self.to or self.max_shard_size or self.shared.given:
+        is_formed = self.output is not None or self.to or self.max_shard_size or self.shared.given
+        if is_formed or self.key or self.engine or self.consume:
             from ..api.apply import check_form
-            from ..api.inputs.output_form import OutputForm
+            from ..api.inputs.output_form import OutputForm, run_options
 
             form = form or OutputForm(self.output, self.to, self.max_shard_size, **self.shared.given)
+            form = replace(form, run=run_options(self.key, self.engine, consume=self.consume))
             form = form if form.output is not None else replace(form, output="output/")
-            notes = [*form.without_notes(plan.notes), *check_form(form, plan)]
+            notes = [*form.without_notes(plan.notes), *(check_form(form, plan) if is_formed else ())]
             plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(form.notes() if self.printer.json else ())])))
         if self.processes is not None:
             self._show_sharing(plan, self.processes)

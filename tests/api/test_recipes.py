@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cryptography.hazmat.primitives import serialization as keys
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
@@ -450,6 +452,7 @@ def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: l
         ({"to": "fsdp", "axis": ["x"]}, ["--ranks", "2"], "axis: x in recipe.yaml is not of the form GLOB=AXIS. Write a pattern and an axis, as in axis: '**.o_proj.weight=1' in recipe.yaml, or"),
         ({"mesh": "9"}, ["--to", "fsdp", "--ranks", "2"], "mesh: 9 in recipe.yaml is not a valid mesh."),
         ({"max_shard_size": "x"}, ["--to", "fsdp", "--ranks", "2"], "--to fsdp writes one file for each rank. Use --ranks in place of the field max_shard_size of recipe.yaml."),
+        ({"to": "tp", "ranks": 2}, ["--mesh", "cpu:x"], "--mesh needs --to fsdp. Leave --mesh out."),
         ({"to": "magic"}, [], "to: magic in recipe.yaml is unknown"),
     ],
 )  # fmt: skip
@@ -515,6 +518,18 @@ def test_a_printed_plan_names_the_options_of_its_output_until_they_are_given_aga
     assert "options of its output" not in ckpt("filter", "a.pth", *form, "-o", "out/", "-n").err
     assert ckpt("filter", "a.pth", *form, "-o", "out/").code == 0
     assert sorted(os.listdir("again")) == sorted(os.listdir("out"))
+
+
+def test_a_printed_plan_names_the_options_of_its_run(ckpt: Any) -> None:
+    private = Ed25519PrivateKey.generate()
+    Path("k.pem").write_bytes(private.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.PKCS8, keys.NoEncryption()))
+    for options in (["--key", "k.pem"], ["--engine", "ray"], ["--consume"], ["--to", "dcp", "--key", "k.pem"]):
+        Path("plan.json").write_text(ckpt("filter", "a.pth", *options, "-n", "--json").out)
+        note = f"a plan does not contain the options of its output: give {shlex.join(options)} to ckpt apply again"
+        assert note in json.loads(Path("plan.json").read_text())["notes"]
+        assert note in " ".join(ckpt("apply", "plan.json", "-n").err.split())
+    done = ckpt("apply", "plan.json", "-o", "out/", *options)
+    assert (done.code, "options of its output" in done.err) == (0, False)
 
 
 def test_a_printed_plan_with_further_options_has_no_note_on_those_that_were_printed(ckpt: Any) -> None:

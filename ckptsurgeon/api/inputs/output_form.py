@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...engine.output.layout import OutputOptions
     from ..recipes import CompiledRecipe
 
-__all__ = ["OutputForm"]
+__all__ = ["OutputForm", "run_options"]
 
 LACKS_OPTIONS = "a plan does not contain the options of its output"
 """The beginning of the note of a printed plan on these options."""
@@ -24,11 +24,19 @@ LONGEST_COMMAND = 1000
 """The largest number of characters of options in a note."""
 
 
+def run_options(key: Path | None, engine: str | None, *, consume: bool) -> tuple[str, ...]:
+    """Return the given options of ``run`` as words of a command."""
+    named = [("--key", os.fspath(key or "")), ("--engine", engine or "")]
+    words = [word for name, value in named if value for word in (name, value)]
+    return (*words, "--consume") if consume else tuple(words)
+
+
 @dataclass(frozen=True)
 class OutputForm:
     """The path and the format of an output, and further options; None for each that the user did not give.
 
-    ``spelling`` says how messages call the options.
+    ``spelling`` says how messages call the options. ``run`` are the given options that are not about the format, as
+    words: --key, --consume, --engine.
     """
 
     output: Path | None = None
@@ -38,6 +46,7 @@ class OutputForm:
     axis: Sequence[str] | None = None
     mesh: str | None = None
     spelling: Spelling = OPTIONS
+    run: tuple[str, ...] = ()
 
     def completed(self, path: Path, order: CompiledRecipe) -> OutputForm:
         """Return this form with the values of the recipe ``path`` for the options that the user did not give."""
@@ -68,6 +77,7 @@ class OutputForm:
             ("--mesh", self.mesh),
         ]
         words = [word for name, value in named if value for word in (name, str(value))]
+        words += self.run
         typed = escape(shlex.join(words), LONGEST_COMMAND)
         return (f"{LACKS_OPTIONS}: give {typed} to ckpt apply again",) if words else ()
 

@@ -53,6 +53,9 @@ def check_ranks(writer: RankWriter, options: RankOptions, spelling: Spelling) ->
     if not 1 <= options.ranks <= RANKS:
         raise ConfigError(f"{spelling.given('--ranks', options.ranks)} is not a number from 1 to {RANKS}.")
     list(_axes(options.axes, spelling))
+    if options.mesh and writer.name != "fsdp":  # the other format stores no mesh
+        given = spelling.name("--mesh")
+        raise ConfigError(f"{given} needs --to fsdp.", hint=f"Leave {given} out.")
     if options.mesh and _MESH.fullmatch(options.mesh) is None:
         raise ConfigError(
             f"{spelling.given('--mesh', escape(options.mesh))} is not a valid mesh.",
