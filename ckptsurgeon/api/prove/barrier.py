@@ -77,7 +77,7 @@ def loss_barrier(
     import torch
 
     from .comparison import described
-    from .prove import networks_of, report
+    from .prove import configuration_notes, networks_of, report
 
     if not LEAST <= points <= MOST:
         raise ConfigError(
@@ -100,6 +100,7 @@ def loss_barrier(
         losses, said = _losses(networks, given, points, limit, drawn=inputs is None)
         notes += _notes(networks, drawn=inputs is None)
         notes += _cosine_notes(networks, said, aligned=align)
+        notes += configuration_notes(first, second, model)
     ends = losses[0], losses[-1]
     return LossBarrier(
         described(networks[0]), described(networks[1]), given.said, said, tuple(_points(losses, *ends)), align,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .vocabularies import SharedTokens
 
-__all__ = ["networks_of", "prove", "prove_each", "report"]
+__all__ = ["configuration_notes", "networks_of", "prove", "prove_each", "report"]
 
 T = TypeVar("T")
 Pair: TypeAlias = tuple[T, T]
@@ -59,23 +59,26 @@ def prove(
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a
     checkpoint lacks weights of its network.
     """
-    from .opening import configuration_of
-
     proof = prove_each(
         (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
         progress=progress,
     )  # fmt: skip
+    return replace(proof, notes=(*proof.notes, *configuration_notes(first, second, model)))
+
+
+def configuration_notes(first: CheckpointLike, second: CheckpointLike, model: Path | None) -> Iterator[str]:
+    """Yield a note if the configuration ``model`` is not used, or that of one checkpoint is used for both."""
+    from .opening import configuration_of
+
     without = [one for one in (first, second) if not configuration_of(path_of(one))]
-    notes = list(proof.notes)
     if model is not None and not without:
-        notes.append("both checkpoints have a config.json, so --model is not used")
+        yield "both checkpoints have a config.json, so --model is not used"
     elif model is None and len(without) == 1:
         owner = second if without[0] is first else first
-        notes.append(
+        yield (
             f"{escape(shown(path_of(without[0])))} has no config.json: its network is built with the configuration of "
             f"{escape(shown(path_of(owner)))}"
         )
-    return replace(proof, notes=tuple(notes))
 
 
 def prove_each(

@@ -259,6 +259,16 @@ def test_nothing_is_read_but_the_weights_of_each_run_and_progress_counts_them(mo
     assert len({done for done, _ in steps}) == len(steps) == reads.total()
 
 
+def test_it_is_said_whose_configuration_is_used() -> None:
+    llama("a", 0)
+    Path("alone").mkdir()
+    Path("alone/m.safetensors").write_bytes(Path("a/model.safetensors").read_bytes())
+    borrowed = "alone/m.safetensors has no config.json: its network is built with the configuration of a"
+    assert borrowed in cs.loss_barrier("a", "alone/m.safetensors", points=3).notes
+    unused = "both checkpoints have a config.json, so --model is not used"
+    assert unused in cs.loss_barrier("a", "a", points=3, model="a/config.json").notes
+
+
 def test_a_network_has_no_barrier_to_itself() -> None:
     llama("a", 0, 4)
     texts()
