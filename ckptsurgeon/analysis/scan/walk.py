@@ -13,7 +13,7 @@ from ...formats.base import limits
 from ...formats.base.header import no_collection
 from ...storage.read.base import File, Folder
 from ...storage.read.remote import is_sent_whole, notes_of
-from ...storage.read.uri import open_source, scheme_of, shown
+from ...storage.read.uri import open_source, page_notes, scheme_of, shown
 from ...util.text import count, escape, human_bytes, listing, natural_key
 from .findings import Fault, Finding, Scan
 from .judge import look_at
@@ -181,7 +181,8 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):
-            return Scan(shown(path), 1, source.size, tuple(_look(source.name, source)), notes_of(source))
+            seen = tuple(_look(source.name, source))
+            return Scan(shown(path), 1, source.size, seen, (*page_notes(path), *notes_of(source)))
     found: list[Finding] = []
     skipped: list[str] = []
     whole: dict[str, int] = {}
@@ -196,7 +197,11 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         if progress is not None:
             progress(number + 1, len(listed))
     missing = missing_notes({one.path: one.open for one in listed})
-    left = (f"not scanned: {', '.join(skipped)}",) if skipped else ()
+    left = [f"not scanned: {', '.join(skipped)}"] if skipped else []
+    if scheme_of(source.uri) == "hf":
+        from ...storage.read.hub import notes_on_cache
+
+        left += notes_on_cache(source.uri, every=True)
     return Scan(shown(path), len(listed), nbytes, tuple(found), (*left, *missing, *_whole_notes(whole)))
 
 

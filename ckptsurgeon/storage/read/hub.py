@@ -79,10 +79,13 @@ class _Hub:
         return _open_file(repository, path)
 
 
-def notes_on_cache(uri: str) -> tuple[str, ...]:
-    """Return a note on an opened ``hf://`` address, at a commit, if files of the commit may be missing in the cache."""
+def notes_on_cache(uri: str, *, every: bool = False) -> tuple[str, ...]:
+    """Return a note on an opened ``hf://`` address, at a commit, if files of the commit may be missing in the cache.
+
+    With ``every``, all files in a folder count, not only those of a model.
+    """
     found = hub_address(uri)
-    return offline_notes(Repository(found.repository, found.revision or "main"), found.path)
+    return offline_notes(Repository(found.repository, found.revision or "main"), found.path, every=every)
 
 
 def _open_file(repository: Repository, path: str) -> File:

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from huggingface_hub import constants, hf_hub_download
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.scan import walk
@@ -82,6 +83,29 @@ def test_the_tensors_of_torch_are_not_fetched(hub: Hub, legacy: bool) -> None:
     assert found.ok
     print(f"{hub.sent} of {len(data)} bytes, {len(hub.requests)} requests")
     assert hub.sent < 300_000 < len(data) / 100
+
+
+def test_files_of_a_repository_that_the_cache_lacks_are_noted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = f"hf://org/net@{hub.repository('org/net', {'a.pkl': PLAIN, 'sub/evil.bin': payload()}).main}"
+    hf_hub_download("org/net", "a.pkl")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    others = f"HF_HUB_OFFLINE is set: of {at} only the files in the cache are read, and others may be missing"
+    assert cs.scan("hf://org/net").notes == (others,)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    whole = cs.fetch("hf://org/net")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not cs.scan("hf://org/net").notes
+    Path(whole.path, "sub/evil.bin").unlink()
+    lacking = f"HF_HUB_OFFLINE is set, and sub/evil.bin of {at} cannot be read: not in the cache"
+    assert cs.scan("hf://org/net").notes == (lacking,)
+
+
+def test_a_web_page_is_scanned_as_its_file_with_a_note(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repository("org/net", {"a.pkl": PLAIN})
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    page = f"{hub.url}/org/net/blob/main/a.pkl"
+    said = f"{page} is a web page: the file {hub.url}/org/net/resolve/main/a.pkl is used instead"
+    assert cs.scan(page).notes == (said,)
 
 
 def test_what_is_packed_is_fetched_whole(hub: Hub) -> None:

@@ -99,10 +99,11 @@ MODEL_FILES = (".bpe", ".jinja", ".json", ".model", ".safetensors", ".spm", ".ti
 """Suffixes of files that are read with the weights in their folder."""
 
 
-def offline_notes(repository: Repository, path: str) -> tuple[str, ...]:
+def offline_notes(repository: Repository, path: str, *, every: bool = False) -> tuple[str, ...]:
     """Return a note if the hub must not be asked, and files of a model may be missing in the cache.
 
-    ``path`` is the file or folder that was opened. Only files in that folder count, and no pages, images and the like.
+    ``path`` is the file or folder that was opened. Only files in that folder count, and no pages, images and the like;
+    with ``every``, all files in the folder and its subfolders count.
     """
     if not is_offline():
         return ()
@@ -110,7 +111,10 @@ def offline_notes(repository: Repository, path: str) -> tuple[str, ...]:
     at, paths = escape(repository.uri(folder)), _cached_tree(repository)
     if paths is None:
         return (f"HF_HUB_OFFLINE is set: of {at} only the files in the cache are read, and others may be missing",)
-    beside = [one for one in paths if os.path.dirname(one) == folder and one.endswith(MODEL_FILES)]
+    if every:
+        beside = [one for one in paths if one.startswith(f"{folder}/".lstrip("/"))]
+    else:
+        beside = [one for one in paths if os.path.dirname(one) == folder and one.endswith(MODEL_FILES)]
     gone = [one for one in beside if not repository.cached(one)]
     return (f"HF_HUB_OFFLINE is set, and {listing(gone)} of {at} cannot be read: not in the cache",) if gone else ()
 
