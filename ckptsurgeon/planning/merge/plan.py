@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import PlanError
+from ...errors import ConfigError, PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import tied_keys
 from ...tensors.quantised.encoding import QuantisedTensor
-from ...util.text import escape
+from ...util.text import count, escape
 from ..computed_buffers import COMPUTED
 from ..mismatch.policy_syntax import is_reshape
 from ..opaque_tensors import opaque_error
@@ -268,6 +268,11 @@ class _MergeSteps:
                 piece.method.check(shape, number, parameters, has_base=has_base, key=piece.key)
             except PlanError as error:
                 raise PlanError(f"{escape(piece.key)}: {error.message}", hint=error.hint) from error
+            except ConfigError as error:
+                if number == len(piece.models):
+                    raise
+                here = f"{escape(piece.key)}, which is merged from {number} of {count(len(piece.models), 'model')}"
+                raise ConfigError(f"{here}: {error.message}", hint=error.hint) from error
 
     def _check_values(self, piece: MergePiece, inputs: Sequence[Input]) -> None:
         for one in inputs:

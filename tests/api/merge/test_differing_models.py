@@ -37,6 +37,15 @@ def notes(models: list[str], **how: Any) -> str:
     return "; ".join(cs.merge(models, **{**HALVES, **how}).notes)
 
 
+def test_an_error_on_a_tensor_that_fewer_models_have_names_the_tensor(ckpt: Run) -> None:
+    for seed, name in enumerate(("a", "b", "c")):
+        save_file(draw(seed, w=(3, 5), **({"v": (4,)} if name == "a" else {})), f"{name}.safetensors")
+    models = ("a.safetensors", "b.safetensors", "c.safetensors")
+    done = ckpt("merge", *models, "-m", "trimmed_mean", "--on-missing", "any", "-n")
+    said = "error: v, which is merged from 1 of 3 models: trim 0.1 leaves out the largest and the smallest value, "
+    assert (done.code, said in " ".join(done.err.split())) == (2, True), done
+
+
 # Shapes
 
 
