@@ -21,7 +21,7 @@ from .base import limits
 from .base.flatten import named_once
 from .base.header import Header, naming
 from .base.marks import TRACKER, has_weights, tracked_folder
-from .clusters.joining import equal_bytes
+from .clusters.joining import equal_bytes, not_compared
 from .clusters.megatron_layers import join_ranks
 from .clusters.megatron_settings import MegatronSettings, settings_of
 from .clusters.megatron_stages import StageNotes
@@ -208,18 +208,19 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
     odd = StageNotes()
     handles = {key: file for stage in grid for one in stage for key, file in one.header.handles.items()}
     others: list[str] = []
+    unknown: list[str] = []
     for chunk in chunks:
         for stage in grid:
             names = [escape(one.file.uri) for one in stage]
             found = [_entries(one, chunk) for one in stage]
             others += [key for key, info in found[0].items() if info is None]
             trees = [{key: info for key, info in one.items() if info is not None} for one in found]
-            joined = join_ranks(trees, settings, names, handles=handles)
+            joined = join_ranks(trees, settings, names, handles=handles, unknown=unknown)
             copies = _copies(joined, weights, settings)
             _check_copies(copies, joined, weights, names[0], handles=handles)
             odd.look(f"{chunk} of {names[0]}" if len(chunks) > 1 else names[0], joined, handles)
             _add(weights, {key: info for key, info in joined.items() if key not in copies}, layers, name=names[0])
-    notes = [*odd.notes(layers, settings.layers)]
+    notes = [*odd.notes(layers, settings.layers), *not_compared(unknown)]
     if others:
         number = count(len(others), "entry", "entries")
         notes.insert(0, f"left out {number} other than weights, such as {escape(others[0])}")

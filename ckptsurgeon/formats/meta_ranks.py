@@ -21,7 +21,7 @@ from ._open import read_header
 from .base import limits
 from .base.flatten import keys_with_tensors
 from .base.header import Header
-from .clusters.joining import equal_bytes
+from .clusters.joining import equal_bytes, not_compared
 from .torch.zero import StateFile
 
 __all__ = ["FORMAT"]
@@ -98,7 +98,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
     width = _width(first)
     _check_number(first, width, len(files))
     weights: dict[str, Any] = {}
-    differing = []
+    differing, unknown = [], []
     nested = keys_with_tensors(first.header.tree)
     for key, value in first.header.tree.items():
         infos = [one.header.tree[key] for one in files]
@@ -118,6 +118,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
                 )
             weights[key] = infos[0]
             differing += [key] if False in equal else []
+            unknown += [key] if None in equal and False not in equal else []
             continue
         _check_alike(files, key)
         weights[key] = join(infos, dim)
@@ -125,7 +126,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, Any], list[Note]]:
         raise FormatError(
             f"{escape(first.file.uri)} is not a dict of tensors, as Meta saves the part of a rank.", rule="rank state"
         )
-    return weights, [*_notes(differing, [str(key) for key in nested])]
+    return weights, [*_notes(differing, [str(key) for key in nested]), *not_compared(unknown)]
 
 
 def _check_keys(files: Sequence[StateFile]) -> None:

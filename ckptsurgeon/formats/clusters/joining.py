@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..base.slice import TensorPiece, assembled
 from ..torch.distributed import UNREAD, DistributedPart, MeshPart, ShardedPart
 from ..torch.zero import StateFile
 
-__all__ = ["RankJoiner", "equal_bytes"]
+__all__ = ["RankJoiner", "equal_bytes", "not_compared"]
 
 
 COMPARED = 256 << 10
@@ -59,6 +59,13 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
         if first != second:
             return False
     return True
+
+
+def not_compared(keys: Sequence[str]) -> Iterator[Note]:
+    """Yield a note on tensors that should be equal on all ranks, but could not be compared (``keys``), if any."""
+    if keys:
+        of = f"{count(len(keys), 'tensor')} that should be equal on all ranks could not be compared"
+        yield Note(NoteKind.REMARK, f"{of}; the tensor of the first rank is used: {listing(keys, where='')}")
 
 
 @dataclass
@@ -100,13 +107,12 @@ class RankJoiner:
             what = f"{count(len(self.unlike_replicas), 'tensor')} with copies of one part on several ranks that differ"
             said = f"{what}; the copy of the first rank is used: {listing(self.unlike_replicas, where='')}"
             found.append(Note(NoteKind.SPLIT_TENSORS, said))
-        for keys, what in ((self.differing, "differ"), (self.unknown, "could not be compared")):
-            if keys:
-                of = f"{count(len(keys), 'tensor')} that should be equal on all ranks {what}"
-                said = f"{of}; the tensor of the first rank is used: {listing(keys, where='')}"
-                is_serious = keys is self.differing and not (self.joined or all(map(is_buffer, keys)))
-                found.append(Note(NoteKind.SPLIT_TENSORS if is_serious else NoteKind.REMARK, said))
-        return tuple(found)
+        if self.differing:
+            of = f"{count(len(self.differing), 'tensor')} that should be equal on all ranks differ"
+            said = f"{of}; the tensor of the first rank is used: {listing(self.differing, where='')}"
+            is_serious = not (self.joined or all(map(is_buffer, self.differing)))
+            found.append(Note(NoteKind.SPLIT_TENSORS if is_serious else NoteKind.REMARK, said))
+        return (*found, *not_compared(self.unknown))
 
     def _level(self, trees: Mapping[int, Mapping[Any, Any]], path: str, depth: int) -> dict[Any, Any]:
         self._nodes += len(trees)

@@ -43,12 +43,14 @@ def join_ranks(
     names: Sequence[str],
     *,
     handles: Mapping[str, File],
+    unknown: list[str],
 ) -> dict[str, TensorInfo]:
     """Return the tensors of one pipeline stage, joined over its ranks of tensor parallelism.
 
     ``trees`` has the tensors of each rank, ``names`` the name of each rank's file for messages, ``handles`` the open
-    files by ``Storage.file``. Raises FormatError if the parts of the ranks differ in their names, dtypes or shapes, or
-    if it is not known how a tensor is split.
+    files by ``Storage.file``. The keys of whole tensors that could not be compared are added to ``unknown``. Raises
+    FormatError if the parts of the ranks differ in their names, dtypes or shapes, or if it is not known how a tensor is
+    split.
     """
     for name, tree in zip(names, trees, strict=True):
         odd = sorted(tree.keys() ^ trees[0].keys())
@@ -59,7 +61,10 @@ def join_ranks(
             )
     if len(trees) == 1:
         return dict(trees[0])
-    return {key: _joined(key, [tree[key] for tree in trees], settings, names, handles=handles) for key in trees[0]}
+    return {
+        key: _joined(key, [tree[key] for tree in trees], settings, names, handles=handles, unknown=unknown)
+        for key in trees[0]
+    }
 
 
 def _joined(
@@ -69,6 +74,7 @@ def _joined(
     names: Sequence[str],
     *,
     handles: Mapping[str, File],
+    unknown: list[str],
 ) -> TensorInfo:
     first = parts[0]
     for name, part in zip(names, parts, strict=True):
@@ -97,6 +103,7 @@ def _joined(
             hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
+    unknown += [key] if None in equal else []
     return first
 
 

@@ -118,6 +118,17 @@ def test_the_parts_of_all_ranks_are_put_together(tensor: int, pipeline: int, fla
     assert all(torch.equal(load_file("out.safetensors")[key], value) for key, value in wanted.items())
 
 
+def test_whole_tensors_that_cannot_be_compared_between_ranks_are_said() -> None:
+    save("d", 2, 1)
+    for path in Path("d").glob("*/model_optim_rng.pt"):
+        state = torch.load(path, weights_only=False)
+        key = next(key for key in state["model"] if key.endswith("norm.weight"))
+        state["model"][key] = state["model"][key].repeat_interleave(2)[::2]
+        torch.save(state, path)
+    said = "1 tensor that should be equal on all ranks could not be compared; the tensor of the first rank is used: "
+    assert f"{said}{key}" in cs.inspect("d").notes
+
+
 def test_layers_that_are_not_gated() -> None:
     assert same("d", save("d", 2, 1, swiglu=False))
 

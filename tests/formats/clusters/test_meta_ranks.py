@@ -112,6 +112,15 @@ def test_norms_that_differ_between_ranks_are_said() -> None:
     assert any(said in note and is_serious(note) for note in cs.inspect("model").notes)
 
 
+def test_norms_that_cannot_be_compared_between_ranks_are_said() -> None:
+    write(change=lambda rank, state: state.update({"norm.weight": state["norm.weight"].repeat_interleave(2)[::2]}))
+    said = (
+        "1 tensor that should be equal on all ranks could not be compared; the tensor of the first rank is used: "
+        "norm.weight"
+    )
+    assert said in cs.inspect("model").notes
+
+
 FAULTS: dict[str, tuple[Callable[[int, State], object], str]] = {
     "a key that one rank lacks": (lambda rank, state: state.pop("norm.weight") if rank else None, "has other keys"),
     "another shape": (
