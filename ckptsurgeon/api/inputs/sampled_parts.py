@@ -181,10 +181,11 @@ LAST_BYTES = 1 << 16
 """The number of bytes at the end of each file that are compared before whole files are."""
 
 
-def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
+def twice_notes(opened: Sequence[Checkpoint], factors: Sequence[float] = ()) -> list[str]:
     """Return notes on inputs that are the same file, or copies of one file.
 
-    Whole files are compared only if their sizes, fingerprints and last bytes are equal.
+    Whole files are compared only if their sizes, fingerprints and last bytes are equal. If the result is a sum of the
+    inputs, each times one of ``factors``, the notes say which of them cancel.
     """
     given: dict[tuple[str, Hashable], list[Checkpoint]] = {}
     for one in opened:
@@ -204,21 +205,25 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
             groups[path, outline] = [times]
         else:
             copies.append(times)
-    return [*notes, *(note for copies in groups.values() for note in _counted(copies))]
+    by_input = {id(one): factor for one, factor in zip(opened, factors, strict=False)}
+    return [*notes, *(note for copies in groups.values() for note in _counted(copies, by_input))]
 
 
-def _counted(copies: Sequence[Sequence[Checkpoint]]) -> Iterator[str]:
-    """Yield a note if the same weights count more than once; ``copies`` has each file as often as it is given."""
+def _counted(copies: Sequence[Sequence[Checkpoint]], factors: Mapping[int, float]) -> Iterator[str]:
+    """Yield a note if the same weights count more than once; ``copies`` has each file as often as it is given.
+
+    ``factors`` is {id of an input: its factor in the sum of the inputs}; it is empty if they are not summed.
+    """
     first, *others = copies
     number = sum(map(len, copies))
+    cancel = bool(factors) and not sum(factors.get(id(one), 1) for times in copies for one in times)
     if others:
         have = "has" if len(others) == 1 else "have"
-        yield (
-            f"{together([*map(_as_given, others)])} {have} the same weights as {escape(_as_given(first))}, so these "
-            f"weights count {_times(number)}"
-        )
+        end = "and these weights cancel in the sum" if cancel else f"so these weights count {_times(number)}"
+        yield f"{together([*map(_as_given, others)])} {have} the same weights as {escape(_as_given(first))}, {end}"
     elif number > 1:
-        yield f"{escape(first[0].path)} is given {_times(number)}, so its weights count {_times(number)}"
+        end = "and cancels in the sum" if cancel else f"so its weights count {_times(number)}"
+        yield f"{escape(first[0].path)} is given {_times(number)}, {end}"
 
 
 def _as_given(times: Sequence[Checkpoint]) -> str:

@@ -90,7 +90,10 @@ def lora_concat(
                 **({"weights": counts} if weights is not None else {}),
                 **(knots.arguments if knots is not None else {}),
             },
-            notes=[*source_notes(opened[: len(given)], unwrap=False), *twice_notes(opened[: len(given)])],
+            notes=[
+                *source_notes(opened[: len(given)], unwrap=False),
+                *twice_notes(opened[: len(given)], counts if knots is None else ()),
+            ],
         )
         made = found.finished(plan, opened, most)
         return with_costs(made, most) if knots is not None else made

@@ -128,7 +128,7 @@ def _notes(opened: Sequence[Checkpoint], weights: Sequence[float], encoding: str
         *source_notes(opened, unwrap=False),
         *unwrap_notes(opened[:1], asked=unwrap),
         *encoding_notes(opened[:1], encoding),
-        *twice_notes(opened[1:]),
+        *twice_notes(opened[1:], weights),
         *merged_notes(opened[0], opened[1:], weights),
         *other_base_notes(*opened),
         *other_class_notes(*opened),

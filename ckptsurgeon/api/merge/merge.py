@@ -244,7 +244,7 @@ def _plan_models(
             arguments=_recorded(asked, settings, base=None if base is None else views[-1].source.name),
             metadata=stored[donor].metadata,
             notes=[
-                *asked.notes(opened), *aligned.notes, *_repeated(opened, len(models), method),
+                *asked.notes(opened), *aligned.notes, *_repeated(opened, len(models), method, settings),
                 *(counted_notes(opened[: len(models)]) if any(one.recipe for one in opened) else ()), *more.notes,
             ],
         )  # fmt: skip
@@ -307,16 +307,24 @@ def _have_files(plan: Plan, folders: Sequence[ModelFolder]) -> bool:
     return not all(one.is_bare for one in folders) or any(".lora_" in step.key for step in plan.steps)
 
 
-def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
+def _repeated(opened: Sequence[Checkpoint], models: int, method: Method, settings: Settings) -> list[str]:
     """Return notes on models that are given twice, that are also the base, or that were not trained from the base.
 
-    ``opened`` has ``models`` models, followed by the base, if there is one.
+    ``opened`` has ``models`` models, followed by the base, if there is one. ``settings`` are the method's parameters.
     """
     if method.base == "model" or len(opened) == models:
-        return [*twice_notes(opened), *unrelated_notes(opened[0], opened[1:], SAME)]
-    notes = twice_notes(opened[:models])
+        return [*twice_notes(opened, _factors(method, settings)), *unrelated_notes(opened[0], opened[1:], SAME)]
+    notes = twice_notes(opened[:models], _factors(method, settings))
     base = opened[models]
     return [*notes, *base_notes(base, opened[:models]), *unrelated_notes(base, opened[:models])]
+
+
+def _factors(method: Method, settings: Settings) -> Sequence[float]:
+    """Return the factor of each model if the method adds the models or their changes; else, or if they vary, ()."""
+    given = settings.get("weight", ())
+    if method.name not in ("linear", "task_arithmetic") or len(given) != 1 or not given[0].is_for_all:
+        return ()
+    return [float(one) for one in given[0].models]
 
 
 def _views(

@@ -214,6 +214,14 @@ def test_weights_that_are_all_zero_are_an_error(method: str) -> None:
         cs.lora_concat([GOLDEN / "plain", GOLDEN / "plain"], weights=[0, 0], method=method)
 
 
+def test_an_adapter_that_cancels_is_said_to() -> None:
+    one = GOLDEN / "plain"
+    for weights, end in (([1, -1], "and cancels in the sum"), ([1, -0.5], "so its weights count twice")):
+        assert any(
+            note.endswith(f" is given twice, {end}") for note in cs.lora_concat([one] * 2, weights=weights).notes
+        )
+
+
 def test_adapters_of_different_models_are_an_error() -> None:
     peft_folder("one", layer("q", 8, 8, 2, 1), base_model_name_or_path="me/this")
     peft_folder("two", layer("q", 8, 8, 2, 2), base_model_name_or_path="me/other")

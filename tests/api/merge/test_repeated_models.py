@@ -66,6 +66,16 @@ def test_a_model_that_is_given_three_times_counts_three_times() -> None:
     assert said == "a.safetensors is given 3 times, so its weights count 3 times"
 
 
+@pytest.mark.parametrize(("method", "base"), [("linear", None), ("task_arithmetic", "base")])
+def test_a_model_that_cancels_is_said_to(method: str, base: str | None) -> None:
+    shutil.copy("a.safetensors", "copy.safetensors")
+    said = "a.safetensors is given twice, and cancels in the sum"
+    assert notes(["a", "a", "b"], method, base, weight=[1, -1, 1]) == [said]
+    said = "copy.safetensors has the same weights as a.safetensors, and these weights cancel in the sum"
+    assert notes(["a", "copy", "b"], method, base, weight=[1, -1, 1]) == [said]
+    assert "count twice" in notes(["a", "a", "b"], method, base, weight=[1, -0.5, 1])[0]
+
+
 def test_a_recipe_may_list_its_base_but_no_copy_of_it() -> None:
     shutil.copy("base.safetensors", "copy.safetensors")
     recipe = "merge_method: task_arithmetic\nbase_model: base.safetensors\nmodels:\n"
