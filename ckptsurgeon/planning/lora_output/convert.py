@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,7 +77,7 @@ def plan_lora_convert(
     if not chosen:
         raise PlanError(f"no module of {escape(one.adapter.name)} is left to convert.", hint="Leave an --exclude out.")
     refuse_dora(one.adapter, chosen, "whose magnitudes have other names and meanings in each toolkit")
-    weights = base_weights(one.adapter) if to != "peft" else {}
+    weights = base_weights(one.adapter)
     if to != "peft":
         _refuse_stacks(one, chosen, to)
         _refuse_whole(one, chosen, to, weights)
@@ -92,16 +92,18 @@ def plan_lora_convert(
     ]
     settings = copied_settings(one, placed if left else None) if to == "peft" else {}
     made = written(modules, to, settings, component)
-    made.steps += whole_steps(one, chosen) if to == "peft" else []
-    needed = [name for name in weights if name.removesuffix(".weight") in {module.name for module in chosen}]
-    kept = [*_kept_notes(modules), *_weights_notes(needed, to)]
+    names = {module.name for module in chosen}
+    needed = {name: key for name, key in weights.items() if name.removesuffix(".weight") in names}
+    lost = [key for name, key in weights.items() if to != "peft" or name not in needed]
+    made.steps += whole_steps(one, chosen, lost) if to == "peft" else []
+    kept = [*_kept_notes(modules), *(_weights_notes(list(needed), to) if to != "peft" else ())]
     every = [
         *notes,
         *overlooked,
         *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*named, *one.adapter.notes, *kept)),
     ]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
-    left_out = [(0, key) for key in (*left, *weights.values())]
+    left_out = [(0, key) for key in (*left, *lost)]
     return adapter_plan("lora convert", sources, made, left=left_out, arguments=arguments, notes=every)
 
 
@@ -236,12 +238,13 @@ def copied_settings(one: AdapterView, kept: Sequence[NamedModule] | None = None)
     return {**chosen, **selected_fields(layers, stacks, given)}
 
 
-def whole_steps(one: AdapterView, modules: Sequence[AdapterModule]) -> list[Step]:
+def whole_steps(one: AdapterView, modules: Sequence[AdapterModule], lost: Collection[str] = ()) -> list[Step]:
     """Return the steps that copy an adapter's tensors that are not factors, with PEFT's names.
 
-    These are the tensors that the adapter saves in full, and the biases of ``modules``.
+    These are the tensors that the adapter saves in full, except ``lost``, and the biases of ``modules``.
     """
-    keys = [*one.adapter.saved.values(), *(module.bias for module in modules if module.bias)]
+    saved = [key for key in one.adapter.saved.values() if key not in lost]
+    keys = [*saved, *(module.bias for module in modules if module.bias)]
     inputs = inputs_by_key(one, 0, keys)
     return [
         Step(key if key.startswith(PREFIX) else f"{PREFIX}{key}", "copy", each.dtype, each.shape, *each)

@@ -223,6 +223,18 @@ def test_weights_of_the_base_next_to_factors_are_left_out_with_a_note() -> None:
         cs.lora_convert("two", to="mlx")
 
 
+def test_weights_of_the_base_next_to_factors_are_left_out_with_them() -> None:
+    a, b = factors(11, 8)
+    head = {"lm_head.lora_A.weight": a, "lm_head.lora_B.weight": b}
+    embedding = {"embed_tokens.lora_embedding_A": b.T.contiguous(), "embed_tokens.lora_embedding_B": a.T.contiguous()}
+    weights = {f"{name}.base_layer.weight": torch.randn(11, 8) for name in ("lm_head", "embed_tokens")}
+    peft_folder("one", {**head, **embedding, **weights}, target_modules=["lm_head", "embed_tokens"])
+    plan = cs.lora_convert("one", to="peft", exclude=["lm_head"])
+    kept = [step.key for step in plan.steps if "base_layer" in step.key]
+    assert kept == ["base_model.model.embed_tokens.base_layer.weight"]
+    assert [key for _, key in plan.unexpected if "base_layer" in key] == ["base_model.model.lm_head.base_layer.weight"]
+
+
 def test_a_module_that_is_left_out_is_no_target() -> None:
     cs.apply(cs.lora_convert(MLX / "adapter", to="peft", exclude=["layers.*"]), "out/")
     said = json.loads(Path("out/adapter_config.json").read_text())
