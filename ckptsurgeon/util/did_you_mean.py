@@ -85,7 +85,10 @@ def _alike(name: str, folder: str) -> list[str]:
 def _are_stems_alike(one: str, other: str) -> bool:
     """Return whether two file names are similar without their extensions.
 
-    If extensions were compared too, any two short names with the same extension would count as similar.
+    If extensions were compared too, any two short names with the same extension would count as similar. A stem of one
+    letter would be similar to every stem of two letters that contains it.
     """
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
+    if len(first) == 1 or len(second) == 1:
+        return first == second
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

@@ -135,3 +135,10 @@ def test_of_a_folder_of_very_many_files_few_names_are_compared(monkeypatch: pyte
         Path(f"clip-{i:06d}.wav").write_text("")
     assert did_you_mean("clip-00000.wav").startswith("Did you mean clip-")
     assert compared == [neighbours.COMPARED]
+
+
+def test_a_name_of_one_letter_has_no_similar_name() -> None:
+    for name in ("ad", "nt.pth", "e.pth"):
+        Path(name).touch()
+    assert [did_you_mean(name) for name in ("d", "t.pth", "n")] == ["", "", ""]
+    assert did_you_mean("e.safetensors") == "Did you mean e.pth?"

@@ -73,7 +73,7 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
     kept = found.rows.kept
     said = f"{path} {rows} to {padded}: {count(kept, 'token')} of {len(new.source.tokens)} keep their rows"
     made = found.rows.composed + found.rows.fresh
-    said += f", {made} are new" if made else ""
+    said += f", {made} {'is' if made == 1 else 'are'} new" if made else ""
     return VocabularyStep({path: padded}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new, lists)
 
 
