@@ -75,6 +75,19 @@ def test_a_look_at_the_first_batch_keeps_nothing() -> None:
     assert told(overfit_one_batch=True)[1:4] == WHOLE[:3]
 
 
+def test_checks_alone_say_what_they_do_not_read() -> None:
+    rest = "the checks read only the first batch of train; the values in "
+    more = f"{rest}1 more batch of train and in dev are not checked; --preprocess-only reads all sounds"
+    assert cs.train("x.yaml", device="cpu", check_only=True).notes[-1] == more
+    np.save("array.npy", np.ones((9, 20), dtype=np.float32))
+    Path("dev.csv").write_text("wav_filename,transcript\narray.npy,a\n")
+    assert cs.train("x.yaml", device="cpu", check_only=True).notes[-1] == f"{more}, but no arrays (.npy)"
+    prepared = cs.train("x.yaml", preprocess_only=True, device="cpu").notes
+    assert prepared[-1] == "dev: 1 clip, 0.0 min; 0 clips computed; 1 array (.npy) not read"
+    last = cs.train("x.yaml", device="cpu", check_only=True, sets=["batch_size=8", "data.dev=[]"]).notes[-1]
+    assert not last.startswith(rest)
+
+
 def test_a_sound_of_dev_that_cannot_be_used_is_found_before_the_first_step() -> None:
     import soundfile
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 from ...api.inputs.argument_types import Path
 from ...errors import ConfigError
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, count, escape
 from ..checks.suite import checks_before, collect_checks
+from ..data.loader import Batches
+from ..data.sound import ARRAY
 from ..evaluation import evaluate_shared
 from ..folder.run_folder import RunFolder, RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
@@ -23,6 +25,7 @@ from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
 from ..system.device import choose_device, explain_compile_errors, explain_out_of_memory, torch_settings
 from .controls import check_controls
+from .records import TEXTS_DIGEST
 from .result import Trained
 from .resuming import check_overfitting, check_unchanged, resume_start
 from .run_job import RunOptions, make_result, run_job, start_notes
@@ -281,6 +284,25 @@ def _evaluate_only(job: Job, start: RunStart, split: str) -> Trained:
 def _run_checks(job: Job, start: RunStart, options: RunOptions) -> Trained:
     job = single_process_job(job)
     model, plan = job.model()
-    return make_result(
-        job, start, checks=collect_checks("before", checks_before(job, model, plan), options.observer), ended=""
-    )
+    checks = collect_checks("before", checks_before(job, model, plan), options.observer)
+    return make_result(job, start, checks=checks, ended="", notes=_unread_note(job))
+
+
+def _unread_note(job: Job) -> tuple[str, ...]:
+    """Return a note on the data whose values the checks before the first step do not read; () if there are none.
+
+    Texts were read and tokenised as a whole when the job was built.
+    """
+    more = job.train.size(0) - 1
+    rest = [f"{count(more, 'more batch', 'more batches')} of train"] if more > 0 else []
+    rest += [name for name in SPLITS if getattr(job, name) is not None]
+    if not rest or hasattr(job.train, TEXTS_DIGEST):
+        return ()
+    said = f"the checks read only the first batch of train; the values in {' and in '.join(rest)} are not checked"
+    splits = [one.split for one in (job.train, job.dev, job.test) if isinstance(one, Batches) and not one.split.made_by]
+    are_arrays = {clip.path.endswith(ARRAY) for split in splits for clip in split.clips}
+    if False in are_arrays:
+        said += (
+            f"; --preprocess-only reads {'all sounds, but no arrays (.npy)' if True in are_arrays else 'all sounds'}"
+        )
+    return (said,)

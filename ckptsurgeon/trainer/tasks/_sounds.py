@@ -19,7 +19,7 @@ from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches, BatchSize
 from ..data.overlap import clip_id, overlap_notes
 from ..data.segmenter import Segmenter
-from ..data.sound import Clip
+from ..data.sound import ARRAY, Clip
 from ..data.split import Split, read_split
 from ._ctc_search import ctc_search, described
 from ._task import Batch, ClipTask, Progress
@@ -113,7 +113,9 @@ class SoundTask(ABC):
         lines = []
         for name, batches in self.splits().items():
             made = batches.fill(partial(progress, name) if progress is not None else None)
-            lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed")
+            arrays = sum(clip.path.endswith(ARRAY) for clip in batches.split.clips)
+            unread = f"; {count(arrays, 'array')} (.npy) not read" if arrays else ""
+            lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed{unread}")
         return lines
 
     def notes(self) -> list[str]:
