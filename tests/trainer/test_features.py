@@ -94,6 +94,22 @@ def test_settings_that_give_no_features_are_refused() -> None:
         FeatureExtractor(Features(window_s=0.0))
 
 
+@pytest.mark.parametrize("noise", [0, 1e-3])
+def test_channels_that_cancel_each_other_are_an_error(noise: float) -> None:
+    wave, other = np.random.default_rng(0).standard_normal((2, 1600)) / 9
+    soundfile.write("a.wav", np.stack([wave, noise * other - wave], 1), 16_000)
+    why = "has channels that cancel each other: their mean, which the model gets, is silent"
+    hint = (
+        "Make one channel of it (`sox in.wav out.wav remix 1` keeps the first), or remove the clip from the manifest."
+    )
+    with pytest.raises(cs.SourceError) as caught:
+        sound("a.wav")
+    assert str(caught.value) == f"x.csv, line 2: a.wav {why}. {hint}"
+    for right in (other, np.zeros(1600)):
+        soundfile.write("a.wav", np.stack([wave, right], 1), 16_000)
+        assert len(sound("a.wav")) == 1600
+
+
 @pytest.mark.parametrize(
     ("samples", "why"),
     [

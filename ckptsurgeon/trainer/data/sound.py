@@ -87,6 +87,11 @@ def missing_bytes(sound: str | BinaryIO) -> int:
     return 0
 
 
+CANCELLED = 1e-4
+"""Channels cancel each other if their mean has less than this part of their power (-40 dB); of equal noise it is half.
+
+Lossy compression leaves a little of two channels that were opposite.
+"""
 TOLERANCE_S = 0.1
 """The maximum difference in seconds between the length in a manifest and the length of the sound."""
 
@@ -141,8 +146,8 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
 def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
     """Return a clip's samples (samples,) as float32: the mean of its channels, resampled to ``rate`` hertz.
 
-    Raises SourceError if the clip cannot be read, has no samples, or contains values that are not finite. Also raises
-    SourceError for a clip of zeros, unless ``may_be_silent`` is true.
+    Raises SourceError if the clip cannot be read, has no samples, contains values that are not finite, or has channels
+    that cancel each other. Also raises SourceError for a clip of zeros, unless ``may_be_silent`` is true.
     """
     import numpy as np
 
@@ -164,9 +169,23 @@ def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples
         raise unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
         raise unusable(clip, "contains samples that are NaN or infinite")
+    if samples.shape[1] > 1 and _cancel(samples):
+        raise unusable(
+            clip,
+            "has channels that cancel each other: their mean, which the model gets, is silent",
+            hint="Make one channel of it (`sox in.wav out.wav remix 1` keeps the first)",
+        )
     if not may_be_silent and not mono.any():
         raise unusable(clip, "is silent: all of its samples are 0")
     return mono
+
+
+def _cancel(samples: Samples) -> bool:
+    """Return whether the mean of the channels of ``samples`` (samples, channels) is much quieter than the channels."""
+    import numpy as np
+
+    heard, mixed = (float(np.square(one, dtype=np.float64).mean()) for one in (samples, samples.mean(1)))
+    return mixed < CANCELLED * heard
 
 
 def unreadable(path: str, where: str, error: Exception) -> SourceError:
@@ -177,10 +196,13 @@ def unreadable(path: str, where: str, error: Exception) -> SourceError:
     return SourceError(f"{_named(path, where)} cannot be read: {escape(str(why)).rstrip('.')}.", hint=hint)
 
 
-def unusable(clip: Clip, why: str) -> SourceError:
-    """Return the error to raise for a clip that a model cannot use; ``why`` follows the path of the clip."""
+def unusable(clip: Clip, why: str, *, hint: str = "") -> SourceError:
+    """Return the error to raise for a clip that a model cannot use; ``why`` follows the path of the clip.
+
+    The hint is to leave the clip out, or to do what ``hint`` says.
+    """
     begin = f" from {clip.begin_s:g} s on" if clip.begin_s else ""
-    hint = _leave_out(clip)
+    hint = f"{hint}, or {_leave_out(clip)}" if hint else _leave_out(clip)
     return SourceError(f"{_named(clip.path, clip.where)}{begin} {why}.", hint=f"{hint[0].upper()}{hint[1:]}.")
 
 
