@@ -112,11 +112,16 @@ def test_what_cannot_be_read_is_an_error() -> None:
     Path("text.wav").write_text("no sound")
     Path("cut.wav").write_bytes(Path(path).read_bytes()[:-100])
     soundfile.write("silent.wav", np.zeros(8000, "int16"), 16_000)
+    soundfile.write("too.wav", np.zeros(9000, "int16"), 16_000)
+    Path("nothing.wav").touch()
     os.mkfifo("pipe.wav")
     for given, why in (
         (("none", [path]), "none does not exist"),
         (("run", ["none.wav"]), "none.wav cannot be read: No such file or directory."),
         (("run", ["text.wav"]), "text.wav cannot be read: Format not recognised. Use a sound file (WAV, FLAC or Ogg)."),
+        (("run", ["nothing.wav"]), "nothing.wav is an empty file. Copy the file again, or leave this file out."),
+        (("run", ["nothing.wav", path, "short.wav"]), "1 more of the 3 sounds has an error, too."),
+        (("run", ["silent.wav", path, "too.wav"]), "silent.wav is silent: all of its samples are 0. 1 more of the 3"),
         (("run", ["cut.wav"]), "header promises are missing. Copy the file again, or leave this file out."),
         (("run", ["silent.wav"]), "silent.wav is silent: all of its samples are 0. Leave this file out."),
         (("run", ["pipe.wav"]), "pipe.wav cannot be read: it is a FIFO, not a regular file."),

@@ -106,6 +106,10 @@ def sound_seconds(clip: Clip) -> float:
         missing = missing_bytes(sound)  # called first, because soundfile would wait for a FIFO
     except OSError as error:
         raise unreadable(clip.path, clip.where, error) from error
+    size = os.path.getsize(sound) if isinstance(sound, str) else sound.seek(0, os.SEEK_END)
+    if not size:
+        hint = f"Copy the file again, or {_leave_out(clip)}."
+        raise SourceError(f"{_named(clip.path, clip.where)} is an empty file.", hint=hint)
     if not isinstance(sound, str):
         sound.seek(0)
     header = _header(sound, clip.path, clip.where)

@@ -25,7 +25,7 @@ from ..manifests import hugging_face
 from ..manifests._text import Marks, first_line, has_marks, names_in
 from .sound import ARRAY, TOLERANCE_S, Clip, sound_seconds
 
-__all__ = ["Manifest", "Split", "read_manifests", "read_split"]
+__all__ = ["Manifest", "Split", "errors_as_one", "read_manifests", "read_split"]
 
 TOO_SHORT = "with fewer frames than tokens"
 """The reason why clips that CTC cannot align are left out; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
@@ -170,13 +170,13 @@ def read_manifests(
         own.append(absent)
     wrong = [one for one in found if isinstance(one, CheckpointError)]
     if wrong:
-        own.append(_together(wrong, len(clips)))
+        own.append(errors_as_one(wrong, len(clips)))
     if own and faults is None:
         raise joined(own)
     return [one if isinstance(one, Clip) else clip for one, clip in zip(found, clips, strict=True)]
 
 
-def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
+def errors_as_one(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
     """Return one error that combines ``wrong``, the errors of several sounds; ``of`` is the number of all sounds."""
     first = wrong[0]
     if len(wrong) == 1:

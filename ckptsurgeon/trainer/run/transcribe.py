@@ -12,7 +12,7 @@ import torch
 from ...api.inputs.argument_types import Path
 from ...destinations._document import read_document
 from ...destinations._load import target_with
-from ...errors import ConfigError, SourceError
+from ...errors import CheckpointError, ConfigError, SourceError
 from ...storage.folder_files import files_with
 from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
@@ -21,6 +21,7 @@ from ..config.bounds import find_fault
 from ..config.settings import Settings
 from ..data.loader import BatchSize, sorted_batches
 from ..data.sound import SUFFIXES, Clip, sound_seconds
+from ..data.split import errors_as_one
 from ..evaluation import evaluation_mode
 from ..folder.run_folder import RunFolder
 from ..job.assembly import read_settings, task_of
@@ -93,7 +94,7 @@ def transcribe(
     document = read_document(where, "configuration")
     given = {"beam": beam, "lm": lm, "lm_weight": lm_weight, "word_bonus": word_bonus}
     settings = _decoded(read_settings(document, ()), {name: one for name, one in given.items() if one is not None})
-    clips = [_clip(path, settings.features.window_s) for path in paths]
+    clips = _clips(paths, settings.features.window_s)
     target = target_with(where, None)
     task, tokens = task_of(settings, document, target)
     if not (hasattr(task, "measure") or hasattr(task, "read")):
@@ -194,6 +195,19 @@ def _init_of(config: str) -> Any:
     return read_init(os.path.normpath(os.path.join(folder.path, known["path"])))
 
 
+def _clips(paths: Sequence[str], shortest: float) -> list[Clip]:
+    """Return the clips of sounds, with their lengths; raises one error for all sounds that are not valid."""
+    clips, wrong = list[Clip](), list[CheckpointError]()
+    for path in paths:
+        try:
+            clips.append(_clip(path, shortest))
+        except CheckpointError as error:
+            wrong.append(error)
+    if wrong:
+        raise errors_as_one(wrong, len(paths))
+    return clips
+
+
 def _clip(path: str, shortest: float) -> Clip:
     clip = Clip(path, "", path, 0.0)
     seconds = sound_seconds(clip)
@@ -217,15 +231,29 @@ def _model(job: Job, weights: str) -> torch.nn.Module:
 
 @torch.no_grad()
 def _texts(job: Job, model: torch.nn.Module, clips: Sequence[Clip], batch_size: int) -> list[str]:
-    """Return the model's text of each clip; ``batch_size`` clips are transcribed together, the longest first."""
+    """Return the model's text of each clip; ``batch_size`` clips are transcribed together, the longest first.
+
+    Raises one error for all clips that cannot be read; after the first such clip, the others are only read.
+    """
     texts = [""] * len(clips)
     task: Task = job.task
     given: Any = task
+    wrong = dict[int, CheckpointError]()
     with evaluation_mode(model), autocast(job.settings, job.device), explain_task_errors(job.settings.task):
         for places in sorted_batches([clip.seconds for clip in clips], BatchSize(batch_size)):
-            batch = given.collate([given.example(clips[place]) for place in places]).to(job.device)
+            examples = []
+            for place in places:
+                try:
+                    examples.append(given.example(clips[place]))
+                except CheckpointError as error:
+                    wrong[place] = error
+            if wrong:
+                continue
+            batch = given.collate(examples).to(job.device)
             for place, text in zip(places, _read(given, model, batch), strict=True):
                 texts[place] = text
+    if wrong:
+        raise errors_as_one([wrong[place] for place in sorted(wrong)], len(clips))
     return texts
 
 
