@@ -36,6 +36,17 @@ def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hi
     assert error.value.hint == hint
 
 
+@pytest.mark.parametrize(("size", "hint"), [(9, "Try --set batch_size=5."), (1, "Evaluate on the CPU: --device cpu.")])
+def test_a_batch_that_is_only_evaluated_gets_no_advice_for_training(
+    size: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptsurgeon.trainer.run.train.evaluate_shared", full)
+    toy.write(batch_size=size)
+    with pytest.raises(cs.ConfigError, match=f"does not have enough memory for train.batch_size {size}") as error:
+        cs.train("toy.yaml", device="cpu", evaluate="dev")
+    assert error.value.hint == hint
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["toy.yaml", "pre.yaml"], ids=["a user's task", "ours"])
 def test_a_run_whose_batch_does_not_fit_leaves_nothing(

@@ -100,7 +100,7 @@ def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
     {"why": the error} if the task cannot evaluate an untrained model.
     """
     try:
-        with explain_out_of_memory(job.settings):
+        with explain_out_of_memory(job.settings, evaluates=True):
             model, source = ParallelModel(job.empty_model().to(job.device)), getattr(job, request["split"])
             for batches in (OneBatch(first_batch(source, 0)), source):
                 found = evaluate_shared(model, job.task, batches, settings=job.settings).figures
@@ -114,7 +114,7 @@ def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluated(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"figures": the metrics of a model on a split}, or {"why": the error} if it cannot be evaluated."""
     try:
-        with explain_out_of_memory(job.settings):
+        with explain_out_of_memory(job.settings, evaluates=True):
             model, _ = replace(job, init=read_init(request["model"])).model()
             found = evaluate_shared(
                 ParallelModel(model), job.task, getattr(job, request["split"]), settings=job.settings

@@ -240,7 +240,7 @@ def _run(job: Job, start: RunStart, options: RunOptions, mode: _Mode) -> Trained
     with (
         torch_settings(job.settings, job.device, lengths_vary=job.lengths_vary),
         closing(job),
-        explain_out_of_memory(job.settings),
+        explain_out_of_memory(job.settings, evaluates=bool(mode.evaluate)),
         explain_compile_errors(job.settings),
     ):
         if mode.preprocess_only:

@@ -156,12 +156,15 @@ def explain_nondeterminism(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def explain_out_of_memory(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError, with a hint on smaller batches, if the GPU runs out of memory in the block."""
+def explain_out_of_memory(settings: Settings, *, evaluates: bool = False) -> Iterator[None]:
+    """Raise ConfigError, with a hint on smaller batches, if the GPU runs out of memory in the block.
+
+    ``evaluates`` is true if the block only evaluates a model: then settings of training do not help.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise out_of_memory_error(settings) from error
+        raise (_evaluation_error if evaluates else out_of_memory_error)(settings) from error
 
 
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
@@ -172,18 +175,32 @@ def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> Co
     only gradient checkpointing.
     """
     less = "" if settings.gradient_checkpointing else "--set gradient_checkpointing=true"
+    where, smaller = _too_large(settings)
+    if saved_step is not None:
+        hint = f"Continue from that step with --resume {less}." if less else "Start another run, with smaller batches."
+        return ConfigError(f"{where}. Step {saved_step} was saved.", hint=hint)
+    smaller = f"{smaller} --set accumulate={2 * settings.accumulate}" if smaller else ""
+    hint = " or ".join(filter(None, (smaller, less)))
+    return ConfigError(f"{where}.", hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.")
+
+
+def _evaluation_error(settings: Settings) -> ConfigError:
+    where, smaller = _too_large(settings)
+    return ConfigError(f"{where}.", hint=f"Try {smaller}." if smaller else "Evaluate on the CPU: --device cpu.")
+
+
+def _too_large(settings: Settings) -> tuple[str, str]:
+    """Return which batch size the GPU has no memory for, as a sentence, and the option for half of it.
+
+    The option is '' if the size is 1.
+    """
     size: float
     if settings.batch_seconds is None:
         name, size, half = "batch_size", settings.batch_size, f"{-(-settings.batch_size // 2)}"
     else:
         name, size, half = "batch_seconds", settings.batch_seconds, f"{settings.batch_seconds / 2:g}"
     where = f"the GPU{_gpu_size()} does not have enough memory for train.{name} {size:g}"
-    if saved_step is not None:
-        hint = f"Continue from that step with --resume {less}." if less else "Start another run, with smaller batches."
-        return ConfigError(f"{where}. Step {saved_step} was saved.", hint=hint)
-    smaller = f"--set {name}={half} --set accumulate={2 * settings.accumulate}" if size > 1 else ""
-    hint = " or ".join(filter(None, (smaller, less)))
-    return ConfigError(f"{where}.", hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.")
+    return where, f"--set {name}={half}" if size > 1 else ""
 
 
 def _gpu_size() -> str:
