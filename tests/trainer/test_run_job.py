@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,17 @@ def test_other_data_behind_the_same_settings_are_refused_by_name(
     with pytest.raises(ConfigError) as caught:
         check_unchanged(build_job(heard, device="cpu"), began, RunFolder("run"))
     assert str(caught.value).startswith(why)
+
+
+def test_other_clips_of_test_are_noted(heard: str) -> None:
+    corpus("test.csv", ["a", "b"])
+    now = partial(build_job, heard, sets=["data.test=[test.csv]"], device="cpu")
+    began = json.loads(json.dumps(lineage_of(now(), None, RunFolder("run"), ())))
+    assert check_unchanged(now(), began, RunFolder("run")) == []
+    corpus("test.csv", ["a", "c"])
+    assert check_unchanged(now(), began, RunFolder("run")) == [
+        "test.csv has other clips for test than when run was started"
+    ]
 
 
 def test_a_corpus_that_was_moved_with_its_configuration_is_the_same(heard: str) -> None:

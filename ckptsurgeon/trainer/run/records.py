@@ -56,12 +56,13 @@ TEXTS_DIGEST = "texts_digest"
 def data_digests(job: Job) -> dict[str, str]:
     """Return digests of the data of a run, by name, without data that the run does not use.
 
-    The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train`` and ``dev`` (their clips in
-    order, or their tokens), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
+    The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train``, ``dev`` and ``test`` (their
+    clips in order, or their tokens), ``lm`` (the language model for decoding) and ``task`` (the file with the user's
+    own task).
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": digest_of_tokens(job.tokens)} if job.tokens else {}
-    for name, source in (("train", job.train), ("dev", job.dev)):
+    for name, source in (("train", job.train), ("dev", job.dev), ("test", job.test)):
         if isinstance(source, Batches):
             found[name] = _digest(_clip_line(clip, home) for clip in source.split.clips)
         elif hasattr(source, TEXTS_DIGEST):
