@@ -20,7 +20,7 @@ from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.methods import family
 from ..tensors.quantised.settings import values_called
 from ..util.note_kind import NoteKind
-from ..util.notes import Note
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.lost_scales import whole_floats
@@ -203,10 +203,14 @@ def _usual_order(columns: int, size: int) -> bytes:
     return struct.pack(f"<{columns}i", *(column // size for column in range(columns)))
 
 
+@notes_of(NoteKind.BROKEN_CODES)
 def _of_bitsandbytes(
     one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read, state: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a text for each contradiction between a 4-bit tensor's ``quant_state`` and its key or its ``quant_map``."""
+    """Yield a text for each contradiction between a 4-bit tensor's ``quant_state`` and its key or its ``quant_map``.
+
+    bitsandbytes has the values of each type in its kernels, so it would compute other weights than the map says.
+    """
     kind, stated = _state_of(one).removeprefix(STATE), state.get("quant_type")
     if isinstance(stated, str) and stated != kind:
         yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"

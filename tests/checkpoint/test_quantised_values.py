@@ -14,9 +14,10 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.quantised_values import notes_on_values
-from ckptsurgeon.tensors.encoders.bitsandbytes import FP4
+from ckptsurgeon.tensors.encoders.bitsandbytes import FP4, NF4
 from ckptsurgeon.tensors.info import TensorInfo
 from ckptsurgeon.tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ckptsurgeon.util.note_kind import NoteKind
 
 from ..helpers.four_bits import FOUR_BITS
 from ..helpers.quantised import IN, LAYERS, OUT, Quantised
@@ -186,11 +187,17 @@ def test_what_bitsandbytes_stores_has_no_note(name: str, tmp_path: Path) -> None
             ".weight.quant_map", torch.from_numpy(FP4.copy()),
             "a quant_map whose values are not those of nf4, the quant_type of its quant_state",
         ),
+        (
+            ".weight.quant_map", torch.from_numpy(NF4[::-1].copy()),
+            "a quant_map whose values are not those of nf4, the quant_type of its quant_state",
+        ),
     ],
 )  # fmt: skip
 def test_what_contradicts_a_state_is_noted(end: str, value: torch.Tensor, said: str, tmp_path: Path) -> None:
     found = notes(with_part(FOUR_BITS["bnb-nf4-sound"], end, value), tmp_path / "m")
     assert [one.partition(": ")[2].partition(": ")[0] for one in found] == [f"2 quantised tensors have {said}"]
+    (failure,) = cs.check(tmp_path / "m").row("quantisation").found
+    assert (failure.status.value, failure.todo) == ("FAIL", NoteKind.BROKEN_CODES.todo)
 
 
 def test_settings_of_another_type_are_noted(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
 from ...tensors.quantised.methods import family
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import NUMBER_IN_KEY
 from .impossible_values import Extent, ImpossibleValues
 from .samples import Read, first_and_last_rows
@@ -109,7 +111,10 @@ Ternary weights have only three different codes, and equal scales. In a block of
 NEAR, TINY = 0.005, 1e-6
 """A value may differ from the table's value by the share ``NEAR`` (as in bfloat16), plus the number ``TINY``."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
-OTHER_MAP = "a nested_quant_map whose values are not those of bitsandbytes, so that its scales are wrong"
+OTHER_MAP = Note(
+    NoteKind.BROKEN_CODES,
+    "a nested_quant_map whose values are not those of bitsandbytes, so that its scales are wrong",
+)
 ONE_SCALE = "an absmax whose values are all equal, although the codes of these blocks differ"
 
 

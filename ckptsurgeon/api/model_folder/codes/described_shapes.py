@@ -38,8 +38,8 @@ VALUE_BYTES = 4096
 """A tensor with more bytes than this is not read as a stored shape."""
 
 
-SHAPE_SAID = "gives the shape "
-"""The beginning of texts on a wrong shape in a ``quant_state``."""
+SHAPE_SAID, BLOCK_SAID = "gives the shape ", "gives a block size of "
+"""The beginnings of texts on a wrong shape, and on a wrong block size, in a ``quant_state``."""
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
@@ -82,12 +82,12 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
 
 
 def _kind_of(field: str, why: str) -> NoteKind:
-    """Return the kind of a note: BROKEN_CODES if it says that a shape is wrong, else QUANTISATION.
+    """Return the kind of a note: BROKEN_CODES if it says that a shape or block size is wrong, else QUANTISATION.
 
-    With a wrong shape, no program can decode the weight.
+    With a wrong shape or block size, no program can decode the weight.
     """
-    is_shape = field == "weight_shape" or why.startswith(SHAPE_SAID)
-    return NoteKind.BROKEN_CODES if is_shape else NoteKind.QUANTISATION
+    is_size = field == "weight_shape" or why.startswith((SHAPE_SAID, BLOCK_SAID))
+    return NoteKind.BROKEN_CODES if is_size else NoteKind.QUANTISATION
 
 
 def _describes(ending: str) -> bool:
@@ -117,7 +117,13 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
         have = math.prod(checkpoint[scales].shape)
         if have not in (-(-codes // block), -(-(codes - 1) // block)):
             size = escape(str(block), DIGITS)
-            yield "quant_state", f"gives a block size of {size}, but there are {have:,} scales for {codes:,} codes"
+            yield "quant_state", f"{BLOCK_SAID}{size}, but there are {have:,} scales for {codes:,} codes"
+    nested, outer = state.get("nested_blocksize"), one.parts.get(".nested_absmax")
+    if type(nested) is int and nested > 0 and scales is not None and outer is not None:
+        inner, have = (math.prod(checkpoint[key].shape) for key in (scales, outer))
+        if have != -(-inner // nested):
+            size = f"{escape(str(nested), DIGITS)} for the scales"
+            yield "quant_state", f"{BLOCK_SAID}{size}, but the absmax has {inner:,} values, the nested_absmax {have:,}"
 
 
 def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
 from ckptsurgeon.tensors.bitsandbytes_values import VALUES
+
+from ....helpers.four_bits import FOUR_BITS
 
 FILE = "m/model.safetensors"
 SOUND: Mapping[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 64]}
@@ -104,8 +107,20 @@ def test_only_a_number_is_a_width_and_a_long_one_is_cut(width: Any, is_said: boo
     assert all(len(note) < 400 for note in notes)
 
 
-def test_a_state_of_another_weight_fails_the_check() -> None:
-    nf4(shape=[32, 32])
+def test_another_block_size_of_quantised_scales_is_said(tmp_path: Path) -> None:
+    end = ".weight.quant_state.bitsandbytes__nf4"
+    model, path = FOUR_BITS["bnb-nf4-nested"], tmp_path / "m"
+    state = json.loads(bytes(model.store(torch.Generator())[end].tolist())) | {"nested_blocksize": 16}
+    said = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    replace(model, store=lambda g: {**model.store(g), end: said.clone()}).folder(path)
+    (found,) = cs.check(path).row("quantisation").found
+    assert found.status is Status.FAIL
+    assert "gives a block size of 16 for the scales, but the absmax has 128 values, the nested_absmax 1" in found.what
+
+
+@pytest.mark.parametrize("changes", [{"shape": [32, 32]}, {"blocksize": 128}])
+def test_a_state_of_another_weight_fails_the_check(changes: dict[str, Any]) -> None:
+    nf4(**changes)
     found = [one for one in cs.check("m").row("quantisation").found if "quant_state" in one.what]
     assert [one.status for one in found] == [Status.FAIL]
 
