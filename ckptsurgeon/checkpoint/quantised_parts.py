@@ -11,6 +11,7 @@ from ..tensors.info import TensorInfo
 from ..tensors.quantised.agreement import stores_codes
 from ..tensors.quantised.config_groups import static_activations
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.methods import family
 from ..tensors.quantised.needed_parts import needed_parts
 from ..tensors.quantised.parts import IncompleteTensors
 from ..tensors.quantised.unknown import is_named_codes
@@ -40,6 +41,8 @@ SHAPE = ".weight_shape"
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
+ORDER = ".g_idx"
+"""The key ending of GPTQ's order of the columns: the group of each column."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 OSS_CODES, OSS_BIAS = "_blocks", "_bias"
 ACTIVATION = re.compile(r"(?:input|output|act|[kv])_scale")
@@ -60,14 +63,15 @@ def notes_on_parts(
 ) -> Iterator[str]:
     """Yield notes on parts (such as scales) that all or most tensors lack, or that are superfluous or unusual.
 
-    A part is superfluous if its weight is not quantised. It is unusual if the same part of most other tensors has
-    another name or dtype. ``elsewhere`` has the keys of the other shards. ``is_whole`` is False if there are other
-    shards, but no index that lists their keys.
+    A part is superfluous if its weight is not quantised, or if its encoding does not use such a part. It is unusual if
+    the same part of most other tensors has another name or dtype. ``elsewhere`` has the keys of the other shards.
+    ``is_whole`` is False if there are other shards, but no index that lists their keys.
     """
     lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere)) if is_whole else []
     yield from lacking or _scaleless(path, codes, settings, elsewhere)
     if is_whole and not elsewhere:
         yield from _codeless(path, codes, tensors)
+    yield from _unused_parts(path, codes)
     yield from _left_scales(path, codes, tensors, settings)
     yield from _unlike_parts(path, codes, tensors, settings)
 
@@ -89,7 +93,9 @@ def _lacking_in_all(
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
     """Yield a note if a tensor has the name of codes, but a dtype that codes never have, as after a cast to floats."""
     cast: dict[str, str] = {}
-    stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
+    have_codes = {one.name for one in codes.tensors if one.codes}
+    lacking = (one.name for one in codes.tensors if not one.codes and one.name not in have_codes)
+    stems = {name.removesuffix(".weight"): name for name in lacking}
     for key in tensors if stems else ():
         module = key.removesuffix("_blocks") if key.endswith("_blocks") else key.rpartition(".")[0]
         if module in stems and (is_named_codes(key) or key.endswith("_blocks")):
@@ -98,6 +104,26 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
         key = next(iter(cast))
         have = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'} numbers in place of codes"
         yield f"{escape(path)}: {have} ({escape(key)} is {tensors[key].dtype}): {listing(list(cast.values()), SHOWN)}"
+
+
+def _unused_parts(path: str, codes: QuantisedTensors) -> Iterator[Note]:
+    """Yield notes on parts of quantised tensors that their encoding does not use, such as a ``g_idx`` of AWQ.
+
+    Other scales than those of the encoding may belong to codes that are missing: such a weight is not decoded.
+    """
+    found: dict[tuple[NoteKind, str], list[str]] = {}
+    have_codes = {one.name: family(one.method) for one in codes.tensors if one.codes}
+    for one in codes.tensors:
+        kind = have_codes.get(one.name, "")
+        if not one.codes and kind:
+            ends = together([end.rpartition(".")[2] for end in one.parts])
+            found.setdefault((NoteKind.BROKEN_CODES, f"{ends}, which {kind} does not use"), []).append(one.name)
+        elif kind == "AWQ" and ORDER in one.parts:
+            said = f"{ORDER[1:]}, which AWQ does not use: runtimes ignore this order of the columns"
+            found.setdefault((NoteKind.QUANTISATION, said), []).append(one.name)
+    for (note_kind, said), names in found.items():
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
+        yield Note(note_kind, f"{escape(path)}: {has} {said}: {listing(names, SHOWN)}")
 
 
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:

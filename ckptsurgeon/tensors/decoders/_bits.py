@@ -10,6 +10,7 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array
+from ..quantised.contradictions import is_odd_size
 from ._decoder import StatedSettings, UndecodableError
 
 __all__ = ["WORD", "WORDS", "check_zeros", "group_numbers", "group_size", "unpacked", "words_of"]
@@ -60,7 +61,8 @@ def group_size(columns: int, groups: int, settings: StatedSettings, *, is_ordere
     The group sizes in the settings decide if the shapes do not. Raises UndecodableError if no size fits, unless
     ``is_ordered`` is true: then a ``g_idx`` has the group of each column.
     """
-    fitting = [size for size in settings.stated.sizes if size > 0 and -(-columns // size) == groups]
+    sizes = [size for size in settings.stated.sizes if size > 0 and not is_odd_size(size, columns, groups)]
+    fitting = [size for size in sizes if -(-columns // size) == groups]
     if columns % groups == 0 and (not fitting or groups == 1 or columns // groups in fitting):
         return columns // groups
     if not fitting and not is_ordered:

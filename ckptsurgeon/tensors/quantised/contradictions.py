@@ -26,6 +26,7 @@ __all__ = [
     "Contradiction",
     "cast_from",
     "contradicted",
+    "is_odd_size",
     "is_of_fused",
 ]
 
@@ -195,10 +196,20 @@ def _bits(one: QuantisedTensor, codes: TensorInfo, stated: StatedValues) -> Iter
 
 def _groups(one: QuantisedTensor, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
     columns = one.shape[-1] if one.shape else 0
-    possible = [-(-columns // size) if size > 0 else 1 for size in stated.sizes]
-    if possible and columns and groups and groups not in possible:
+    usual = [size for size in stated.sizes if not is_odd_size(size, columns, groups)]
+    possible = [-(-columns // size) if size > 0 else 1 for size in usual]
+    if stated.sizes and columns and groups and groups not in possible:
         size = str(columns // groups) if columns % groups == 0 else f"{groups} scales for {columns} columns"
         yield Contradiction("group_size", str(stated.sizes[0]), size)
+
+
+def is_odd_size(size: int, columns: int, groups: int) -> bool:
+    """Return whether ``size``, a group size in settings, leaves a smaller last group, but equal groups are usual ones.
+
+    A usual group size is a power of two: 4 groups of 128 columns have 32 columns each, not 40, 40, 40 and 8.
+    """
+    equal = columns // groups if groups > 1 and columns % groups == 0 else 0
+    return equal.bit_count() == 1 and size > 0 and size != equal
 
 
 def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
@@ -330,4 +341,6 @@ def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
     The last word may be padded.
     """
     least, most = (words - 1) * 32 // bits + 1, words * 32 // bits
+    if is_odd_size(size, most, groups):
+        return False
     return -(-least // size) <= groups <= -(-most // size)

@@ -59,6 +59,9 @@ def weights(**changed: Any) -> dict[str, Any]:
 CONTRADICTIONS = [
     ("gptq", {"bits": 8}, "says bits 8, but the shapes of 2 quantised tensors say 4"),
     ("gptq", {"group_size": 64}, "says group_size 64, but the shapes of 2 quantised tensors say 32"),
+    ("gptq", {"group_size": 40}, "says group_size 40, but the shapes of 2 quantised tensors say 32"),  # also 4 groups
+    ("awq", {"group_size": 33}, "says group_size 33, but the shapes of 2 quantised tensors say 32"),
+    ("int4", weights(group_size=40), "says group_size 40, but .* say 32"),
     ("gptq", {"group_size": -1}, "says group_size -1, but the shapes of 2 quantised tensors say 32"),
     ("gptq", {"quant_method": "awq"}, "says quant_method awq, but the shapes of 2 quantised tensors say GPTQ, 4 bits"),
     ("gptq", {"quant_method": "fp8"}, "says quant_method fp8, but the shapes of 2 quantised tensors say GPTQ, 4 bits"),

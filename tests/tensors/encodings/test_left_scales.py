@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
-from ...helpers.zoo import IN, OUT
+from ...helpers.zoo import BY_NAME, IN, OUT
 from .test_agreement import VERBS
 from .test_missing_parts import THREE, State
 from .test_whole_set import PACK, folder_of, said
@@ -66,6 +67,29 @@ def test_codes_that_were_all_cast_to_floats_are_said(name: str, codes: str, tmp_
     for found in (cs.inspect(folder), cs.convert(folder), cs.rename(folder, map=["model=decoder"])):
         (note,) = (one for one in found.notes if "numbers in place of codes" in one)
         assert f".{codes} is bfloat16" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "said_of_it", "status"),
+    [
+        ("nvfp4-packed", "weight_scale_2", "weight_scale_2, which nvfp4 does not use", "FAIL"),
+        ("nvfp4-modelopt", "weight_global_scale", "weight_global_scale, which nvfp4 does not use", "FAIL"),
+        ("fp8-tensor", "weight_scale_2", "weight_scale_2, which fp8 does not use", "FAIL"),
+        ("mlx", "weight_scale", "weight_scale, which MLX does not use", "FAIL"),
+        ("awq", "g_idx", "g_idx, which AWQ does not use: runtimes ignore this order of the columns", "WARN"),
+    ],
+)
+def test_parts_that_an_encoding_does_not_use_are_said(
+    name: str, part: str, said_of_it: str, status: str, tmp_path: Path
+) -> None:
+    value = torch.arange(IN, dtype=torch.int32) // 32 if part == "g_idx" else torch.ones(1)
+    one = BY_NAME[name]
+    replace(one, store=lambda g: {**one.store(g), f".{part}": value.clone()}).folder(tmp_path / "m")
+    wanted = f"2 quantised tensors have {said_of_it}: "
+    assert any(wanted in note for note in cs.convert(tmp_path / "m").notes)
+    (found,) = cs.check(tmp_path / "m").row("quantisation").found
+    assert wanted in found.what
+    assert found.status.value == status
 
 
 def test_a_transplant_of_plain_weights_beside_scales_says_so(tmp_path: Path) -> None:
