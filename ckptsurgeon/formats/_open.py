@@ -22,7 +22,7 @@ from .unsupported.folders import PIPELINE, folder_kind
 from .unsupported.text import not_a_checkpoint
 from .zip.archive import names_in as names_in_zip
 
-__all__ = ["read_header"]
+__all__ = ["open_header", "read_header"]
 
 _HEAD = 512
 """The number of bytes of a file that are read to find its format."""
@@ -57,6 +57,15 @@ def read_header(source: Source, name: str = "") -> Header:
             with no_collection():
                 return _read(fmt, source, name)
     return _read_folder(source)
+
+
+def open_header(file: File, name: str) -> Header:
+    """Return the header of a file that was just opened, as ``read_header`` does; the file is closed if this fails."""
+    try:
+        return read_header(file, name)
+    except BaseException:
+        file.close()
+        raise
 
 
 def _source_notes(file: File) -> tuple[str, ...]:

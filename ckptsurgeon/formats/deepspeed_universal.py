@@ -17,7 +17,7 @@ from ..storage.read.base import Folder, Source
 from ..tensors.composition import reshape
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
-from ._open import read_header
+from ._open import open_header
 from .base import limits
 from .base.header import Header
 from .base.marks import has_weights
@@ -136,11 +136,7 @@ def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
             "incomplete: convert or fetch it again.",
             rule="missing file",
         ) from error
-    try:
-        opened.append(StateFile(file, read_header(file, name)))
-    except BaseException:
-        file.close()
-        raise
+    opened.append(StateFile(file, open_header(file, name)))
     return opened[-1].header.tree
 
 

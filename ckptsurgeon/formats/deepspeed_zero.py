@@ -15,7 +15,7 @@ from ..errors import FormatError, SourceError
 from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
-from ._open import read_header
+from ._open import open_header
 from .base.header import Header, naming
 from .base.marks import has_weights
 from .pickle.values import GlobalName, OpaqueResult
@@ -79,7 +79,7 @@ class _DeepSpeedZero:
         every: list[StateFile] = []
         try:
             for suffix in (_MODEL, _OPTIMIZER):
-                every += _states(source, tag, names, suffix)
+                _open_states(source, tag, names, suffix, every)
             models = [one for one in every if one.file.name.endswith(_MODEL)]
             optimizers = [one for one in every if one.file.name.endswith(_OPTIMIZER)]
             with naming(models[0].file):
@@ -130,23 +130,20 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
         return "", []
 
 
-def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
-    """Return the state files whose names end in ``suffix``, one for each rank, in the order of the ranks.
+def _open_states(folder: Folder, tag: str, names: Sequence[str], suffix: str, opened: list[StateFile]) -> None:
+    """Append to ``opened`` the state files whose names end in ``suffix``, one for each rank, in the order of the ranks.
 
     ``tag`` is the subfolder of the files, or ''; ``names`` are the names of its files. Raises FormatError if a file
     does not contain a dict.
     """
-    found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
         inner = f"{tag}/{name}" if tag else name
         file = folder.file(inner)
-        header = read_header(file, inner)
+        opened.append(StateFile(file, header := open_header(file, inner)))
         if not isinstance(header.tree, Mapping):
             raise FormatError(
                 f"{escape(file.uri)} is not a dict of training states as DeepSpeed saves it.", rule="zero states"
             )
-        found.append(StateFile(file, header))
-    return found
 
 
 _Found = tuple[dict[str, TensorInfo], int, list[str]]

@@ -17,7 +17,7 @@ from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing
-from ._open import read_header
+from ._open import open_header
 from .base import limits
 from .base.flatten import keys_with_tensors
 from .base.header import Header
@@ -50,7 +50,7 @@ class _MetaRanks:
         try:
             for one in names:
                 file = source.file(one)
-                files.append(StateFile(file, read_header(file, one)))
+                files.append(StateFile(file, open_header(file, one)))
             weights, notes = _joined(files)
         except BaseException:
             for opened in files:

@@ -20,7 +20,7 @@ from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing
-from ._open import read_header
+from ._open import open_header
 from .base import limits
 from .base.header import FilePrint, Header
 from .base.marks import indexed_name, missing_shards, numbered, shard_name
@@ -61,8 +61,13 @@ class _Sharded:
         shards: dict[str, Header] = {}
         by_shard = _by_shard(weight_map)
         for shard, wanted in by_shard.items():
-            header = _shard(source, folder, shard, by_shard)
-            _check_keys(source, shard, wanted, header.tree)
+            try:
+                header = _shard(source, folder, shard, by_shard)
+                _check_keys(source, shard, wanted, header.tree)
+            except BaseException:
+                for one in (file for known in shards.values() for file in known.handles.values()):
+                    one.close()
+                raise
             shards[shard] = header
             tree.update(header.tree)
             files.extend(header.files)
@@ -127,7 +132,7 @@ def _shard(index: File, folder: Folder, shard: str, names: Collection[str]) -> H
         ) from error
     if shard.endswith(".json"):
         raise FormatError(f"{escape(index.uri)} lists {escape(shard)} as a shard, but it is a JSON file.", rule="index")
-    header = read_header(file, shard)
+    header = open_header(file, shard)
     if not isinstance(header.tree, Mapping) or not _are_all(header.tree, str, TensorInfo):
         raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
     return header

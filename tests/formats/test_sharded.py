@@ -87,6 +87,26 @@ def test_the_error_says_which_shard_or_key_it_is(change: object, why: str) -> No
         cs.open_checkpoint("m")
 
 
+@pytest.mark.parametrize("kind", ["sharded", "meta", "zero"])
+def test_a_file_that_cannot_be_read_leaves_no_file_open(kind: str) -> None:
+    """The error is kept, as an interactive session does: with it, the garbage collector keeps the files."""
+    if kind == "sharded":
+        shards()
+        bad = "m/model-00001-of-00002.safetensors"
+    else:
+        names = ("consolidated.00.pth", "consolidated.01.pth")
+        names = names if kind == "meta" else ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+        os.mkdir("m")
+        torch.save({"a": torch.ones(2)}, f"m/{names[0]}")
+        bad = f"m/{names[1]}"
+    Path(bad).write_bytes(b"no tensors")
+    with pytest.raises(cs.errors.FormatError) as caught:
+        cs.open_checkpoint("m")
+    opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert not opened & {os.path.realpath(f"m/{name}") for name in os.listdir("m") if not name.endswith(".json")}
+    assert caught.value
+
+
 def test_a_missing_shard_is_said_whatever_the_folder_is_called() -> None:
     weight_map = shards("a b c")
     os.remove(f"a b c/{weight_map['c']}")
