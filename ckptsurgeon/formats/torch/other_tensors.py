@@ -82,11 +82,19 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
     return TensorInfo(data.dtype, (), opaque=NESTED)
 
 
-def _sparse(layout: Any, data: Any) -> TensorInfo:
+_LAYOUTS = {1: "torch.sparse_coo", 2: "torch.sparse_csr"}
+"""{number of a layout in c10/core/Layout.h: its name}."""
+
+
+def _sparse(layout: Any, data: Any = None, *more: Any) -> TensorInfo:
     """Return the header of a sparse tensor; its ``parts`` are the layout, and a tuple of indices, values and size.
 
-    Raises FormatError if a part is missing or not valid.
+    TorchScript stores the number of the layout, the size, requires_grad, the indices, the values and the hooks
+    (pushLiteralSparseTensor in torch/csrc/jit/serialization/pickler.cpp). Raises FormatError if a part is missing or
+    not valid.
     """
+    if type(layout) is int and layout in _LAYOUTS and len(more) > 2:
+        layout, data = _LAYOUTS[layout], (*more[1:-1], data)
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
         raise FormatError(
             "the file is damaged: a sparse tensor is stored without its indices, values or size.", rule="sparse"

@@ -109,6 +109,29 @@ def test_tensors_in_containers_of_a_module_are_counted() -> None:
     )
 
 
+class Sparse(nn.Module):
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("table", table)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore:Sparse CSR", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])
+def test_a_sparse_buffer_is_read(layout: str) -> None:
+    torch.jit.save(torch.jit.script(Sparse(torch.eye(3).to_sparse(layout=getattr(torch, layout)))), "net.pt")
+    table = cs.open_checkpoint("net.pt")["table"]
+    assert (table.opaque, table.dtype, table.shape, table.parts[0]) == (
+        "it is sparse", "float32", (3, 3), f"torch.{layout}",
+    )  # fmt: skip
+    with pytest.raises(cs.FormatError, match="the tensor table of net.pt cannot be copied: it is sparse"):
+        cs.convert("net.pt")
+    assert [step.key for step in cs.filter("net.pt", exclude=["table"]).steps] == ["weight"]
+
+
 def test_an_attribute_whose_tensor_has_no_place_is_not_counted() -> None:
     """As of a tensor on the device meta, or a sparse one."""
     opaque, listed = (TensorInfo("float32", (2,), opaque="it is sparse") for _ in range(2))
