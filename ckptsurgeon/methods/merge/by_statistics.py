@@ -15,7 +15,7 @@ from ._method import Between, PerModel, merge_method
 from ._slices import Merging, Slice, Tensors, in_pieces
 from .arithmetic.deltas import DeltaMixing, everything, mixed
 from .arithmetic.grams import by_grams, held_by_grams, positive_shares
-from .arithmetic.sums import cancel
+from .linear import cancel
 
 __all__ = ["METHODS"]
 

@@ -12,7 +12,7 @@ from ...tensors.ops.regions import Array
 from ._method import merge_method
 from ._slices import Merging, Slice, Tensors, in_pieces, like, on_host, row_length
 from .arithmetic.products import gram, lengths
-from .arithmetic.sums import combination
+from .linear import combination
 
 __all__ = ["METHODS"]
 

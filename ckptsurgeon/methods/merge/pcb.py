@@ -15,8 +15,8 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Between, merge_method
 from ._slices import Merging, Slice, Tensors, in_pieces, pieces
-from .arithmetic.sums import combination
 from .arithmetic.threshold import MagnitudeRank, cuts
+from .linear import combination
 
 __all__ = ["METHODS"]
 

@@ -12,7 +12,7 @@ from ...tensors.ops.regions import Array
 from ._method import PerModel, merge_method
 from ._slices import Merging, Slice, Tensors, in_pieces, like, on_host, row_length
 from .arithmetic.products import PAIRS, angle, column_products, columns_at, gram, lengths, sums_are_large
-from .arithmetic.sums import combination
+from .linear import combination
 
 __all__ = ["METHODS"]
 

@@ -12,7 +12,7 @@ from ...util.text import escape
 from ._method import Between, PerModel, merge_method
 from ._slices import Merging, Tensors
 from .arithmetic.products import angle, gram, lengths
-from .arithmetic.sums import combination, shares
+from .linear import combination, shares
 
 __all__ = ["METHODS"]
 

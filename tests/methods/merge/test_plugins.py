@@ -188,6 +188,6 @@ def test_a_mistake_in_a_method_of_ours_is_a_bug(ckpt: Run, monkeypatch: pytest.M
     def broken(*given: Any) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr("ckptsurgeon.methods.merge.arithmetic.sums.in_pieces", broken)
+    monkeypatch.setattr("ckptsurgeon.methods.merge.linear.in_pieces", broken)
     done = ckpt("merge", *MODELS, "-m", "linear", "--weights", "1,1", "-o", "out.pth")
     assert done.code == 70, done

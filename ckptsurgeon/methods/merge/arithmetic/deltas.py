@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ....tensors.ops.regions import Array
 from .._slices import Merging, Slice, Tensors, in_pieces, pieces
-from .sums import cancel, check_some, held, shares
+from ..linear import cancel, check_some, held, shares
 
 __all__ = ["DeltaMixing", "KeptElements", "Masks", "StagedMerging", "agreement", "everything", "mixed"]
 

@@ -11,7 +11,7 @@ from ....errors import PlanError
 from ....tensors.ops.regions import Array
 from ...lora.decomposition import alone
 from .._slices import Merging, Slice, Tensors
-from .sums import combination, shares
+from ..linear import combination, shares
 
 __all__ = ["by_grams", "held_by_grams", "positive_shares"]
 

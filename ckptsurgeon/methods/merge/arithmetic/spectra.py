@@ -18,7 +18,7 @@ from ....errors import PlanError
 from ....tensors.ops.regions import Array
 from ...lora.decomposition import alone
 from .._slices import Merging, Slice, Tensors
-from .sums import combination
+from ..linear import combination
 
 __all__ = [
     "Changes",
