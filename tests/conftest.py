@@ -229,12 +229,9 @@ def _one_parser() -> Iterator[None]:
     import typer
 
     import ckptsurgeon.cli.application as parser
-    import ckptsurgeon.cli.run as running
 
-    once = cache(parser.application)
     with pytest.MonkeyPatch.context() as patched:
-        for module in (parser, running):
-            patched.setattr(module, "application", once)
+        patched.setattr(parser, "application", cache(parser.application))
         patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
 

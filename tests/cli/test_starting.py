@@ -85,7 +85,7 @@ def test_nothing_is_collected_during_a_command(monkeypatch: pytest.MonkeyPatch) 
         gc.callbacks.remove(note)
         return len(kept)
 
-    monkeypatch.setattr("ckptsurgeon.cli.run._invoke", invoke)
+    monkeypatch.setattr("ckptsurgeon.cli._invoke", invoke)
     assert main(["inspect"]) == 50_000
     assert found == []
     assert gc.get_threshold() == thresholds

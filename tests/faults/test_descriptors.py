@@ -67,7 +67,7 @@ import json, os, resource, sys
 from importlib import import_module
 
 def begin():
-    for name in ("ckptsurgeon.__main__", "ckptsurgeon.cli.run", "ckptsurgeon.cli.verbs.convert"):
+    for name in ("ckptsurgeon.__main__", "ckptsurgeon.cli.application", "ckptsurgeon.cli.failing", "ckptsurgeon.cli.verbs.convert"):
         import_module(name)
 
 def ended(most, work):
@@ -148,7 +148,7 @@ def test_no_more_are_open_than_may_be_and_none_stays_open(monkeypatch: pytest.Mo
 def test_the_path_of_errors_imports_nothing() -> None:
     look = """
 import sys
-from ckptsurgeon.cli.run import run
+from ckptsurgeon.cli.application import application
 from ckptsurgeon.cli.failing import failed
 from ckptsurgeon.errors import SourceError
 before = set(sys.modules)

@@ -32,11 +32,13 @@ COMMAND = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 NURSERY = """
 import contextlib, faulthandler, functools, gc, io, json, os, select, signal, socket, sys, time, traceback, types
 import typer
-import ckptsurgeon.__main__, ckptsurgeon.cli.run
+import ckptsurgeon.__main__
+import ckptsurgeon.cli.application as parser
+import ckptsurgeon.cli.failing
 
-ckptsurgeon.cli.run.application = functools.cache(ckptsurgeon.cli.run.application)
+parser.application = functools.cache(parser.application)
 typer.main.get_command = functools.cache(typer.main.get_command)
-typer.main.get_command(ckptsurgeon.cli.run.application(as_json=False))
+typer.main.get_command(parser.application(as_json=False))
 IMPORTS
 gc.collect()
 gc.freeze()  # each process that ends looks for garbage of its own alone

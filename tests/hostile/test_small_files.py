@@ -252,7 +252,7 @@ MAY_OPEN = {
     "api/prove/media/image_files.py": "files that are open already, by Pillow",
     "api/search/study.py": "the lines of a study, which are written",
     "api/pretrainer/loading.py": "torch's own function, which is wrapped",
-    "cli/run.py": "standard streams",
+    "cli/__init__.py": "standard streams",
     "cli/completion/answers.py": "/dev/null",
     "trainer/run/judge_models.py": "the pipe for the answers, which is open already",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
