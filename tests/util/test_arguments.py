@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -82,14 +83,19 @@ def test_every_option_in_a_text_that_is_an_argument_is_named() -> None:
     }  # fmt: skip
 
 
-def texts() -> Iterator[str]:
-    """Yield every text of the package but those of the command line, where values are ``X``."""
+@cache
+def texts() -> tuple[str, ...]:
+    """Return every text of the package that may name an option, but those of the command line; values are ``X``."""
+    found = []
     for path in sorted(ROOT.rglob("*.py")):
-        if "cli" in path.relative_to(ROOT).parts:
+        if "cli" in path.relative_to(ROOT).parts or "--" not in (code := path.read_text()):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.JoinedStr):
-                yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+                found.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+                )
+    return tuple(found)
 
 
 @pytest.mark.long
