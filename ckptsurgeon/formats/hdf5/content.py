@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ...errors import FormatError, UnsafeError
@@ -10,7 +10,7 @@ from ...storage.read.base import File
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ..base import limits
-from .attributes import has_attribute_heap, texts_of
+from .attributes import Unread, has_attribute_heap, texts_of
 from .blocks import BlockReader
 from .datasets import DatasetReader
 from .groups import is_group, links_of
@@ -20,6 +20,9 @@ from .superblock import read_superblock, superblock_at
 from .writer import HDF5_RECIPE
 
 __all__ = ["HdfContent", "read_content"]
+
+_OF_KERAS = frozenset({"layer_names", "weight_names", "name", "dtype", "backend", "keras_version"})
+"""Attributes of Keras that repeat the names and the types of weights, or those of the root group."""
 
 
 def read_content(file: File, within: str) -> HdfContent:
@@ -48,7 +51,7 @@ class HdfContent:
         self.recipe: tuple[int, int] | None = None
         self._known: dict[int, Any] = {}
         self._soft: list[str] = []
-        self._long: list[str] = []
+        self._unread, self._inner = Unread(), dict[str, None]()
         self._has_heap = self._is_open = False
         self._characters = 0
 
@@ -57,7 +60,7 @@ class HdfContent:
         root, self._is_open = read_superblock(self.blocks)
         messages = self._object(root)
         self._has_heap = has_attribute_heap(self.blocks, messages)
-        self.metadata = texts_of(self.blocks, self._heap, messages, self._long)
+        self.metadata = texts_of(self.blocks, self._heap, messages, self._unread)
         if not is_group(messages):
             raise FormatError("the HDF5 file is damaged: its root is not a group.", rule="hdf5")
         self.tree = dict(self._walk(root))
@@ -85,6 +88,8 @@ class HdfContent:
             prefix, address, above = waiting.pop()
             if address not in links:
                 links[address] = links_of(self.blocks, self._object(address))
+                if address != root:
+                    self._texts(self._object(address))
             inner = []
             for link in links[address]:
                 path = prefix + link.name
@@ -101,10 +106,18 @@ class HdfContent:
                 elif path == HDF5_RECIPE:
                     self.recipe = self.datasets.text_range(path, messages)
                 else:
-                    texts = texts_of(self.blocks, self._heap, messages, [])
-                    made[link.address] = self.datasets.read(path, messages, texts)
+                    made[link.address] = self.datasets.read(path, messages, self._texts(messages))
                     yield path, made[link.address]
             waiting.extend(reversed(inner))
+
+    def _texts(self, messages: Sequence[HeaderMessage]) -> dict[str, str]:
+        """Return the texts in the attributes of a dataset or group, and remember which attributes are not used."""
+        unread = Unread()
+        found = texts_of(self.blocks, self._heap, messages, unread)
+        names = [*found, *unread.long, *unread.others]
+        self._inner |= dict.fromkeys(name for name in names if name not in _OF_KERAS)
+        self._inner |= {"those in heaps": None} if has_attribute_heap(self.blocks, messages) else {}
+        return found
 
     def _check_path(self, path: str, depth: int, visited: int) -> None:
         self._characters += len(path)
@@ -125,8 +138,12 @@ class HdfContent:
             yield "the file was not closed by the program that wrote it, so it may be incomplete"
         if self._soft:
             yield f"not followed, because they are only paths: the soft links {listing(self._soft, 2, where='')}"
-        if self._long:
-            yield f"left out, because they are too long: the attributes {listing(self._long, 2, where='')}"
+        if self._unread.long:
+            yield f"left out, because they are too long: the attributes {listing(self._unread.long, 2, where='')}"
+        if others := [name for name in self._unread.others if name not in _OF_KERAS]:
+            yield f"left out, because they are not single texts: the attributes {listing(others, 4, where='')}"
+        if self._inner:
+            yield f"left out: these attributes of groups and datasets: {listing([*self._inner], 4, where='')}"
         if self._has_heap:
             yield "the attributes of the file were not read: they are too many, or too long"
 

@@ -116,6 +116,15 @@ def test_attributes_of_the_file_that_are_texts_are_metadata(monkeypatch: pytest.
     with cs.open_checkpoint(str(GOLDEN / "types_earliest.h5")) as found:
         assert "long" not in found.metadata
         assert any("the attributes long" in note for note in found.notes)
+        assert "left out, because they are not single texts: the attributes number, names" in found.notes
+
+
+def test_attributes_of_groups_that_are_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cs.open_checkpoint(str(GOLDEN / "keras_2.h5")) as found:
+        assert not found.notes  # Keras repeats the names of layers and weights there
+    monkeypatch.setattr("ckptsurgeon.formats.hdf5.content._OF_KERAS", frozenset({"layer_names"}))
+    with cs.open_checkpoint(str(GOLDEN / "keras_2.h5")) as found:
+        assert "left out: these attributes of groups and datasets: backend, keras_version, weight_names" in found.notes
 
 
 # Keras.
