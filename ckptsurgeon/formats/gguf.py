@@ -8,7 +8,7 @@ in bytes. To read a model that llama.cpp split into several files, pass the firs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
@@ -16,7 +16,9 @@ from typing import TypeVar
 from ..errors import FormatError, SourceError
 from ..storage.read.base import File, Source
 from ..tensors.info import TensorInfo
-from ..util.text import escape, number_in
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
+from ..util.text import escape, listing, number_in
 from .base import limits
 from .base.header import UNSEALED, FilePrint, Header, StoredEntry, digest_outside, naming, seal_of
 from .ggml.reader import GgufHeader, read_one
@@ -158,15 +160,30 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
                 rule="split",
             )
         stack.pop_all()
+    header = _header(first, names[0])
     return replace(
-        _header(first, names[0]),
+        header,
         tree=tree,
+        notes=(*header.notes, *_other_metadata(first, parts[1:])),
         files=tuple(FilePrint.of(one.file, one.sha256, name) for name, one in zip(names, parts, strict=True)),
         handles={name: one.file for name, one in zip(names, parts, strict=True)},
         frame=lambda: hashlib.sha256(
             "".join(_frame(one.file, one.tensors, None, "") for one in parts).encode()
         ).hexdigest(),
     )
+
+
+def _other_metadata(first: GgufHeader, others: Sequence[GgufHeader]) -> Iterator[Note]:
+    """Yield a note if the metadata of a later file has entries that the first file lacks, or has with other values."""
+    keys = {
+        key: None
+        for one in others
+        for key, value in _without_own(one.metadata).items()
+        if first.metadata.get(key) != value
+    }
+    if keys:
+        said = f"the metadata of later files of the split model is not used: {listing([*keys], 4, where='')}"
+        yield Note(NoteKind.METADATA, f"{said} (the first file lacks these entries, or has other values)")
 
 
 def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:

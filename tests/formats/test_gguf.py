@@ -233,12 +233,13 @@ def test_a_folder_with_one_gguf_file_is_read() -> None:
         assert found.format == "gguf"
 
 
-def part(number: int, names: str, *, of: int = 2, total: int = 3) -> bytes:
-    """A file of a split model with tensors of 4 floats, all of the number of the file."""
+def part(number: int, names: str, *, of: int = 2, total: int = 3, **more: Any) -> bytes:
+    """A file of a split model with tensors of 4 floats, all of the number of the file, and more metadata."""
     entries = {"split.no": (2, struct.pack("<H", number)), "split.count": (2, struct.pack("<H", of))}
     entries["split.tensors.count"] = (5, struct.pack("<i", total))
     if not number:
         entries["general.architecture"] = (STRING, text("llama"))
+    entries |= {name.replace("_", "."): value for name, value in more.items()}
     infos = [tensor_info(name, [4], 0, 32 * place) for place, name in enumerate(names)]
     data = struct.pack("<4f", *[number] * 4).ljust(32, b"\0") * len(names)
     return gguf(infos, entries, data)
@@ -277,6 +278,16 @@ def test_the_advice_on_a_split_model_can_be_followed() -> None:
     with pytest.raises(cs.FormatError, match="but not the first: its entry") as caught:
         cs.open_checkpoint(FIRST)
     assert caught.value.hint.startswith("Fetch the files of the model again")
+
+
+def test_metadata_of_later_files_of_a_split_model_is_said() -> None:
+    Path(FIRST).write_bytes(part(0, "ab"))
+    same = (STRING, text("llama"))
+    Path(SECOND).write_bytes(part(1, "c", general_architecture=same))
+    assert not any("later files" in note for note in cs.inspect(FIRST).notes)
+    Path(SECOND).write_bytes(part(1, "c", general_architecture=same, general_name=(STRING, text("x"))))
+    said = "the metadata of later files of the split model is not used: general.name"
+    assert any(note.startswith(said) for note in cs.convert(FIRST).notes)
 
 
 @pytest.mark.parametrize(
