@@ -19,6 +19,8 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File, Source
 from ...tensors.dtypes import BLOCKS
 from ...tensors.info import Storage, TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import count, escape
 from ..base import limits
 from ..base.header import FilePrint, Header, digest_outside, naming
@@ -134,14 +136,15 @@ def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> 
     layers = [int(metadata[f"n_{side}_layer"]) for side in ("audio", "text")]
     wanted = _TENSORS + _IN_ENCODER_LAYER * layers[0] + _IN_DECODER_LAYER * layers[1]
     if len(tree) != wanted:
-        yield (
+        yield Note(
+            NoteKind.CUT_FILE if len(tree) < wanted else NoteKind.METADATA,
             f"a model of {layers[0]} and {layers[1]} layers, as its hyper-parameters say, has {wanted} tensors, but "
-            f"this file has {len(tree)}{': perhaps it was cut short' if len(tree) < wanted else ''}"
+            f"this file has {len(tree)}{': perhaps it was cut short' if len(tree) < wanted else ''}",
         )
     for field, key in _ROWS.items():
         rows = tree[key].shape[0] if key in tree and tree[key].shape else 0
         if key in tree and rows != int(metadata[field]):
-            yield f"{field} is {metadata[field]}, but {key} has {count(rows, 'row')}"
+            yield Note(NoteKind.METADATA, f"{field} is {metadata[field]}, but {key} has {count(rows, 'row')}")
 
 
 # The part before the tensors.
