@@ -192,7 +192,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
             f"{escape(name)} has init_lora_weights {escape(start)}, which changed the base model: "
             "the adapter fits only the changed base.",
             hint="Save the adapter with path_initial_model_for_weight_conversion. Or give the changed base model, and "
-            "set init_lora_weights to true in adapter_config.json.",
+            f"set init_lora_weights to true in {escape(name)}.",
         )
 
 
@@ -246,7 +246,7 @@ def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(
             f"the rank {brief_repr(value)} is not a whole number of 1 or more.",
-            hint="Use the adapter_config.json that was saved with the adapter.",
+            hint="Use the configuration that was saved with the adapter.",
         )
     return value
 

@@ -69,7 +69,7 @@ def _oft_fields(data: Mapping[str, object], name: str) -> Mapping[str, object]:
     if not isinstance(series, bool):
         raise ConfigError(
             f"{escape(name)}: the field use_cayley_neumann must be true or false.",
-            hint="Use the adapter_config.json that was saved with the adapter (PEFT 0.16 or newer).",
+            hint="Use the configuration that was saved with the adapter (PEFT 0.16 or newer).",
         )
     if series and not (isinstance(terms, int) and not isinstance(terms, bool) and 0 < terms <= MOST_TERMS):
         raise damaged(name, f"num_cayley_neumann_terms must be a whole number from 1 to {MOST_TERMS}")

@@ -160,6 +160,17 @@ def test_metadata_of_a_kind_that_cannot_be_merged_are_not_called_damaged(said: d
     assert "merge_and_unload" in raised.value.hint
 
 
+def test_the_hint_on_pissa_names_the_metadata_that_say_so() -> None:
+    save_file(base_state(), "base.safetensors")
+    a, b = factors(8, 8)
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "init_lora_weights": "pissa"}
+    pair = {"layers.0.q.lora_A.weight": a, "layers.0.q.lora_B.weight": b}
+    save_file(pair, "style.safetensors", metadata={"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(cs.ConfigError, match="has init_lora_weights pissa") as raised:
+        cs.lora_merge("base.safetensors", "style.safetensors")
+    assert raised.value.hint.endswith("init_lora_weights to true in lora_adapter_metadata of style.safetensors.")
+
+
 def test_modules_that_are_excluded_are_named() -> None:
     save_file(base_state(), "base.safetensors")
     a, b = factors(8, 8)
