@@ -8,16 +8,18 @@ copy of its values, and no failure removes them.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 
-from ..errors import OutputError, PlanError
+from ..errors import CheckpointError, OutputError, PlanError
 from ..formats.base import limits
 from ..formats.base.sharded_writer import RECIPE_FILE, OneFile
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
+from ..planning.recipe import parse_recipe
 from ..storage.json_text import read_json
 from ..storage.read.consumed_shard import CONSUMED
 from ..storage.read.local import ConsumedFile, LocalFile
@@ -131,6 +133,7 @@ class SourceConsumer:
         parts: Mapping[str, Sequence[Step]],
     ) -> None:
         self._files, self._output, self._lock = files, output, Lock()
+        self._plan = plan
         self._unfinished = set(parts)
         self._paths: dict[str, set[str]] = {
             name: set(_read_by(steps, inputs)) & files.keys() for name, steps in parts.items()
@@ -170,7 +173,7 @@ class SourceConsumer:
             for path, opened in self._files.items()
             if isinstance(opened[0], ConsumedFile) and not self._waiting[path] <= set(kept)
         ]
-        if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
+        if lost and not kept and _is_written_by(self._plan, self._output):
             raise OutputError(
                 f"{escape(self._output)} is already complete: an earlier run with --consume wrote it, but was "
                 f"interrupted before it deleted the last files of its sources: {listing(lost)}.",
@@ -227,6 +230,20 @@ class SourceConsumer:
                 if not shards.isdisjoint(self._files) and not any(map(os.path.exists, shards)):
                     delete(index)
         return (f"consumed {count(len(self._files), 'file')} of the sources ({human_bytes(self.nbytes)})",)
+
+
+def _is_written_by(plan: Plan, output: str) -> bool:
+    """Return whether the folder ``output`` was written by the command of ``plan`` from the same sources.
+
+    Before an interrupted run with ``--force``, the folder may have been written by another command.
+    """
+    try:
+        recipe = parse_recipe(read_file(os.path.join(output, RECIPE_FILE), limits.RECIPE_BYTES).decode(), tensors=False)
+    except (OSError, ValueError, CheckpointError):
+        return False
+    ours, theirs = ([[file.sha256 for file in one.files] for one in made.sources] for made in (plan, recipe))
+    arguments = json.loads(json.dumps(dict(plan.arguments)))
+    return (plan.verb, arguments, ours) == (recipe.verb, dict(recipe.arguments), theirs)
 
 
 def _shards(index: str) -> set[str]:

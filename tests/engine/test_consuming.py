@@ -208,6 +208,16 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     assert cs.verify("out").ok
 
 
+def test_an_older_output_is_not_called_complete(after_each: Any) -> None:
+    """The parts of an interrupted run with --force were lost: the older output has other values than the sources."""
+    write(cs.convert("whole", dtype="float16"))
+    begun(after_each, 2, force=True)
+    (parts,) = (name for name in os.listdir() if ".ckpt-tmp" in name)
+    shutil.rmtree(parts)
+    with pytest.raises(cs.PlanError, match="has deleted the source files of their values: src/model-00001"):
+        write(plan(), consume=True, force=True)
+
+
 def test_an_error_of_the_plan_does_not_remove_what_is_the_only_copy(after_each: Any) -> None:
     begun(after_each, 2, cs.PlanError("a plan that does not fit."))
     assert len([name for name in os.listdir() if ".ckpt-tmp" in name]) == 1
