@@ -30,7 +30,7 @@ from ..layouts.named_layout import TRANSFORMERS
 from ..model_folder.checks import contradictions
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
-from ..transplant.opening import TransplantRequest, plan_into
+from ..transplant.transplant import TransplantRequest, plan_into
 from .computed_tensors import computed_tensors
 from .network import Network
 

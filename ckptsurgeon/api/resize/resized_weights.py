@@ -23,7 +23,7 @@ from ...util.notes import reworded
 from ...util.text import escape, listing
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.donor.rows import with_donor
-from ..transplant.opening import TransplantRequest, plan_into
+from ..transplant.transplant import TransplantRequest, plan_into
 from .found_changes import FoundChanges
 from .network import AskedNetwork
 from .optimizer.network import ResizedNetwork

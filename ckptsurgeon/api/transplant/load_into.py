@@ -21,7 +21,7 @@ from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources, rules_as
 from ..inputs.encoding import check_encoding
 from ..inputs.inputs import close_inputs, close_plan, specs_of
 from ..inputs.reopening import inputs_of
-from .opening import TransplantRequest, plan_into
+from .transplant import TransplantRequest, plan_into
 
 if TYPE_CHECKING:
     import torch

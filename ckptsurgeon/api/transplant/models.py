@@ -1,20 +1,28 @@
-"""Makes the notes on the models of a transplant: how they were opened and recognised, and what their layers lack."""
+"""The models of a transplant: opens them, makes the notes on them, and checks their codes and layers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...planning.code_notes import with_possible_codes_said
+from ...planning.plan.files import PlanSource, SourceView
 from ...planning.plan.plan import Plan
+from ...planning.quantised import check_codes
 from ...planning.target import TargetSpec
+from ...planning.transplant.decide import InitialView
 from ...storage.read.spec import SourceSpec
+from ...tensors.possible_scales import CODES as INTEGERS
 from ...util.notes import with_prefix
 from ...util.text import escape
+from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes
-from ..inputs.inputs import notes_on
+from ..inputs.inputs import names_of, notes_on, plan_source
+from ..layouts.mlx_form import FORMAT, MLX, is_of_mlx
 from ..model_folder.checks import (
     folder_notes,
     numbered_gap_notes,
@@ -25,11 +33,17 @@ from ..model_folder.checks import (
     without_repeats,
 )
 from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.quantised import folder_of
+from ..model_folder.quantised import decoded_dtype, folder_of
 from .recognition import KnownSource
 from .stacked_experts import stacked_experts_notes
 
-__all__ = ["TransplantModels", "first_notes", "with_layers_noted"]
+if TYPE_CHECKING:
+    from ...tensors.quantised.encoding import QuantisedTensors
+
+__all__ = [
+    "TransplantModels", "first_notes", "further_sources", "metadata_of", "open_sources", "recorded_specs", "views_of",
+    "with_codes_checked", "with_layers_noted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,16 +96,57 @@ class TransplantModels:
         return any(one.files or one.licences or one.embedded or one.unlisted for one in self.folders)
 
 
+def open_sources(specs: Sequence[SourceSpec], target: TargetSpec, root: str | None, *, into: list[Checkpoint]) -> None:
+    """Open the sources, and append them to ``into`` one by one: if one cannot be opened, the others can be closed."""
+    for place, spec in enumerate(specs, 1):
+        called = f"source {place}" if len(specs) > 1 else "source"
+        given = cast("CheckpointLike", spec.given) if spec.given is not None else spec.uri
+        raw = open_checkpoint(given, root, unwrap=False, called=called)
+        into.append(raw.unwrapped(destination=list(target.tensors)))
+
+
+def views_of(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
+    """Return the sources in the form that the planner reads: names, tensors and recognised names of tensors."""
+    names = names_of([spec.uri for spec in specs])
+    return [
+        SourceView(
+            plan_source(name, one.operated.checkpoint, operations=one.operated.derived.rows), one.operated.checkpoint,
+            spec.src, spec.dst, spec.exclude, one.operated.derived.by, one.recognised.names, one.recognised.by,
+            one.operated.checkpoint.codes,
+            decoded_dtype(one.operated.checkpoint) if one.operated.checkpoint.stored is not None else "",
+        )
+        for name, one, spec in zip(names, sources, specs, strict=True)
+    ]  # fmt: skip
+
+
+def further_sources(
+    names: Sequence[str], target: TargetSpec, opened: list[Checkpoint], initial_files: list[Checkpoint], reading: str
+) -> tuple[PlanSource | None, list[InitialView]]:
+    """Return the further sources of the plan: the destination, if it has values, and the files of initial values.
+
+    Their files are opened, and appended to the lists. ``names`` are the names of the sources.
+    """
+    if not (target.kind == "module" or target.keeps or target.given):
+        return None, []
+    from .destination_files import initial_views, keeper_of
+
+    keeper = keeper_of(target, names, opened, reading)
+    return keeper, initial_views(target, list(names), initial_files)
+
+
 def first_notes(
     specs: Sequence[SourceSpec],
     sources: Sequence[KnownSource],
     target: TargetSpec,
     opened: Sequence[Checkpoint],
+    *,
     encoding: str,
+    heads: str,
 ) -> list[str]:
     """Return the notes on the sources, their layouts and the destination that are known before the plan is made.
 
-    ``opened`` are the sources as they were opened, followed by the destination if it is a checkpoint.
+    ``opened`` are the sources as they were opened, followed by the destination if it is a checkpoint. ``heads`` is the
+    value of ``--heads``.
     """
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
@@ -108,7 +163,33 @@ def first_notes(
         notes += stacked_experts_notes(target, opened)
     if encoding != ENCODINGS[0]:
         notes += encoding_notes([*(one.operated.checkpoint for one in sources), *opened[len(specs) :]], encoding)
+    if heads and not any(one.recognised.operations for one in sources):  # only operations may use these numbers
+        notes.append("--heads has no effect: no source needs a conversion that uses the numbers of heads")
     return notes
+
+
+def with_codes_checked(
+    plan: Plan, held: Sequence[Checkpoint], owner: int | None, wanted: QuantisedTensors, config: Mapping[str, Any]
+) -> Plan:
+    """Return the plan with notes on codes, and with the settings of the quantised tensors in its output.
+
+    ``held`` are the sources of the plan; the destination is the one with the index ``owner``, and ``wanted`` are its
+    quantised tensors. ``config`` is the configuration of a live module. Raises PlanError if codes do not fit the
+    destination or their settings.
+    """
+    codes = [one.codes_before_operations for one in held]
+    if wanted or any(codes):
+        check_codes(plan, codes, wanted)
+    if any(one.dtype in INTEGERS for step in plan.steps for one in step.inputs):
+        plan = with_possible_codes_said(plan, [one.codes for one in held])
+    if not any(one.codes for one in held):
+        return plan
+    from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings
+
+    quantised_by = config.get("quantization_config")
+    check_settings(plan, held, owner, quantised_by)
+    plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
+    return with_settings(plan, held, owner)
 
 
 def with_layers_noted(plan: Plan, models: TransplantModels, initial: Sequence[Checkpoint]) -> Plan:
@@ -129,3 +210,20 @@ def with_layers_noted(plan: Plan, models: TransplantModels, initial: Sequence[Ch
     notes = (note for one in initial for note in one.notes if note not in plan.notes)
     plan = replace(plan, notes=(*plan.notes, *notes))
     return with_sources_said(plan, initial, list(map(model_folder, initial)))
+
+
+def recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
+    """Return ``src_key``, ``dst_key`` and ``exclude_keys`` of each source, for the recipe; {} if no source has any."""
+    if not any(spec.src or spec.dst or spec.exclude for spec in specs):
+        return {}
+    rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
+    return {"specs": rows}
+
+
+def metadata_of(checkpoints: Sequence[Checkpoint], destinations: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the metadata of the sources; the output is a file of MLX if the destination is one."""
+    merged: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        merged.update(checkpoint.metadata)
+    merged.pop(FORMAT, None)
+    return {**merged, FORMAT: MLX} if any(is_of_mlx(one.metadata) for one in destinations) else merged

@@ -1,17 +1,26 @@
-"""``transplant``: makes a plan from sources, a destination and rules."""
+"""``transplant``: makes a plan from sources, a destination and rules; the sources stay open."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from ...checkpoint.checkpoint import Checkpoint
 from ...destinations._load import target_with
+from ...engine.inputs import PlanInputs
+from ...errors import PatternError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.rows import OMP
+from ...planning.quantised_error import SettingsError, UndecodableWeightError
+from ...planning.target import TargetSpec
 from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
+from ...planning.transplant.transplant import PlanningInputs, plan_transplant
+from ...storage.read.spec import SourceSpec
+from ...tensors.find_codes import find_codes
 from ..inputs.argument_types import (
     CheckpointLike,
     Mismatch,
@@ -26,20 +35,58 @@ from ..inputs.argument_types import (
     plain_arguments,
     rules_as_text,
 )
-from ..inputs.encoding import ENCODINGS, check_encoding
-from ..inputs.inputs import specs_of
+from ..inputs.encoding import ENCODINGS, check_encoding, with_decoding
+from ..inputs.inputs import KeptOpen, check_decodable, plan_target, specs_of
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_of
 from ..inputs.recipe_files import rules_of
-from ..layouts.named_layout import check_layout
+from ..layouts.named_layout import AUTO, KEEP, check_layout
 from .donor.choice import donor_choice
-from .opening import TransplantRequest, plan_into
+from .models import (
+    TransplantModels,
+    first_notes,
+    further_sources,
+    metadata_of,
+    open_sources,
+    recorded_specs,
+    views_of,
+    with_codes_checked,
+    with_layers_noted,
+)
+from .recognition import check_converted, recognised
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["transplant"]
+    from ...vocabulary.replacement import NewVocabulary
+
+__all__ = ["TransplantRequest", "plan_into", "transplant"]
+
+
+@dataclass(frozen=True)
+class TransplantRequest:
+    """The request for a transplant, apart from its sources, its destination and the options of the planner.
+
+    ``arguments`` are recorded in the recipe, and ``root`` is the dotted path of the state dict in the sources.
+    ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
+    the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
+    ``by_place`` is set. ``encoding`` is "dequantize" if results are stored as plain numbers, else "keep". ``config`` is
+    the configuration of a live module. ``layout`` is the layout to which the sources are converted; None means the
+    destination's layout, unless rules or operations are given. ``heads`` is the value of ``--heads``.
+    """
+
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    root: str | None = None
+    others: tuple[str, ...] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    change: NewVocabulary | None = None
+    by_place: bool = False
+    encoding: str = ENCODINGS[0]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    layout: str | None = None
+    heads: str = ""
 
 
 @checked
@@ -159,3 +206,129 @@ def transplant(
 
         plan = with_donor(plan, chosen, change.new.tokens, network_of(target))
     return with_metadata(plan, metadata) if metadata else plan
+
+
+def plan_into(specs: Sequence[SourceSpec], target: TargetSpec, options: Options, request: TransplantRequest) -> Plan:
+    """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
+
+    If the encoding is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied.
+    If codes cannot be copied and the destination is a quantised checkpoint, the transplant is planned with decoded
+    weights, and the results are encoded like the destination.
+    """
+    keeps = request.encoding == ENCODINGS[0]
+    try:
+        read = target if keeps else _decoded(target)
+        return _planned(specs, read, options, request, reading=request.encoding)
+    except SettingsError:
+        raise
+    except PlanError as error:
+        decoded = _tried(target) if keeps else target
+        if decoded is target:
+            raise
+        try:
+            return _planned(specs, decoded, options, request, reading=ENCODINGS[1])
+        except (_UndecodableSourceError, PatternError):  # a pattern may match only some parts of a quantised tensor
+            raise error from None
+        except PlanError as other:  # this error is clearer than ``error``: it names weights, not codes
+            raise other from None
+
+
+class _UndecodableSourceError(UndecodableWeightError):
+    """Raised if a quantised source cannot be decoded.
+
+    Never reaches the user: the error of the earlier plan, which copies codes, is reported instead.
+    """
+
+
+def _check_decodable(sources: Sequence[Checkpoint]) -> None:
+    try:
+        check_decodable(sources)
+    except PlanError as error:
+        raise _UndecodableSourceError(error.message, hint=error.hint, details=error.details) from None
+
+
+def _decoded(target: TargetSpec) -> TargetSpec:
+    from .destination_files import decoded_target  # few destinations are quantised
+
+    return decoded_target(target)
+
+
+def _tried(target: TargetSpec) -> TargetSpec:
+    """Return the destination with decoded tensors; if it cannot be decoded, return ``target`` unchanged."""
+    with suppress(PlanError):
+        return _decoded(target)
+    return target
+
+
+def _planned(
+    specs: Sequence[SourceSpec], target: TargetSpec, options: Options, request: TransplantRequest, *, reading: str
+) -> Plan:
+    """Open the sources of a transplant and return its plan.
+
+    ``reading`` is "dequantize" if quantised sources are decoded, else "keep".
+    """
+    opened: list[Checkpoint] = []
+    initial_files: list[Checkpoint] = []
+    with KeptOpen(opened, initial_files, sources=len(specs)):
+        open_sources(specs, target, request.root, into=opened)
+        if reading != request.encoding:
+            _check_decodable(opened)
+        rows = with_decoding(request.rows, opened) if reading != ENCODINGS[0] else request.rows
+        sources = recognised(opened, rows, specs, target, _layout(options, request), request.heads)
+        views = views_of(sources, specs)
+        keeper, initial = further_sources([view.source.name for view in views], target, opened, initial_files, reading)
+        owner = len(specs) if len(opened) > len(specs) else None
+        wanted = opened[-1].codes if owner is not None else find_codes(target.tensors)
+        plan = plan_transplant(
+            views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
+            seed=request.seed, arguments={**request.arguments, **recorded_specs(specs)},
+            metadata=metadata_of([one.operated.checkpoint for one in sources], opened[len(specs) :]),
+            notes=first_notes(specs, sources, target, opened, encoding=request.encoding, heads=request.heads),
+        )  # fmt: skip
+        check_converted(plan, sources)
+        if initial:
+            from .destination_files import used
+
+            plan, initial_files[:] = used(plan, initial, initial_files)
+        read = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :], *initial_files]
+        held = read
+        if reading != request.encoding:
+            from ..inputs.kept_codes import keeping_codes
+
+            plan, held = keeping_codes(plan, read, request.encoding, owner or 0, dtype=options.dtype)
+        opened[len(specs) :] = held[len(specs) : len(opened)]
+        plan = with_codes_checked(plan, held, owner, wanted if owner is None else opened[-1].codes, request.config)
+        models = TransplantModels(
+            opened[: len(specs)], held[: len(specs)], [view.tensors for view in views],
+            opened[-1] if owner is not None else None, target, request.config,
+        )  # fmt: skip
+        plan = _with_models_compared(plan, models, initial_files, request)
+        if options.rules or any(source.operations for source in plan.sources):
+            from ..model_folder.layers.row_order import with_row_order_said
+
+            plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
+        if not request.by_place and (request.change is not None or target.vocabulary):
+            from ..model_folder.recorded_tokens import with_recorded_tokens_said
+
+            lists = models.folders, request.change, models.kept_folder
+            plan = with_recorded_tokens_said(plan, models.opened, target, *lists)
+    others = (*request.others, *(one.path for one in target.given))  # so that the output does not overwrite them
+    return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
+
+
+def _layout(options: Options, request: TransplantRequest) -> str:
+    """Return the layout to which the sources are converted; by default, rules or operations keep their layout."""
+    is_ruled = bool(request.rows or options.rules or options.rulesets)
+    return request.layout or (KEEP if is_ruled else AUTO)
+
+
+def _with_models_compared(
+    plan: Plan, models: TransplantModels, initial: Sequence[Checkpoint], request: TransplantRequest
+) -> Plan:
+    """Return the plan with the files of its output, and with notes on contradictions between the models."""
+    if not models.have_files:
+        return with_layers_noted(plan, models, initial)
+    from .model_files import with_files_compared, with_output_files  # they import checks of tokenisers
+
+    plan = with_layers_noted(with_output_files(plan, models, request.change), models, initial)
+    return with_files_compared(plan, models, request.change, by_place=request.by_place)
