@@ -19,6 +19,7 @@ from ..planning.keys.pattern_hints import deeper_notes, unmatched
 from ..planning.keys.renaming import KeyMatcher
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import CLASSES
+from ..util.arguments import as_fields
 from ..util.text import brief_repr, count, escape, grouped, listing
 from .average import average
 from .edit import convert, filter, rename
@@ -340,7 +341,12 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
             f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.", hint="Add these fields to the recipe."
         )
     check_types(name, call, given, OF_RECIPES)
-    return call(**given)
+    try:
+        return call(**given)
+    except CheckpointError as error:
+        said, error.hint = as_fields(error.message, known), as_fields(error.hint, known)
+        error.message = error.message if said == error.message else f"{escape(name)}: {said}"
+        raise
 
 
 def _proved(name: str, wanted: Any) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from functools import partial
 
-__all__ = ["as_arguments"]
+__all__ = ["as_arguments", "as_fields"]
 
 # Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
@@ -91,6 +91,26 @@ def _argument(own: Collection[str], found: re.Match[str]) -> str:
         return f"{name} {value}" if value else name
     quoted = _QUOTED.fullmatch(value)
     return f"{name}={_number(value)}" if name in NUMBERS else f'{name}="{quoted[2] if quoted else value}"'
+
+
+def as_fields(text: str, own: Collection[str]) -> str:
+    """Return the message ``text`` with options written as fields of a recipe: ``--to pth`` becomes ``to: pth``.
+
+    ``own`` are the names of the fields; other options and terminal commands in ``text`` stay as they are.
+    """
+    return _PIECE.sub(partial(_field, own), text) if "--" in text else text
+
+
+def _field(own: Collection[str], found: re.Match[str]) -> str:
+    command, option, value = found.groups()
+    name = (option or "").replace("-", "_")
+    if command or name not in own:
+        return found[0]
+    if name in SWITCHES:
+        return f"{name}: true {value}" if value else f"{name}: true"
+    if value is None or value in WORDS:
+        return f"{name} {value}" if value else name
+    return f"{name}: {_number(value) if name in NUMBERS else value}"
 
 
 def _number(value: str) -> str:

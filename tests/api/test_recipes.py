@@ -484,6 +484,22 @@ def test_a_folder_with_the_name_of_a_file_is_noted(
     assert "has the name" not in ckpt("apply", "plan.json", "-o", "one.pth").err
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"verb": "convert", "layout": "magic"}, "layout: 'magic' is unknown. Use one of"),
+        ({"verb": "convert", "heads": "2"}, "heads has no effect without layout. Leave it out, or add layout."),
+        ({"verb": "filter", "exclude": ["x"]}, "exclude: x matches none of the"),
+    ],
+)
+@pytest.mark.parametrize("dry", [["-n"], []])
+def test_errors_of_a_verb_name_the_fields_of_the_recipe(
+    fields: dict[str, Any], said: str, dry: list[str], ckpt: Any
+) -> None:
+    done = ckpt("apply", recipe(source="a.pth", **fields), "-o", "o.pth", *dry)
+    assert (done.code, f"error: recipe.yaml: {said}" in " ".join(done.err.split())) == (2, True), done
+
+
 @pytest.mark.parametrize("dry", [["-n"], []])
 def test_an_axis_of_a_recipe_that_fits_no_tensor_is_named_as_its_field(dry: list[str], ckpt: Any) -> None:
     done = ckpt("apply", recipe(**FILTER, to="tp", ranks=2, axis=["x=0"]), "-o", "out/", *dry)

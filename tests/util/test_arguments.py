@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.util.arguments import NAMES, NUMBERS, OTHERS, SWITCHES, as_arguments
+from ckptsurgeon.util.arguments import NAMES, NUMBERS, OTHERS, SWITCHES, as_arguments, as_fields
 
 from ..project.test_architecture import ROOT
 
@@ -110,3 +110,16 @@ def test_an_error_has_both() -> None:
     error = cs.PlanError("--strict: missing.", hint="Use --exclude x.")
     assert str(error) == 'strict=True: missing. Use exclude="x".'
     assert error.said == "--strict: missing. Use --exclude x."
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ("Use --exclude 'a b', or --dequantize.", "Use exclude: 'a b', or dequantize: true."),
+        ("as in --weights 0.7,0.3.", "as in weights: [0.7, 0.3]."),
+        ("Leave it out with --exclude.", "Leave it out with exclude."),
+        ("Use --to pth, or ckpt filter --exclude x.", "Use --to pth, or ckpt filter --exclude x."),
+    ],
+)
+def test_options_of_a_recipe_are_fields(option: str, field: str) -> None:
+    assert as_fields(option, {"exclude", "dequantize", "weights"}) == field
