@@ -169,6 +169,12 @@ _MAGICS = (
     _Magic(
         0, b"CKPTPTCH", "a patch that ckpt wrote", "Show it with ckpt patch show, or apply it with ckpt patch apply."
     ),
+    _Magic(
+        0,
+        b"model_checkpoint_path:",
+        "the list of checkpoints of a TensorFlow run (checkpoint), without weights",
+        "Pass the folder, or one of the files NAME.index in it.",
+    ),
     _Magic(0, b"PAR1", "a Parquet table", "Pass a checkpoint."),
     _Magic(0, b"SQLite format 3\0", "an SQLite database", "Pass a checkpoint."),
 )

@@ -29,8 +29,10 @@ _OTHERS = (
 )  # fmt: skip
 """Suffixes of files that are not looked for in a folder: opening one reads it, or says which format it has."""
 _ITERATION = re.compile(r"iter_\d{7,}")
+_LATEST = "latest"
+_TAG = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,100}(?:/(?!\.)[^/\\\x00-\x1f]{1,100}){0,4}")
 _POINTERS = {
-    "latest": ("a folder", re.compile(r"global_step\d+")),
+    _LATEST: ("a folder", re.compile(r"global_step\d+")),
     "latest_universal": ("a folder", re.compile(r"global_step\d+(_universal)?")),
     TRACKER: ("a run of Megatron", re.compile(rf"{_ITERATION.pattern}|{RELEASE}")),
 }
@@ -68,7 +70,7 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
     if others:
         what = f"a folder with {listing(others, 2, where='')}"
         return UnreadableFile(what, f"To see what this file is: ckpt inspect {_argument(folder, others[0])}")
-    return None
+    return _tagged(folder) if _LATEST in names else None
 
 
 def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> UnreadableFile | None:
@@ -89,6 +91,20 @@ def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> U
         lacks = f"says {escape(said, 60)}, but there is no {lost}" if said else "is empty"
         there = f"; the folder has {listing(steps, 3, where='')}" if steps else ""
         return UnreadableFile(f"{kind} whose {name} {lacks}{there}", _command(folder, steps[-1]) if steps else "")
+    return None
+
+
+def _tagged(folder: Folder) -> UnreadableFile | None:
+    """Return a description of a folder whose file ``latest`` names a folder with weights further inside; else None.
+
+    DeepSpeed takes any text for a tag, also a path such as ``run/3``. Other tools write other texts into ``latest``.
+    """
+    said = _text(folder, _LATEST) or ""
+    with suppress(CheckpointError):
+        names = folder.inside(said).names() if _TAG.fullmatch(said) else []
+        if has_weights(names) or any(map(is_weights, names)):
+            advice = f"Pass that folder: ckpt inspect {_argument(folder, said)}"
+            return UnreadableFile(f"a folder whose {_LATEST} says {escape(said, 60)}", advice)
     return None
 
 

@@ -69,6 +69,9 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
         "the graph of a TensorFlow SavedModel", "variables/variables",
     ),
     "tflite": ("x.tflite", b"\x1c\0\0\0TFL3" + bytes(40), "a TensorFlow Lite model", "TensorFlow checkpoint"),
+    "list of tensorflow": (
+        "checkpoint", b'model_checkpoint_path: "model-5"\n', "the list of checkpoints of a TensorFlow run (checkpoint), without weights", "Pass the folder",
+    ),
     "executorch": ("x.pte", b"\x1c\0\0\0ET12" + bytes(40), "an ExecuTorch program", "exported from"),
     "tensorrt": ("x.engine", b"ftrt\xe8\0\0\0" + bytes(40), "a TensorRT engine, compiled for one GPU", "built from"),
     "hdf5 sent as text": ("x.pth", b"\x89HDF\n\x1a\n" + bytes(200), "an HDF5 file whose bytes were changed, as by a transfer in text mode", ANEW),
@@ -298,6 +301,24 @@ def test_a_folder_says_what_it_is_and_what_to_do(kind: str) -> None:
     assert caught.value.message == f"m is not a checkpoint that ckpt can read: it is {what}."
     assert advice in caught.value.hint
     assert caught.value.rule == "no checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("tag", "said", "hint"),
+    [
+        ("run/3", "a folder whose latest says run/3", "Pass that folder: ckpt inspect m/run/3"),
+        ("lost", "", ""),
+        ("../m/run/3", "", ""),
+    ],
+)
+def test_a_tag_of_deepspeed_that_is_a_folder_further_inside_is_said(tag: str, said: str, hint: str) -> None:
+    os.makedirs("m/run/3")
+    Path("m/run/3/mp_rank_00_model_states.pt").touch()
+    Path("m/latest").write_text(tag)
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint("m")
+    message = f"m is not a checkpoint that ckpt can read: it is {said}." if said else "m contains no checkpoint."
+    assert (caught.value.message, caught.value.hint) == (message, hint)
 
 
 def test_a_large_size_in_a_header_of_a_tar_archive_ends_the_look() -> None:
