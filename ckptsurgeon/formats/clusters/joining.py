@@ -23,16 +23,17 @@ from ..torch.zero import StateFile
 __all__ = ["RankJoiner", "equal_bytes", "not_compared"]
 
 
-COMPARED = 256 << 10
-"""How many bytes at the beginning, and at the end, of a tensor are compared if there are no checksums."""
+COMPARED, PIECES = 32 << 10, 16
+"""If there are no checksums, this many pieces of this many bytes, evenly spread, are compared of a large tensor."""
+AT_ENDS = 256 << 10
+"""Of a remote tensor, only this many bytes at the beginning and at the end are compared: each piece is a request."""
 
 
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
     """Return whether two tensors have the same dtype, shape and bytes; None if the bytes cannot be compared.
 
     If the archives store CRC-32 checksums of both tensors, these are compared. Otherwise, bytes are read from
-    ``handles``, the open files by ``Storage.file``: of a large tensor, only the first and the last ``COMPARED`` bytes
-    are compared.
+    ``handles``, the open files by ``Storage.file``: of a large tensor, only ``PIECES`` pieces are compared.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
@@ -52,8 +53,10 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
         return a.crc32 == b.crc32
     if handles is None or not (one.is_plain and other.is_plain and a.file in handles and b.file in handles):
         return None
-    size, length = one.nbytes, min(one.nbytes, COMPARED)
-    for at in dict.fromkeys((0, size - length)):
+    is_remote = handles[a.file].remote or handles[b.file].remote
+    length = min(one.nbytes, AT_ENDS if is_remote else COMPARED)
+    pieces = min(2 if is_remote else PIECES, -(-one.nbytes // length))
+    for at in ((one.nbytes - length) * piece // max(pieces - 1, 1) for piece in range(pieces)):
         places = ((a, one.offset + at), (b, other.offset + at))
         first, second = (handles[where.file].read(where.offset + offset, length) for where, offset in places)
         if first != second:

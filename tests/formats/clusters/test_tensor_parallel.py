@@ -143,6 +143,19 @@ def notes_on(path: str) -> list[str]:
 ALL = "give the folder with ranks.json and the files of all ranks"
 
 
+@pytest.mark.parametrize("at", [0, 9_000, 131_072, 249_999])
+def test_a_large_whole_tensor_that_differs_anywhere_is_refused(at: int) -> None:
+    """A megabyte of a file without checksums: not only its ends are compared."""
+    save_file({"split.weight": torch.ones(4, 2), "whole": torch.zeros(1 << 18)}, "w.safetensors")
+    cs.apply(cs.convert("w.safetensors"), "d", to="tp", ranks=2, axis=["split.weight=0"])
+    assert len(cs.open_checkpoint("d")) == 2
+    tensors = load_file(rank_file(1))
+    tensors["whole"][at : at + 17_000] = 1.0  # 68 kB
+    save_file(tensors, rank_file(1))
+    with pytest.raises(cs.FormatError, match="whole, which is not split"):
+        cs.open_checkpoint("d")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_file_of_one_rank_is_said_to_be_a_part(rank: int, ckpt: Any) -> None:
     written(2)
