@@ -101,6 +101,9 @@ class NoteKind(_Properties, Enum):
     SPLIT_TENSORS = ("shard", _FAILURE, "Fetch or save the file of this rank again.")
     SINGLE_RANK = ("shard", _FAILURE, "Fetch the files of all ranks into one folder.")
     CUT_FILE = ("shard", _WARNING, "Fetch the file again.")
+    INCOMPLETE_FILE = ("shard", _WARNING, "Fetch or save the file again.")
+    """A file has fewer tensors than it says, or was not closed by its writer; CUT_FILE is about runs of zeros."""
+
     ZERO_ROWS = ("shard", _WARNING, "Fetch the file again, unless these rows were set to zero on purpose.")
     UNWRITTEN = (
         "shard",

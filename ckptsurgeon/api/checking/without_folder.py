@@ -28,7 +28,7 @@ _OF_FILES = frozenset((
     NoteKind.PART_OF_MODEL, NoteKind.UNLISTED_SHARDS, NoteKind.OTHER_SHARD, NoteKind.INDEX_TOTAL, NoteKind.UNWRITTEN,
     NoteKind.CUT_FILE, NoteKind.ZERO_ROWS, NoteKind.DTYPE_IN_HEADER, NoteKind.LOST_SCALES, NoteKind.SPLIT_TENSORS,
     NoteKind.WRONG_ZERO_POINTS, NoteKind.SINGLE_RANK, NoteKind.MIXED_LAYERS, NoteKind.LACKING_ONE,
-    NoteKind.MISSING_COMPONENT, NoteKind.METADATA,
+    NoteKind.MISSING_COMPONENT, NoteKind.METADATA, NoteKind.INCOMPLETE_FILE,
 ))  # fmt: skip
 """The kinds of notes on a checkpoint's files and their bytes. All other notes say how the checkpoint was opened."""
 

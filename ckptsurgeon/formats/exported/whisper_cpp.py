@@ -137,7 +137,7 @@ def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> 
     wanted = _TENSORS + _IN_ENCODER_LAYER * layers[0] + _IN_DECODER_LAYER * layers[1]
     if len(tree) != wanted:
         yield Note(
-            NoteKind.CUT_FILE if len(tree) < wanted else NoteKind.METADATA,
+            NoteKind.INCOMPLETE_FILE if len(tree) < wanted else NoteKind.METADATA,
             f"a model of {layers[0]} and {layers[1]} layers, as its hyper-parameters say, has {wanted} tensors, but "
             f"this file has {len(tree)}{': perhaps it was cut short' if len(tree) < wanted else ''}",
         )

@@ -8,6 +8,8 @@ from typing import Any
 from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, listing
 from ..base import limits
 from .attributes import Unread, has_attribute_heap, texts_of
@@ -135,7 +137,8 @@ class HdfContent:
     def notes(self) -> Iterator[str]:
         """Yield notes on parts of the file that were not read."""
         if self._is_open:
-            yield "the file was not closed by the program that wrote it, so it may be incomplete"
+            said = "the file was not closed by the program that wrote it, so it may be incomplete"
+            yield Note(NoteKind.INCOMPLETE_FILE, said)
         if self._soft:
             yield f"not followed, because they are only paths: the soft links {listing(self._soft, 2, where='')}"
         if self._unread.long:

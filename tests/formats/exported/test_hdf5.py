@@ -119,6 +119,14 @@ def test_attributes_of_the_file_that_are_texts_are_metadata(monkeypatch: pytest.
         assert "left out, because they are not single texts: the attributes number, names" in found.notes
 
 
+def test_a_file_that_was_not_closed_is_a_warning_of_check() -> None:
+    data = bytearray((GOLDEN / "many_latest.h5").read_bytes())
+    data[11] |= 1  # the flag in the superblock, whose checksum follows its 44 bytes
+    data[44:48] = struct.pack("<I", lookup3(bytes(data[:44])))
+    Path("x.h5").write_bytes(data)
+    assert [found.status.value for found in cs.check("x.h5").row("shard").found] == ["WARN"]
+
+
 def test_attributes_of_groups_that_are_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with cs.open_checkpoint(str(GOLDEN / "keras_2.h5")) as found:
         assert not found.notes  # Keras repeats the names of layers and weights there
