@@ -151,7 +151,7 @@ def apply(
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     planned = form.without_notes(notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size))
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
-    unused = _without_effect(plan, plugins, memory=most)
+    unused = _without_effect(plan, inputs.plugins, memory=most)
     notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *unused, *left])
     receipt = replace(receipt, notes=tuple(notes))
     if not proved:
@@ -260,7 +260,10 @@ def _index_left(path: str, names: Sequence[str]) -> str:
 
 
 def _without_effect(plan: Plan, plugins: Sequence[Method], *, memory: int) -> Iterator[str]:
-    """Yield a note for each of the arguments ``memory`` and ``plugin`` that was given, but changes nothing."""
+    """Yield a note for each of the arguments ``memory`` and ``plugin`` that was given, but changes nothing.
+
+    ``plugins`` are the methods of the plugin, which may have been given when the plan was made.
+    """
     if memory:
         from ..engine.compute.compute import computes  # imports numpy
 

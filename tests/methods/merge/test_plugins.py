@@ -60,6 +60,8 @@ def test_memory_and_a_plugin_without_effect_are_noted() -> None:
     assert notes(cs.filter(MODELS[0])) == [memory, plugin]
     assert notes(cs.merge(MODELS, method="linear", weights=[1, 1])) == [plugin]
     assert notes(cs.merge(MODELS, method="whole", plugin="mine.py")) == []
+    found = cs.apply(cs.merge(MODELS, method="linear", weights=[1, 1], plugin="mine.py"), "out.pth", force=True).notes
+    assert plugin in found
 
 
 def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
