@@ -14,6 +14,7 @@ from ...util.did_you_mean import close_names
 from ...util.text import count, escape, listing
 from .pattern import IN_RANGE, KeyPattern
 from .renaming import KeyMatcher
+from .spelling import name_as_option
 
 __all__ = [
     "ChosenKeys",
@@ -58,7 +59,8 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
     near = nearest(pattern.text, keys)
     if not near:
         return PatternError(head, hint=f"The {whose} keys begin with {_beginnings(keys)}." if keys else "")
-    words = [f"{escape(name)} ({count(number, 'key')})" for name, number in near]
+    named = [(name_as_option(name, is_key=name in keys), number) for name, number in near]
+    words = [f"{escape(name)} ({count(number, 'key')})" for name, number in named]
     return PatternError(head, hint=f"Did you mean {' or '.join(words)}?")
 
 

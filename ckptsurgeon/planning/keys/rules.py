@@ -147,7 +147,7 @@ def _place(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    return f"{_place(text)}rule {str(text)!r}"
+    return f"{_place(text)}rule '{escape(str(text))}'"
 
 
 def _last_equals(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from itertools import count
 from string import ascii_lowercase
@@ -14,6 +15,7 @@ __all__ = [
     "foreign_capture",
     "in_our_spelling",
     "is_printable",
+    "name_as_option",
     "numberless",
     "pieces",
     "quoted",
@@ -160,8 +162,22 @@ def spelled(old: Sequence[str], new: Sequence[str]) -> str:
 
 def spelled_exactly(old: str, new: str) -> str:
     """Return the text of a rule that renames only the key ``old``, to ``new``; its pattern is a regular expression."""
-    expression = "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in old)
-    return rule_text(expression, quoted(new), kind="re:")
+    return rule_text(_expression(old), quoted(new), kind="re:")
+
+
+def name_as_option(name: str, *, is_key: bool) -> str:
+    """Return the pattern that matches a key or module of the given name, quoted as a shell needs it.
+
+    It is a regular expression if no other pattern matches such a name.
+    """
+    if undotted(name) != name or _UNPRINTABLE.search(name):
+        return shlex.quote(f"re:{_expression(name)}" if is_key else rf"re:{_expression(name)}\..*")
+    text = quoted(name)
+    return shlex.quote(f"\\{text}" if text.startswith("re:") else text)
+
+
+def _expression(name: str) -> str:
+    return "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in name)
 
 
 def is_printable(rule: str) -> bool:

@@ -6,6 +6,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from itertools import product
 from math import prod
@@ -96,15 +97,19 @@ class RuleTarget:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
-        """Return the rule's text with captures such as ``$1`` rewritten as ``{1}``; '' if the result is not valid."""
+        """Return the rule's text with captures such as ``$1`` rewritten as ``{1}``; '' if the result is not valid.
+
+        If only the pattern as a regular expression has such captures, the text is that of a regular expression.
+        """
         ours = in_our_spelling(self.text, self._bound())
-        try:
-            readable = not foreign_capture(ours, self._bound()) and RuleTarget(
-                ours, pattern, rule=self._rule, also=self._also
-            )
-        except PatternError:
+        if foreign_capture(ours, self._bound()):
             return ""
-        return escape(start + ours) if readable else ""
+        for kind in ("", "re:") if pattern and pattern.expression is None and "(" in pattern.text else ("",):
+            with suppress(PatternError):
+                read = KeyPattern(f"{kind}{pattern.text}") if pattern and kind else pattern
+                RuleTarget(ours, read, rule=self._rule, also=self._also)
+                return escape(f"{kind}{start}{ours}")
+        return ""
 
     def _read(self) -> Iterator[Part | Choice]:
         used = {"star": 0, "double": 0}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
+import pytest
+
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.keys.pattern_hints import deeper_notes, nearest, unmatched
 
@@ -49,6 +54,24 @@ def test_thirty_thousand_keys_are_compared_in_time() -> None:
 
 def test_nothing_near_says_how_the_keys_begin() -> None:
     assert said("zzzz").endswith("The source keys begin with encoder (48), decoder (3).")
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "proposed"),
+    [
+        ("x[0]", "X[0]", r"x\[0\]"),
+        ("trail ", "trail", "trail "),
+        ("a..b", "a.b", r"re:a\.\.b"),
+        ("new\nline", "new.line", r"re:new\u000aline"),
+        ("re:x", "re;x", r"\re:x"),
+    ],
+)
+def test_what_is_proposed_for_an_odd_name_matches_it_and_nothing_else(name: str, like: str, proposed: str) -> None:
+    keys = [name, f"{name}y", "z0"]
+    hint = unmatched(f"--exclude {like}", KeyPattern(like), keys, "source").hint
+    (word,) = re.findall(r"Did you mean ('.*?'|\S+) \(\d+ keys?\)", hint)
+    assert shlex.split(word) == [proposed]
+    assert [key for key in keys if KeyPattern(proposed).matches(key)] == [name]
 
 
 def test_a_hostile_key_is_escaped() -> None:
