@@ -59,6 +59,9 @@ UNEVEN = (
     "a g_idx in which some groups have more columns than group_size, and others fewer, so that some columns get the "
     "scales of other groups"
 )
+SCALE_NAMES = (".weight_scale", ".weight_scale_inv")
+"""The names of the same scale in compressed-tensors and in DeepSeek's models."""
+TWO_SCALES = Note(NoteKind.BROKEN_CODES, "two scales (weight_scale and weight_scale_inv), which differ")
 SMALL = 1 << 20
 """The largest size, in bytes, of a tensor whose values are read to make notes."""
 
@@ -117,6 +120,7 @@ def notes_on_values(
     rounded = {name: said for name, said in rounded_zero_points(codes, tensors, read) if zeros.get(name) != ROUNDED}
     for name, said in (
         *{**zeros, **rounded}.items(),
+        *_two_scales(codes, tensors, read),
         *odd_nested_scales(codes, tensors, read),
         *odd_power_scales(codes, tensors, settings, read),
         *whole_floats(codes, tensors, read),
@@ -133,6 +137,16 @@ def notes_on_values(
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
         kind = said.kind if isinstance(said, Note) else NoteKind.QUANTISATION
         yield Note(kind, f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}")
+
+
+def _two_scales(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, Note]]:
+    """Yield (name of the weight, text) for each weight that has both names of its scale, with different values."""
+    for one in codes.tensors:
+        if one.codes and {*SCALE_NAMES} <= one.parts.keys():
+            first, second = (tensors[one.parts[end]] for end in SCALE_NAMES)
+            is_alike = (first.dtype, first.shape) == (second.dtype, second.shape)
+            if not is_alike or read(first) != read(second):
+                yield one.name, TWO_SCALES
 
 
 def _orders(

@@ -200,6 +200,20 @@ def test_what_contradicts_a_state_is_noted(end: str, value: torch.Tensor, said: 
     assert (failure.status.value, failure.todo) == ("FAIL", NoteKind.BROKEN_CODES.todo)
 
 
+@pytest.mark.parametrize(("scale", "is_said"), [(torch.full((1,), 7.0), True), (torch.ones(3), True), (None, False)])
+def test_two_scales_that_differ_are_noted(scale: torch.Tensor | None, is_said: bool, tmp_path: Path) -> None:
+    """No verb decodes such a weight."""
+    model = BY_NAME["fp8-tensor"]
+    own = model.store(torch.Generator())[".weight_scale"]
+    both = {".weight_scale": own, ".weight_scale_inv": own if scale is None else scale}
+    changed = replace(model, store=lambda g: {**model.store(g), **{end: one.clone() for end, one in both.items()}})
+    found = [note for note in notes(changed, tmp_path / "m") if "two scales" in note]
+    assert bool(found) == is_said
+    if is_said:
+        assert "2 quantised tensors have two scales (weight_scale and weight_scale_inv), which differ" in found[0]
+        assert "FAIL" in [one.status.value for one in cs.check(tmp_path / "m").row("quantisation").found]
+
+
 def test_settings_of_another_type_are_noted(tmp_path: Path) -> None:
     model = FOUR_BITS["bnb-fp4-sound"]
     found = notes(replace(model, settings={**model.settings, "bnb_4bit_quant_type": "nf4"}), tmp_path / "m")
