@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,41 @@ def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None
         with pytest.raises(cs.ConfigError, match=why):
             cs.load_into(model, "lin.safetensors")  # type: ignore[arg-type]
     assert expanded.bias.sum() != 3
+
+
+def _with_buffer() -> nn.Module:
+    net = nn.Linear(2, 2)
+    net.register_buffer("freqs", torch.ones(2), persistent=False)
+    return net
+
+
+def _tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net[1].weight = net[0].weight
+    return net
+
+
+@pytest.mark.parametrize(
+    ("build", "harm"),
+    [
+        (_with_buffer, r"leave buffers undefined that are in no checkpoint \(freqs\)"),
+        (_tied, r"untie tensors \(1.weight\)"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="cpu")),
+            r"discard the values of tensors that have storage .1.weight",
+        ),
+    ],
+    ids=["buffer", "tied", "half"],
+)
+def test_to_empty_is_advised_only_if_it_loses_nothing(build: Callable[[], nn.Module], harm: str) -> None:
+    with torch.device("meta"):
+        model, plain = build(), nn.Linear(2, 2)
+    source = {key: torch.ones(value.shape) for key, value in model.state_dict().items()}
+    with pytest.raises(cs.ConfigError, match=rf"on the CPU instead. model.to_empty\(…\) would {harm}") as said:
+        cs.load_into(model, source)
+    assert said.value.details == tuple(key for key, value in model.state_dict().items() if value.is_meta)
+    with pytest.raises(cs.ConfigError, match="model.to_empty.device='cpu'.. Then use on_missing=\"error\""):
+        cs.load_into(plain, {"weight": torch.ones(2, 2), "bias": torch.ones(2)})
 
 
 def test_a_write_that_fails_half_way_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     if empty:
         raise ConfigError(
             f"tensors of the module have no storage (meta device): {listing(empty)}.",
-            hint="Give these tensors storage first: model.to_empty(…).",
+            hint=_how_to_give_storage(model, tensors),
+            details=empty,
         )
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:
@@ -65,3 +66,26 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"state_dict() returns copies of {listing(foreign)}: values written to them would not change the module.",
             hint="Write the transplant to a file instead (transplant, apply), and load it with load_state_dict.",
         )
+
+
+def _how_to_give_storage(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """Return the hint for a module with tensors on the meta device; ``tensors`` are those of its ``state_dict()``.
+
+    ``to_empty`` gives every tensor new storage with undefined values, and its own storage to each key of a tied tensor.
+    """
+    stored = [key for key, tensor in tensors.items() if not tensor.is_meta]
+    unstored = [key for key, _ in model.named_buffers(remove_duplicate=False) if key not in tensors]
+    ties = ties_of(tensors)
+    harm = [
+        f"{what} ({listing(keys, 3, where='')})"
+        for what, keys in (
+            ("leave buffers undefined that are in no checkpoint", unstored),
+            ("untie tensors", list(ties)),
+            ("discard the values of tensors that have storage", stored),
+        )
+        if keys
+    ]
+    if harm:
+        return f"Build the module on the CPU instead. model.to_empty(…) would {' and '.join(harm)}."
+    undefined = "tensors that are in no source would have undefined values"
+    return f"Give these tensors storage first: model.to_empty(device='cpu'). Then use --on-missing error: {undefined}."
