@@ -31,7 +31,7 @@ from .inputs.argument_types import (
 )
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwrap_notes, view_of
-from .inputs.metadata import check_metadata, merged_metadata
+from .inputs.metadata import check_metadata, merged_metadata, removal_notes
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.recipe_files import rules_of
 from .inputs.reopening import with_settings_pinned
@@ -269,7 +269,7 @@ def _edit(
             among=among,
             arguments=arguments,
             metadata=merged_metadata(changed.metadata, metadata) if metadata else changed.metadata,
-            notes=[*changed.notes, *notes],
+            notes=[*changed.notes, *notes, *removal_notes(changed.metadata, metadata or {})],
             decoded_dtype=dtype_of_weights(folder.config, default),
         )
         plan = with_row_order_said(plan, [checkpoint], {}) if verb == "rename" else plan

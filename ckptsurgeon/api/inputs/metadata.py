@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ...errors import ConfigError
 from ...formats._safetensors_layout import RECIPE_KEY
 from ...planning.plan.plan import Plan
+from ...util.text import escape, listing
 
-__all__ = ["check_metadata", "merged_metadata", "with_metadata"]
+__all__ = ["check_metadata", "merged_metadata", "removal_notes", "with_metadata"]
+
+FORMAT = "format"
+"""The entry that says for which framework a safetensors file is (``pt``)."""
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -23,7 +27,19 @@ def merged_metadata(carried: Mapping[str, str], given: Mapping[str, str]) -> dic
     return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
 
 
+def removal_notes(carried: Mapping[str, str], given: Mapping[str, str]) -> Iterator[str]:
+    """Yield notes on entries of ``given`` that are '', but remove no entry of the metadata ``carried``."""
+    lacking = [name for name, value in given.items() if not value and name not in (*carried, FORMAT)]
+    if lacking:
+        entries = listing([f"{escape(name)}=" for name in lacking], where="")
+        what = "these entries" if len(lacking) > 1 else "this entry"
+        yield f"--set-metadata {entries} removes nothing: no source has {what}"
+    if given.get(FORMAT) == "":
+        yield f"--set-metadata {FORMAT}= leaves {FORMAT}=pt in safetensors files: transformers loads no others"
+
+
 def with_metadata(plan: Plan, given: Mapping[str, str]) -> Plan:
     """Return a plan whose output has the user's metadata; the entries are also recorded in the plan's arguments."""
     arguments = {**plan.arguments, "metadata": {**plan.arguments.get("metadata", {}), **given}}
-    return replace(plan, metadata=merged_metadata(plan.metadata, given), arguments=arguments)
+    notes = (*plan.notes, *removal_notes(plan.metadata, given))
+    return replace(plan, metadata=merged_metadata(plan.metadata, given), arguments=arguments, notes=notes)
