@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..destinations.hf.files import ADAPTER
 from ..errors import ConfigError
@@ -18,7 +18,6 @@ from ..util.text import escape, listing
 from ..util.version import __version__
 from .inputs.argument_types import Path, Progress, checked
 from .inputs.inputs import close_inputs, close_plan
-from .inputs.output_form import OutputForm, run_options
 from .inputs.recipe_files import is_recipe
 from .inputs.reopening import inputs_of, read_plan
 
@@ -90,7 +89,7 @@ def apply(
     has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
-    from ..engine.output.layout import is_shared_out, named_as_file
+    from ..engine.output.layout import OutputOptions, is_shared_out, named_as_file
     from ..engine.output.shards import parse_size
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
@@ -99,18 +98,19 @@ def apply(
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
-    run = run_options(key, engine, consume=consume)
-    form, proved = OutputForm(output, to, max_shard_size, ranks, axis, mesh, run=run), ""
-    from_file = not isinstance(plan, Plan)
+    proved, from_file = "", not isinstance(plan, Plan)
+    given: dict[str, Any] = {"to": to, "max_shard_size": max_shard_size, "ranks": ranks, "axis": axis, "mesh": mesh}
+    options = OutputOptions.of(output, **given)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     if not isinstance(plan, Plan) and is_recipe(plan):
+        from .inputs.output_form import completed_options
         from .recipes import plan_recipe
 
         order = plan_recipe(plan)
-        form = form.completed(plan, order)
-        plan, proved = order.plan, order.proved
+        options = completed_options(plan, order, output, **given)
+        plan, proved, output = order.plan, order.proved, order.output if output is None else output
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
-    if form.output is None:
+    if output is None:
         close_plan(plan)
         raise ConfigError("no output given.", hint="Name the output with --output.")
     most = parse_size(memory, "--memory") if memory is not None else 0
@@ -120,7 +120,7 @@ def apply(
     try:
         _check_plan(plan, inputs, proved, memory=most)
         options = replace(
-            form.options(),
+            options,
             force=force,
             wait=wait,
             inputs=others + inputs.others,
@@ -149,7 +149,11 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    planned = form.without_notes(notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size))
+    planned: Sequence[str] = notes_of(plan, output, to=options.to, max_shard_size=options.max_shard_size)
+    if planned:
+        from .inputs.output_form import without_notes
+
+        planned = without_notes(planned, options, engine)
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
     unused = _without_effect(plan, inputs.plugins, memory=most)
     notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *unused, *left])
@@ -158,7 +162,7 @@ def apply(
         return receipt
     from .prove.output import require_proof
 
-    return replace(receipt, proved=require_proof(plan, form.output, proved))
+    return replace(receipt, proved=require_proof(plan, output, proved))
 
 
 def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
@@ -309,15 +313,16 @@ def check_output(
     for example for dtypes or entries that the format cannot store. Returns the notes on the output that ``apply`` would
     add: that a folder is named as a file, and on its metadata; none on metadata if the inputs of the plan are closed.
     """
-    return check_form(OutputForm(output, to, max_shard_size, ranks, axis, mesh), plan)
+    from ..engine.output.layout import OutputOptions
+
+    return check_form(OutputOptions.of(output, to, max_shard_size, ranks=ranks, axis=axis, mesh=mesh), plan)
 
 
-def check_form(form: OutputForm, plan: Plan | None = None) -> tuple[str, ...]:
+def check_form(options: OutputOptions, plan: Plan | None = None) -> tuple[str, ...]:
     """Check an output as ``check_output`` does."""
     from ..engine.output.layout import as_written, check_options, lay_out, named_as_file
     from ..formats.base.header import ExtraEntries
 
-    options = form.options()
     check_options(options)
     if plan is None:
         return ()
@@ -368,11 +373,11 @@ def notes_of(
     Without ``output``, all notes of the plan are returned. If ``output`` is a single file, notes on the other files of
     an output folder are left out. If ``to`` is "tensorflow", notes on that format are added.
     """
-    from ..engine.output.layout import as_written
+    from ..engine.output.layout import OutputOptions, as_written
 
     if output is None:
         return plan.notes
-    written = as_written(plan, OutputForm(output, to, max_shard_size).options())
+    written = as_written(plan, OutputOptions.of(output, to, max_shard_size))
     if to != "tensorflow":
         return written.notes
     from .model_folder.coqui import tensorflow_notes

@@ -38,7 +38,7 @@ from .stopping import say
 
 if TYPE_CHECKING:
     from ..analysis.prove.proof import Proof
-    from ..api.inputs.output_form import OutputForm
+    from ..api.inputs.output_form import OutputOptions
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
@@ -267,22 +267,25 @@ class Writing:
         with self.printer.working("proving"):
             return prove_output(plan, output)
 
-    def show_unwritten(self, plan: Plan, form: OutputForm | None = None) -> None:
+    def show_unwritten(self, plan: Plan, options: OutputOptions | None = None) -> None:
         """Show a plan, with the notes on the output that would be written; with --processes, also how it is shared.
 
-        With --json, a note names the options of the output, which are not part of the plan. ``form`` is the form of the
-        output if not all of it was given as options.
+        With --json, a note names the options of the output, which are not part of the plan. ``options`` are these
+        options if a recipe has some of them.
         """
         is_formed = self.output is not None or self.to or self.max_shard_size or self.shared.given
         if is_formed or self.key or self.engine or self.consume:
             from ..api.apply import check_form
-            from ..api.inputs.output_form import OutputForm, run_options
+            from ..api.inputs.output_form import OutputOptions, options_notes, without_notes
 
-            form = form or OutputForm(self.output, self.to, self.max_shard_size, **self.shared.given)
-            form = replace(form, run=run_options(self.key, self.engine, consume=self.consume))
-            form = form if form.output is not None else replace(form, output="output/")
-            notes = [*form.without_notes(plan.notes), *(check_form(form, plan) if is_formed else ())]
-            plan = replace(plan, notes=tuple(dict.fromkeys([*notes, *(form.notes() if self.printer.json else ())])))
+            options = options or OutputOptions.of(self.output, self.to, self.max_shard_size, **self.shared.given)
+            path = options.path if self.output is not None else "output/"
+            options = replace(options, path=path, key=self.key or "", consume=self.consume)
+            notes = [
+                *without_notes(plan.notes, options, self.engine), *(check_form(options, plan) if is_formed else ()),
+                *(options_notes(options, self.engine) if self.printer.json else ()),
+            ]  # fmt: skip
+            plan = replace(plan, notes=tuple(dict.fromkeys(notes)))
         if self.processes is not None:
             self._show_sharing(plan, self.processes)
         elif not self.printer.answer(plan):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Annotated
 
@@ -37,8 +36,8 @@ def run(
     writing: Writing,
 ) -> None:
     """Carry out a plan or a recipe."""
-    from ...api.apply import apply
-    from ...api.inputs.output_form import OutputForm
+    from ...api.apply import apply, check_form
+    from ...api.inputs.output_form import completed_options
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
@@ -46,13 +45,14 @@ def run(
         order = load_order(plan, run_code=run_code)
         try:
             writing.check_consent()
-            given = OutputForm(output, writing.to, writing.max_shard_size, **writing.shared.given)
-            form = given.completed(plan, order)
-            form.check()
+            given = {"to": writing.to, "max_shard_size": writing.max_shard_size, **writing.shared.given}
+            form = completed_options(plan, order, output, **given)
+            named = order.output if output is None else output
+            check_form(form if named is not None else replace(form, path="output/"))
+            shared = RankChoices(form.ranks.ranks or None, list(form.ranks.axes), form.ranks.mesh or None)
             writing = replace(
-                writing, output=None if form.output is None else os.fspath(form.output), to=form.to,
-                max_shard_size=form.max_shard_size, shared=RankChoices(form.ranks, list(form.axes), form.mesh),
-            )  # fmt: skip
+                writing, output=named, to=form.to or None, max_shard_size=form.max_shard_size or None, shared=shared
+            )
             writing.check()
             writing.show_unwritten(order.plan, form)
         finally:

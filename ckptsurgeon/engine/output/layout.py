@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from ...errors import ConfigError, OutputError
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
@@ -69,6 +69,23 @@ class OutputOptions:
     consume: bool = False
     ranks: RankOptions = field(default_factory=RankOptions)
     spelling: Spelling = OPTIONS
+
+    @classmethod
+    def of(
+        cls,
+        output: str | os.PathLike[str] | None,
+        to: str | None = None,
+        max_shard_size: str | None = None,
+        *,
+        ranks: int | None = None,
+        axis: Sequence[str] | None = None,
+        mesh: str | None = None,
+        **others: Any,
+    ) -> OutputOptions:
+        """Return the options from values of arguments; None for each that is not given."""
+        shared = RankOptions(ranks or 0, (axis,) if isinstance(axis, str) else tuple(axis or ()), mesh or "")
+        path = os.fspath(output) if output is not None else ""
+        return cls(path, to or "", max_shard_size or "", ranks=shared, **others)
 
 
 @dataclass(frozen=True)
