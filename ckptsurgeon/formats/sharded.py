@@ -86,6 +86,7 @@ class _Sharded:
             recipe=folder_recipe(folder),
             notes=(
                 *linked,
+                *_sent_whole(source, [handles[shard] for shard in shards]),
                 *_unlike_metadata(source, [*unlike]),
                 *_unnamed(source, folder, shards),
                 *_check_count(source, folder, shards, total),
@@ -93,6 +94,15 @@ class _Sharded:
             ),
             frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
         )
+
+
+def _sent_whole(index: File, shards: Sequence[File]) -> tuple[str, ...]:
+    """Return a note if a server sent whole shards; () if not."""
+    if not index.remote:
+        return ()
+    from ..storage.read.remote import notes_of_shards
+
+    return notes_of_shards(index, shards)
 
 
 def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:

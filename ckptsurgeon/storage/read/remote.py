@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn, Protocol
 
 from ...errors import SourceError
-from ...util.text import escape, human_bytes
+from ...util.text import count, escape, human_bytes
 from ._intervals import Range, cut, joined, run_in_threads
 from .base import Advance, File, Folder, Source
 from .http.spool import Spool, digest_of
 
-__all__ = ["Ranges", "RemoteFile", "is_sent_whole", "notes_of"]
+__all__ = ["Ranges", "RemoteFile", "is_sent_whole", "notes_of", "notes_of_shards"]
 
 BLOCK = 64 << 10
 """A single read fetches whole blocks of this size, because the following bytes are usually read next."""
@@ -207,6 +207,16 @@ def notes_of(source: Source) -> tuple[str, ...]:
         return ()
     said = f"the whole file was fetched ({human_bytes(source.size)})"
     return (f"the server of {escape(source.uri)} does not support range requests: {said}",)
+
+
+def notes_of_shards(index: Source, shards: Sequence[Source]) -> tuple[str, ...]:
+    """Return a note if the server sent whole shards of the model with the index ``index``; () if not."""
+    sent = [one for one in shards if isinstance(one, RemoteFile) and one.is_sent_whole]
+    if not sent:
+        return ()
+    shards_were = f"{count(len(sent), 'shard')} {'was' if len(sent) == 1 else 'were'}"
+    said = f"{shards_were} fetched completely ({human_bytes(sum(one.size for one in sent))})"
+    return (f"the server of {escape(index.uri)} does not support range requests: {said}",)
 
 
 def is_sent_whole(source: Source) -> bool:

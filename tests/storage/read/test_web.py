@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import torch
+from safetensors.torch import save
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, FormatError, SourceError
@@ -133,6 +135,17 @@ def test_a_server_without_ranges_sends_the_whole_file_which_is_said(hub: Hub, fa
         f"the server of {url} does not support range requests: the whole file was fetched (1.0 MB)",
     )
     file.close()
+
+
+def test_shards_that_a_server_sends_whole_are_counted(hub: Hub) -> None:
+    shards = {f"model-0000{n}-of-00002.safetensors": save({f"w{n}": torch.zeros(1000)}) for n in (1, 2)}
+    index = {"metadata": {}, "weight_map": {f"w{n}": name for n, name in enumerate(shards, 1)}}
+    url = hub.file("model.safetensors.index.json", json.dumps(index).encode())
+    for name, data in shards.items():
+        hub.file(name, data)
+    hub.fail("/files/*", Fault("no ranges", ignore_range=True), times=None)
+    said = f"the server of {url} does not support range requests: 2 shards were fetched completely (8.1 kB)"
+    assert said in cs.inspect(url).notes
 
 
 @pytest.mark.parametrize(
