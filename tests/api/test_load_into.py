@@ -77,6 +77,22 @@ def test_what_no_source_gives_is_named_and_logged(logged: list[LogRecord]) -> No
     assert plan.absent == ("1.weight", "1.bias")
 
 
+def test_what_is_not_used_of_a_source_is_named_and_logged(logged: list[LogRecord]) -> None:
+    given = {"weight": torch.ones(2, 2), "bias": torch.ones(2), **{f"more.{n}": torch.ones(1) for n in range(7)}}
+    said = "7 tensors of <dict> are not used: more.0, more.1, more.2, more.3, more.4, and 2 more"
+    assert cs.load_into(nn.Linear(2, 2), given).notes == (said,)
+    assert [record.getMessage() for record in logged] == [said]
+    assert not cs.load_into(nn.Linear(2, 2), given, exclude=["more"]).notes
+
+
+def test_factors_of_an_adapter_that_are_not_used_are_called_so() -> None:
+    base = {"lin.base_layer.weight": torch.ones(2, 2), "lin.base_layer.bias": torch.ones(2)}
+    factors = {f"lin.lora_{name}.default.weight": torch.ones(2, 2) for name in "AB"}
+    (note,) = cs.load_into(nn.ModuleDict({"lin": nn.Linear(2, 2)}), base | factors, map={"**.base_layer": "**"}).notes
+    assert note.startswith("2 tensors of <dict> are not used: lin.lora_A.default.weight, lin.lora_B.default.weight;")
+    assert note.endswith("these are factors of an adapter: merge it first, or the weights are those of its base")
+
+
 def test_what_options_leave_out_is_not_logged(logged: list[LogRecord]) -> None:
     source()
     plan = cs.load_into(Net(), "src.pth", exclude=["encoder"])
@@ -163,10 +179,11 @@ def test_a_module_without_tensors_is_usage() -> None:
         cs.load_into(nn.ReLU(), "src.pth")
 
 
-def test_values_that_become_infinite_are_said() -> None:
+def test_values_that_become_infinite_are_said(logged: list[LogRecord]) -> None:
     save_file({"weight": torch.tensor([[1e6, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
     plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
     assert "1 value of weight became infinite or NaN" in plan.notes
+    assert [record.getMessage() for record in logged] == ["1 value of weight became infinite or NaN"]
 
 
 def test_values_that_become_zero_are_said() -> None:

@@ -21,7 +21,7 @@ from ...planning.transplant.options import Options
 from ...storage.fetch.record import check_unchanged_since
 from ...storage.read.spec import SourceSpec
 from ...util.brief import Brief
-from ...util.notes import with_prefix
+from ...util.notes import is_serious, with_prefix
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.argument_types import rules_as_text
 from ..transplant.load_into import ModuleLoading, load_all, naming
@@ -190,7 +190,7 @@ def load_pretrained(
     plans = load_all(loadings, before_writing=lambda: _call(hooked, loadables, paths))
     report = Pretrained(dict(zip(modules, plans, strict=True)), tuple(hooked), skipped)
     for name, plan in report.plans.items():
-        for text in _leftovers(plan):
+        for text in (*filter(is_serious, plan.notes), *_leftovers(plan)):
             _log.warning("%s: %s", name, text)
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ...errors import CheckpointError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
+from ...util.notes import is_serious
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources, rules_as_text
 from ..inputs.encoding import check_encoding
@@ -31,6 +33,9 @@ __all__ = ["ModuleLoading", "load_all", "load_into", "naming"]
 
 _log = logging.getLogger(__name__)
 SHOWN = 5
+FACTOR = re.compile(r"\.(lora|hada|lokr|ia3|vera|oft|boft)_")
+"""Matches the key of an adapter's factor in a model of PEFT."""
+MERGE = "; these are factors of an adapter: merge it first, or the weights are those of its base"
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,10 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; return the plan that was carried out.
 
-    The arguments mean the same as in ``transplant``. Tensors that are in no source keep their values. A note of the
-    plan lists them, except those that ``include`` or ``exclude`` leaves out; the note is also logged as a warning. With
-    ``on_missing="error"``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
+    The arguments mean the same as in ``transplant``. Tensors that are in no source keep their values. Notes of the plan
+    list them, and the tensors of the sources that are not used, except those that ``include`` or ``exclude`` leaves
+    out. These notes, and notes on faults of the weights, are also logged as warnings. With ``on_missing="error"`` or
+    ``strict``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
     Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
     changed. Raises the errors of ``transplant``.
 
@@ -81,10 +87,10 @@ def load_into(
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
     plan = load_all([ModuleLoading(model, specs_of(source), options, root, encoding=encoding)])[0]
-    missing = list(_missing(plan))
-    for note in missing:
+    left = [*_missing(plan), *_unused(plan)]
+    for note in (*filter(is_serious, plan.notes), *left):
         _log.warning(note)
-    return replace(plan, notes=(*plan.notes, *missing)) if missing else plan
+    return replace(plan, notes=(*plan.notes, *left)) if left else plan
 
 
 def _missing(plan: Plan) -> Iterator[str]:
@@ -93,6 +99,17 @@ def _missing(plan: Plan) -> Iterator[str]:
         number = f"{count(len(plan.absent), 'tensor')} of {escape(plan.target.name)}"
         are = "is in no source and keeps its" if len(plan.absent) == 1 else "are in no source and keep their"
         yield f"{number} {are} values: {listing(plan.absent, SHOWN, where='')}"
+
+
+def _unused(plan: Plan) -> Iterator[str]:
+    """Yield a note for each source with tensors that are not used; those that options leave out are not in it."""
+    unused: dict[int, list[str]] = {}
+    for place, key in plan.unexpected:
+        unused.setdefault(place, []).append(key)
+    for place, keys in unused.items():
+        number = f"{count(len(keys), 'tensor')} of {escape(plan.sources[place].name)}"
+        lost = MERGE if all(map(FACTOR.search, keys)) else ""
+        yield f"{number} {'is' if len(keys) == 1 else 'are'} not used: {listing(keys, SHOWN, where='')}{lost}"
 
 
 def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
