@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from ...formats.pickle.values import ARRAY
+from ...planning.keys.weight_norm import weight_norm_names
 from ...planning.target import TargetSpec
 from ...tensors.bitsandbytes_values import STATE
 from ...tensors.dtypes import DTYPES
@@ -16,6 +17,7 @@ from .fit import Fit
 __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
+_NEWER = (".original0", ".original1")
 COUNTER = "num_batches_tracked"
 """The last part of the key of the counter of batches in a batch norm; the counter exists since torch 0.4.1."""
 
@@ -53,14 +55,7 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
     The old keys are those of ``torch.nn.utils.weight_norm``, such as ``weight_g``. The hook that renames them is in
     ``weight_norm`` in torch/nn/utils/parametrizations.py.
     """
-    names: dict[str, str] = {}
-    for key in wanted:
-        path, _, last = key.rpartition(".")
-        module, _, weight = path.rpartition(".")
-        if last == "original0" and f"{path}.original1" in wanted and f".{module}".endswith(".parametrizations"):
-            older = module.removesuffix("parametrizations") + weight
-            if f"{older}_g" in source and f"{older}_v" in source:
-                names |= {f"{older}_g": key, f"{older}_v": f"{path}.original1"}
+    names = {old: new for old, new in weight_norm_names(source, wanted).items() if new.endswith(_NEWER)}
     replaced = set(names.values())
     return {names.get(key, key): info for key, info in source.items() if key not in replaced}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...util.text import count, escape, human_bytes, listing
 from ..keys.pattern_hints import matched
 from ..keys.renaming import KeyMatcher, Renaming, check_shadowed, rename, rule_matcher, rules_of_sets
 from ..keys.rules import Rule
+from ..keys.weight_norm import weight_norm_names
 from ..plan.files import PlanSource, PlanTarget, SourceView, TensorOrigin, is_under, renamed_by_spec
 from ..plan.plan import Plan
 from ..plan.step import Step
@@ -30,6 +31,9 @@ __all__ = ["PlanningInputs", "plan_transplant", "select"]
 
 DOUBLING = 1.9
 """There is a note if casts make the copied tensors larger by this factor or more."""
+
+WEIGHT_NORM = "names of weight norm"
+"""The rule by which a tensor of a weight norm gets torch's other name for it."""
 
 
 def plan_transplant(
@@ -57,7 +61,7 @@ def plan_transplant(
     overlooked = check_destination_patterns(target, options) if names_tensors else []
     if any(view.dst for view in views):
         check_prefixes(views, target)
-    selection = select(views, options)
+    selection = select(views, options, target.tensors)
     names = [view.source.name for view in views]
     decisions = decide(target, selection, options, names, initial)
     unexpected = _unexpected(selection, decisions.used)
@@ -177,12 +181,13 @@ class PlanningInputs(Brief):
 
     def selection(self) -> Selection:
         """Return the selected and renamed tensors of the sources, computed again."""
-        return select(self.views, self.options)
+        return select(self.views, self.options, self.target.tensors)
 
 
-def select(views: Sequence[SourceView], options: Options) -> Selection:
+def select(views: Sequence[SourceView], options: Options, wanted: Collection[str] = ()) -> Selection:
     """Return the tensors of all sources that the options select, by their new names.
 
+    Tensors of weight norms also get torch's other names for them, if ``wanted``, the keys of a destination, has these.
     Raises PatternError for a pattern, prefix or rule that matches nothing, or if earlier rules rename all keys that a
     rule matches; PlanError if two keys of one source get the same name.
     """
@@ -199,7 +204,28 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
     if options.rules:
         check_shadowed(options.rules, renamings)
+    _rename_weight_norms(selection, wanted)
     return selection
+
+
+def _rename_weight_norms(selection: Selection, wanted: Collection[str]) -> None:
+    """Give tensors of weight norms the older or newer names of torch, if only these are in ``wanted``."""
+    there = {*selection.origins, *selection.excluded} if wanted else set[str]()
+    found = weight_norm_names(there, wanted)
+    names = {old: new for old, new in found.items() if old not in wanted and new not in there}
+    renamed = [name for name in names if name in selection.origins]
+    if not names:
+        return
+    selection.origins = {
+        names.get(name, name): [one._replace(rule=one.rule or WEIGHT_NORM) if name in names else one for one in origins]
+        for name, origins in selection.origins.items()
+    }
+    selection.excluded = {names.get(name, name): origins for name, origins in selection.excluded.items()}
+    if not renamed:
+        return
+    old = escape(renamed[0])
+    are = f"{count(len(renamed), 'tensor')} of weight norms {'is' if len(renamed) == 1 else 'are'}"
+    selection.notes.append(f"{are} renamed, as torch has two names for each: {old} becomes {escape(names[renamed[0]])}")
 
 
 def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
