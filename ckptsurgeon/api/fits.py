@@ -77,7 +77,15 @@ def fits(
         notes = [*_advice(found, checkpoint, ours, target, source, root), *notes, *found.notes]
         notes += _model_notes(found, checkpoint, ours, target)
         notes += folder_differences(source, place) if checkpoint.header.stored else []
-    return replace(found, notes=tuple(dict.fromkeys(notes)))
+        uncopied = {**found.uncopied, **dict(_extra_state(found, checkpoint, target))}
+    return replace(found, uncopied=uncopied, notes=tuple(dict.fromkeys(notes)))
+
+
+def _extra_state(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) for the extra state of modules that only the checkpoint or only the destination has."""
+    here = {key for key in checkpoint.others if str(key).endswith("_extra_state")}
+    for key in sorted(here ^ set(target.extra_state)):
+        yield key, f"extra state, which only {escape(fit.first if key in here else fit.second)} has"
 
 
 def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:

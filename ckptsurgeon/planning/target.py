@@ -136,6 +136,7 @@ class TargetSpec(Brief):
     output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
     the library that loads the folder ties them to other tensors. If the destination was given another vocabulary,
     ``lists`` are the files of the old and the new token list, or only the old file if the new list was made from it.
+    ``extra_state`` are keys of its state dict with the extra state of modules, which is not tensors.
     ``build`` makes the live module, if the destination is one. ``cache_key`` identifies the module's entry in the
     user's cache; it is "" if there is no entry.
     """
@@ -163,6 +164,7 @@ class TargetSpec(Brief):
     companions: tuple[Companion, ...] = ()
     implied: frozenset[str] = frozenset()
     lists: tuple[str, ...] = ()
+    extra_state: tuple[str, ...] = ()
     build: Callable[[], object] | None = None
     cache_key: str = field(default="", repr=False, compare=False)
 

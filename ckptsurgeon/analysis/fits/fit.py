@@ -28,7 +28,8 @@ class Fit(InNotebooks):
     the number of the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that
     only the checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another
     dtype, which loading casts. ``uncopied`` maps keys that both have to the reason why torch cannot copy the
-    checkpoint's tensor into the destination's: a quantised tensor into a plain one, for example. ``tied`` maps keys
+    checkpoint's tensor into the destination's: a quantised tensor into a plain one, for example. It also has the keys
+    of extra state of modules that only one of the two has. ``tied`` maps keys
     that the checkpoint may lack to the keys that they are tied to. ``stripped`` are prefixes that all keys of the
     checkpoint have, such as ``module``; the keys in the other fields do not contain them. ``quantised`` is the number
     of quantised weights of the checkpoint if the destination has none. ``renamed`` maps keys of the checkpoint to the

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...destinations._load import module_destination
 from ...destinations.torch_module.tensors import is_distributed, own_bounds, own_part
-from ...errors import CheckpointError
+from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ModuleLoading", "load_all", "load_into", "naming"]
+__all__ = ["ModuleLoading", "load_all", "load_every_tensor", "load_into", "naming"]
 
 _log = logging.getLogger(__name__)
 SHOWN = 5
@@ -43,7 +43,7 @@ class ModuleLoading:
     """The module, the sources and the rules of one call of ``load_into``.
 
     Error messages begin with ``name``, the name of the module. ``specs`` are the sources, and ``root`` is the dotted
-    path of the state dict in them.
+    path of the state dict in them. If ``ignores_state`` is true, ``strict`` does not refuse modules with extra state.
     """
 
     model: nn.Module
@@ -52,6 +52,7 @@ class ModuleLoading:
     root: str | None = None
     name: str = ""
     encoding: str = "keep"
+    ignores_state: bool = False
 
 
 def load_into(
@@ -77,6 +78,10 @@ def load_into(
     Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
     changed. Raises the errors of ``transplant``.
 
+    Only tensors are loaded: extra state (``set_extra_state``) is not, and hooks and own methods of modules that
+    ``load_state_dict`` would call (``_load_from_state_dict``) are not called. Notes, which are logged, name these
+    modules. With ``strict``, a module with extra state is an error.
+
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
     and writes only its own shard, one tensor after the other. If loading fails then, the tensors that were already
     written stay changed.
@@ -91,6 +96,15 @@ def load_into(
     for note in (*filter(is_serious, plan.notes), *left):
         _log.warning(note)
     return replace(plan, notes=(*plan.notes, *left)) if left else plan
+
+
+def load_every_tensor(model: nn.Module, source: Sources) -> Plan:
+    """Load a source that has exactly the tensors of a live module into it; return the plan that was carried out.
+
+    Nothing is logged, and extra state of the module stays as it is. Raises the errors of ``transplant``.
+    """
+    options = Options.of(strict=True, on_missing="error")
+    return load_all([ModuleLoading(model, specs_of(source), options, ignores_state=True)])[0]
 
 
 def _missing(plan: Plan) -> Iterator[str]:
@@ -151,9 +165,23 @@ def naming(name: str) -> Iterator[None]:
 def _planned(loading: ModuleLoading) -> Plan:
     with naming(loading.name):
         target = module_destination(loading.model)
+        if loading.options.strict and not loading.ignores_state:
+            _check_stateless(loading.model)
         config = _configuration(loading.model)
         request = TransplantRequest(root=loading.root, config=config, encoding=loading.encoding)
         return plan_into(loading.specs, target, loading.options, request)
+
+
+def _check_stateless(model: nn.Module) -> None:
+    from ...destinations.torch_module.beyond_tensors import extra_states
+
+    states = extra_states(model)
+    if states:
+        raise PlanError(
+            f"--strict: extra state of modules is not loaded: {listing(states, SHOWN)}.",
+            hint="Leave out --strict, and call set_extra_state of these modules.",
+            details=states,
+        )
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:

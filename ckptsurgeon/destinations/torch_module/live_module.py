@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...util.text import escape, listing
+from .beyond_tensors import notes_beyond_tensors
 from .tensors import infos_of, own_part, state_of, ties_of, whole
 
 __all__ = ["live_target"]
@@ -46,6 +47,7 @@ def live_target(model: nn.Module) -> TargetSpec:
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Raise ConfigError if values that are written into the tensors of ``state_dict()`` would not change the module."""
+        notes=tuple(notes_beyond_tensors(model)),
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(

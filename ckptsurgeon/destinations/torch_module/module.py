@@ -168,6 +168,7 @@ def module_target(
         given=tuple(given) if weights else (),
         undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},
         notes=notes,
+        extra_state=tuple(key for key in built.skipped if key.endswith("_extra_state")),
         build=build,
         **fields,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...api.transplant.load_into import load_into
+from ...api.transplant.load_into import load_every_tensor
 from ...checkpoint.opening import open_checkpoint
 from ...destinations._document import Document
 from ...errors import ConfigError, PlanError
@@ -76,8 +76,8 @@ class Job:
     def model(self) -> tuple[nn.Module, Plan | None]:
         """Return a new model with its initial values, and the plan by which the checkpoint ``init`` was loaded.
 
-        The plan is None if the job has no ``init``. Raises the errors of ``load_into``, such as PlanError if ``init``
-        does not fit the model.
+        The plan is None if the job has no ``init``. Raises the errors of ``load_every_tensor``, such as PlanError if
+        ``init`` does not fit the model.
         """
         model, plan = self.empty_model(), None
         if self.init is None:
@@ -140,7 +140,7 @@ class Job:
         Raises PlanError if the weights do not fit the model; the hint has the command that makes fitting weights.
         """
         try:
-            return load_into(model, path, strict=True, on_missing="error")
+            return load_every_tensor(model, path)
         except PlanError as error:
             raise PlanError(
                 f"{escape(path)} does not fit {escape(self.document.name)}: {error.message}",

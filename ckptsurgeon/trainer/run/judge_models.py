@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import torch
 
-from ...api.transplant.load_into import load_into
+from ...api.transplant.load_into import load_every_tensor
 from ...errors import CheckpointError, PlanError
 from ...util.text import escape
 from ..data.source import OneBatch, first_batch
@@ -84,7 +84,7 @@ def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
         tensors = {
             key: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape) for key, dtype, shape in request["tensors"]
         }
-        load_into(job.empty_model(), tensors, strict=True, on_missing="error")
+        load_every_tensor(job.empty_model(), tensors)
     except PlanError as error:
         why, *details = (one.replace("<dict>", "these models") for one in (error.message, *error.details))
         return {"unfit": f"the merged models do not fit {escape(job.document.name)}: {why}", "details": details}
