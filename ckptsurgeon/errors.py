@@ -38,8 +38,9 @@ class CheckpointError(Exception):
     """Base of every error that ckptsurgeon raises on purpose.
 
     ``message`` says what is wrong and ``hint`` what to do. Both contain options as on the command line (``--vocab``);
-    in ``str(error)`` they are replaced by the Python arguments (``vocab``). ``details`` lists every affected key or
-    file. If a file breaks a rule of its format, ``rule`` is a short name of this rule, such as "crc"; otherwise ''.
+    in ``str(error)`` they are replaced by the Python arguments (``vocab``), and ``--json`` by ``details``, which lists
+    every affected key or file. If a file breaks a rule of its format, ``rule`` is a short name of this rule, such as
+    "crc"; otherwise ''.
     """
 
     exit_code = 1
@@ -63,7 +64,8 @@ class CheckpointError(Exception):
         self.hint = without_secrets(f"{self.hint} {sentence}".lstrip())
 
     def __str__(self) -> str:
-        return as_arguments(self.said, self.arguments)
+        all_of_them = " (details lists all)" if self.details else ""
+        return as_arguments(self.said.replace(" (--json lists all)", all_of_them), self.arguments)
 
 
 class PatternError(CheckpointError):

@@ -206,8 +206,8 @@ def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None
         (expanded, "elements of a tensor share memory .*: weight"),
         (Copies(2, 3), "returns copies of weight"),
         (nn.LazyLinear(3), "only known after a forward pass"),
-        ({}, "the model is a dict, not an nn.Module"),
-        (nn.Linear, "not an nn.Module"),
+        ({}, "the model is a dict, not an nn.Module. Pass the module itself."),
+        (nn.Linear, "not an nn.Module. Call it, and pass the module that it returns."),
         (nn.ReLU(), "has no tensors"),
     ):
         with pytest.raises(cs.ConfigError, match=why):
@@ -248,6 +248,26 @@ def test_to_empty_is_advised_only_if_it_loses_nothing(build: Callable[[], nn.Mod
     assert said.value.details == tuple(key for key, value in model.state_dict().items() if value.is_meta)
     with pytest.raises(cs.ConfigError, match="model.to_empty.device='cpu'.. Then use on_missing=\"error\""):
         cs.load_into(plain, {"weight": torch.ones(2, 2), "bias": torch.ones(2)})
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32])
+def test_a_cast_that_fails_has_no_hint_of_the_option_dtype(dtype: torch.dtype) -> None:
+    model = nn.ParameterDict({"a": nn.Parameter(torch.zeros(2, dtype=torch.int32), requires_grad=False)})
+    with pytest.raises(cs.PlanError, match=r"dtype mismatch: .* Leave it out with exclude\.$"):
+        cs.load_into(model, {"a": torch.ones(2, dtype=dtype)})
+
+
+def test_casts_into_memory_that_the_module_has_are_not_called_growth() -> None:
+    given = {"weight": torch.ones(2, 2).half(), "bias": torch.ones(2).half()}
+    assert not cs.load_into(nn.Linear(2, 2), given).notes
+
+
+def test_a_list_of_an_error_that_is_cut_names_the_details() -> None:
+    with pytest.raises(cs.ConfigError) as said:
+        cs.load_into(nn.Sequential(*(nn.Linear(2, 2, device="meta") for _ in range(4))), {"0.weight": torch.ones(2, 2)})
+    assert "2.weight, and 3 more (details lists all)" in str(said.value)
+    assert len(said.value.details) == 8
+    assert "--json lists all" in said.value.message
 
 
 def test_a_write_that_fails_half_way_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:

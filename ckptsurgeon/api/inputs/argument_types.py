@@ -232,6 +232,8 @@ KINDS: Mapping[str, _Kind] = {
     "Mapping[str, str] | None": _Kind("a map from strings to strings", (_is_none, _is_map)),
     "Path": _Kind("a path", (_is_path,)),
     "Plan": _Kind("a plan", (_is_plan,)),
+    "Plan | Path | None": _Kind("a plan or a path", (_is_none, _is_plan, _is_path)),
+    "Progress | None": _Kind("a function", (_is_none, callable)),
     "Plan | Path": _Kind("a plan or a path", (_is_plan, _is_path)),
     "Path | None": _Kind("a path", (_is_none, _is_path)),
     "Files": _Kind("a path or a list of paths", (_is_none, _is_path), items=_is_path),
@@ -312,17 +314,23 @@ def check_types(
             continue
         _check_complete(name, field, value)
         said = f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}."
-        raise ConfigError(said, hint=path_hint(value) if kind.wanted == KINDS["Path"].wanted else "")
+        raise ConfigError(said, hint=path_hint(value, name) if kind.wanted == KINDS["Path"].wanted else "")
 
 
-def path_hint(value: Any) -> str:
-    """Return a hint if a checkpoint was given although a path is needed; '' for any other value."""
+def path_hint(value: Any, verb: str = "") -> str:
+    """Return a hint if a checkpoint was given although a path is needed; '' for any other value.
+
+    ``verb`` is the name of the called function: some need config.json next to the weights.
+    """
     if isinstance(value, Checkpoint):
         return "This function is about files, not tensors: give the path of the checkpoint."
     if not holds_tensors(value):
         return ""
+    if callable(getattr(value, "save_pretrained", None)):
+        return "This function is about files, not tensors: write the model to a folder first, save_pretrained('model')."
+    beside = " in a folder that has the config.json of the model" if verb in ("resize", "stats") else ""
     write = "cs.apply(cs.convert(tensors), 'model.safetensors')"
-    return f"This function is about files, not tensors: write the tensors to a file first, {write}."
+    return f"This function is about files, not tensors: write the tensors to a file first{beside}, {write}."
 
 
 def _check_complete(name: str, field: str, value: Any) -> None:

@@ -63,7 +63,9 @@ def specs_of(source: Sources) -> list[SourceSpec]:
 
     Raises ConfigError if there is no source.
     """
-    found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
+    if is_given(source) or isinstance(source, bytes) or not isinstance(source, Iterable):
+        return [_spec(source)]
+    found = list(source)
     if not found:
         raise ConfigError("no source given.", hint="Give at least one source.")
     return list(map(_spec, found))

@@ -21,6 +21,11 @@ def live_target(model: nn.Module) -> TargetSpec:
 
     Raises ConfigError if the module has no tensors, or has a tensor that cannot be written in place.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model is a {escape(type(model).__name__)}, not an nn.Module.",
+            hint="Call it, and pass the module that it returns." if callable(model) else "Pass the module itself.",
+        )
     tensors, _ = state_of(model)
     name = type(model).__name__
     if not tensors:
@@ -42,12 +47,12 @@ def live_target(model: nn.Module) -> TargetSpec:
         initial=current,
         ties=ties_of(tensors),
         keeps=name,
+        notes=tuple(notes_beyond_tensors(model)),
     )
 
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Raise ConfigError if values that are written into the tensors of ``state_dict()`` would not change the module."""
-        notes=tuple(notes_beyond_tensors(model)),
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(

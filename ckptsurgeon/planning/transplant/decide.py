@@ -365,7 +365,8 @@ def decide(
     # To find the vocabulary axes, the model is built again: so read ``target.vocabulary`` only if a message needs it.
     by_place = PositionalRows(decider.changes, target.vocabulary) if asked else None
     if any(vars(decider.faults).values()):
-        raise_faults(decider.faults, names, target.name, decider.axes, by_place)
+        is_live = target.kind == "module"
+        raise_faults(decider.faults, names, target.name, decider.axes, by_place, has_dtype=not is_live)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []

@@ -46,11 +46,18 @@ class PlanFaults:
 
 
 def raise_faults(
-    faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows | None
+    faults: PlanFaults,
+    names: Sequence[str],
+    target: str,
+    axes: VocabularyAxes | None,
+    by_place: PositionalRows | None,
+    *,
+    has_dtype: bool = True,
 ) -> None:
     """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
-    ``names`` are the names of the sources, ``target`` is the name of the destination.
+    ``names`` are the names of the sources, ``target`` is the name of the destination. ``has_dtype`` is false if the
+    verb has no option --dtype.
     """
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
@@ -64,7 +71,8 @@ def raise_faults(
     if faults.undrawable:
         raise _undrawable_error(faults.undrawable, target)
     if faults.casts:
-        exclude = f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude, or use --dtype keep."
+        keep = ", or use --dtype keep" if has_dtype else ""
+        exclude = f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude{keep}."
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
             hint="Use --dtype keep." if faults.in_no_source else exclude,

@@ -95,7 +95,7 @@ def plan_transplant(
             *decisions.notes,
             *_overrides(selection, decisions.used, decisions.steps),
             *_idle_copies(selection, decisions.used),
-            *_growth(decisions.steps),
+            *(_growth(decisions.steps) if target.kind != "module" else ()),
             *few,
             *(other_modules(views, decisions.steps, _names(selection, unexpected), options) if others else ()),
         ),

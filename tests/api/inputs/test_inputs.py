@@ -7,6 +7,7 @@ import inspect
 import json
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,24 @@ def test_functions_about_files_take_paths_alone_and_say_why(verb: str) -> None:
     assert "give the path of the checkpoint" in str(error.value.hint)
     with pytest.raises(cs.ConfigError, match="not a path"):
         ABOUT_FILES[verb](3)
+
+
+@pytest.mark.parametrize("verb", [partial(cs.resize, set={"num_hidden_layers": 1}), cs.stats], ids=["resize", "stats"])
+def test_functions_that_need_a_configuration_say_so(verb: Callable[[Any], object]) -> None:
+    with pytest.raises(cs.ConfigError, match="in a folder that has the config.json of the model, cs.apply"):
+        verb({"w": torch.ones(1)})
+    model = nn.Linear(1, 1)
+    model.save_pretrained = print  # type: ignore[assignment]
+    with pytest.raises(cs.ConfigError, match="write the model to a folder first, save_pretrained"):
+        verb(model)
+
+
+def test_arguments_of_other_types_are_named() -> None:
+    with pytest.raises(cs.ConfigError, match="^b'x' is not a path"):
+        cs.load_into(nn.Linear(1, 1), b"x")  # type: ignore[arg-type]
+    plan = cs.convert({"w": torch.ones(1)})
+    with pytest.raises(cs.ConfigError, match="apply: the argument progress is 3, not a function"):
+        cs.apply(plan, "a.safetensors", progress=3)  # type: ignore[arg-type]
 
 
 GOOD = {"a": torch.ones(2)}
