@@ -20,6 +20,7 @@ from .model_folder.embedded_folder import with_embedded_tokens
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.processors.differences import input_notes
 from .model_folder.rows_by_place import difference
+from .model_folder.sentence.differences import sentence_differences
 from .model_folder.tokenizer.file_differences import tokenizer_differences
 
 __all__ = ["computing_apart", "folder_difference_notes", "folder_of"]
@@ -43,6 +44,7 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
             yield from entry_notes(first, one.embedded, second, other.embedded)
         inputs = list(input_notes(first, one, second, other))
         yield from inputs
+        yield from sentence_differences(first, one, second, other)
         yield from tokenizer_differences(first, one, second, other, inputs)
         one, other = with_embedded_tokens(one), with_embedded_tokens(other)
         if one.vocabulary and other.vocabulary:

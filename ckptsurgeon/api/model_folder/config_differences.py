@@ -125,12 +125,14 @@ def with_config_said(
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
             from .processors.differences import input_notes
+            from .sentence.differences import sentence_differences
 
             pair = _with_starts((theirs, folders[number]), (ours, output_folder))
             said = config_notes(other, pair[0], name, pair[1], by_place=by_place)
             notes += (Note(NoteKind.SERIOUS, one) if _rotate_otherwise(*pair) else one for one in said)
             notes += label_notes(plan, number, theirs, name, ours)
             notes += input_notes(other, folders[number], name, output_folder)
+            notes += sentence_differences(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 

@@ -33,7 +33,7 @@ from .layers.checks import layer_notes
 from .layers.experts import without_like_experts
 from .layers.rotary import factor_notes
 from .recorded_settings import recorded_setting_notes
-from .sentence_width import sentence_width_notes
+from .sentence.checks import sentence_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.additional_lists import further_list_notes
@@ -221,7 +221,7 @@ def weights_notes(
         *end_notes(folder, read),
         *sentinel_notes(folder, read),
         *input_notes(folder, read),
-        *sentence_width_notes(folder),
+        *sentence_notes(folder),
     ]
 
 

@@ -17,6 +17,7 @@ from .test_model_folders import model
 
 MODULES = ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors")
 KIND = "sentence_transformers.models"
+DIFFER = "the models embed or compare sentences differently"
 
 
 def sentences(path: str, *, seed: int = 0, modules: Any = None) -> str:
@@ -52,7 +53,7 @@ def test_modules_go_along_and_their_weights_are_named(verb: str) -> None:
     for name in MODULES:
         assert Path("out", name).read_bytes() == Path("m", name).read_bytes()
     assert not Path("out/1_Pooling/code.py").exists()
-    said = "\n".join(plan.notes)
+    said = "\n".join(note for note in plan.notes if not note.startswith(DIFFER))
     assert "1_Pooling/code.py" in said
     assert "copied unchanged: 2_Dense/model.safetensors" in said
     assert "1_Pooling/config.json" not in said
@@ -188,3 +189,114 @@ def test_a_pooling_of_another_width_is_a_warning() -> None:
         assert [note[: len(said[0])] for note in found] == said
         checked = [one.what for row in cs.check("m").rows for one in row.found if "word_embedding" in one.what]
         assert len(checked) == len(said)
+
+
+def two(**files: Any) -> None:
+    """Write the folders m and other with equal weights; ``files`` has the changed files of other, by name."""
+    for path in ("m", "other"):
+        sentences(path)
+        Path(path, "1_Pooling/config.json").write_text(
+            json.dumps({"word_embedding_dimension": 4, "pooling_mode_mean_tokens": True})
+        )
+        Path(path, "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128}))
+    for name, value in files.items():
+        Path("other", name).write_text(json.dumps(value))
+
+
+MEAN, CLS = (
+    {f"pooling_mode_{one}": one == used for one in ("mean_tokens", "cls_token")}
+    for used in ("mean_tokens", "cls_token")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("1_Pooling/config.json", CLS, "according to 1_Pooling/config.json: pooling_mode is mean in m, cls in other"),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "max"]}, "pooling_mode is mean in m, cls+max in other"),
+        ("2_Dense/config.json", {"in_features": 4, "out_features": 2, "bias": False}, "bias is not set in m, false in"),
+        ("modules.json", [{"path": "", "type": f"{KIND}.Transformer"}], "Dense, Normalize in m, Transformer in other"),
+        ("sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": True}, "128 in m, 512 in other; do_lo"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "q: "}}, "prompts is not set in m, {'query': 'q: '}"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}, "similarity_fn_name is not set in m, dot"),
+    ],
+)  # fmt: skip
+def test_settings_of_modules_that_differ_are_said(name: str, value: Any, said: str) -> None:
+    two(**{name: value})
+    assert [note for note in cs.diff("m", "other").notes if note.startswith(DIFFER) and said in note]
+    for notes in (cs.average(["m", "other"]).notes, cs.fits("m", "other").notes):
+        assert sum(note.startswith(DIFFER) for note in notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("1_Pooling/config.json", {"embedding_dimension": 4, "pooling_mode": "mean", "include_prompt": True}),
+        ("2_Dense/config.json", {"in_features": 4, "out_features": 2, "bias": True, "activation_function": "torch.Tanh"}),
+        ("modules.json", [
+            {"path": place, "type": f"sentence_transformers.sentence_transformer.modules.{place[2:] or 'Transformer'}"}
+            for place in ("", "1_Pooling", "2_Dense", "3_Normalize")
+        ]),
+        ("sentence_bert_config.json", {"max_seq_length": 128, "do_lower_case": False}),
+        ("config_sentence_transformers.json", {
+            "__version__": {"pytorch": "2"}, "prompts": {"query": ""}, "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        }),
+    ],
+)  # fmt: skip
+def test_files_of_another_version_with_the_same_settings_are_not_said(name: str, value: Any) -> None:
+    two(**{name: value})
+    assert not [note for note in cs.diff("m", "other").notes if note.startswith(DIFFER)]
+
+
+def test_other_weights_of_a_module_are_said() -> None:
+    two()
+    file = "2_Dense/model.safetensors"
+    value = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    save_file({"linear.weight": value}, f"other/{file}", metadata={"other": "bytes"})
+    assert not [note for note in cs.diff("m", "other").notes if note.startswith(DIFFER)]
+    save_file({"linear.weight": value + 1}, f"other/{file}")
+    assert f"{DIFFER}: {file} has other weights in m than in other" in cs.diff("m", "other").notes
+    Path("other", file).unlink()
+    assert f"{DIFFER}: only m has {file}" in cs.diff("m", "other").notes
+
+
+def found(path: str) -> list[tuple[str, str]]:
+    notes = cs.inspect(path).notes
+    rows = [(row.id, one.what) for row in cs.check(path).rows for one in row.found if one.what in notes]
+    return [(check, said) for check, said in rows if "_Dense" in said or "_Pooling" in said]
+
+
+def test_modules_without_their_files_fail() -> None:
+    sentences("m")
+    assert not found("m")
+    Path("m/2_Dense/model.safetensors").rename("moved")
+    said = "modules.json lists 2_Dense (Dense), but its folder has no weights"
+    assert found("m") == [("missing-tensors", said)]
+    assert said in cs.convert("m").notes
+    Path("m/2_Dense/model.safetensors").symlink_to(Path("moved").resolve())
+    assert not found("m")
+    Path("m/1_Pooling").rename("elsewhere")
+    assert found("m") == [
+        ("missing-tensors", "modules.json lists 1_Pooling (Pooling), but its folder has no config.json")
+    ]
+
+
+def test_dense_layers_of_other_widths_fail() -> None:
+    sentences("m")
+    said = (
+        "2_Dense/config.json has in_features 4 and out_features 2, but linear.weight in 2_Dense/model.safetensors has"
+    )
+    save_file({"linear.weight": torch.randn(2, 8)}, "m/2_Dense/model.safetensors")
+    assert found("m") == [("configuration", f"{said} shape (2, 8)")]
+    Path("m/2_Dense/config.json").write_text(json.dumps({"in_features": 8, "out_features": 2}))
+    assert found("m") == []  # the test model has no hidden_size
+    config = json.loads(Path("m/config.json").read_text())
+    Path("m/config.json").write_text(json.dumps({**config, "hidden_size": 4}))
+    width = "2_Dense/config.json has in_features 8, but the modules before it are 4 wide"
+    assert ("configuration", width) in found("m")
+    Path("m/1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))  # the mean is the default
+    assert not found("m")
+    Path("m/2_Dense/model.safetensors").write_bytes(b"not weights")
+    assert any("2_Dense/model.safetensors is not a checkpoint" in note for note in cs.inspect("m").notes)
+    assert [row.id for row in cs.check("m").rows if row.status.value == "FAIL"] == ["unreadable-files"]
