@@ -176,7 +176,7 @@ def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
 def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
     """Yield notes on differences of two models other than keys and shapes; ``ours`` is the destination's folder."""
     theirs = model_folder(checkpoint)
-    if theirs.files and ours.files:
+    if (theirs.files and ours.files) or (theirs.parts and ours.parts):
         from .folder_differences import folder_difference_notes
         from .model_folder.config_fields import label_differences
 

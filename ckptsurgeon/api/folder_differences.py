@@ -14,7 +14,7 @@ from ..storage.read.uri import open_source, scheme_of, shown
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike
 from .lora.settings import setting_notes
-from .model_folder.config_differences import config_notes
+from .model_folder.config_differences import component_differences, config_notes
 from .model_folder.embedded import entry_notes
 from .model_folder.embedded_folder import with_embedded_tokens
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
@@ -37,6 +37,7 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
     this file are compared instead.
     """
     with suppress(CheckpointError):
+        yield from component_differences(first, one, second, other)
         if one.config and other.config:
             yield from config_notes(first, one.config, second, other.config)
         yield from setting_notes(first, one.adapter, second, other.adapter)
@@ -71,7 +72,8 @@ def folder_of(given: CheckpointLike, stack: ExitStack) -> ModelFolder:
     A GGUF file stays open until ``stack`` is closed.
     """
     path = place_of(given)
-    if isinstance(given, Checkpoint) and (scheme_of(path) or given.header.stored):
+    is_component = isinstance(given, Checkpoint) and given.folder is not None and given.folder.uri != path
+    if isinstance(given, Checkpoint) and (scheme_of(path) or given.header.stored or is_component):
         return model_folder(given)  # the open checkpoint is used, so that nothing is fetched again
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path)  # a web server does not list its folders

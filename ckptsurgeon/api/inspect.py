@@ -65,6 +65,10 @@ def inspect(
 
             notes = sampled_scale_notes(checkpoint)
         notes = (*notes, *contradictions(checkpoint, folder), *consumed_notes(checkpoint.open_files().values()))
+        if folder is not None and is_of_diffusers(checkpoint, folder):
+            from .checking.pipelines import pipeline_notes  # imports the layouts of networks
+
+            notes += tuple(pipeline_notes(checkpoint))
         if model_class:
             from .class_check import comparison_notes
 
@@ -84,6 +88,11 @@ def inspect(
             model=model,
             notes=(*found.notes, *notes),
         )
+
+
+def is_of_diffusers(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
+    """Return whether a checkpoint is a pipeline of diffusers, or the folder of one of its networks."""
+    return checkpoint.format.startswith("diffusers pipeline") or "_class_name" in folder.config
 
 
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:

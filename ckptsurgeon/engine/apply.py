@@ -144,7 +144,7 @@ def carry_out(
             *(recipe_notes(written, inputs.sources, sums) if any(one.recipe for one in inputs.sources) else ()),
             *(implied_notes(written) if written.target.implied else ()),
             *_left_out_notes(plan, written, options),
-            *(component_notes(path, shape.subfolders) if shape.subfolders else ()),
+            *(component_notes(path, shape.subfolders, written.steps) if shape.subfolders else ()),
             *(former.notes if shape.folder else ()),
             *(earlier_signature_notes(signatures) if signatures else ()),
             *consumed,

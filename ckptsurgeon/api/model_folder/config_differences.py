@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ...destinations.hf.files import CONFIG
+from ...errors import CheckpointError
 from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart
 from ...util.note_kind import NoteKind
-from ...util.notes import Note
+from ...util.notes import Note, reworded
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .config import AFTER_PADDING, PADDING
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
-from .documents import GENERATION
+from .documents import GENERATION, read_object
 from .embedded import embedded_notes
 from .folder import ModelFolder
 from .generation.alignment import generation_settings
@@ -26,7 +29,7 @@ from .layers.rotary import rotary_differences, with_order
 from .layers.windows import has_window, is_one_network
 from .tokenizer.used_ids import LARGEST, READ_AT_END
 
-__all__ = ["config_notes", "generation_differences", "with_config_said"]
+__all__ = ["component_differences", "config_notes", "generation_differences", "with_config_said"]
 
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
@@ -119,6 +122,9 @@ def with_config_said(
     ]
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
     notes += embedded_notes(inside, donor, read)
+    for number in sorted(read - {donor}) if given is None else ():
+        one, two = plan.sources[number].name, plan.sources[donor].name
+        notes += component_differences(one, folders[number], two, folders[donor])
     written = written_config(plan) or ours
     by_place = all(step.rows is None and not step.vocabularies for step in plan.steps)
     for number, (other, theirs) in used.items():
@@ -157,6 +163,20 @@ def config_notes(
             lines[MOST:] = [f"and {len(lines) - MOST} more"]
         if lines:
             yield f"{begin}: {'; '.join(lines)}"
+
+
+def component_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield notes on the fields in which configurations of two diffusers pipelines differ, such as of the schedulers.
+
+    ``ours`` is the folder of the pipeline called ``name``, and ``theirs`` the folder of the one called ``other``. Files
+    that only one of them has are not compared.
+    """
+    paths = {one.name: one.path for one in theirs.parts}
+    for file in ours.parts:
+        with suppress(CheckpointError):
+            there = read_object(paths[file.name]) if file.name in paths else {}
+            for note in config_notes(other, there, name, read_object(file.path)) if there else ():
+                yield reworded(note, note.replace(CONFIG, escape(file.name), 1))
 
 
 def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[_Difference]:

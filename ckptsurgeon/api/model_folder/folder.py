@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -28,12 +29,13 @@ from ...errors import ConfigError, SourceError
 from ...formats.base.marks import shards_among
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...formats.clusters.rank_files import has_rank_files
+from ...formats.unsupported.folders import PIPELINE
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
 from ...storage.folder_files import broken_links
 from ...storage.json_text import read_json
 from ...storage.read.base import Folder
-from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
+from ...storage.read.uri import SMALL_BYTES, leads_out, open_source, read_small, scheme_of
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
@@ -57,6 +59,8 @@ __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 KIND = "model_type"
 VERL = "huggingface"
 """The subfolder of a verl checkpoint that has the configuration and the tokeniser."""
+SCHEDULER, MOST_PARTS = "scheduler_config.json", 16
+"""The configuration of a scheduler of diffusers, and the most folders of a pipeline that are looked at."""
 LARGEST = 256 << 20
 """The largest file with a vocabulary, in bytes, that is read."""
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
@@ -74,7 +78,8 @@ class ModelFolder:
     ``left`` has the names of all other files, which are not copied either. ``unlisted`` is true for a web address,
     whose folder cannot be listed. ``adapter_beside`` is None unless the folder of a complete model also has an
     adapter_config.json. Then it is the name of the file with the adapter's weights, '' if this file is missing.
-    ``embedded`` has the metadata inside the file of weights, if this is a GGUF file.
+    ``embedded`` has the metadata inside the file of weights, if this is a GGUF file. ``parts`` are the configurations
+    in the folders of a diffusers pipeline, and its index; they are only compared.
     """
 
     path: str
@@ -86,6 +91,7 @@ class ModelFolder:
     embedded: EmbeddedModel | None = field(default=None, repr=False, compare=False)
     licences: tuple[Companion, ...] = ()
     cards: tuple[str, ...] = ()
+    parts: tuple[Companion, ...] = ()
 
     @property
     def is_bare(self) -> bool:
@@ -106,6 +112,8 @@ class ModelFolder:
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
         names = (*self.cards, *self.left)
         left = f"files in the folder that are not copied: {listing(names, 12, where='')}"
+        if PIPELINE in names:
+            left = f"{left}; --to diffusers writes a pipeline into a folder that has copies of them"
         return (*((linked,) if self.linked else ()), *((left,) if names else ()), *self._module_notes)
 
     @property
@@ -397,4 +405,21 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     others += (f"{module}/{name}" for module in sorted(carried) for name in own.inside(module).names())
     others += (f"{name} (a broken link)" for name in broken_links(folder))
     left = tuple(name for name in others if name not in known and not name.startswith("."))
-    return ModelFolder(path, files, linked, left, adapter_beside=beside, licences=licences, cards=cards)
+    return ModelFolder(
+        path, files, linked, left, adapter_beside=beside, licences=licences, cards=cards, parts=_parts(folder)
+    )
+
+
+def _parts(folder: Folder) -> tuple[Companion, ...]:
+    """Return the index of a diffusers pipeline and the configurations of its components; () for another folder."""
+    if PIPELINE not in folder.names():
+        return ()
+    places = [(PIPELINE, folder)] + [
+        (f"{component}/{name}", inner)
+        for component in folder.folders()[:MOST_PARTS]
+        for inner in (folder.inside(component),)
+        for name in (CONFIG, SCHEDULER)
+        if name in inner.names()
+    ]
+    found = [Companion(name, os.path.join(inner.uri, os.path.basename(name))) for name, inner in places]
+    return tuple(one for one in found if not leads_out(one.path) and not leads_out(os.path.dirname(one.path)))

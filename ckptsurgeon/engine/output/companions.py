@@ -12,9 +12,9 @@ from typing import Any
 
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
-from ...formats.base.header import Writer
+from ...formats.base.header import Sharding, Writer
 from ...formats.base.marks import writers
-from ...formats.base.sharded_writer import RECIPE_FILE
+from ...formats.base.sharded_writer import OF_DIFFUSERS, RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.recipe import parse_recipe
@@ -31,6 +31,7 @@ __all__ = [
     "checkpoint_files",
     "copy_companions",
     "existing_checkpoint",
+    "file_names",
     "implied_notes",
     "replaced",
     "stale_companions",
@@ -161,6 +162,16 @@ def _document(companion: PlanCompanion) -> Any:
     return None
 
 
+def file_names(plan: Plan, writer: Writer) -> Sharding:
+    """Return the names of the files of an output folder: those of the format, or of diffusers for its networks.
+
+    The folder has a network of diffusers if the plan copies the config.json of one.
+    """
+    config = next((_document(one) for one in plan.target.companions if one.name == CONFIG), None)
+    is_network = isinstance(config, dict) and isinstance(config.get("_class_name"), str)
+    return OF_DIFFUSERS if is_network and writer.name == "safetensors" else writer.sharding
+
+
 def without_adapter(plan: Plan) -> Plan:
     """Return the plan for an output that PEFT cannot read: an adapter that the plan copies becomes plain tensors.
 
@@ -245,7 +256,7 @@ def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list
     ``read`` is a function that returns the content of a file; it may raise OSError.
     """
     present = set(names)
-    found = present & {RECIPE_FILE}
+    found = present & {RECIPE_FILE} | OF_DIFFUSERS.family(present, read)
     for writer in writers().values():
         found |= writer.sharding.family(present, read)
     return sorted(found)

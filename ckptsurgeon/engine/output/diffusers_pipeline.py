@@ -10,9 +10,11 @@ from ...errors import ConfigError, OutputError
 from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
 from ...formats.base.marks import indexed_name, is_weights
 from ...formats.base.sharded_writer import IndexedShards
-from ...formats.unsupported.folders import PIPELINE, pipeline_index
+from ...formats.unsupported.folders import PIPELINE, object_in, pipeline_index
+from ...planning.plan.step import Step
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of
+from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
 from .spelling import OPTIONS, Spelling
 
@@ -26,8 +28,8 @@ __all__ = [
 ]
 
 
-CONFIG = "config.json"
-"""The configuration of a component that is a model; tokenisers and schedulers have others."""
+CONFIG, DTYPE = "config.json", ("dtype", "torch_dtype")
+"""The configuration of a component that is a model, and its fields with the dtype; tokenisers have other files."""
 
 
 class ComponentWriter(Writer, Protocol):
@@ -135,21 +137,35 @@ def component_weights(path: str, components: Sequence[str]) -> Iterator[str]:
         yield from (f"{component}/{name}" for name in _weights_in(path, component))
 
 
-def component_notes(path: str, written: Sequence[str]) -> Iterator[str]:
+def component_notes(path: str, written: Sequence[str], steps: Sequence[Step]) -> Iterator[str]:
     """Yield notes on components that got no weights although they are models, or that still have other weights.
 
-    ``path`` is the output folder, and ``written`` are the components with new weights. If ``written`` is empty, nothing
-    is yielded.
+    ``path`` is the output folder, ``written`` are the components with new weights, and ``steps`` their tensors. There
+    are also notes on configurations that state another dtype. If ``written`` is empty, nothing is yielded.
     """
     others = [name for name in _libraries(path) if name not in written] if written else []
     for component in written:
         if not os.path.isfile(os.path.join(path, component, CONFIG)):
             yield f"{escape(component)} has no {CONFIG}, which loaders need: copy it from another pipeline"
+        yield from _dtype_notes(path, component, steps)
     for component in others:
         if weights := _weights_in(path, component):
             yield f"{escape(component)} still has weights from before this run: {listing(weights, 2, where='')}"
         elif os.path.isfile(os.path.join(path, component, CONFIG)):
             yield f"{escape(component)} has no weights: no tensor belongs to this component of the pipeline"
+
+
+def _dtype_notes(path: str, component: str, steps: Sequence[Step]) -> Iterator[str]:
+    """Yield a note if the configuration of a component states another dtype than all floats of its new weights have."""
+    folder = open_source(os.path.join(path, component))
+    config = object_in(folder, CONFIG) if isinstance(folder, Folder) else {}
+    field = next((name for name in DTYPE if config.get(name)), "")
+    own = {step.dtype for step in steps if step.key.startswith(f"{component}.") and DTYPES[step.dtype].kind == "float"}
+    if field and len(own) == 1 and str(config[field]).removeprefix("torch.") not in own:
+        yield (
+            f"{escape(component)}/{CONFIG} says {escape(str(config[field]))} ({field}), but its new weights are "
+            f"{own.pop()}, and ckpt does not change this file: loaders cast them back unless you correct the field"
+        )
 
 
 def _weights_in(path: str, component: str) -> list[str]:

@@ -19,7 +19,7 @@ from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
-from .companions import without_adapter, written_to_folder
+from .companions import file_names, without_adapter, written_to_folder
 from .diffusers_pipeline import ComponentWriter, check_pipeline, component_files
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
@@ -294,10 +294,11 @@ def lay_out(
         return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
     size = options.max_shard_size or DEFAULT_SHARD
     shards = [tensors] if plan.target.weights else sharded(tensors, size, writer, spelling)
-    names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
+    sharding = file_names(plan, writer)
+    names = [plan.target.weights] if plan.target.weights else sharding.names(len(shards))
     layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
     parts = tuple(OutputFile(name, layout) for name, (_, layout) in layouts.items())
-    return OutputShape(parts, folder=True, index=writer.sharding.index(layouts))
+    return OutputShape(parts, folder=True, index=sharding.index(layouts))
 
 
 def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:

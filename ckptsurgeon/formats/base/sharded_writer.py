@@ -17,6 +17,7 @@ from .limits import RECIPE_BYTES
 from .marks import INDEX, numbered, shard_name
 
 __all__ = [
+    "OF_DIFFUSERS",
     "RECIPE_FILE",
     "IndexedShards",
     "OneFile",
@@ -108,6 +109,10 @@ class IndexedShards:
         if not isinstance(name, str):
             return False
         return os.path.basename(name) == shard_name(name) and name.endswith(self.suffix)
+
+
+OF_DIFFUSERS = IndexedShards("diffusion_pytorch_model", ".safetensors")
+"""The names of the files that diffusers looks for in the folder of a network."""
 
 
 class OneFile:

@@ -10,7 +10,7 @@ from ...errors import OutputError
 from ...util.text import escape, listing
 from .._safetensors_layout import SafetensorsWriter
 from ..base.header import ExtraEntries, OutputLayout, OutTensor
-from ..base.sharded_writer import IndexedShards, OneFile
+from ..base.sharded_writer import OF_DIFFUSERS, IndexedShards, OneFile
 
 __all__ = ["PipelineWriter"]
 
@@ -66,8 +66,7 @@ class PipelineWriter:
 
     def sharding_of(self, library: str) -> IndexedShards:
         """Return the sharding of a component: the file names that its library (transformers or diffusers) uses."""
-        stem = "model" if library == "transformers" else "diffusion_pytorch_model"
-        return IndexedShards(stem, ".safetensors")
+        return SafetensorsWriter.sharding if library == "transformers" else OF_DIFFUSERS
 
     def layout(
         self,

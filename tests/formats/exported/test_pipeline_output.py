@@ -266,3 +266,75 @@ def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cs.verify(path).ok
     assert all(same(load_file(path / one / FILES[one]), wanted) for one, wanted in parts_of().items())
     assert [one for one in os.listdir() if one.startswith(".sd")] == []
+
+
+def small(folder: str, **changed: dict[str, Any]) -> None:
+    """Write a pipeline of three small networks; ``changed`` has fields of their configurations, and of the scheduler."""
+    configs: dict[str, dict[str, Any]] = {
+        "unet": {"_class_name": "UNet2DConditionModel", "in_channels": 4, "sample_size": 8},
+        "vae": {"_class_name": "AutoencoderKL", "scaling_factor": 0.25},
+        "text_encoder": {"model_type": "clip_text_model", "dtype": "float32", "hidden_act": "gelu"},
+        "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "epsilon"},
+    }
+    index = {name: ["diffusers", fields.get("_class_name", "CLIPTextModel")] for name, fields in configs.items()}
+    index["text_encoder"][0] = "transformers"
+    for name, fields in configs.items():
+        Path(folder, name).mkdir(parents=True)
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        Path(folder, name, file).write_text(json.dumps({**fields, **changed.get(name, {})}))
+        if name in FILES:
+            weight = torch.ones(2, 4, 3, 3) if name == "unet" else torch.ones(2, 4)
+            save_file({"conv_in.weight": weight}, f"{folder}/{name}/{FILES[name]}")
+    Path(folder, "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
+
+
+def test_a_network_of_diffusers_gets_the_file_name_that_diffusers_looks_for() -> None:
+    small("sd")
+    name = FILES["unet"]
+    for plan in (
+        cs.convert("sd/unet", dtype="float16"), cs.convert("sd", root="unet"), cs.average(["sd", "sd"], root="unet"),
+    ):  # fmt: skip
+        cs.apply(plan, "out", force=True)
+        assert sorted(os.listdir("out")) == ["ckptsurgeon.json", "config.json", name]
+    with pytest.raises(cs.OutputError, match=f"holds a checkpoint.*{name}"):
+        cs.apply(cs.convert("sd/unet"), "out")
+    cs.apply(cs.convert("sd/text_encoder"), "out", force=True)
+    assert sorted(os.listdir("out")) == ["ckptsurgeon.json", "config.json", "model.safetensors"]
+    cs.apply(cs.convert("sd/unet"), "shards", max_shard_size="100B")
+    assert cs.verify("shards").ok
+    cs.apply(cs.rename("sd/unet", map=["conv_in=conv"]), "renamed")  # without config.json
+    assert "model.safetensors" in os.listdir("renamed")
+
+
+def test_a_dtype_in_the_pipeline_that_is_not_that_of_the_new_weights_is_said() -> None:
+    small("sd")
+    small("out")
+    said = cs.apply(cs.convert("sd", dtype="float16"), "out", to="diffusers", force=True).notes
+    assert [note for note in said if note.startswith("text_encoder/config.json says float32 (dtype), but its new weig")]
+    said = cs.apply(cs.convert("sd"), "out", to="diffusers", force=True).notes
+    assert not [note for note in said if "config.json says" in note]
+
+
+def test_a_plain_output_of_a_pipeline_names_the_option_for_a_pipeline() -> None:
+    small("sd")
+    assert any("model_index.json" in note and "--to diffusers" in note for note in cs.convert("sd").notes)
+
+
+def test_components_that_compute_otherwise_are_said() -> None:
+    small("sd")
+    small("other", scheduler={"prediction_type": "v_prediction"}, vae={"scaling_factor": 0.5})
+    small("third", text_encoder={"hidden_act": "relu"})
+    wanted = {"vae/config.json files differ: scaling_factor is", "scheduler/scheduler_config.json files differ: predic"}
+    plans = (cs.average(["sd", "other"]), cs.merge(["sd", "other"], method="linear", weights=[1, 1]))
+    for notes in (cs.diff("sd", "other").notes, cs.fits("sd", "other").notes, *(plan.notes for plan in plans)):
+        assert {one for one in wanted if any(one in note for note in notes)} == wanted
+    assert any("text_encoder/config.json files differ: hidden_act" in note for note in cs.diff("sd", "third").notes)
+    assert not [note for note in cs.diff("sd", "other", root="unet").notes if "files differ" in note]
+    assert any("scaling_factor" in note for note in cs.diff("sd", "other", root="vae").notes)
+
+
+def test_inspect_reports_a_size_that_contradicts_the_weights() -> None:
+    small("sd", unet={"in_channels": 9})
+    for path, place in (("sd", "unet/"), ("sd/unet", "")):
+        said = f"{place}config.json has in_channels 9, but conv_in.weight has shape (2, 4, 3, 3)"
+        assert said in cs.inspect(path).notes
