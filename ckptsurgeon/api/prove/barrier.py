@@ -100,7 +100,7 @@ def loss_barrier(
         losses, said = _losses(networks, given, points, limit, drawn=inputs is None)
         notes += _notes(networks, drawn=inputs is None)
         notes += _cosine_notes(networks, said, aligned=align)
-        notes += configuration_notes(first, second, model)
+        notes += configuration_notes(first, second, model, root)
     ends = losses[0], losses[-1]
     return LossBarrier(
         described(networks[0]), described(networks[1]), given.said, said, tuple(_points(losses, *ends)), align,

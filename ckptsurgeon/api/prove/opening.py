@@ -16,6 +16,7 @@ from ...destinations.torch_module.meta import build_on_meta
 from ...destinations.torch_module.user_code import PROCESS_STATE
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
+from ...formats.unsupported.folders import PIPELINE
 from ...planning.plan.plan import Plan
 from ...planning.quantised_error import UndecodableWeightError
 from ...planning.transplant.options import Options
@@ -43,9 +44,14 @@ DECODE = (
 """The hint for weights that cannot be decoded: the network computes with decoded weights."""
 
 
-def configuration_of(path: str) -> str:
-    """Return the path of the config.json in a checkpoint's folder; '' if there is none."""
+def configuration_of(path: str, root: str | None = None) -> str:
+    """Return the path of the config.json in a checkpoint's folder; '' if there is none.
+
+    If the folder is a diffusers pipeline, ``root`` is the component whose config.json is returned.
+    """
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
+    if root and os.path.isfile(os.path.join(folder, PIPELINE)):
+        folder = os.path.join(folder, root)
     found = os.path.join(folder, "config.json")
     return found if os.path.isfile(found) else ""
 

@@ -63,14 +63,16 @@ def prove(
         (first, second), roots=(root, root), model=model, inputs=inputs, seed=seed, task=task, memory=memory,
         progress=progress,
     )  # fmt: skip
-    return replace(proof, notes=(*proof.notes, *configuration_notes(first, second, model)))
+    return replace(proof, notes=(*proof.notes, *configuration_notes(first, second, model, root)))
 
 
-def configuration_notes(first: CheckpointLike, second: CheckpointLike, model: Path | None) -> Iterator[str]:
+def configuration_notes(
+    first: CheckpointLike, second: CheckpointLike, model: Path | None, root: str | None
+) -> Iterator[str]:
     """Yield a note if the configuration ``model`` is not used, or that of one checkpoint is used for both."""
     from .opening import configuration_of
 
-    without = [one for one in (first, second) if not configuration_of(path_of(one))]
+    without = [one for one in (first, second) if not configuration_of(path_of(one), root)]
     if model is not None and not without:
         yield "both checkpoints have a config.json, so --model is not used"
     elif model is None and len(without) == 1:
@@ -130,7 +132,7 @@ def networks_of(
     """
     from .opening import configuration_of, open_network
 
-    own = [configuration_of(path_of(source)) for source in sources]
+    own = [configuration_of(path_of(source), root) for source, root in zip(sources, roots, strict=True)]
     named = str(model) if model is not None else next(filter(None, own), "")
     for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):

@@ -24,7 +24,7 @@ def open_model(path: str, model: Path | None, root: str | None) -> Network:
     """
     from ..prove.opening import configuration_of, open_network
 
-    configuration = os.fspath(model) if model is not None else configuration_of(path)
+    configuration = os.fspath(model) if model is not None else configuration_of(path, root)
     if not configuration:
         open_checkpoint(path, root).close()  # raises the error if the file does not exist
         raise ConfigError(

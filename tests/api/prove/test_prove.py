@@ -818,3 +818,13 @@ def test_it_is_said_whose_configuration_is_used_for_a_file_without_one() -> None
         assert said in cs.prove(*pair).notes
         assert said not in cs.prove(*pair, model="a/config.json").notes
     assert cs.prove("a", "a").notes == ()
+
+
+def test_the_configuration_of_a_component_is_found_in_a_pipeline() -> None:
+    index = {"_class_name": "Pipeline", "text_encoder": ["transformers", "LlamaForCausalLM"]}
+    for folder in ("one", "two"):
+        llama(f"{folder}/text_encoder", num_hidden_layers=1)
+        Path(folder, "model_index.json").write_text(json.dumps(index))
+    found = cs.prove("one", "two", root="text_encoder")
+    assert (found.verdict, found.notes) == ("SAME", ())
+    assert cs.loss_barrier("one", "two", root="text_encoder", points=3).notes
