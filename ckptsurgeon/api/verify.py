@@ -82,11 +82,7 @@ def verify(
             found, absent = find_sources(named, "", sources or {}, stack)
             expected = expected_of_plan(planned, found, absent, context)
         else:
-            raise ConfigError(
-                f"{escape(path_of(output))} has no recipe, so it cannot be verified: ckptsurgeon did not write it, or "
-                "wrote it with ckpt patch apply.",
-                hint="Compare the output with a plan (--plan FILE), or with the patch that made it (--patch FILE).",
-            )
+            raise _no_recipe(path_of(output))
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
@@ -100,6 +96,33 @@ def verify(
             *_of_zeros(checkpoint, found.values()),
         )
         return replace(result, notes=(*result.notes, *said))
+
+
+def _no_recipe(path: str) -> ConfigError:
+    """Return the error on an output without a recipe; it names the plan of a renaming in place, if it is there."""
+    why, hint = "ckptsurgeon did not write it, or wrote it with ckpt patch apply", "Compare the output with"
+    if plans := _plans_beside(path):
+        plan = escape(plans[-1])
+        why = f"its tensors were probably renamed in place, because the plan of such a change is there ({plan})"
+        hint = f"--plan {plan} compares names, dtypes and shapes. Or compare the output with"
+    return ConfigError(
+        f"{escape(path)} has no recipe, so it cannot be verified: {why}.",
+        hint=f"{hint} {'another' if plans else 'a'} plan (--plan FILE), or with the patch that made it (--patch FILE).",
+    )
+
+
+def _plans_beside(path: str) -> list[str]:
+    """Return the paths of the plans that ``rename --in-place`` wrote for a local output, the newest last."""
+    if scheme_of(path):
+        return []
+    is_folder = os.path.isdir(path)
+    folder, name = (path, "") if is_folder else os.path.split(path)
+    wanted = re.compile(rf"{'.*' if is_folder else re.escape(name)}\.rename(?:-(\d+))?\.json")
+    try:
+        found = [match for match in map(wanted.fullmatch, os.listdir(folder or ".")) if match]
+    except OSError:
+        return []
+    return [os.path.join(folder, match[0]) for match in sorted(found, key=lambda match: int(match[1] or 1))]
 
 
 def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progress: Progress | None) -> Verification:

@@ -60,7 +60,5 @@ def carry_out_in_place(plan: Plan, writing: Writing) -> None:
     if printer.answer(receipt):
         return
     show_plan(printer, plan, receipt.notes)
-    folder = receipt.output.rpartition("/")[0]
-    record = f"{folder}/{receipt.beside[0]}" if folder else receipt.beside[0]
-    next_steps = [f"ckpt verify {quoted(receipt.output)} --plan {quoted(record)}"]
+    next_steps = [f"ckpt check {quoted(receipt.output)}"]  # ckpt verify has nothing to compare the values with
     printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))

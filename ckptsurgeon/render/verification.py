@@ -132,7 +132,9 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
         yield [_mark(found.ok), "bytes as the patch makes them", told]
         return
     if without_recipe:
-        yield ["", "no recipe in it", "compared with the plan only, without checksums"]
+        names_only = "only names, dtypes and shapes are compared with the plan, values are not"
+        told = "compared with the plan only, without checksums" if found.unchecked < found.checked else names_only
+        yield ["", "no recipe in it", told]
     elif all(failure.key for failure in found.failed):
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
     if found.signed:
@@ -140,7 +142,10 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     # Every tensor with right values was compared, or was drawn, or could not be compared. Failures may be of
     # keys that were never checked, so the number of right tensors cannot be derived from them.
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
-    yield [_mark(right == found.checked), "values as expected", f"{right} of {count(found.checked, 'tensor')}"]
+    right, checked = right - found.unchecked, found.checked - found.unchecked
+    if checked:
+        those = " that were compared" if found.unchecked else ""
+        yield [_mark(right == checked), "values as expected", f"{right} of {count(checked, 'tensor')}{those}"]
     if found.compared:
         yield ["", "equal, bit for bit", f"{found.compared}, compared with the sources or computed again from them"]
     if found.near:
@@ -210,9 +215,13 @@ def _notes(found: Verification, full: bool) -> Iterator[Row]:
 
 def _verdict(found: Verification) -> RenderableType:
     label = Text("  verified ", "green") if found.ok else Text("  FAILED ", "bold red")
+    if found.ok and found.unchecked and found.unchecked == found.checked:
+        label = Text("  not verified ", "yellow")
     text = Text(escape(found.output), "bold")
     if found.checked:
         text.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s", "default not bold")
+    if found.ok and found.unchecked:
+        text.append(f"  the values of {count(found.unchecked, 'tensor')} were not compared", "yellow")
     if found.ok and found.notes:
         text.append(f"  unchanged, but see {count(len({note.why for note in found.notes}), 'note')} above", "yellow")
     return Hanging(label, text)

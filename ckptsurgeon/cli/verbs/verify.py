@@ -13,7 +13,8 @@ HELP = """Check an output against the recipe that is stored in it.
 
 Checks every checksum first, then compares every copied and computed tensor with its source, bit for bit. Initialised
 tensors are compared with the checksum that was stored when they were drawn. NOT COMPARED means that only checksums
-were checked: a source is missing or has changed, or --sample left the tensor out. Exit status 1 if anything fails.
+were checked: a source is missing or has changed, or --sample left the tensor out. If the output has no recipe, --plan
+gives no checksums: then only names, dtypes and shapes are checked. Exit status 1 if anything fails.
 """
 EXAMPLES = """\b
 Examples:

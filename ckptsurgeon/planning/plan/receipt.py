@@ -162,6 +162,11 @@ class Verification(InNotebooks):
         """Whether no fault was found."""
         return not self.failed
 
+    @property
+    def unchecked(self) -> int:
+        """The number of tensors whose values were compared with nothing: neither with a source nor with a checksum."""
+        return 0 if self.recipe or self.patch else self.drawn + len(self.not_compared or {})
+
     def raise_if_failed(self) -> None:
         """Raise VerifyError if a fault was found."""
         if self.failed:

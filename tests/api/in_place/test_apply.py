@@ -56,7 +56,7 @@ def test_only_the_header_is_written(ckpt: Run) -> None:
     assert done.code == 0, done.err
     assert "only 1 header is written" in done.err
     assert "config.json is not changed" not in done.err
-    assert "ckpt verify a.safetensors --plan a.safetensors.rename.json" in done.out
+    assert "next: ckpt check a.safetensors" in done.out
     after = file.read_bytes()
     size = 8 + int.from_bytes(before[:8], "little")
     assert (after[:8], after[size:], len(after)) == (before[:8], before[size:], len(before))
@@ -64,12 +64,21 @@ def test_only_the_header_is_written(ckpt: Run) -> None:
     assert same(load_file(file), RENAMED)
     with safe_open(file, "pt") as opened:
         assert opened.metadata() == {"format": "pt", "made": "by hand"}
-    assert ckpt("verify", "a.safetensors", "--plan", "a.safetensors.rename.json").code == 0
+    verified = ckpt("verify", "a.safetensors", "--plan", "a.safetensors.rename.json")
+    assert (verified.code, "PASS" in verified.out) == (0, False), (
+        verified.out
+    )  # there is nothing to compare values with
+    assert "only names, dtypes and shapes are compared" in " ".join(verified.out.split())
+    assert "not verified a.safetensors" in verified.out
+    without_plan = ckpt("verify", "a.safetensors")
+    assert (without_plan.code, "--plan a.safetensors.rename.json compares names" in without_plan.err) == (2, True)
     assert sorted(os.listdir()) == ["a.safetensors", "a.safetensors.rename.json"]
     receipt = json.loads(ckpt("rename", "a.safetensors", "--in-place", "--map", "layers=blocks", "--json").out)
     assert receipt["kind"] == "ckpt.receipt"
     assert receipt["beside"] == ["a.safetensors.rename-2.json"]
     assert receipt["nbytes_written"] == size
+    for path, plan in (("a.safetensors", "a.safetensors"), (".", "./a.safetensors")):
+        assert f"--plan {plan}.rename-2.json" in ckpt("verify", path).err
 
 
 def test_a_folder_of_shards_gets_its_index(ckpt: Run) -> None:
