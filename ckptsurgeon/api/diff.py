@@ -57,8 +57,8 @@ def diff(
     its model are compared.
 
     Raises ConfigError for an invalid tolerance, and for a configuration that cannot be compared. Raises PatternError
-    for a pattern that matches nothing, the errors of ``open_checkpoint``, and FormatError if a record that is read
-    fails its checksum.
+    for a pattern that matches nothing, PlanError if the patterns leave no key, the errors of ``open_checkpoint``, and
+    FormatError if a record that is read fails its checksum.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):

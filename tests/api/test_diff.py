@@ -208,6 +208,13 @@ def test_what_cannot_be_compared_is_not_known_to_be_the_same(ckpt: Any) -> None:
     assert not cs.diff("a.pth", "b.pth").differs
 
 
+@pytest.mark.parametrize("verb", [("diff", "a.pth"), ("diff", "a.pth", "a.pth"), ("inspect",)])
+def test_patterns_that_leave_nothing_are_an_error(verb: tuple[str, ...], ckpt: Any) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, "a.pth")
+    done = ckpt(*verb, "a.pth", "--exclude", "a", "--exclude", "b")
+    assert (done.code, "nothing is left: all 2" in done.err) == (4, True), done
+
+
 def test_what_cannot_be_compared_and_is_of_another_type_stays_retyped() -> None:
     torch.save({"s": torch.eye(3).to_sparse()}, "a.pth")
     torch.save({"s": torch.eye(3).half().to_sparse()}, "b.pth")

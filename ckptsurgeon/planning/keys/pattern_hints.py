@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from ...errors import PatternError
+from ...errors import PatternError, PlanError
 from ...util.did_you_mean import close_names
 from ...util.text import count, escape, listing
 from .pattern import IN_RANGE, KeyPattern
@@ -247,8 +247,8 @@ def chosen_keys(
     """Return the keys that ``include`` matches and ``exclude`` does not match; without ``include``, all are included.
 
     Some keys are stored parts of a tensor: ``names`` maps each of them to the tensor's name. A pattern that matches
-    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` is the
-    owner of the keys in messages: "source" or "destination".
+    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key, and PlanError if
+    no key is left. ``whose`` is the owner of the keys in messages: "source" or "destination".
     """
     notes: list[str] = []
     known = _Names(keys, names or {})
@@ -256,8 +256,11 @@ def chosen_keys(
     unwanted = _matched("--exclude", exclude, known, notes, whose)
     if wanted is None and unwanted is None:
         return ChosenKeys(tuple(keys))
-    left = (key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
-    return ChosenKeys(tuple(left), tuple(notes))
+    left = tuple(key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
+    if not left:
+        are = f"all {len(keys)} {whose} keys are" if len(keys) > 1 else f"the only {whose} key is"
+        raise PlanError(f"nothing is left: {are} excluded.", hint="Leave an --exclude out, or widen --include.")
+    return ChosenKeys(left, tuple(notes))
 
 
 class _Names:

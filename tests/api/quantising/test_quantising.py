@@ -294,7 +294,7 @@ def test_what_cannot_be_meant_is_said(tmp_path: Path, ckpt: Any) -> None:
         (["--quantize", "int8", "--layout", "gguf"], 2, "--quantize cannot be used with --layout"),
         (["--quantize", "int8", "--gguf-type", "q8_0"], 2, "--quantize cannot be used with --gguf-type"),
         (["--quantize", "int8", "--include", "b"], 2, "--include b matches none of the 1 source key"),
-        (["--quantize", "int8", "--exclude", "a"], 4, "has no matrix to quantise (--exclude)."),
+        (["--quantize", "int8", "--exclude", "a"], 4, "nothing is left: the only source key is excluded."),
     ):
         done = ckpt("convert", "m.safetensors", *arguments, "-o", "q.safetensors")
         assert done.code == code, done.err

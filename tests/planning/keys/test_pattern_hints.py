@@ -7,8 +7,9 @@ import shlex
 
 import pytest
 
+from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.keys.pattern import KeyPattern
-from ckptsurgeon.planning.keys.pattern_hints import deeper_notes, nearest, unmatched
+from ckptsurgeon.planning.keys.pattern_hints import chosen_keys, deeper_notes, nearest, unmatched
 
 from ...helpers.pace import in_time
 
@@ -124,3 +125,10 @@ def test_a_pattern_is_shown_without_what_a_terminal_would_obey() -> None:
     pattern = KeyPattern("a\x1bc\nb")
     error = unmatched(f"assert {pattern.text}", pattern, ["a.b"], "output")
     assert error.message == r"assert a\x1bc\nb matches none of the 1 output key."
+
+
+@pytest.mark.parametrize(("include", "exclude"), [((), ["encoder", "decoder"]), (["decoder"], ["decoder"])])
+def test_patterns_that_leave_no_key_are_an_error(include: list[str], exclude: list[str]) -> None:
+    with pytest.raises(PlanError, match="nothing is left: all 51 checkpoint keys are excluded"):
+        chosen_keys(KEYS, include, exclude, whose="checkpoint")
+    assert chosen_keys(KEYS, exclude=["encoder"]).keys == tuple(KEYS[48:])
