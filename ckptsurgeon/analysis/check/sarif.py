@@ -6,7 +6,7 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,13 +22,25 @@ MOST_KEYS = 1000
 """The largest number of tensors that a result lists."""
 
 
-def sarif_of(reports: Sequence[CheckReport]) -> dict[str, Any]:
-    """Return reports as SARIF data with one run: a rule for each check, a result for each WARN and FAIL."""
+def sarif_of(reports: Sequence[CheckReport], unread: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return reports as SARIF data with one run: a rule for each check, a result for each WARN and FAIL.
+
+    ``unread`` maps the paths of checkpoints that could not be opened to the errors, which become notifications.
+    """
     ids = [one.id for one in all_checks()]
     rules = [{"id": one.id, "name": _pascal(one.id), "shortDescription": {"text": one.title}} for one in all_checks()]
     driver = {"name": "ckptsurgeon", "version": __version__, "rules": rules}
     results = [one for report in reports for row in report.rows for one in _results(report, row, ids.index(row.id))]
-    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+    run = {"tool": {"driver": driver}, "invocations": [_invocation(unread or {})], "results": results}
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _invocation(unread: Mapping[str, str]) -> dict[str, Any]:
+    notifications = [
+        {"level": "error", "message": {"text": why}, "locations": [_place(path)]} for path, why in unread.items()
+    ]
+    more = {"toolExecutionNotifications": notifications} if notifications else {}
+    return {"executionSuccessful": not unread, **more}
 
 
 def _pascal(id: str) -> str:
@@ -64,9 +76,13 @@ def _places(found: Found) -> Iterator[tuple[str, Sequence[str]]]:
 
 def _location(report: CheckReport, file: str, keys: Sequence[str]) -> dict[str, Any]:
     path = os.path.join(report.path, file) if file and os.path.isdir(report.path) else report.path
-    uri = path if "://" in path else quote(path.replace(os.sep, "/"))
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    location = _place(path)
     if keys:
         named = [{"fullyQualifiedName": key, "kind": "member"} for key in keys[:MOST_KEYS]]
         location["logicalLocations"] = named
     return location
+
+
+def _place(path: str) -> dict[str, Any]:
+    uri = path if "://" in path else quote(path.replace(os.sep, "/"))
+    return {"physicalLocation": {"artifactLocation": {"uri": uri}}}

@@ -12,7 +12,10 @@ from ..printing import Printer
 from ..stopping import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ...analysis.check.report import CheckReport
+    from ...errors import CheckpointError
 
 NAME = "check"
 HELP = """Look for faults of a checkpoint before it is shipped or trained.
@@ -53,9 +56,12 @@ def run(
     """Look for faults of checkpoints, and print what was found."""
     from ...api.check import check
     from ...api.in_place.settle import settle
-    from ...errors import FormatError, SourceError
+    from ...errors import ConfigError, FormatError, SourceError
 
-    reports, unread = [], []
+    if sarif and printer.json:
+        raise ConfigError("--sarif and --json contradict each other.", hint="Leave one of them out.")
+    reports: list[CheckReport] = []
+    unread: dict[str, CheckpointError] = {}
     for path in paths:
         try:
             for note in settle(path):
@@ -63,27 +69,41 @@ def run(
             with printer.working("checking") as progress:
                 reports.append(check(path, base=base, root=root, skip=skip or (), progress=progress))
         except (FormatError, SourceError) as error:  # the other checkpoints are still checked
-            unread.append(error)
-    if reports:
-        _print(reports, printer, sarif=sarif, strict=strict)
-    for one in unread[:-1]:
+            unread[path] = error
+    if reports or sarif:
+        _print(reports, unread, printer, sarif=sarif, strict=strict)
+    errors = [*unread.values()]
+    for one in errors[:-1]:
         failed(one, (), as_json=printer.json)
-    if unread:
-        raise unread[-1]
+    if errors:
+        raise errors[-1]
     if not all(report.ok and not (strict and report.verdict.value == "WARN") for report in reports):
         raise typer.Exit(1)
 
 
-def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool, strict: bool) -> None:
+def _print(
+    reports: list[CheckReport],
+    unread: Mapping[str, CheckpointError],
+    printer: Printer,
+    *,
+    sarif: bool,
+    strict: bool,
+) -> None:
+    """Print reports, in the form that the options choose; JSON and SARIF also have the errors ``unread``, by path."""
+    from ...storage.read.uri import shown
+
     if sarif:
         import json
 
         from ...analysis.check.sarif import sarif_of
 
-        printer.lines(json.dumps(sarif_of(reports), indent=2, allow_nan=False).splitlines())
+        said = {shown(path): " ".join(filter(None, (one.message, one.hint))) for path, one in unread.items()}
+        printer.lines(json.dumps(sarif_of(reports, said), indent=2, allow_nan=False).splitlines())
         return
-    data = {"kind": "ckpt.check", "version": 1, "ok": all(report.ok for report in reports)}
-    if printer.json and printer.answer({**data, "reports": [report.to_json() for report in reports]}):
+    ok = not unread and all(report.ok for report in reports)
+    data = {"kind": "ckpt.check", "version": 1, "ok": ok, "reports": [report.to_json() for report in reports]}
+    errors = [{"path": shown(path), "message": one.message, "hint": one.hint} for path, one in unread.items()]
+    if printer.json and printer.answer({**data, "errors": errors}):
         return
     if printer.quiet:  # rich takes long to import
         return

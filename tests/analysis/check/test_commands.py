@@ -240,6 +240,30 @@ def test_groups_that_all_pass_have_no_line(ckpt: Run, model: Path) -> None:
 def test_sarif_of_a_sound_model_has_no_results(ckpt: Run, model: Path) -> None:
     data = json.loads(ckpt("check", "model", "--sarif").out)
     assert data["runs"][0]["results"] == []
+    assert data["runs"][0]["invocations"] == [{"executionSuccessful": True}]
+
+
+@pytest.mark.parametrize("paths", [("x.safetensors", "nope.pth"), ("nope.pth",)])
+def test_a_file_that_cannot_be_opened_is_in_the_json_and_in_the_sarif(ckpt: Run, paths: tuple[str, ...]) -> None:
+    save_file({"a": np.arange(4, dtype=np.float32)}, "x.safetensors")
+    done = ckpt("check", *paths, "--json")
+    assert done.code == 3
+    if len(paths) > 1:
+        data = json.loads(done.out)
+        (error,) = data["errors"]
+        assert (data["ok"], error["path"], len(data["reports"])) == (False, "nope.pth", 1)
+    done = ckpt("check", *paths, "--sarif")
+    assert done.code == 3
+    (invocation,) = json.loads(done.out)["runs"][0]["invocations"]
+    (notification,) = invocation["toolExecutionNotifications"]
+    assert (invocation["executionSuccessful"], notification["level"]) == (False, "error")
+    assert notification["message"]["text"].startswith("nope.pth does not exist")
+    assert notification["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "nope.pth"
+
+
+def test_sarif_and_json_contradict_each_other(ckpt: Run, model: Path) -> None:
+    done = ckpt("check", "model", "--sarif", "--json")
+    assert (done.code, "--sarif and --json contradict each other" in done.err) == (2, True)
 
 
 # Other formats.
