@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from ..formats.base.marks import is_weights
+from ..formats.unsupported.text import text_kind
 from ..storage.fetch.fetch import fetch as _fetch
-from ..storage.fetch.record import Fetched
+from ..storage.fetch.record import Fetched, FetchedFile
 from ..storage.read.uri import page_notes
+from ..storage.small_files import open_file
+from ..util.text import escape
 from .inputs.argument_types import Path, Progress, checked
 
 __all__ = ["fetch"]
+
+HEAD = 4096
+"""How many bytes of a fetched file are read, to find a text in place of weights."""
 
 
 @checked
@@ -37,5 +45,16 @@ def fetch(
     """
     folder = os.fspath(dir) if dir is not None else None
     found = _fetch(os.fspath(uri), revision=revision, sha256=sha256, folder=folder, force=force, progress=progress)
-    notes = page_notes(os.fspath(uri))
+    notes = (*page_notes(os.fspath(uri)), *_text_notes(found.files))
     return replace(found, notes=(*notes, *found.notes)) if notes else found
+
+
+def _text_notes(files: Iterable[FetchedFile]) -> Iterator[str]:
+    """Yield notes on files with the name of weights that are texts: servers send web pages in place of files."""
+    for one in files:
+        if one.checked or not is_weights(one.name):
+            continue
+        with open_file(one.path) as file:
+            found = text_kind(file.read(HEAD), one.size)
+        if found is not None:
+            yield f"{escape(one.name)} has no weights: it is {found.what}"

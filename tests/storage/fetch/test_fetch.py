@@ -332,3 +332,15 @@ def test_a_checkpoint_is_opened_where_it_was_fetched(hub: Hub) -> None:
     hub.repository("org/net", {"w.pth": Path("w.pth").resolve()})
     with cs.open_checkpoint(cs.fetch("hf://org/net/w.pth")) as found:
         assert found["w"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "is_said"), [("net.safetensors", True), ("page.html", False)])
+def test_a_page_in_place_of_weights_is_said(hub: Hub, name: str, is_said: bool) -> None:
+    uri = hub.file(name, b"<html><title>Log in</title></html>")
+    said = f"{name} has no weights: it is a web page (Log in)"
+    assert (said in cs.fetch(uri, dir="d").notes) == is_said
+    assert files_in("d")[name].startswith(b"<html>")
+
+
+def test_weights_from_a_web_address_are_not_taken_for_a_text(hub: Hub) -> None:
+    assert cs.fetch(hub.file("net.safetensors", WEIGHTS), dir="d").notes == ()
