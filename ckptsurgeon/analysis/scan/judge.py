@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from ...errors import CheckpointError, FormatError
 from ...formats._open import read_header
+from ...formats.base import limits
+from ...formats.base.marks import is_weights
 from ...formats.base.slice import FileSlice
 from ...storage.read.base import File
 from .archives.packed import look_at_packed, packing_of
@@ -54,7 +56,9 @@ def look_at(path: str, file: File) -> ScanState:
     """Scan one file; returns a state with at least one finding."""
     state = ScanState(path, _judge)
     if not _judge(ScanItem(state, file)):
-        state.add(Finding(path, "", _other(file)))
+        is_missing = not file.size and is_weights(path)
+        fault = Fault("corrupt", "the file has no content: it was probably truncated") if is_missing else None
+        state.add(Finding(path, "", _other(file), fault=fault))
     return state
 
 
@@ -116,9 +120,10 @@ def _ends_as_zip(file: File) -> bool:
 
 
 def _as_safetensors(place: ScanItem) -> None:
-    head = place.head(9)
+    head = place.head(10)
     length = int.from_bytes(head[:8], "little")
-    if head[8:9] != b"{" or not 2 <= length <= place.file.size - 8:
+    is_cut = head[8:10] == b'{"' and place.file.size - 8 < length <= limits.JSON_HEADER_BYTES
+    if not is_cut and (head[8:9] != b"{" or not 2 <= length <= place.file.size - 8):
         return
     read_header(FileSlice(place.file, 0, place.file.size))
     place.add("safetensors")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 import ckptsurgeon as cs
@@ -381,3 +381,13 @@ def test_a_record_that_is_packed_as_torch_packs_none_is_unreadable(method: int) 
     fault = cs.scan("x.pth").found[0].fault
     assert fault is not None
     assert (fault.kind, "has an unsupported compression method" in fault.why) == ("unreadable", True)
+
+
+@pytest.mark.parametrize(("name", "size"), [("a.safetensors", 40), ("a.bin", 20), ("a.pth", 0), ("a.safetensors", 0)])
+def test_a_file_that_ends_within_its_header_is_corrupt(name: str, size: int) -> None:
+    whole = save({"a" * 50: torch.ones(2)})
+    Path(name).write_bytes(whole[:size])
+    found = cs.scan(name)
+    assert (found.ok, [one.fault and one.fault.kind for one in found.found]) == (False, ["corrupt"])
+    Path("empty.txt").touch()
+    assert cs.scan("empty.txt").ok
