@@ -19,6 +19,7 @@ from .inputs.encoding import as_stored, check_encoding, encoding_notes, read_as
 from .inputs.inputs import KeptOpen, names_of, plan_source, source_notes, view_of
 from .inputs.kept_codes import keeping_codes
 from .inputs.metadata import check_metadata, with_metadata
+from .inputs.older_names import older_names_said
 from .inputs.reopening import with_model_files_pinned
 from .inputs.sampled_parts import SAME, twice_notes, unrelated_notes
 from .inputs.stored_recipes import counted_notes
@@ -81,17 +82,20 @@ def average(
             weights = running_weights([_steps_of(one, running) for one in opened])
         stored = as_stored(opened, encoding)
         views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
-        plan = plan_average(
-            views,
-            weights=weights,
-            int_buffers=int_buffers,
-            arguments={
-                **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root, encoding=encoding),
-                **_said(ema, decay, running),
-            },
-            metadata=stored[0].metadata if stored else {},
-            notes=_notes(opened, encoding, unwrap=unwrap),
-        )
+        with older_names_said(sources, root):
+            plan = plan_average(
+                views,
+                weights=weights,
+                int_buffers=int_buffers,
+                arguments={
+                    **plain_arguments(
+                        int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root, encoding=encoding
+                    ),
+                    **_said(ema, decay, running),
+                },
+                metadata=stored[0].metadata if stored else {},
+                notes=_notes(opened, encoding, unwrap=unwrap),
+            )
         plan, opened[:] = keeping_codes(plan, opened, encoding)
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)

@@ -25,6 +25,7 @@ from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
+from .inputs.older_names import older_name_notes
 
 __all__ = ["diff", "folder_differences", "folder_notes", "notes_of_some"]
 
@@ -156,6 +157,7 @@ def _compared(
         odd = _on_scales(a, b)
         alone = notes_of_some((a.path, folder_notes(a)), (b.path, folder_notes(b)))
         notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
+        notes += older_name_notes((first, second), root)
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
 

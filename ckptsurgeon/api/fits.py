@@ -25,6 +25,7 @@ from ..util.text import escape
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
+from .inputs.older_names import older_name_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 
@@ -64,6 +65,7 @@ def fits(
         found = replace(_as_codes(found, checkpoint, target), stripped=tuple(checkpoint.stripped))
         notes = [*said, *_notes(found, checkpoint, target, place)]
         if not found.strict:
+            notes += older_name_notes((source, destination), root)
             from .fitting_command import with_command
             from .from_pretrained import with_loader
 

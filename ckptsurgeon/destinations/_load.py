@@ -122,7 +122,7 @@ def target_with(
                 "only configurations of ESPnet have a task, and the destination is not a configuration.",
                 hint="Leave --task out.",
             )
-        return checkpoint_target(path)
+        return _with_older_names(checkpoint_target(path), path)
     text = os.fspath(path)
     if task is not None and (os.path.isdir(text) or not is_configuration(text)):
         raise ConfigError(
@@ -312,7 +312,11 @@ def module_destination(model: nn.Module) -> TargetSpec:
     """
     from .torch_module.live_module import live_target
 
-    target = live_target(model)
+    return _with_older_names(live_target(model), model)
+
+
+def _with_older_names(target: TargetSpec, model: object) -> TargetSpec:
+    """Return a destination that knows the older keys of its tensors, if ``model`` is a live model of transformers."""
     package = sys.modules.get("transformers")
     kind = getattr(package, "PreTrainedModel", None)
     if kind is None or not isinstance(model, kind) or getattr(model, "hf_quantizer", None) is not None:

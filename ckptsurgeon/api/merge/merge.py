@@ -42,6 +42,7 @@ from ..inputs.encoding import ENCODINGS, as_stored, check_encoding
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.metadata import check_metadata, with_metadata
+from ..inputs.older_names import older_name_notes, older_names_said
 from ..inputs.sampled_parts import SAME, base_notes, twice_notes, unrelated_notes
 from ..inputs.stored_recipes import counted_notes
 from ..model_folder.checks import with_sources_said, without_repeats
@@ -176,7 +177,11 @@ def merge(
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
     check_number(found, len(several), has_base=base is not None)
     settings = given_settings(found, parameters, more, weights)
-    plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
+    every = several if base is None else [base, *several]
+    with older_names_said(every, root):
+        plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
+    if names := older_name_notes(every, root):
+        plan = replace(plan, notes=(*plan.notes, *names))
     return with_metadata(plan, metadata) if metadata else plan
 
 

@@ -38,6 +38,7 @@ from ..inputs.argument_types import (
 from ..inputs.encoding import ENCODINGS, check_encoding, with_decoding
 from ..inputs.inputs import KeptOpen, check_decodable, plan_target, specs_of
 from ..inputs.metadata import check_metadata, with_metadata
+from ..inputs.older_names import is_live, older_name_notes, older_names_said
 from ..inputs.operations import asked_conversions, operations_of
 from ..inputs.recipe_files import rules_of
 from ..layouts.named_layout import AUTO, KEEP, check_layout
@@ -200,7 +201,11 @@ def transplant(
         seed=seed, arguments=arguments, root=root, others=others, rows=[*rows, *named], change=change,
         by_place=vocab == PLACE, encoding=encoding, layout=layout, heads=heads or "",
     )  # fmt: skip
-    plan = plan_into(specs, target, options, request)
+    given = () if is_live(destination) else (*(one.given for one in specs if is_live(one.given)), destination)
+    with older_names_said(given, root):
+        plan = plan_into(specs, target, options, request)
+    if plan.counts.get("copied", 0) < len(plan.steps) and (names := older_name_notes(given, root)):
+        plan = replace(plan, notes=(*plan.notes, *names))
     if chosen is not None and change is not None:
         from .donor.rows import network_of, with_donor  # most transplants have no donor
 
