@@ -1,6 +1,7 @@
 """Notes on the plan of a transplant: unused tensors although others are missing, and matrices that look transposed.
 
 ``few_copied`` is for transplants that fill little of the destination and leave most of the sources unused.
+``part_left`` is for a part of the destination that the sources have under another name.
 ``other_modules`` is for modules in layers, such as an MLP with experts in the source and one without experts in the
 destination.
 """
@@ -18,7 +19,7 @@ from ..plan.step import Step
 from .by_place import ShapeChange
 from .options import Options
 
-__all__ = ["few_copied", "other_modules", "transposed_notes"]
+__all__ = ["few_copied", "other_modules", "part_left", "transposed_notes"]
 
 _MODULE = re.compile(r"(?:.*?\.)??\d+\.[A-Za-z_]\w*(?:\.\d+\.[A-Za-z_]\w*)?(?=\.)")
 """Matches the beginning of a key up to a module in a layer: ``layers.0.mlp`` or ``block.0.layer.1.DenseReluDense``."""
@@ -39,9 +40,29 @@ def few_copied(
     missing = _missing(own)
     if 2 * len(missing) <= len(own) or 2 * len(unexpected) <= sum(len(view.tensors) for view in views):
         return
+    yield _said_of_few(views, own, missing, unexpected)
+
+
+def part_left(
+    views: Sequence[SourceView], steps: Sequence[Step], unexpected: Sequence[TensorOrigin], options: Options
+) -> Iterator[str]:
+    """Yield the note if a tenth of the destination is in no source, but unused tensors have exactly these shapes.
+
+    Then a part probably has another name. As for ``few_copied``, there is no note if options leave out a part.
+    """
+    own = [step for step in steps if not step.tied_to]
+    missing = _missing(own)
+    wanted, there = Counter(step.shape for step in missing), Counter(origin.info.shape for origin in unexpected)
+    if 10 * len(missing) > len(own) and wanted <= there and not _is_asked(views, options):
+        yield _said_of_few(views, own, missing, unexpected)
+
+
+def _said_of_few(
+    views: Sequence[SourceView], own: Sequence[Step], missing: Sequence[Step], unexpected: Sequence[TensorOrigin]
+) -> str:
     name = escape(views[0].source.name) if len(views) == 1 else "the sources"
     hint = "; ckpt match proposes names" if _are_alike(missing, unexpected) else ""
-    yield (
+    return (
         f"only {len(own) - len(missing)} of {count(len(own), 'tensor')} of the destination come from {name}, of which "
         f"{count(len(unexpected), 'tensor')} {'is' if len(unexpected) == 1 else 'are'} not used{hint}"
     )

@@ -23,7 +23,7 @@ from ..target import TargetSpec
 from .decide import InitialView, decide
 from .options import Options
 from .plan_errors import check_completeness, check_destination_patterns, check_prefixes, nothing_loaded
-from .plan_notes import few_copied, other_modules
+from .plan_notes import few_copied, other_modules, part_left
 from .selection import ExcludedKey, Selection
 from .selection_checks import check_rules, check_src_key, excluded_by_prefix, without_names
 
@@ -75,7 +75,10 @@ def plan_transplant(
         check_completeness(decisions.steps, unexpected, options)
     kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
     few = list(few_copied(views, decisions.steps, unexpected, options)) if unexpected else []
-    others = not few and unexpected
+    if unexpected and not few:
+        few += other_modules(views, decisions.steps, _names(selection, unexpected), options)
+    if unexpected and not few:
+        few += part_left(views, decisions.steps, unexpected, options)
     return Plan(
         verb="transplant",
         sources=(*(view.source for view in views), *kept),
@@ -97,7 +100,6 @@ def plan_transplant(
             *_idle_copies(selection, decisions.used),
             *(_growth(decisions.steps) if target.kind != "module" else ()),
             *few,
-            *(other_modules(views, decisions.steps, _names(selection, unexpected), options) if others else ()),
         ),
     )
 

@@ -112,3 +112,16 @@ def test_modules_that_only_one_of_the_two_has_are_not() -> None:
     assert not mixed(encoder, ENCODER)
     assert not mixed(ENCODER, encoder)
     assert not mixed(ENCODER | blocks("encoder.layers", "adapter"), encoder | blocks("encoder.layers", "gate"))
+
+
+def test_a_part_with_another_name_is_said() -> None:
+    vision = blocks("vision.layers", "q", "k", "v", "o")
+    one, other = (vision | blocks(f"{name}.layers", "q", "up") for name in ("language_model", "model.language"))
+    assert said(one, other) == [
+        "only 24 of 36 tensors of the destination come from meta.pth, of which 12 tensors are not used; ckpt match "
+        "proposes names"
+    ]
+    assert not said(vision, other)  # nothing in the source is left
+    assert not said(one, other, include=["vision"])
+    few = {"old_head.weight": (4, 4)}, {"head.weight": (4, 4)}
+    assert not said(vision | few[0], vision | few[1])
