@@ -80,16 +80,13 @@ def _notes(notes: Sequence[str]) -> Iterator[RenderableType]:
 
 
 def _summary(found: Scan) -> Text:
-    """Return the number of files with each verdict; a file with several findings has the worst verdict."""
-    worst: dict[str, Verdict] = {}
-    for one in found.found:
-        worst[one.path] = max(worst.get(one.path, Verdict.PLAIN), one.verdict)
-    said = Counter(worst.values())
-    words = ", ".join(f"{said[verdict]} {verdict}" for verdict in Verdict if said[verdict])
+    """Return the number of files with each verdict or fault; a file with several findings has the worst one."""
+    said = Counter(found.judged_files.values())
+    words = ", ".join(f"{said[one]} {one}" for one in (*map(str, Verdict), "corrupt", "unreadable") if said[one])
     return Text(f"  {count(found.files, 'file')}, {human_bytes(found.nbytes)}: {words or 'nothing to read'}")
 
 
 def _verdict(found: Scan) -> RenderableType:
     whole = "" if found.whole else ", not scanned completely"
     label = Text("  ok ", "green") if found.ok else Text("  NOT OK ", "bold red")
-    return Hanging(label, Text(f"{escape(found.path)}  {found.verdict}{whole}"))
+    return Hanging(label, Text(f"{escape(found.path)}  {found.judged}{whole}"))

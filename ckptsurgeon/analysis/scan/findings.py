@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -100,19 +100,29 @@ class Finding(Brief):
         """True if the file or part was scanned completely, and reading it does no more than rebuild tensors."""
         return self.verdict < Verdict.CODE and self.fault is None
 
+    @property
+    def judged(self) -> str:
+        """The verdict in words, or the kind of the fault if nothing more than plain data was found before the fault."""
+        return str(self.verdict) if self.verdict or self.fault is None else self.fault.kind
+
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain data."""
         return {
             "path": self.path,
             "within": self.within,
             "format": self.format,
-            "verdict": str(self.verdict),
+            "verdict": self.judged,
             "fault": self.fault.to_json() if self.fault else None,
             "names": [use.to_json() for use in self.uses],
             "pickles": self.pickles,
             "parts": self.parts,
             "notes": list(self.notes),
         }
+
+
+def _badness(one: Finding) -> tuple[int, bool, bool]:
+    """Return a value that is larger for worse findings."""
+    return one.verdict, one.fault is not None, one.judged == "corrupt"
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,12 +140,27 @@ class Scan(InNotebooks):
 
     def __repr__(self) -> str:
         looked = f"{count(self.files, 'file')}, {human_bytes(self.nbytes)}"
-        return f"<Scan {escape(self.path)}: {looked}, {self.verdict}{'' if self.whole else ', not scanned completely'}>"
+        return f"<Scan {escape(self.path)}: {looked}, {self.judged}{'' if self.whole else ', not scanned completely'}>"
 
     @property
     def verdict(self) -> Verdict:
         """The highest verdict of all findings."""
         return max((one.verdict for one in self.found), default=Verdict.PLAIN)
+
+    @property
+    def judged(self) -> str:
+        """The highest verdict in words, or the kind of the worst fault if all findings have faults and no verdict."""
+        if self.verdict or any(one.fault is None for one in self.found):
+            return str(self.verdict)
+        return min((one.judged for one in self.found), default=str(self.verdict))  # corrupt before unreadable
+
+    @property
+    def judged_files(self) -> Mapping[str, str]:
+        """The verdict on each file in words, or the kind of its worst fault; see ``Finding.judged``."""
+        files: dict[str, list[Finding]] = {}
+        for one in self.found:
+            files.setdefault(one.path, []).append(one)
+        return {path: max(found, key=_badness).judged for path, found in files.items()}
 
     @property
     def whole(self) -> bool:
@@ -158,7 +183,7 @@ class Scan(InNotebooks):
             "kind": "ckpt.scan",
             "version": 1,
             "path": self.path,
-            "verdict": str(self.verdict),
+            "verdict": self.judged,
             "whole": self.whole,
             "ok": self.ok,
             "files": self.files,

@@ -391,3 +391,18 @@ def test_a_file_that_ends_within_its_header_is_corrupt(name: str, size: int) -> 
     assert (found.ok, [one.fault and one.fault.kind for one in found.found]) == (False, ["corrupt"])
     Path("empty.txt").touch()
     assert cs.scan("empty.txt").ok
+
+
+def test_what_is_not_opened_is_not_counted_as_plain_data(ckpt: Run) -> None:
+    os.mkdir("d")
+    os.mkfifo("d/fifo")
+    os.symlink("gone", "d/dangling.pth")
+    done = ckpt("scan", "d")
+    assert (done.code, "2 files, 0 B: 2 unreadable" in done.out, "plain data" in done.out) == (1, True, False)
+    data = json.loads(ckpt("scan", "d", "--json").out)
+    assert [data["verdict"], *(one["verdict"] for one in data["found"])] == ["unreadable"] * 3
+    Path("d/text.txt").write_text("words")
+    Path("d/zero.pth").touch()
+    torch.save({"x": Calls(os.system, "touch red")}, "d/bad.pth")
+    assert "1 plain data, 1 unknown code, 1 corrupt, 2 unreadable" in " ".join(ckpt("scan", "d").out.split())
+    assert "NOT OK d  unknown code, not scanned completely" in ckpt("scan", "d").out
