@@ -171,8 +171,8 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
         rival = indexed_name(index)
         if rival in singles and not _lists_only(folder, index, rival):
             raise FormatError(
-                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",
-                hint=f"Pass the path of the file to read, {escape(rival)} or {escape(index)}.",
+                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them may be out of date.",
+                hint=f"Pass the path of the file to read, {_example(folder, rival)} or {_example(folder, index)}.",
                 rule="stale index",
             )
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+import ckptsurgeon as cs
 from tests.formats.test_sharded import index, shards
 
 from ..promises.clauses import INDEX
@@ -80,6 +82,14 @@ def lying(change: Change) -> Callable[[], str]:
         return "m"
 
     return make
+
+
+def test_the_hint_on_a_single_file_beside_an_index_has_paths_that_can_be_given() -> None:
+    shards()
+    save_file({"a": torch.ones(1)}, "m/model.safetensors")
+    with pytest.raises(cs.FormatError, match="one of them may be out of date") as caught:
+        cs.open_checkpoint("m")
+    assert f"m/model.safetensors or {AT}" in caught.value.hint
 
 
 @each([Case(name, INDEX, refusal, lying(change)) for name, (refusal, change) in CHANGES.items()])
