@@ -256,6 +256,11 @@ def _check_each(file: File, names: list[str]) -> None:
         if other is not None:
             how = "occurs twice" if other == name else f"differs from {escape(other)} only in case"
             raise UnsafeError(
-                f"{record_at(file, name)} {how}, so two programs could read different records.", rule="zip duplicate"
+                f"{record_at(file, name)} {how}, so two programs could read different records.",
+                hint=""
+                if other == name
+                else "Load the file with the program that wrote it, and save it with names "
+                "that do not differ only in case, or as safetensors.",
+                rule="zip duplicate",
             )
         folded[same] = name
