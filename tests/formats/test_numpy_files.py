@@ -105,7 +105,7 @@ def test_two_records_of_one_key_are_refused(names: tuple[str, str]) -> None:
 
 
 def test_keys_that_differ_only_in_case_are_refused_with_a_remedy() -> None:
-    np.savez("a.npz", **{"w": np.ones(2), "W": np.zeros(2)})
+    np.savez("a.npz", w=np.ones(2), W=np.zeros(2))
     with pytest.raises(cs.UnsafeError, match=r"differs from w.npy only in case") as caught:
         cs.open_checkpoint("a.npz")
     assert "or as safetensors" in caught.value.hint
