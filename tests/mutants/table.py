@@ -1440,6 +1440,24 @@ MUTANTS = (
         "api/test_load_into.py",
     ),
     Mutant(
+        "what load_into does not use is said",
+        "    left = [*_missing(plan), *_unused(plan)]\n",
+        "    left = [*_missing(plan)]\n",
+        "api/test_load_into.py",
+    ),
+    Mutant(
+        "extra state that is not loaded is said, and refused by strict",
+        "        if type(module).set_extra_state is not plain\n",
+        "        if type(module) is plain\n",
+        "destinations/torch_module",
+    ),
+    Mutant(
+        "the tensors of a weight norm get the names that the destination has",
+        "    names = {old: new for old, new in found.items() if old not in wanted and new not in there}\n",
+        "    names = dict[str, str]()\n",
+        "planning/keys",
+    ),
+    Mutant(
         "what the source does not give is drawn as the model draws it",
         "        values = _drawn(run, step, dtype, data)",
         "        values = _drawn(run, step, dtype, memoryview(bytes(len(data))))",
