@@ -265,7 +265,7 @@ def commands() -> Iterator[list[str]]:
     yield ["view", "a.pth", "-o", "a.html"]
     opposed = ["up.safetensors", "down.safetensors", "-m", "ties", "--base", "still.safetensors"]
     yield ["merge", *opposed, "--page", "before.html"]
-    yield ["check", "a.safetensors", "words"]
+    yield ["check", "a.safetensors", "words", "a.safetensor"]
     yield ["scan", "a.pth"]
     yield ["scan", "broken.pkl"]
     yield ["scan", "cut.pkl"]
