@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .util.arguments import as_arguments
-from .util.text import without_secrets
+from .util.text import IN_JSON, without_secrets
 
 __all__ = [
     "CheckpointError",
@@ -65,7 +65,7 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         all_of_them = " (details lists all)" if self.details else ""
-        return as_arguments(self.said.replace(" (--json lists all)", all_of_them), self.arguments)
+        return as_arguments(self.said.replace(IN_JSON, all_of_them), self.arguments)
 
 
 class PatternError(CheckpointError):

@@ -208,7 +208,7 @@ def inspection_of(
 
     Reads only headers; with ``stats`` also the values of these tensors, except quantised codes. ``weights`` is a
     function that dequantises; if it is given, the dequantised values are measured too. Raises PatternError for a
-    pattern that matches no key.
+    pattern that matches no key, and PlanError if no key is left.
     """
     chosen = chosen_keys(list(checkpoint), include, exclude, names=checkpoint.codes.names)
     tensors, ties = dict(checkpoint.items()), checkpoint.ties

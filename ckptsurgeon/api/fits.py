@@ -85,8 +85,8 @@ def fits(
 
 def _extra_state(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) for the extra state of modules that only the checkpoint or only the destination has."""
-    here = {key for key in checkpoint.others if str(key).endswith("_extra_state")}
-    for key in sorted(here ^ set(target.extra_state)):
+    here = {*checkpoint.extra_state}
+    for key in sorted(here ^ {*target.extra_state}):
         yield key, f"extra state, which only {escape(fit.first if key in here else fit.second)} has"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -102,7 +103,7 @@ def _no_recipe(path: str) -> ConfigError:
     """Return the error on an output without a recipe; it names the plan of a renaming in place, if it is there."""
     why, hint = "ckptsurgeon did not write it, or wrote it with ckpt patch apply", "Compare the output with"
     if plans := _plans_beside(path):
-        plan = escape(plans[-1])
+        plan = escape(shlex.quote(plans[-1]))
         why = f"its tensors were probably renamed in place, because the plan of such a change is there ({plan})"
         hint = f"--plan {plan} compares names, dtypes and shapes. Or compare the output with"
     return ConfigError(

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint"]
 
+EXTRA_STATE = "_extra_state"
+"""The last part of the keys of what ``get_extra_state`` of a module returns."""
 _WORKED_OUT = ("value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: they are computed again for a checkpoint with other keys."""
 
@@ -212,6 +214,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def others(self) -> Mapping[Any, Any]:
         """The entries of the state dict that are not tensors, such as the ``param_groups`` of an optimizer's state."""
         return {key: value for key, value in self._entries.items() if not isinstance(value, TensorInfo)}
+
+    @property
+    def extra_state(self) -> list[str]:
+        """The keys of the extra state of modules (``get_extra_state`` in torch), without the removed prefixes."""
+        found = [key for key in self.others if isinstance(key, str) and key.endswith(EXTRA_STATE)]
+        for prefix in self.stripped:
+            found = [key.removeprefix(f"{prefix}.") for key in found]
+        return found
 
     def to_carry(self) -> list[ExtraEntry]:
         """Return the entries of the file other than its tensors, to copy them into an output.

@@ -37,7 +37,7 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
             keeps_root=checkpoint.root,
             kept=None if isinstance(given, (str, os.PathLike)) else given,
             notes=tuple(notes_about(path, checkpoint.notes)),
-            extra_state=tuple(key for key in checkpoint.others if str(key).endswith("_extra_state")),
+            extra_state=tuple(checkpoint.extra_state),
         )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..errors import CheckpointError, FormatError, SourceError
@@ -20,7 +20,7 @@ from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing
-from ._open import open_header
+from ._open import read_header
 from .base import limits
 from .base.header import FilePrint, Header
 from .base.marks import indexed_name, missing_shards, numbered, shard_name
@@ -60,40 +60,38 @@ class _Sharded:
         handles: dict[str, File] = {source.name: source}
         shards: dict[str, Header] = {}
         by_shard = _by_shard(weight_map)
-        for shard, wanted in by_shard.items():
-            try:
-                header = _shard(source, folder, shard, by_shard)
+        with ExitStack() as opened:
+            for shard, wanted in by_shard.items():
+                header = _shard(source, folder, shard, by_shard, opened)
                 _check_keys(source, shard, wanted, header.tree)
-            except BaseException:
-                for one in (file for known in shards.values() for file in known.handles.values()):
-                    one.close()
-                raise
-            shards[shard] = header
-            tree.update(header.tree)
-            files.extend(header.files)
-            handles.update(header.handles)
-        kinds = sorted({header.format for header in shards.values()})
-        unlike: dict[str, None] = {}
-        for header in shards.values():
-            unlike |= dict.fromkeys(key for key, text in header.metadata.items() if metadata.get(key, text) != text)
-            metadata.update(header.metadata)
-        return Header(
-            format=f"sharded {' and '.join(kinds) or 'and empty'}",
-            tree={key: tree[key] for key in weight_map},
-            files=tuple(files),
-            handles=handles,
-            metadata=metadata,
-            recipe=folder_recipe(folder),
-            notes=(
-                *linked,
-                *_sent_whole(source, [handles[shard] for shard in shards]),
-                *_unlike_metadata(source, [*unlike]),
-                *_unnamed(source, folder, shards),
-                *_check_count(source, folder, shards, total),
-                *_other_size(source, shards, total),
-            ),
-            frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
-        )
+                shards[shard] = header
+                tree.update(header.tree)
+                files.extend(header.files)
+                handles.update(header.handles)
+            kinds = sorted({header.format for header in shards.values()})
+            unlike: dict[str, None] = {}
+            for header in shards.values():
+                unlike |= dict.fromkeys(key for key, text in header.metadata.items() if metadata.get(key, text) != text)
+                metadata.update(header.metadata)
+            whole = Header(
+                format=f"sharded {' and '.join(kinds) or 'and empty'}",
+                tree={key: tree[key] for key in weight_map},
+                files=tuple(files),
+                handles=handles,
+                metadata=metadata,
+                recipe=folder_recipe(folder),
+                notes=(
+                    *linked,
+                    *_sent_whole(source, [handles[shard] for shard in shards]),
+                    *_unlike_metadata(source, [*unlike]),
+                    *_unnamed(source, folder, shards),
+                    *_check_count(source, folder, shards, total),
+                    *_other_size(source, shards, total),
+                ),
+                frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
+            )
+            opened.pop_all()
+        return whole
 
 
 def _sent_whole(index: File, shards: Sequence[File]) -> tuple[str, ...]:
@@ -127,8 +125,8 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 
-def _shard(index: File, folder: Folder, shard: str, names: Collection[str]) -> Header:
-    """Return the header of ``shard``; ``names`` are all shards of the index.
+def _shard(index: File, folder: Folder, shard: str, names: Collection[str], opened: ExitStack) -> Header:
+    """Return the header of ``shard``, whose file ``opened`` closes; ``names`` are all shards of the index.
 
     Raises FormatError if it cannot be read, is a JSON file, or has entries that are not tensors.
     """
@@ -140,9 +138,10 @@ def _shard(index: File, folder: Folder, shard: str, names: Collection[str]) -> H
             rule="missing shard",
             hint=_advice(error, folder, shard, names),
         ) from error
+    opened.callback(file.close)
     if shard.endswith(".json"):
         raise FormatError(f"{escape(index.uri)} lists {escape(shard)} as a shard, but it is a JSON file.", rule="index")
-    header = open_header(file, shard)
+    header = read_header(file, shard)
     if not isinstance(header.tree, Mapping) or not _are_all(header.tree, str, TensorInfo):
         raise FormatError(f"the shard {escape(shard)} has entries that are not tensors.", rule="shard contents")
     return header

@@ -9,7 +9,7 @@ from functools import lru_cache
 from reprlib import Repr
 
 __all__ = [
-    "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
+    "IN_JSON", "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
     "natural_key", "percent", "percent_number", "shape_text", "together", "value_text",
     "without_credentials", "without_secrets",
 ]  # fmt: skip
@@ -169,12 +169,16 @@ def percent_number(share: float) -> str:
     return f"{value:.2g}" if value >= 0.0000995 or value == 0 else f"{value:.0e}"
 
 
+IN_JSON = " (--json lists all)"
+"""Follows a list in an error that is cut: the JSON on the command line, and ``details`` in Python, have all items."""
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, in the singular or the plural: ``1 key``, ``213 keys``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json lists all)") -> str:
+def listing(items: Sequence[str], limit: int = LISTED, *, where: str = IN_JSON) -> str:
     """Return the first ``limit`` items, escaped; if there are more, their number and the text ``where`` follow.
 
     ``where`` says where all items can be found.
@@ -197,9 +201,7 @@ def together(items: Sequence[str], limit: int = LISTED) -> str:
     return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
-def grouped(
-    pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
-) -> str:
+def grouped(pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = IN_JSON) -> str:
     """Return a text of names with remarks; names with the same remark are put together: ``a, b and c (it is sparse)``.
 
     ``pairs`` are (name, remark). ``form`` is the template for one remark: ``{names}`` becomes the names that share it,

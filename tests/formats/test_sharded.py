@@ -107,6 +107,19 @@ def test_a_file_that_cannot_be_read_leaves_no_file_open(kind: str) -> None:
     assert caught.value
 
 
+@pytest.mark.parametrize("shard", [{"b": torch.ones(2)}, {"c": [torch.ones(2)]}], ids=["no key", "no tensor"])
+def test_a_shard_that_does_not_fit_its_index_is_closed(shard: dict[str, Any]) -> None:
+    weight_map = shards()
+    torch.save(shard, "m/bad.pth")
+    index = {"metadata": {}, "weight_map": {**weight_map, "c": "bad.pth"}}
+    Path("m/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(cs.errors.FormatError, match="bad.pth") as caught:
+        cs.open_checkpoint("m")
+    opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert not opened & {os.path.realpath(f"m/{name}") for name in os.listdir("m") if not name.endswith(".json")}
+    assert caught.value
+
+
 def test_a_missing_shard_is_said_whatever_the_folder_is_called() -> None:
     weight_map = shards("a b c")
     os.remove(f"a b c/{weight_map['c']}")

@@ -26,7 +26,8 @@ def compare_outlines(
     """Return the difference of two checkpoints by their headers: keys, shapes and dtypes.
 
     ``values`` only sets the field of this name in the result: it is true if the caller compares the values next.
-    ``include`` and ``exclude`` are patterns that select keys. Raises PatternError for a pattern that matches nothing.
+    ``include`` and ``exclude`` are patterns that select keys. Raises PatternError for a pattern that matches nothing,
+    and PlanError if no key is left.
     """
     every = dict.fromkeys((*first.tensors, *second.tensors))
     names = {**second.names, **first.names}

@@ -55,7 +55,12 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
     The old keys are those of ``torch.nn.utils.weight_norm``, such as ``weight_g``. The hook that renames them is in
     ``weight_norm`` in torch/nn/utils/parametrizations.py.
     """
-    names = {old: new for old, new in weight_norm_names(source, wanted).items() if new.endswith(_NEWER)}
+    names = {
+        old: new
+        for before, after in weight_norm_names(source, wanted)
+        for old, new in zip(before, after, strict=True)
+        if new.endswith(_NEWER)
+    }
     replaced = set(names.values())
     return {names.get(key, key): info for key, info in source.items() if key not in replaced}
 

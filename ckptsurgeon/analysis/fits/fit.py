@@ -27,16 +27,15 @@ class Fit(InNotebooks):
     layouts, and makes some tensors itself. ``fits`` is true if ``strict`` is true or ``loader`` is set. ``tensors`` is
     the number of the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that
     only the checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another
-    dtype, which loading casts. ``uncopied`` maps keys that both have to the reason why torch cannot copy the
-    checkpoint's tensor into the destination's: a quantised tensor into a plain one, for example. It also has the keys
-    of extra state of modules that only one of the two has. ``tied`` maps keys
-    that the checkpoint may lack to the keys that they are tied to. ``stripped`` are prefixes that all keys of the
-    checkpoint have, such as ``module``; the keys in the other fields do not contain them. ``quantised`` is the number
-    of quantised weights of the checkpoint if the destination has none. ``renamed`` maps keys of the checkpoint to the
-    missing keys that they correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the destination
-    knows the names of the checkpoint. ``command`` has the words of a command that makes the checkpoint fit. ``counts``
-    maps each class, such as copied, to the number of tensors of this class in the output of ``command``. Both are empty
-    if ``strict`` is true, or if no such command was found.
+    dtype, which loading casts. ``uncopied`` maps keys to the reason why torch cannot load them: a quantised tensor
+    cannot be copied into a plain one, for example, or only one of the two has the extra state of a module. ``tied``
+    maps keys that the checkpoint may lack to the keys that they are tied to. ``stripped`` are prefixes that all keys of
+    the checkpoint have, such as ``module``; the keys in the other fields do not contain them. ``quantised`` is the
+    number of quantised weights of the checkpoint if the destination has none. ``renamed`` maps keys of the checkpoint
+    to the missing keys that they correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the
+    destination knows the names of the checkpoint. ``command`` has the words of a command that makes the checkpoint fit.
+    ``counts`` maps each class, such as copied, to the number of tensors of this class in the output of ``command``.
+    Both are empty if ``strict`` is true, or if no such command was found.
     """
 
     first: str

@@ -56,8 +56,8 @@ def look_at(path: str, file: File) -> ScanState:
     """Scan one file; returns a state with at least one finding."""
     state = ScanState(path, _judge)
     if not _judge(ScanItem(state, file)):
-        is_missing = not file.size and is_weights(path)
-        fault = Fault("corrupt", "the file has no content: it was probably truncated") if is_missing else None
+        is_empty = not file.size and is_weights(path)
+        fault = Fault("corrupt", "the file has no content: it was probably truncated") if is_empty else None
         state.add(Finding(path, "", _other(file), fault=fault))
     return state
 

@@ -33,7 +33,7 @@ def removal_notes(carried: Mapping[str, str], given: Mapping[str, str]) -> Itera
     if lacking:
         entries = listing([f"{escape(name)}=" for name in lacking], where="")
         what = "these entries" if len(lacking) > 1 else "this entry"
-        yield f"--set-metadata {entries} removes nothing: no source has {what}"
+        yield f"--set-metadata {entries} removes nothing: the output would not have {what}"
     if given.get(FORMAT) == "":
         yield f"--set-metadata {FORMAT}= leaves {FORMAT}=pt in safetensors files: transformers loads no others"
 

@@ -6,7 +6,7 @@ transformers 5 saves some models under older names than their modules have in me
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -34,13 +34,20 @@ def older_name_notes(given: Iterable[Any], root: str | None = None) -> list[str]
     ``root`` is the dotted path of the state dict in the checkpoints. Only headers are read, and only if there is such a
     module. A checkpoint that cannot be opened gets no note.
     """
+    return [note for note, _ in _found(given, root)]
+
+
+def _found(given: Iterable[Any], root: str | None) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield each note of ``older_name_notes``, with the keys before and after they are renamed."""
     models = list(given)
-    pairs = [(model, other) for model in models if is_live(model) for other in models if not is_live(other)]
-    return [note for model, other in pairs for note in _notes(model, other, root)]
+    for model in models:
+        for other in models:
+            if is_live(model) and not is_live(other):
+                yield from _notes(model, other, root)
 
 
-def _notes(model: Any, other: Any, root: str | None) -> Iterator[str]:
-    """Yield the note on the live module ``model`` and the checkpoint ``other``, if any.
+def _notes(model: Any, other: Any, root: str | None) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield the note on the live module ``model`` and the checkpoint ``other``, if any, and the keys.
 
     There is none if the keys differ only in the prefix of the base model: then the checkpoint is one of another class.
     """
@@ -55,19 +62,22 @@ def _notes(model: Any, other: Any, root: str | None) -> Iterator[str]:
         own = {key: new for key, new in names.items() if prefix + key != new and key != prefix + new}
         if own:
             old, new = next(iter(own.items()))
-            yield (
+            said = (
                 f"{escape(opened.path)} has other names than {escape(target.name)} for {count(len(names), 'tensor')}, "
                 f"as transformers saves them ({escape(old)} is {escape(new)} in memory): {_REMEDY}"
             )
+            yield said, {*own, *own.values()}
 
 
 @contextmanager
 def older_names_said(given: Iterable[Any], root: str | None = None) -> Iterator[None]:
-    """Replace the hint of a PlanError raised in the ``with`` block if other names of a live module are the cause."""
+    """Replace the hint of a PlanError raised in the ``with`` block if it names tensors that a live module renames."""
     try:
         yield
     except PlanError as error:
-        if notes := older_name_notes(given, root):
+        said = "\n".join((error.message, *error.details))
+        notes = [note for note, keys in _found(given, root) if any(key in said for key in keys)]
+        if notes:
             error.hint = ""
             error.add_hint(f"The cause: {'; '.join(notes)}.")
         raise

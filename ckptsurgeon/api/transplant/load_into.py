@@ -101,10 +101,14 @@ def load_into(
 def load_every_tensor(model: nn.Module, source: Sources) -> Plan:
     """Load a source that has exactly the tensors of a live module into it; return the plan that was carried out.
 
-    Nothing is logged, and extra state of the module stays as it is. Raises the errors of ``transplant``.
+    Serious notes are logged, for example on extra state of the module, which stays as it is. Raises the errors of
+    ``transplant``.
     """
     options = Options.of(strict=True, on_missing="error")
-    return load_all([ModuleLoading(model, specs_of(source), options, ignores_state=True)])[0]
+    plan = load_all([ModuleLoading(model, specs_of(source), options, ignores_state=True)])[0]
+    for note in filter(is_serious, plan.notes):
+        _log.warning(note)
+    return plan
 
 
 def _missing(plan: Plan) -> Iterator[str]:

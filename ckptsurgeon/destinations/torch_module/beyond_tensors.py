@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
@@ -17,7 +19,7 @@ _SHOWN = 3
 _KNOWN = frozenset((
     "ckptsurgeon", "espnet", "espnet2", "peft", "speechbrain", "torch", "torchvision", "transformers"
 ))  # fmt: skip
-"""Packages whose methods and hooks only rename or drop older keys, which is seen as missing and unused tensors."""
+"""Packages whose methods and hooks get no note: most of them only rename or drop older keys."""
 _HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 
 
@@ -65,7 +67,7 @@ def _loads_itself(module: nn.Module, name: str) -> bool:
 
 def _package(function: Any) -> str:
     """Return the name of the package that defines a function, a partial, or a hook as torch keeps it."""
-    while (inner := getattr(function, "hook", None) or getattr(function, "func", None)) is not None:
-        function = inner
+    while isinstance(function, (partial, _WrappedHook)):
+        function = function.hook if isinstance(function, _WrappedHook) else function.func
     name = getattr(function, "__module__", None) or type(function).__module__
     return str(name).partition(".")[0]

@@ -17,7 +17,7 @@ from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
 from .._choosing import Choice, choose, note_of
-from .._open import read_header
+from .._open import open_header
 from ..base.flatten import named_once
 from ..base.header import FilePrint, Header
 from ..base.marks import has_weights, is_exported, is_weights
@@ -65,7 +65,7 @@ class _Pipeline:
         try:
             for component, choice in components.items():
                 inner = source.inside(component)
-                header = read_header(choice.file or inner.file(choice.name), choice.name)
+                header = open_header(choice.file or inner.file(choice.name), choice.name)
                 parts[component] = header
                 own = [*note_of(choice, {file.name for file in header.files}), *header.notes]
                 notes += [with_prefix(f"{escape(component)}: ", note) for note in own]

@@ -54,7 +54,7 @@ class HdfContent:
         self._known: dict[int, Any] = {}
         self._soft: list[str] = []
         self._unread, self._inner = Unread(), dict[str, None]()
-        self._has_heap = self._is_open = False
+        self._has_heap = self._has_inner_heap = self._is_open = False
         self._characters = 0
 
     def read(self) -> None:
@@ -118,7 +118,7 @@ class HdfContent:
         found = texts_of(self.blocks, self._heap, messages, unread)
         names = [*found, *unread.long, *unread.others]
         self._inner |= dict.fromkeys(name for name in names if name not in _OF_KERAS)
-        self._inner |= {"those in heaps": None} if has_attribute_heap(self.blocks, messages) else {}
+        self._has_inner_heap |= has_attribute_heap(self.blocks, messages)
         return found
 
     def _check_path(self, path: str, depth: int, visited: int) -> None:
@@ -147,6 +147,8 @@ class HdfContent:
             yield f"left out, because they are not single texts: the attributes {listing(others, 4, where='')}"
         if self._inner:
             yield f"left out: these attributes of groups and datasets: {listing([*self._inner], 4, where='')}"
+        if self._has_inner_heap:
+            yield "some attributes of groups and datasets were not read: they are too many, or too long"
         if self._has_heap:
             yield "the attributes of the file were not read: they are too many, or too long"
 

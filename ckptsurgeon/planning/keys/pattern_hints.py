@@ -259,7 +259,8 @@ def chosen_keys(
     left = tuple(key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
     if not left:
         are = f"all {len(keys)} {whose} keys are" if len(keys) > 1 else f"the only {whose} key is"
-        raise PlanError(f"nothing is left: {are} excluded.", hint="Leave an --exclude out, or widen --include.")
+        widen = ", or widen --include" if wanted is not None else ""
+        raise PlanError(f"nothing is left: {are} excluded.", hint=f"Leave an --exclude out{widen}.")
     return ChosenKeys(left, tuple(notes))
 
 

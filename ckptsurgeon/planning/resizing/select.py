@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
 from ...errors import PlanError
-from ...util.text import escape, listing, reasons
+from ...util.text import IN_JSON, escape, listing, reasons
 from .axes import Axis, taken
 from .change import Change
 
@@ -65,7 +65,7 @@ def by_layer(groups: Sequence[Sequence[Axis]], texts: Sequence[str]) -> str:
     said = [
         f"{escape(text, LONGEST)} in {escape(_layer(axes[0].key))}" for axes, text in zip(groups, texts, strict=True)
     ]
-    return f"{reasons(said, SHOWN)}{'; --json lists all' if len(said) > SHOWN else ''}"
+    return f"{reasons(said, SHOWN)}{IN_JSON if len(said) > SHOWN else ''}"
 
 
 def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:

@@ -52,7 +52,7 @@ def raise_faults(
     axes: VocabularyAxes | None,
     by_place: PositionalRows | None,
     *,
-    has_dtype: bool = True,
+    has_dtype: bool,
 ) -> None:
     """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
@@ -75,7 +75,7 @@ def raise_faults(
         exclude = f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude{keep}."
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
-            hint="Use --dtype keep." if faults.in_no_source else exclude,
+            hint="Use --dtype keep." if faults.in_no_source and has_dtype else exclude,
             details=[f"{key} is {why}" for key, why in faults.casts],
         )
 

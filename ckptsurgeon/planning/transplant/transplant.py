@@ -213,8 +213,12 @@ def select(views: Sequence[SourceView], options: Options, wanted: Collection[str
 def _rename_weight_norms(selection: Selection, wanted: Collection[str]) -> None:
     """Give tensors of weight norms the older or newer names of torch, if only these are in ``wanted``."""
     there = {*selection.origins, *selection.excluded} if wanted else set[str]()
-    found = weight_norm_names(there, wanted)
-    names = {old: new for old, new in found.items() if old not in wanted and new not in there}
+    names = {
+        old: new
+        for before, after in weight_norm_names(there, wanted)
+        if not any(old in wanted for old in before) and not any(new in there for new in after)
+        for old, new in zip(before, after, strict=True)
+    }
     renamed = [name for name in names if name in selection.origins]
     if not names:
         return

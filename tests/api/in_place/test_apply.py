@@ -65,9 +65,8 @@ def test_only_the_header_is_written(ckpt: Run) -> None:
     with safe_open(file, "pt") as opened:
         assert opened.metadata() == {"format": "pt", "made": "by hand"}
     verified = ckpt("verify", "a.safetensors", "--plan", "a.safetensors.rename.json")
-    assert (verified.code, "PASS" in verified.out) == (0, False), (
-        verified.out
-    )  # there is nothing to compare values with
+    assert verified.code == 0
+    assert "PASS" not in verified.out  # there is nothing to compare values with
     assert "only names, dtypes and shapes are compared" in " ".join(verified.out.split())
     assert "not verified a.safetensors" in verified.out
     without_plan = ckpt("verify", "a.safetensors")

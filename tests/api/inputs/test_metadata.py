@@ -99,6 +99,6 @@ def test_a_plan_without_entries_records_none(verb: str, suffix: str) -> None:
 def test_what_removes_nothing_is_said(verb: str, suffix: str) -> None:
     plan = getattr(cs, verb)(**named(VERBS[verb], suffix), metadata={"old": "", "nope": "", "format": ""})
     assert [note for note in plan.notes if "set-metadata" in note] == [
-        "--set-metadata nope= removes nothing: no source has this entry",
+        "--set-metadata nope= removes nothing: the output would not have this entry",
         "--set-metadata format= leaves format=pt in safetensors files: transformers loads no others",
     ]

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.inputs.older_names import older_names_said
 
 transformers = pytest.importorskip("transformers")
 CAUSE = "vit has other names than <ViTForImageClassification> for 16 tensors, as transformers saves them"
@@ -46,6 +47,12 @@ def test_diff_fits_and_merges_name_the_cause(vit: Any) -> None:
     vit.save_pretrained("saved")
     assert not cs.diff("vit", "saved").notes
     cs.average(["vit", "saved"])
+
+
+def test_an_error_that_has_another_cause_keeps_its_hint(vit: Any) -> None:
+    with pytest.raises(cs.PlanError) as raised, older_names_said(["vit", vit]):
+        raise cs.PlanError("too much memory.", hint="Allow more memory.")
+    assert raised.value.hint == "Allow more memory."
 
 
 def test_a_model_of_another_class_is_not_called_older() -> None:

@@ -271,6 +271,7 @@ def test_modules_without_their_files_fail() -> None:
     sentences("m")
     assert not found("m")
     Path("m/2_Dense/model.safetensors").rename("moved")
+    Path("m/2_Dense/README.md").write_text("# Dense")
     said = "modules.json lists 2_Dense (Dense), but its folder has no weights"
     assert found("m") == [("missing-tensors", said)]
     assert said in cs.convert("m").notes
@@ -280,6 +281,13 @@ def test_modules_without_their_files_fail() -> None:
     assert found("m") == [
         ("missing-tensors", "modules.json lists 1_Pooling (Pooling), but its folder has no config.json")
     ]
+
+
+def test_a_dense_layer_without_its_weight_fails() -> None:
+    sentences("m")
+    save_file({"other": torch.ones(2, 4)}, "m/2_Dense/model.safetensors")
+    said = "2_Dense/model.safetensors has no linear.weight, the weight of the module"
+    assert found("m") == [("missing-tensors", said)]
 
 
 def test_dense_layers_of_other_widths_fail() -> None:

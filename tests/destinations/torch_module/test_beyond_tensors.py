@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from logging import LogRecord
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -69,6 +70,19 @@ def test_modules_with_own_hooks_are_named(register: Any, logged: list[LogRecord]
     said = "a module has its own method or hook for load_state_dict, not called here: 1"
     assert cs.load_into(ours, ours.state_dict()).notes == (said,)
     assert [record.getMessage() for record in logged] == [said]
+
+
+def test_extra_state_of_a_checkpoint_with_a_removed_prefix_fits() -> None:
+    state = {f"module.{key}": value for key, value in nn.Sequential(Scaled(2, 2)).state_dict().items()}
+    torch.save({"model": state, 3: "x"}, "ddp.pth")
+    fit = cs.fits("ddp.pth", nn.Sequential(Scaled(2, 2)))
+    assert not fit.uncopied
+
+
+def test_a_hook_that_has_every_attribute_is_a_hook() -> None:
+    ours = nn.Linear(2, 2)
+    ours.register_load_state_dict_post_hook(MagicMock(__module__="mine"))
+    assert len([*notes_beyond_tensors(ours)]) == 1
 
 
 def test_modules_with_own_methods_are_named() -> None:

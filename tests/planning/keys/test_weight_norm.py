@@ -39,11 +39,17 @@ def test_rules_come_first() -> None:
 
 
 def test_half_of_a_weight_norm_is_not_renamed() -> None:
-    assert not weight_norm_names(["0.weight_g"], NEWER)
-    assert not weight_norm_names(OLDER, ["0.parametrizations.weight.original0"])
-    assert weight_norm_names(
-        ["weight_g", "weight_v"], {"parametrizations.weight.original0", "parametrizations.weight.original1"}
-    )
+    assert not [*weight_norm_names(["0.weight_g"], NEWER)]
+    assert not [*weight_norm_names(OLDER, ["0.parametrizations.weight.original0"])]
+    newer = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+    assert [*weight_norm_names(["weight_g", "weight_v"], newer)] == [(("weight_g", "weight_v"), newer)]
+
+
+def test_a_weight_norm_of_which_one_tensor_has_both_names_is_not_renamed() -> None:
+    newer = "0.parametrizations.weight.original1"
+    plan = cs.transplant({**zeros(OLDER), newer: torch.ones(3, 2)}, zeros(NEWER))
+    assert plan.counts == {"copied": 2, "kept": 1}
+    assert {step.rule for step in plan.steps} == {""}
 
 
 def test_a_live_module_computes_the_same_with_older_names() -> None:

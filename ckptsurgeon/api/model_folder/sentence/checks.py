@@ -14,7 +14,7 @@ from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import escape, shape_text
 from ..folder import ModelFolder
-from .modules import Module, config_of, modules_in, pooling_modes, settings_in, weights_in
+from .modules import Module, config_of, is_weights_of, modules_in, pooling_modes, settings_in, weights_in
 
 __all__ = ["sentence_notes"]
 
@@ -52,12 +52,13 @@ def _pooling_notes(folder: ModelFolder, width: object) -> Iterator[str]:
 @notes_of(NoteKind.MISSING_COMPONENT)
 def _missing_notes(folder: ModelFolder, module: Module) -> Iterator[str]:
     """Yield a note if a module lacks its settings or its weights; none if its files are left out of the output."""
-    if not module.place or any(name.startswith(f"{module.place}/") for name in folder.left):
+    if not module.place or f"{module.place}/" in folder.left:  # a link
         return
     listed = f"{MODULES} lists {escape(module.place)} ({escape(module.kind)}), but its folder has no"
-    if module.kind in _WITH_SETTINGS and all(one.name != config_of(module) for one in folder.files):
+    names = [*(one.name for one in folder.files), *folder.left]
+    if module.kind in _WITH_SETTINGS and config_of(module) not in names:
         yield f"{listed} config.json"
-    if module.kind in _WITH_WEIGHTS and weights_in(folder, module) is None:
+    if module.kind in _WITH_WEIGHTS and not any(is_weights_of(module, name) for name in names):
         yield f"{listed} weights"
 
 
@@ -75,6 +76,8 @@ def _dense_notes(folder: ModelFolder, module: Module) -> Iterator[Note]:
             tensors = dict(opened.items())
     except CheckpointError as error:
         yield Note(NoteKind.UNREADABLE_FILE, error.message.removesuffix("."))
+    if tensors and "linear.weight" not in tensors:
+        yield Note(NoteKind.MISSING_COMPONENT, f"{escape(file.name)} has no linear.weight, the weight of the module")
     info, sizes = tensors.get("linear.weight"), (fields.get("out_features"), fields.get("in_features"))
     if info is not None and all(type(size) is int for size in sizes) and info.shape != sizes:
         said = (

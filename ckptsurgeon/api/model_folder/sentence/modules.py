@@ -16,7 +16,7 @@ from ....planning.target import Companion
 from ....storage.json_text import read_json
 from ..folder import ModelFolder
 
-__all__ = ["Module", "config_of", "modules_in", "pooling_modes", "settings_in", "weights_in"]
+__all__ = ["Module", "config_of", "is_weights_of", "modules_in", "pooling_modes", "settings_in", "weights_in"]
 
 _FIELDS = {
     "pooling_mode_cls_token": "cls",
@@ -66,8 +66,13 @@ def pooling_modes(fields: Mapping[str, Any]) -> list[str]:
 
 def weights_in(folder: ModelFolder, module: Module) -> Companion | None:
     """Return the file with the weights of a module, which may be in either of two formats; None if there is none."""
-    found = [one for one in folder.files if is_module_weights(one.name) and one.name.startswith(f"{module.place}/")]
+    found = [one for one in folder.files if is_weights_of(module, one.name)]
     return max(found, key=lambda one: one.name.endswith(".safetensors"), default=None)
+
+
+def is_weights_of(module: Module, name: str) -> bool:
+    """Return whether a file of the folder has the name of a module's weights."""
+    return is_module_weights(name) and name.startswith(f"{module.place}/")
 
 
 def config_of(module: Module) -> str:
