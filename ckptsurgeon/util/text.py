@@ -9,8 +9,8 @@ from functools import lru_cache
 from reprlib import Repr
 
 __all__ = [
-    "IN_JSON", "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
-    "natural_key", "percent", "percent_number", "shape_text", "together", "value_text",
+    "IN_JSON", "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count",
+    "listing", "natural_key", "percent", "percent_number", "reasons", "shape_text", "together", "value_text",
     "without_credentials", "without_secrets",
 ]  # fmt: skip
 
