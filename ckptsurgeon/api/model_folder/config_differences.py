@@ -122,9 +122,11 @@ def with_config_said(
     ]
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
     notes += embedded_notes(inside, donor, read)
-    for number in sorted(read - {donor}) if given is None else ():
-        one, two = plan.sources[number].name, plan.sources[donor].name
-        notes += component_differences(one, folders[number], two, folders[donor])
+    if given is None:
+        others = ((number, one) for number, one in enumerate(folders) if number in read and number != donor)
+        for number, one in others:  # some sources, such as statistics, have no folder
+            names = plan.sources[number].name, plan.sources[donor].name
+            notes += component_differences(names[0], one, names[1], folders[donor])
     written = written_config(plan) or ours
     by_place = all(step.rows is None and not step.vocabularies for step in plan.steps)
     for number, (other, theirs) in used.items():
