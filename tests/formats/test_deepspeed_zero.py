@@ -293,7 +293,7 @@ def test_pieces_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(limits, "ZERO_PIECES", 11)
     zero_folder("d", 2, 2)
-    with pytest.raises(cs.CheckpointError, match="may have 12 pieces"):
+    with pytest.raises(cs.CheckpointError, match="could have up to 12 pieces"):
         cs.open_checkpoint("d")
 
 

@@ -191,13 +191,13 @@ def test_a_whole_universal_checkpoint_has_no_warnings(stage: int, ranks: int) ->
 
 def test_the_model_states_beside_a_universal_checkpoint_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     universal("d")
-    names, read = list[str](), deepspeed_universal.read_header
+    names, read = list[str](), deepspeed_universal.open_header
 
     def counted(file: Any, name: str) -> Any:
         names.append(os.path.basename(name))
         return read(file, name)
 
-    monkeypatch.setattr(deepspeed_universal, "read_header", counted)
+    monkeypatch.setattr(deepspeed_universal, "open_header", counted)
     assert warnings() == []
     assert names.count("mp_rank_00_model_states.pt") == 1
 
