@@ -1453,8 +1453,8 @@ MUTANTS = (
     ),
     Mutant(
         "the tensors of a weight norm get the names that the destination has",
-        "    names = {old: new for old, new in found.items() if old not in wanted and new not in there}\n",
-        "    names = dict[str, str]()\n",
+        "for before, after in weight_norm_names(there, wanted)\n",
+        "for before, after in ()\n",
         "planning/keys",
     ),
     Mutant(
