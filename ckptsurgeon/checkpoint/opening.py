@@ -34,6 +34,7 @@ __all__ = [
     "checkpoint_of",
     "folder_of_model",
     "is_given",
+    "is_live",
     "open_checkpoint",
     "open_optimizer",
     "path_of",
@@ -52,6 +53,12 @@ def is_given(value: object) -> bool:
         return True
     torch = sys.modules.get("torch")  # not imported: without it, there is no module
     return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def is_live(value: object) -> bool:
+    """Return whether a value is a module of transformers in memory."""
+    kind = getattr(sys.modules.get("transformers"), "PreTrainedModel", None)  # not imported, as torch above
+    return kind is not None and isinstance(value, kind)
 
 
 def check_given(value: object) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from ..checkpoint.opening import CheckpointLike
+from ..checkpoint.opening import CheckpointLike, is_live
 from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
 from ..util.registry import discover, plugin
@@ -317,12 +317,12 @@ def module_destination(model: nn.Module) -> TargetSpec:
 
 def _with_older_names(target: TargetSpec, model: object) -> TargetSpec:
     """Return a destination that knows the older keys of its tensors, if ``model`` is a live model of transformers."""
-    package = sys.modules.get("transformers")
-    kind = getattr(package, "PreTrainedModel", None)
-    if kind is None or not isinstance(model, kind) or getattr(model, "hf_quantizer", None) is not None:
+    if not is_live(model) or getattr(model, "hf_quantizer", None) is not None:
         return target
     from .hf.names import KeyConversions
 
     with suppress(ImportError):  # transformers before 5 has no table of renamed keys
-        return replace(target, recognise=KeyConversions.of(model, package).of_targets(target.tensors))
+        return replace(
+            target, recognise=KeyConversions.of(model, sys.modules["transformers"]).of_targets(target.tensors)
+        )
     return target

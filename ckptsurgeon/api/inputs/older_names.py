@@ -5,27 +5,20 @@ transformers 5 saves some models under older names than their modules have in me
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.opening import is_live, open_checkpoint
 from ...errors import CheckpointError, PlanError
 from ...util.text import count, escape
 
-__all__ = ["is_live", "older_name_notes", "older_names_said"]
+__all__ = ["older_name_notes", "older_names_said"]
 
 _REMEDY = (
     "save the module with save_pretrained, which writes the older names, and give its folder; load_into and transplant "
     "into the module rename them"
 )
-
-
-def is_live(given: object) -> bool:
-    """Return whether ``given`` is a module of transformers in memory."""
-    kind = getattr(sys.modules.get("transformers"), "PreTrainedModel", None)
-    return kind is not None and isinstance(given, kind)
 
 
 def older_name_notes(given: Iterable[Any], root: str | None = None) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.opening import is_given, path_of, place_of
+from ...checkpoint.opening import is_given, is_live, path_of, place_of
 from ...engine.compute.compute import memory_bytes
 from ...engine.compute.torch_arrays import check_device
 from ...engine.context import MemoryLimitError, memory_error
@@ -178,10 +178,11 @@ def merge(
     check_number(found, len(several), has_base=base is not None)
     settings = given_settings(found, parameters, more, weights)
     every = several if base is None else [base, *several]
-    with older_names_said(every, root):
+    has_live = any(map(is_live, every))
+    with older_names_said(every, root) if has_live else nullcontext():
         plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
-    if names := older_name_notes(every, root):
-        plan = replace(plan, notes=(*plan.notes, *names))
+    if has_live:
+        plan = replace(plan, notes=(*plan.notes, *older_name_notes(every, root)))
     return with_metadata(plan, metadata) if metadata else plan
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import is_live
 from ...destinations._load import target_with
 from ...engine.inputs import PlanInputs
 from ...errors import PatternError, PlanError
@@ -38,7 +39,7 @@ from ..inputs.argument_types import (
 from ..inputs.encoding import ENCODINGS, check_encoding, with_decoding
 from ..inputs.inputs import KeptOpen, check_decodable, plan_target, specs_of
 from ..inputs.metadata import check_metadata, with_metadata
-from ..inputs.older_names import is_live, older_name_notes, older_names_said
+from ..inputs.older_names import older_name_notes, older_names_said
 from ..inputs.operations import asked_conversions, operations_of
 from ..inputs.recipe_files import rules_of
 from ..layouts.named_layout import AUTO, KEEP, check_layout
@@ -202,10 +203,11 @@ def transplant(
         by_place=vocab == PLACE, encoding=encoding, layout=layout, heads=heads or "",
     )  # fmt: skip
     given = () if is_live(destination) else (*(one.given for one in specs if is_live(one.given)), destination)
-    with older_names_said(given, root):
+    has_live = any(is_live(one) for one in given)  # ``map`` is an argument here
+    with older_names_said(given, root) if has_live else nullcontext():
         plan = plan_into(specs, target, options, request)
-    if plan.counts.get("copied", 0) < len(plan.steps) and (names := older_name_notes(given, root)):
-        plan = replace(plan, notes=(*plan.notes, *names))
+    if has_live and plan.counts.get("copied", 0) < len(plan.steps):
+        plan = replace(plan, notes=(*plan.notes, *older_name_notes(given, root)))
     if chosen is not None and change is not None:
         from .donor.rows import network_of, with_donor  # most transplants have no donor
 

@@ -24,7 +24,10 @@ __all__ = ["RankJoiner", "equal_bytes", "not_compared"]
 
 
 COMPARED, PIECES = 32 << 10, 16
-"""If there are no checksums, this many pieces of this many bytes, evenly spread, are compared of a large tensor."""
+"""The size of a piece and the number of pieces of a large tensor that are compared if it has no checksums.
+
+The pieces are evenly spread.
+"""
 AT_ENDS = 256 << 10
 """Of a remote tensor, only this many bytes at the beginning and at the end are compared: each piece is a request."""
 

@@ -48,7 +48,7 @@ def part_left(
 ) -> Iterator[str]:
     """Yield the note if a tenth of the destination is in no source, but unused tensors have exactly these shapes.
 
-    Then a part probably has another name. As for ``few_copied``, there is no note if options leave out a part.
+    A part of the source then probably has another name. If options leave out a part, no note is yielded.
     """
     own = [step for step in steps if not step.tied_to]
     missing = _missing(own)

@@ -212,7 +212,9 @@ def select(views: Sequence[SourceView], options: Options, wanted: Collection[str
 
 def _rename_weight_norms(selection: Selection, wanted: Collection[str]) -> None:
     """Give tensors of weight norms the older or newer names of torch, if only these are in ``wanted``."""
-    there = {*selection.origins, *selection.excluded} if wanted else set[str]()
+    there = {*selection.origins, *selection.excluded}
+    if all(name in there for name in wanted):
+        return
     names = {
         old: new
         for before, after in weight_norm_names(there, wanted)

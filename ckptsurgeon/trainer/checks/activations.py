@@ -143,7 +143,7 @@ def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], 
     The units of a layer in ``_CHANNELS_SECOND`` are on axis 1, those of any other layer with parameters on the last
     axis. ``channels`` maps the shape of an output to this axis; this function adds an entry for each layer with
     parameters. Any other layer, such as an activation function, has its units on the same axis as the layer before it:
-    the axis that ``channels`` has for the shape of its output, or the last axis if there is no entry.
+    the axis that ``channels`` has for the shape of its output, or the last axis if ``channels`` lacks this shape.
     """
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)

@@ -64,7 +64,7 @@ def _settings(folder: ModelFolder, file: str) -> dict[str, Any]:
     if any(name.startswith("pooling_mode") for name in fields):
         made["pooling_mode"] = "+".join(pooling_modes(fields))
     if isinstance(made.get("prompts"), dict):
-        made["prompts"] = {name: text for name, text in made["prompts"].items() if text}  # "" is no prompt
+        made["prompts"] = {name: text for name, text in made["prompts"].items() if text}  # "" is not a prompt
     return made
 
 

@@ -37,7 +37,7 @@ class Module(NamedTuple):
 
 
 def modules_in(folder: ModelFolder) -> list[Module]:
-    """Return the modules in the order in which they run; [] if there is no valid modules.json."""
+    """Return the modules in the order in which they run; [] if modules.json is missing or not valid."""
     if all(one.name != MODULES for one in folder.files):
         return []
     rows: object = None
