@@ -152,7 +152,7 @@ class Scan(InNotebooks):
         """The highest verdict in words, or the kind of the worst fault if all findings have faults and no verdict."""
         if self.verdict or any(one.fault is None for one in self.found):
             return str(self.verdict)
-        return min((one.judged for one in self.found), default=str(self.verdict))  # corrupt before unreadable
+        return max(self.found, key=_badness).judged if self.found else str(self.verdict)
 
     @property
     def judged_files(self) -> Mapping[str, str]:
