@@ -99,12 +99,13 @@ class RuleTarget:
     def _written(self, pattern: KeyPattern | None, start: str) -> str:
         """Return the rule's text with captures such as ``$1`` rewritten as ``{1}``; '' if the result is not valid.
 
-        If only the pattern as a regular expression has such captures, the text is that of a regular expression.
+        If the pattern has a parenthesis, it is taken for a regular expression, if it is a valid one.
         """
         ours = in_our_spelling(self.text, self._bound())
         if foreign_capture(ours, self._bound()):
             return ""
-        for kind in ("", "re:") if pattern and pattern.expression is None and "(" in pattern.text else ("",):
+        is_expression = pattern is not None and pattern.expression is None and "(" in pattern.text  # keys have none
+        for kind in ("re:", "") if is_expression else ("",):
             with suppress(PatternError):
                 read = KeyPattern(f"{kind}{pattern.text}") if pattern and kind else pattern
                 RuleTarget(ours, read, rule=self._rule, also=self._also)

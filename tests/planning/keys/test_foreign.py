@@ -30,6 +30,7 @@ from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines, target
         ("a.{n}=b.$n.c", "$n", "a.{n}=b.{n}.c", r"\$ is"),
         (r"a.*=b.{\1}", r"{\1}", "a.*=b.{1}", r"\\ is"),
         (r"h.(\d+).w=layers.\1.w", r"\1", r"re:h.(\d+).w=layers.{1}.w", r"\\ is"),
+        (r"h(.*)=x\1", r"\1", "re:h(.*)=x{1}", r"\\ is"),
     ],
 )
 def test_a_capture_in_another_spelling_is_an_error_with_ours(rule: str, said: str, ours: str, literal: str) -> None:
