@@ -255,9 +255,10 @@ def _token_lists(first: str, second: str) -> str:
 
 
 def _mismatches(keys: Sequence[str]) -> list[str]:
-    """Return the command-line options that initialise the tensors ``keys``, whose shapes differ, split into words.
+    """Return the words of the command-line options that initialise the tensors ``keys``, whose shapes differ.
 
-    A tensor that is in many layers gets one ``--on-mismatch`` option for all of them.
+    A tensor that is in many layers gets one ``--on-mismatch`` option for all of them; if this takes too many options,
+    ``--ignore-mismatch`` is returned.
     """
     patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:

@@ -255,7 +255,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the fields ``model`` and ``adapter`` of an inspection, from the files in the checkpoint's folder."""
+    """Return the fields ``model`` and ``adapter`` of an inspection, from the checkpoint and the files in its folder."""
     from .model_folder.folder import model_folder
 
     folder = model_folder(checkpoint) if checkpoint.folder is not None else None

@@ -126,7 +126,9 @@ class _MemberReader:
         Raises FormatError if the member is too short.
         """
         if not 0 <= nbytes <= self.end - self.at:
-            raise FormatError("a member of the tar archive is truncated.", rule="tar size")
+            raise FormatError(
+                "a member of the tar archive is shorter than the data that it announces.", rule="tar size"
+            )
         self.at += nbytes
         return self.at - nbytes
 

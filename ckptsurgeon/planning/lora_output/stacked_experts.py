@@ -297,7 +297,7 @@ def _rows(stack: ExpertStack, pattern: str, *, is_mixtral: bool) -> Iterator[Map
 
 
 def _of_routers(tensors: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the operations that give the factors of Mixtral's routers the names in transformers' files."""
+    """Yield the operations that rename the factors of Mixtral's routers to their names in transformers' files."""
     for key in dict.fromkeys(numberless(key) for key in tensors if f".{_ROUTER}.lora_" in key):
         yield {"copy": key, "into": [key.replace(f".{_ROUTER}.", f".{_ROUTER_OF_MIXTRAL}.")]}
 

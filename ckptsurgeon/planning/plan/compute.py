@@ -237,7 +237,11 @@ class Factor:
         )
 
     def _fits_products(self, shape: Sequence[int], inputs: Sequence[Sequence[int]], number: int = 1) -> bool:
-        """Return whether ``inputs`` are ``number`` pairs of factors A and B, whose products have the same shape."""
+        """Return whether this factor has ``shape`` if ``inputs`` are the shapes of ``number`` pairs of factors A and B.
+
+        It has not if there is another number of inputs, if A and B of a pair do not fit each other, if the products of
+        the pairs differ in shape, or if the rank is larger than the rank that their sum can have.
+        """
         if not number or len(inputs) != 2 * number or self.transposed:
             return False
         firsts, seconds = inputs[::2], inputs[1::2]

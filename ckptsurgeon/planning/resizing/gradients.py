@@ -66,7 +66,10 @@ def gradient_rows(row: Row, moment: str) -> list[dict[str, Any]]:
 
 
 def added(key: str, dim: int, size: int, moment: str) -> Iterator[dict[str, Any]]:
-    """Yield the operations that add new elements to a moment, up to ``size`` along ``dim``."""
+    """Yield the operations that add elements to the moment ``key`` until its size along ``dim`` is ``size``.
+
+    ``moment`` is the name of the moment, such as ``exp_avg``.
+    """
     if moment in SECOND:
         yield {"tile": key, "dim": dim, "times": _TIMES}
         yield {"slice": key, "dim": dim, "begin": 0, "end": size}

@@ -116,9 +116,9 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
         if groups:
             yield (
-                f"{escape(path)}: of every kind of matrix, the decoded matrices of some layers are at least "
-                f"{1 << ALL_ROLES} times as large as those of the other layers: the scales of some layers may be those "
-                f"of another model: {_listed(groups)} ({len(groups)} of {len(powers)})"
+                f"{escape(path)}: {len(groups)} of {len(powers)} decoded matrices, those of every kind in some layers, "
+                f"are at least {1 << ALL_ROLES} times as large as those of the other layers: the scales of these "
+                f"layers, or of the others, may be those of another model: {_listed(groups)}"
             )
         elif not (large or small):
             yield from _on_single_layers(path, powers)

@@ -128,7 +128,10 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 def _not_excluded(
     plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> PlainWeights:
-    """Return the keys in ``plain`` of the weights that the settings certainly do not exclude from quantisation."""
+    """Return the keys in ``plain`` without those that the settings exclude, or may exclude, from quantisation.
+
+    Keys are ``undecided`` if some regular expressions of the settings were not evaluated.
+    """
     if not plain:
         return PlainWeights([], [])
     quantised = [module_of(one.name) for one in codes.tensors if one.codes]

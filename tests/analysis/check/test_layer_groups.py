@@ -94,7 +94,7 @@ def test_verbs_that_decode_note_them(factor: float, notes: int) -> None:
             tensors[key] = tensors[key] * factor
     save_file(tensors, "x.safetensors")
     said = cs.apply(cs.convert("x.safetensors", dequantize=True), "out.safetensors").notes
-    assert len([one for one in said if "of every kind of matrix" in one]) == notes
+    assert len([one for one in said if "those of every kind in some layers" in one]) == notes
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_most_matrices_have_to_be_too_large(layers: int, is_noted: bool) -> None
     assert bool(notes(model("int4-group128", "odd", inverse, layers), LARGE)) is is_noted
 
 
+@pytest.mark.long
 def test_every_verb_that_decodes_notes_it() -> None:
     odd, usual = model("int4-group128", "odd", inverse), model("int4-group128", "usual")
     fresh = {f"{i}.weight": torch.zeros(256, 256) for i in range(LAYERS)}
@@ -250,9 +251,9 @@ def test_a_group_of_layers_is_compared_with_the_other_in_every_role(factor: floa
             seen.add_size(f"layers.{layer}.{role}.weight", size * (factor if layer > 1 else 1), lambda: False)
             seen.add_size(f"layers.{layer}.{role}.weight", 0.01, lambda: False)  # another part of the matrix
     said = (
-        "m: of every kind of matrix, the decoded matrices of some layers are at least 4 times as large as those of the other "
-        "layers: the scales of some layers may be those of another model: layers.2.down.weight, layers.2.q.weight, "
-        "layers.2.up.weight, and 3 more (--json lists all) (6 of 12)"
+        "m: 6 of 12 decoded matrices, those of every kind in some layers, are at least 4 times as large as those of the "
+        "other layers: the scales of these layers, or of the others, may be those of another model: "
+        "layers.2.down.weight, layers.2.q.weight, layers.2.up.weight, and 3 more (--json lists all)"
     )
     assert list(seen.notes("m")) == [said] * is_noted
 

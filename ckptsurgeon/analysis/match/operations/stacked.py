@@ -89,7 +89,10 @@ def _is_square(info: TensorInfo) -> bool:
 
 
 def _named_parts(tensors: Tensors) -> dict[str, Parts]:
-    """Return {key: parts of a transformer block that the tensor may be}; ``experts.gate_proj`` counts as a module."""
+    """Return {key: parts of a transformer block that the tensor may be}.
+
+    A key that does not end in weight, bias or kernel, such as ``experts.gate_proj``, is read as the name of a module.
+    """
     leaves = ("weight", "bias", KERNEL)
     modules = {key: key if key.rpartition(".")[2] in leaves else f"{key}.weight" for key in tensors}
     parts = parts_of(modules.values())

@@ -207,7 +207,7 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
         if lacking and all(map(str.isdecimal, labels)):
             yield Note(
                 NoteKind.VOCABULARY,
-                f"config.json has no label {lacking[0]} (id2label), but {has}: pipelines of transformers fail",
+                f"id2label of config.json has no label for row {lacking[0]}, but {has}: pipelines of transformers fail",
             )
 
 

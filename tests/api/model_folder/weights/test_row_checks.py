@@ -150,7 +150,7 @@ ABC = {"0": "a", "1": "b", "2": "c"}
          f"config.json has 1 label (id2label), {ROWS}: transformers before 5 cannot load this model"),
         ({"num_labels": 5, "id2label": {"0": "a"}}, f"config.json has 1 label (id2label), {ROWS}: {UNLOADED}"),
         ({"id2label": {"0": "a", "1": "b", "3": "c"}},
-         f"config.json has no label 2 (id2label), {ROWS}: pipelines of transformers fail"),
+         f"id2label of config.json has no label for row 2, {ROWS}: pipelines of transformers fail"),
         ({"id2label": ABC, "label2id": {"A": 0, "b": 1, "c": 2}}, ""),
         ({"id2label": ABC, "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}}, ""),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}, "label2id": {"a": 1, "b": 2}}, ""),
