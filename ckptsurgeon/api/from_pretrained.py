@@ -92,7 +92,7 @@ def _matching(patterns: Sequence[str], keys: Mapping[str, TensorInfo]) -> list[s
 
 
 def class_of(target: TargetSpec) -> str:
-    """Return the name of the class of transformers that a destination builds."""
+    """Return the name of the class of transformers that a destination builds; AutoModel if config.json names none."""
     texts = [one.text for one in target.companions if one.name == CONFIG and one.text]
     named = read_json(texts[0]).get("architectures") if texts else None
     return str(named[0]) if isinstance(named, list) and named else ANY

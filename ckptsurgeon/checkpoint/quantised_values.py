@@ -140,7 +140,7 @@ def notes_on_values(
 
 
 def _two_scales(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, Note]]:
-    """Yield (name of the weight, text) for each weight that has both names of its scale, with different values."""
+    """Yield (name of the weight, note) for each weight whose scale is stored under two names, with different values."""
     for one in codes.tensors:
         if one.codes and {*SCALE_NAMES} <= one.parts.keys():
             first, second = (tensors[one.parts[end]] for end in SCALE_NAMES)

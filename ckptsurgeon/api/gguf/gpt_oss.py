@@ -96,7 +96,8 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
             raise PlanError(
                 f"{escape(wrong[0])} is {shape_text(first)}, but it must be {shape_text((*first[:1], *sizes))}: "
                 f"hidden_size is {width} and intermediate_size {inner} in config.json.",
-                hint="If this tensor has mxfp4 codes, pack them again in the shape (experts, out, in / 32, 16).",
+                hint="If this tensor is stored as mxfp4 codes, pack them again: the codes must have the shape "
+                "(experts, out, in / 32, 16).",
                 details=wrong,
             )
 

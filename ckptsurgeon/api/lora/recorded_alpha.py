@@ -39,7 +39,7 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
         if others := sum("alpha" in parts for parts in modules.values()):
             yield Note(NoteKind.OTHER, f"{said}; {count(others, 'module')} {'has' if others == 1 else 'have'} one")
         else:
-            yield f"{said}: to apply this alpha, run lora merge --weights {alpha / rank:g}"
+            yield f"{said}: to apply this alpha, run ckpt lora merge with --weights {alpha / rank:g}"
 
 
 def _number(text: str | None) -> float:

@@ -274,9 +274,10 @@ def _with_list(
 
 
 def _without(own: Collection[str], kept: Collection[str]) -> list[str]:
-    """Return a note on an output without a tokeniser.
+    """Return a note that the output has no tokeniser; it names the files of the donor's tokeniser that are left out.
 
-    ``own`` are the names of the files of the donor's tokeniser, and ``kept`` the names of files that the output gets.
+    ``own`` are the names of the files of the donor's tokeniser; if there are none, there is no note. ``kept`` are the
+    names of the files that the output gets.
     """
     if not own:
         return []

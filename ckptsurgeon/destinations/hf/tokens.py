@@ -57,8 +57,9 @@ def renumbering_of(
     fixed: frozenset[str] = frozenset(),
     remedy: str = "",
 ) -> Renumbering | None:
-    """Return a map from old token ids to ids of a new vocabulary; None if it is unknown and not needed.
+    """Return a map from old token ids to ids of a new vocabulary; None if the configuration's ids need no change.
 
+    They need none if they are of the new vocabulary, or if the map is unknown but no field has a token id.
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
     fields already hold ids of the new vocabulary. Raises ConfigError if the map is unknown, but another field has a
     token id; ``remedy`` is a part of its hint that says how to set a field, "" if fields cannot be set.

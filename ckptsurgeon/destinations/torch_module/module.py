@@ -94,7 +94,10 @@ class _ModuleSource:
             return real_tensors(self._build, self.built.seed)[0]
 
     def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
-        """Return the error to raise in place of ``error`` if a host did not answer; None if all hosts answered."""
+        """Return the error to raise in place of ``error`` if ``build`` contacted a host that did not answer; else None.
+
+        ``opened`` is the record of the files and the hosts that ``build`` used.
+        """
         if not opened.unreachable:
             return None
         return SourceError(

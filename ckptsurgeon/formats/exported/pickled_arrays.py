@@ -167,7 +167,8 @@ class _Arrays:
     def converted(self, tree: Any) -> Any:
         """Return ``tree`` with a TensorInfo in place of each array; dicts and lists are changed in place.
 
-        An array that occurs several times becomes the same TensorInfo each time. Long strings become stand-ins.
+        An array that occurs several times becomes the same TensorInfo each time. Long strings, and arrays of types that
+        torch lacks, become stand-ins.
         """
         holder = [tree]
         waiting: list[Any] = [holder]

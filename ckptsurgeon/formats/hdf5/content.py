@@ -146,7 +146,8 @@ class HdfContent:
         if others := [name for name in self._unread.others if name not in _OF_KERAS]:
             yield f"left out, because they are not single texts: the attributes {listing(others, 4, where='')}"
         if self._inner:
-            yield f"left out: these attributes of groups and datasets: {listing([*self._inner], 4, where='')}"
+            named = listing([*self._inner], 4, where="")
+            yield f"left out of the metadata: these attributes of groups and datasets: {named}"
         if self._has_inner_heap:
             yield "some attributes of groups and datasets were not read: they are too many, or too long"
         if self._has_heap:

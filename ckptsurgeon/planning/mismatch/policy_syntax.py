@@ -184,7 +184,7 @@ def parse_policy(text: str) -> Policy:
         if begun and begun[1] in ARGUMENTS:
             raise ConfigError(
                 f"there is no policy {escape(name, 80)!r}.",
-                hint=f"Write a colon before the arguments: {begun[1]}:{escape(text[begun.end() :], 80)}.",
+                hint=f"Write a colon before the arguments: {begun[1]}:{escape(text[begun.end() :].rstrip(')'), 80)}.",
             )
         near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."

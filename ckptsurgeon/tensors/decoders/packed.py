@@ -131,9 +131,10 @@ def _words(columns: int, bits: int) -> tuple[int, int]:
 
 
 def _shape(asked: Request) -> tuple[int, ...]:
-    """Return the shape of a compressed-tensors weight, as stored in its ``weight_shape``.
+    """Return the shape of a compressed-tensors weight: from its ``weight_shape`` or, without a valid one, the headers.
 
-    Raises UndecodableError if ``weight_shape`` was cast to floats, and its values may have been rounded.
+    Raises UndecodableError if ``weight_shape`` was cast to floats, and its values are not exactly the shape from the
+    headers: they may have been rounded.
     """
     assert asked.coded.shape is not None
     stored = asked.parts.get(".weight_shape")

@@ -151,7 +151,7 @@ def _gptq(asked: _Asked) -> Template:
     facts, fields, columns = asked.facts, asked.request.settings.fields, asked.shape[-1]
     group, ordered = _group_by_order(asked, ".g_idx") if "order" in asked.parts else (int(facts["group"]), ())
     if -(-columns // group) != dict(asked.made.parts)["scale"].shape[0]:
-        raise UnencodableError(f"the number of scales does not fit the {columns} columns in groups of {group}")
+        raise UnencodableError(f"the number of scales of a row does not fit {columns} columns in groups of {group}")
     # If no setting says sym=false, loaders use kernels for symmetric codes, which do not read zero points.
     asymmetric = asked.zero if set(values_called(fields, "sym")) == {False} else ()
     zeros = (("zeros_packed", 2.0),) if asked.zero else ()

@@ -124,8 +124,8 @@ def _part(part: _Entry) -> tuple[str, float, float]:
 def _sound(folder: str, entry: _Entry) -> str:
     """Return the path of the sound file in a line of ``wav.scp``.
 
-    A relative path begins at the data folder or, as in Kaldi's recipes, at the working directory. Raises ConfigError
-    for a command, an archive or an empty path.
+    The file of a relative path is looked for in the data folder and then, as in Kaldi's recipes, in the working
+    directory. Raises ConfigError for a command, an archive or an empty path.
     """
     name = entry.value
     if name.endswith("|"):

@@ -224,7 +224,7 @@ class Task(Protocol):
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None: ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the loss of a batch, as a sum over its items."""
+        """Return the loss of a batch, as a sum over its items (labels, frames or examples)."""
         ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ...helpers.adapters import base_state, factors
 
 SAID = (
     "1 module has no alpha tensor, so the scale is 1, although the metadata give 2 (ss_network_alpha 4 / ss_network_dim 2): "
-    "to apply this alpha, run lora merge --weights 2"
+    "to apply this alpha, run ckpt lora merge with --weights 2"
 )
 
 

@@ -177,6 +177,7 @@ def test_a_dimension_of_zero_is_not_resampled(policy: str) -> None:
         ("a=positions-2d:method=nearest", "not bicubic or bilinear"),
         ("a=positions-2d:prefix=1,prefix=2", "prefix twice"),
         ("a=positions-2d,to=12x20", "Write a colon before the arguments: positions-2d:to=12x20"),
+        ("a=pad(parts=2)", "Write a colon before the arguments: pad:parts=2."),
         ("a=positions-2d:", "has no argument ''"),
         ("a=slice:prefix=1", "has no arguments"),
         ("a=", "there is no policy ''"),

@@ -132,7 +132,10 @@ def test_attributes_of_groups_that_are_left_out_are_said(monkeypatch: pytest.Mon
         assert not found.notes  # Keras repeats the names of layers and weights there
     monkeypatch.setattr("ckptsurgeon.formats.hdf5.content._OF_KERAS", frozenset({"layer_names"}))
     with cs.open_checkpoint(str(GOLDEN / "keras_2.h5")) as found:
-        assert "left out: these attributes of groups and datasets: backend, keras_version, weight_names" in found.notes
+        assert (
+            "left out of the metadata: these attributes of groups and datasets: backend, keras_version, weight_names"
+            in found.notes
+        )
 
 
 # Keras.

@@ -101,7 +101,7 @@ class Changes:
         return len(self.at.models)
 
     def __getitem__(self, model: int) -> Array:
-        """Return the difference of one model to the base, in double precision.
+        """Return the difference of one model to the base, in double precision, divided by ``scale``.
 
         The array is computed anew at each call, so that only one difference is in memory.
         """
