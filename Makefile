@@ -15,7 +15,7 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit fusionbench peft lycoris adapters scanners datasets quantised quantised_earlier gguf whisper_cpp ctranslate2 onnx flax orbax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion megatron_ranks pyctcdecode deepspeed llmcompressor verl
 
-.PHONY: help bytecode demo test test-all test-browser chromium test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
+.PHONY: help bytecode demo test test-all test-turn test-browser chromium test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ test: bytecode  ## run the tests of every promise and every verb: 5 minutes on t
 
 test-all: bytecode  ## run all tests, each as deep as it goes
 	CKPT_TESTS=full $(BIN)/python -m pytest $(TOGETHER)
+
+# The commit chooses the turn, so that a run of continuous integration can be repeated, and a dozen runs try all.
+TURNS := 12
+TURN ?= $(shell echo $$((0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0) % $(TURNS))))
+
+test-turn: bytecode  ## run a twelfth of the files of tests, each as deep as it goes (TURN: 0 to 11; else the commit chooses)
+	CKPT_TESTS=full CKPT_TURN=$(TURN)/$(TURNS) $(BIN)/python -m pytest $(TOGETHER)
 
 mutants: $(STAMP)  ## break promises of the package on purpose, one line each, and see that make test notices (WORDS: which)
 	$(BIN)/python -m tests.mutants $(WORDS)

@@ -21,7 +21,7 @@ os.environ["CKPTSURGEON_NO_BUILDS"] = "1"  # nothing that one run builds may cha
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
+from .helpers.depth import FULL, evenly_spaced, examples_of, has_its_turn, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import (
@@ -142,7 +142,12 @@ def _is_a_rule(item: pytest.Item) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m gpu`` read only files that have such tests: a machine with a GPU may lack what others import."""
+    """Read only the files whose turn it is, and with ``-m gpu`` those that have such tests.
+
+    A machine with a GPU may lack what the others import.
+    """
+    if not collection_path.is_dir() and not has_its_turn(os.path.relpath(collection_path, config.rootpath)):
+        return True
     if config.getoption("markexpr") != "gpu":
         return None
     files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
@@ -203,6 +208,12 @@ def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         if not request.node.nodeid.startswith(BUILT_ANEW):
             keep_builds(patched, folder / "builds")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_turn_is_of_this_run() -> None:
+    """Let what tests start anew, such as pytest itself, know of no turn."""
+    os.environ.pop("CKPT_TURN", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ moments of a kill. What is marked ``long`` is left to ``make test-all``. Of a te
 first and the last, of one marked ``costly`` a single one. It tries each case of a promise (``clause``), and each case of a
 rule (``RULES`` in conftest.py) unless the test is marked ``costly``.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
+``make test-turn`` sets CKPT_TURN=3/12 or the like besides, and tries the files of one of twelve turns.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import pytest
 from hypothesis import settings
 
 __all__ = [
-    "CASES", "COSTLY_CASES", "FULL", "SHARE", "covering", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
+    "CASES", "COSTLY_CASES", "FULL", "SHARE", "TURN", "covering", "each_in_turn", "evenly_spaced", "examples_of",
+    "has_its_turn", "in_array", "shared_out", "some_of", "times",
 ]  # fmt: skip
 
 FULL = os.environ.get("CKPT_TESTS") == "full"
+TURN = os.environ.get("CKPT_TURN", "")
+"""Which files are tested, such as ``3/12``: those of the fourth of twelve turns."""
 SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
@@ -36,6 +40,14 @@ COSTLY_CASES = 1
 One = TypeVar("One")
 Test = TypeVar("Test", bound=Callable[..., Any])
 Pair = TypeVar("Pair", bound=tuple[Any, ...])
+
+
+def has_its_turn(file: str, turn: str = TURN) -> bool:
+    """Return whether the tests of a file are run in a turn, such as ``3/12``; without one, all are."""
+    if not turn:
+        return True
+    number, turns = map(int, turn.split("/"))
+    return crc32(file.encode()) % turns == number
 
 
 def times(full: int) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from ckptsurgeon.cli.application import verbs
 
+from ..helpers.depth import has_its_turn
 from ..promises.clauses import SECTIONS
 from ..promises.table import ALL
 
@@ -32,10 +33,21 @@ def test_make_test_leaves_out_what_is_long_and_make_test_all_goes_as_deep_as_it_
     assert "-m" not in target("test-all").replace("-m pytest", "")
 
 
-def test_what_continuous_integration_runs_is_everything() -> None:
+def test_what_continuous_integration_runs_is_everything_in_a_dozen_turns() -> None:
     script = (ROOT / ".ci/run").read_text()
     goals = " ".join(re.findall(r"^make (.*)$", script, re.M)).split()
-    assert [goal for goal in goals if not goal.startswith("-")] == ["lint", "chromium", "test-all", "test-browser"]
+    assert [goal for goal in goals if not goal.startswith("-")] == [
+        "lint",
+        "chromium",
+        "test",
+        "test-browser",
+        "test-turn",
+    ]
+    assert target("test-turn").replace("CKPT_TURN=$(TURN)/$(TURNS) ", "") == target("test-all")
+    turns = int(re.findall(r"^TURNS := (\d+)$", MAKEFILE, re.M)[0])
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        assert [has_its_turn(name, f"{turn}/{turns}") for turn in range(turns)].count(True) == 1, name
     assert re.search(r"^check: lint ", MAKEFILE, re.M)
     (command,) = target("check").splitlines()  # what it runs besides is among all tests
     assert all((ROOT / name).is_file() for name in command.partition("-m 'not long' ")[2].split())
