@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart
 from ...util.note_kind import NoteKind
-from ...util.notes import Note, reworded
+from ...util.notes import Note
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .config import AFTER_PADDING, PADDING
@@ -57,11 +57,17 @@ MOST = 12
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
 """Matches the name of a low-rank factor in a key."""
 
-DIFFERENT = (
-    "equal weights compute different results, because the config.json files differ",
-    "equal weights compute different results, unless these are the defaults of the class",
-)
-"""The beginnings of notes on fields that differ: those known to differ, and those that only one configuration sets."""
+
+def _beginnings(file: str) -> tuple[str, str]:
+    """Return the beginnings of the notes on ``file``: for fields known to differ, and for fields set only once."""
+    return (
+        f"equal weights compute different results, because the {file} files differ",
+        "equal weights compute different results, unless these are the defaults of the class",
+    )
+
+
+DIFFERENT = _beginnings(CONFIG)
+"""The beginnings of notes on fields of config.json that differ."""
 
 
 class _Difference(NamedTuple):
@@ -145,17 +151,24 @@ def with_config_said(
 
 
 def config_notes(
-    other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any], *, by_place: bool = True
+    other: str,
+    theirs: Mapping[str, Any],
+    name: str,
+    ours: Mapping[str, Any],
+    *,
+    by_place: bool = True,
+    file: str = CONFIG,
 ) -> Iterator[str]:
     """Yield a note on the fields in which the configurations of two models differ; none if they are equal.
 
     A second note has the fields that only one of them sets, if the default of their class is not known. ``ours`` is the
     configuration of the model called ``name``, and ``theirs`` that of the model called ``other``. ``by_place`` is false
-    if rows are mapped by token; then a token may have different ids in the two models.
+    if rows are mapped by token; then a token may have different ids in the two models. ``file`` is the name of the file
+    that has the configuration.
     """
     found = [one for one in _all_differing(theirs, ours) if by_place or not _is_computed(one.field)]
     ordered = sorted(found, key=lambda one: one.field != "model_type")
-    for is_known, begin in zip((True, False), DIFFERENT, strict=True):
+    for is_known, begin in zip((True, False), _beginnings(escape(file)), strict=True):
         lines = [
             _line(escape(one.field), (one.other, escape(other)), (one.here, escape(name)))
             for one in ordered
@@ -177,8 +190,8 @@ def component_differences(other: str, theirs: ModelFolder, name: str, ours: Mode
     for file in ours.parts:
         with suppress(CheckpointError):
             there = read_object(paths[file.name]) if file.name in paths else {}
-            for note in config_notes(other, there, name, read_object(file.path)) if there else ():
-                yield reworded(note, note.replace(CONFIG, escape(file.name), 1))
+            if there:
+                yield from config_notes(other, there, name, read_object(file.path), file=file.name)
 
 
 def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[_Difference]:
