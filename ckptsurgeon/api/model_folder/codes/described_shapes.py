@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....checkpoint.values.samples import first_and_last_rows
@@ -38,8 +38,15 @@ VALUE_BYTES = 4096
 """A tensor with more bytes than this is not read as a stored shape."""
 
 
-SHAPE_SAID, BLOCK_SAID = "gives the shape ", "gives a block size of "
-"""The beginnings of texts on a wrong shape, and on a wrong block size, in a ``quant_state``."""
+class _Fault(NamedTuple):
+    """What is wrong with a stored field of a weight: the field's name, the rest of the text, and the kind of the note.
+
+    The kind is BROKEN_CODES if a shape or block size is wrong: then no program can decode the weight.
+    """
+
+    field: str
+    text: str
+    kind: NoteKind = NoteKind.BROKEN_CODES
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
@@ -59,42 +66,31 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
     if scheme_of(checkpoint.path):
         return []
     checkpoint = checkpoint.stored or checkpoint
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[_Fault, list[str]] = {}
     codes = checkpoint.codes
     forms = {form for form, one in codes.by_form().items() if one.codes and any(map(_describes, one.parts))}
     described = (one for one in codes.tensors if one.form in forms) if forms else ()
     some = [*islice(described, MOST)]
     for one in some:
-        for why in (
+        for fault in (
             *_of_state(checkpoint, one, config or {}),
             *_of_shape(checkpoint, one, config or {}),
             *_of_zeros(checkpoint, one),
         ):
-            found.setdefault(why, []).append(one.codes)
+            found.setdefault(fault, []).append(one.codes)
     # there is already a note on weights that have another version than most weights
     if any(UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes):
-        found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
-    for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
-        found.setdefault(why, []).append(key)
-    return [
-        Note(_kind_of(field, why), f"the {field} of {listing(keys, 3)} {why}") for (field, why), keys in found.items()
-    ]
-
-
-def _kind_of(field: str, why: str) -> NoteKind:
-    """Return the kind of a note: BROKEN_CODES if it says that a shape or block size is wrong, else QUANTISATION.
-
-    With a wrong shape or block size, no program can decode the weight.
-    """
-    is_size = field == "weight_shape" or why.startswith((SHAPE_SAID, BLOCK_SAID))
-    return NoteKind.BROKEN_CODES if is_size else NoteKind.QUANTISATION
+        found = {fault: keys for fault, keys in found.items() if fault.field != "qzeros" or 2 * len(keys) > len(some)}
+    for key, fault in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
+        found.setdefault(fault, []).append(key)
+    return [Note(fault.kind, f"the {fault.field} of {listing(keys, 3)} {fault.text}") for fault, keys in found.items()]
 
 
 def _describes(ending: str) -> bool:
     return ending in (SHAPE, ZEROS) or ending.startswith(STATE)
 
 
-def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[_Fault]:
     state = checkpoint.quant_states.get(one.name, {})  # an unreadable state is reported when the weight is decoded
     shape, block = state.get("shape"), state.get("blocksize")
     codes, scales = 2 * checkpoint[one.codes].nbytes, one.parts.get(".absmax")
@@ -103,30 +99,28 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
         if number + number % 2 != codes:
             # Python refuses to print more than 4,300 digits
             values = escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"
-            yield (
-                "quant_state",
-                f"{SHAPE_SAID}{brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
-            )
+            said = f"which is {values} values, but there are {codes:,} codes"
+            yield _Fault("quant_state", f"gives the shape {brief_repr(shape)}, {said}")
         elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
             width = f"hidden_size is {config['hidden_size']}"
-            yield (
-                "quant_state",
-                f"{SHAPE_SAID}{brief_repr(shape)}, but it must be {[*expected]}: {width} in config.json",
-            )
+            said = f"but it must be {[*expected]}: {width} in config.json"
+            yield _Fault("quant_state", f"gives the shape {brief_repr(shape)}, {said}")
     if type(block) is int and block > 0 and scales is not None:
         have = math.prod(checkpoint[scales].shape)
         if have not in (-(-codes // block), -(-(codes - 1) // block)):
             size = escape(str(block), DIGITS)
-            yield "quant_state", f"{BLOCK_SAID}{size}, but there are {have:,} scales for {codes:,} codes"
+            said = f"but there are {have:,} scales for {codes:,} codes"
+            yield _Fault("quant_state", f"gives a block size of {size}, {said}")
     nested, outer = state.get("nested_blocksize"), one.parts.get(".nested_absmax")
     if type(nested) is int and nested > 0 and scales is not None and outer is not None:
         inner, have = (math.prod(checkpoint[key].shape) for key in (scales, outer))
         if have != -(-inner // nested):
             size = f"{escape(str(nested), DIGITS)} for the scales"
-            yield "quant_state", f"{BLOCK_SAID}{size}, but the absmax has {inner:,} values, the nested_absmax {have:,}"
+            said = f"but the absmax has {inner:,} values, the nested_absmax {have:,}"
+            yield _Fault("quant_state", f"gives a block size of {size}, {said}")
 
 
-def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[_Fault]:
     shape, codes = _stored_shape(checkpoint, one), checkpoint[one.codes].shape
     if len(shape) != 2 or len(codes) != 2:
         return
@@ -134,17 +128,17 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     width, field = columns_of(one.name, config)
     # codes have 1 to 8 bits each, and are packed in 32-bit integers
     if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:
-        yield "weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}"
+        yield _Fault("weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}")
     elif width not in (0, columns):
         width_text = escape(str(width), DIGITS)
         said = f"{field} is {width_text} in config.json"
-        yield "weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width_text}]: {said}"
+        yield _Fault("weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width_text}]: {said}")
 
 
 def _unlike_shapes(
     checkpoint: Checkpoint, described: Sequence[QuantisedTensor], said: Collection[str]
-) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield (key of the codes, reason) for each ``weight_shape`` that differs from those of most other layers.
+) -> Iterator[tuple[str, _Fault]]:
+    """Yield (key of the codes, fault) for each ``weight_shape`` that differs from those of most other layers.
 
     Two weights are compared only if they have the same name in different layers, and their parts have the same dtypes
     and shapes. The keys in ``said`` are left out, because there are already notes on them.
@@ -158,7 +152,7 @@ def _unlike_shapes(
         if 2 * number > len(shapes):
             for key in [key for key, shape in shapes.items() if shape != usual]:
                 like = f"that of {count(number, 'similar tensor')} is {[*usual]}"
-                yield key, ("weight_shape", f"is {[*shapes[key]]}, but {like}")
+                yield key, _Fault("weight_shape", f"is {[*shapes[key]]}, but {like}")
 
 
 def _stored_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> tuple[int, ...]:
@@ -169,8 +163,8 @@ def _stored_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> tuple[int, ..
     return struct.unpack(f"<{len(data) // 8}q" if dtype == "int64" else f"<{len(data) // 4}i", data)
 
 
-def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
-    """Yield (field, reason) if zero points of a symmetric weight contradict the GPTQ version in the settings.
+def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[_Fault]:
+    """Yield a fault if zero points of a symmetric weight contradict the GPTQ version in the settings.
 
     Version 1 stores the middle of the range of codes minus 1 (7 for 4 bits). Version 2 ("gptq_v2") stores the middle.
     """
@@ -189,7 +183,8 @@ def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
         said = next((f"{escape(str(settings[name]))} ({name})" for name in FORMAT_FIELDS if settings.get(name)), "")
         says = f"says {said}" if said else "has no checkpoint_format"
         stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
-        yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"
+        said = f"but the quantization_config {says}, so that they are read as version {version}"
+        yield _Fault("qzeros", f"{stores}, {said}", NoteKind.QUANTISATION)
 
 
 def _small_value(checkpoint: Checkpoint, key: str, dtype: str) -> bytes:
