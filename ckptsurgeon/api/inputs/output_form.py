@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...engine.output.layout import NAMED_AS_FILE, OutputOptions
+from ...engine.output.layout import OutputOptions, is_on_folder_name
 from ...engine.output.spelling import Spelling
 from ...util.text import escape
 from .argument_types import Path
@@ -51,7 +51,8 @@ def options_notes(options: OutputOptions, engine: str | None = None) -> tuple[st
 def without_notes(notes: Sequence[str], options: OutputOptions, engine: str | None = None) -> list[str]:
     """Return the notes of a plan without those on an earlier output.
 
-    These are the note on a folder with the name of a file and, if any such option is given now, that on options.
+    These are the note on a folder with the name of a file and, if any such option is given now, that on options. They
+    are found by their words, because the JSON of a plan has only the texts of its notes.
     """
-    others = [note for note in notes if NAMED_AS_FILE not in note]
+    others = [note for note in notes if not is_on_folder_name(note)]
     return [note for note in others if not (note.startswith(LACKS_OPTIONS) and options_notes(options, engine))]

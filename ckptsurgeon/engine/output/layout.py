@@ -27,20 +27,20 @@ from .spelling import OPTIONS, Spelling
 from .unfit_format import too_many, unfit_dtype, unknown_suffix, unknown_to
 
 __all__ = [
-    "NAMED_AS_FILE",
     "OutputFile",
     "OutputOptions",
     "OutputShape",
     "as_written",
     "check_options",
     "is_folder",
+    "is_on_folder_name",
     "is_shared_out",
     "lay_out",
     "named_as_file",
     "writer_of",
 ]
 
-NAMED_AS_FILE = "has the name of a file, but is a folder, because of"
+_NAMED_AS_FILE = "has the name of a file, but is a folder, because of"
 ALL_RANKS = "all ranks"
 """The name of the ``OutputFile`` that represents the files of all ranks."""
 
@@ -163,7 +163,15 @@ def named_as_file(options: OutputOptions) -> tuple[str, ...]:
     if not (is_weights(path) or is_exported(path)) or os.path.isdir(path):
         return ()
     option, value = ("--to", to) if is_for_folders else ("--max-shard-size", options.max_shard_size)
-    return (f"{escape(path)} {NAMED_AS_FILE} {options.spelling.given(option, value)}",) if value else ()
+    return (f"{escape(path)} {_NAMED_AS_FILE} {options.spelling.given(option, value)}",) if value else ()
+
+
+def is_on_folder_name(note: str) -> bool:
+    """Return whether a note of a plan is that of ``named_as_file``.
+
+    This compares words, because the JSON of a plan has only the text of a note.
+    """
+    return _NAMED_AS_FILE in note
 
 
 def writer_of(options: OutputOptions) -> Writer:
