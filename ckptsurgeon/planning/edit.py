@@ -10,6 +10,7 @@ from ..tensors.composition import is_decoded
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Encoded, TensorInfo, tied_keys
 from ..util.text import count, escape, grouped, listing
+from .keys.pattern_hints import nothing_left
 from .mismatch.policy_syntax import cast_fault
 from .opaque_tensors import is_uncopied, opaque_error
 from .plan.files import PlanTarget, SourceView, TensorOrigin, operation_fields
@@ -47,10 +48,7 @@ def plan_edit(
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
     if not chosen:
         are = f"all {len(view.tensors)} tensors are" if len(view.tensors) > 1 else "its only tensor is"
-        raise PlanError(
-            f"nothing is left of {escape(view.source.name)}: {are} excluded.",
-            hint="Leave an --exclude out, or widen --include.",
-        )
+        raise nothing_left(are, f"of {escape(view.source.name)}", may_widen=True)
     _check_plain(chosen.values(), view, verb)
     _check_apart(chosen, among)
     ties = tied_keys(_first_names(chosen))

@@ -24,6 +24,7 @@ __all__ = [
     "nearest",
     "notes_on_hits",
     "notes_on_ranges",
+    "nothing_left",
     "unmatched",
 ]
 
@@ -259,9 +260,18 @@ def chosen_keys(
     left = tuple(key for key in keys if (wanted is None or key in wanted) and key not in (unwanted or ()))
     if not left:
         are = f"all {len(keys)} {whose} keys are" if len(keys) > 1 else f"the only {whose} key is"
-        widen = ", or widen --include" if wanted is not None else ""
-        raise PlanError(f"nothing is left: {are} excluded.", hint=f"Leave an --exclude out{widen}.")
+        raise nothing_left(are, may_widen=wanted is not None)
     return ChosenKeys(left, tuple(notes))
+
+
+def nothing_left(are: str, purpose: str = "", *, may_widen: bool) -> PlanError:
+    """Return the error that patterns exclude everything; ``are`` says what is excluded, as in "all modules are".
+
+    ``purpose`` says of what, or for what, nothing is left. The hint names --include if ``may_widen``.
+    """
+    said = f"nothing is left {purpose}".rstrip()
+    widen = ", or widen --include" if may_widen else ""
+    return PlanError(f"{said}: {are} excluded.", hint=f"Leave an --exclude out{widen}.")
 
 
 class _Names:

@@ -12,6 +12,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing, shape_text
 from ..keys.pattern import OptionPattern
+from ..keys.pattern_hints import nothing_left
 from ..lora_merge.fitting import AdapterView
 from ..plan.compute import plain_shape
 from ..plan.files import SourceView
@@ -90,7 +91,7 @@ def plan_lora_concat(
         _refuse_stacks(modules)
         modules = [knots.made(module) for module in modules]
     if not modules:
-        raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
+        raise nothing_left("all modules are", "to join", may_widen=False)
     biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
     settings["lora_bias"] = bool(biases)
     made = written(modules, "peft", settings)
