@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..tensors.info import TensorInfo
 from ..tensors.quantised.agreement import stores_codes
 from ..tensors.quantised.config_groups import static_activations
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.quantised.methods import family
+from ..tensors.quantised.methods import UNKNOWN, family
 from ..tensors.quantised.needed_parts import needed_parts
 from ..tensors.quantised.parts import IncompleteTensors
 from ..tensors.quantised.unknown import is_named_codes
@@ -47,6 +47,11 @@ OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 OSS_CODES, OSS_BIAS = "_blocks", "_bias"
 ACTIVATION = re.compile(r"(?:input|output|act|[kv])_scale")
 """Matches the names of scales of activations, which are not needed to decode weights."""
+_GUESSED = {
+    UNKNOWN: "but the dtypes and shapes of the other parts are those of no known encoding",
+    "packed": "but the dtypes and shapes of the other parts are those of packed integers",
+}
+"""Texts on a part that does not fit, if the encoding is inferred from the other parts: one of them may be wrong."""
 NO_SCALES = "without scales"
 """If a tensor has no scales, the name of its quantisation method ends with this text."""
 
@@ -71,7 +76,7 @@ def notes_on_parts(
     yield from lacking or _scaleless(path, codes, settings, elsewhere)
     if is_whole and not elsewhere:
         yield from _codeless(path, codes, tensors)
-    yield from _unused_parts(path, codes)
+    yield from _unused_parts(path, codes, {name for name, *_ in wrong_nvfp4_scales(codes, tensors, settings)})
     yield from _left_scales(path, codes, tensors, settings)
     yield from _unlike_parts(path, codes, tensors, settings)
 
@@ -106,18 +111,20 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
         yield f"{escape(path)}: {have} ({escape(key)} is {tensors[key].dtype}): {listing(list(cast.values()), SHOWN)}"
 
 
-def _unused_parts(path: str, codes: QuantisedTensors) -> Iterator[Note]:
+def _unused_parts(path: str, codes: QuantisedTensors, cast: Container[str]) -> Iterator[Note]:
     """Yield notes on parts of quantised tensors that their encoding does not use, such as a ``g_idx`` of AWQ.
 
-    Other scales than those of the encoding may belong to codes that are missing: such a weight is not decoded.
+    Other scales than those of the encoding may belong to codes that are missing: such a weight is not decoded. A weight
+    in ``cast`` has all parts of its encoding, but one in a wrong dtype, on which there is another note.
     """
     found: dict[tuple[NoteKind, str], list[str]] = {}
     have_codes = {one.name: family(one.method) for one in codes.tensors if one.codes}
     for one in codes.tensors:
         kind = have_codes.get(one.name, "")
-        if not one.codes and kind:
+        if not one.codes and kind and one.name not in cast:
             ends = together([end.rpartition(".")[2] for end in one.parts])
-            found.setdefault((NoteKind.BROKEN_CODES, f"{ends}, which {kind} does not use"), []).append(one.name)
+            said = _GUESSED.get(kind, f"which {kind} does not use")
+            found.setdefault((NoteKind.BROKEN_CODES, f"{ends}, {said}"), []).append(one.name)
         elif kind == "AWQ" and ORDER in one.parts:
             said = f"{ORDER[1:]}, which AWQ does not use: runtimes ignore this order of the columns"
             found.setdefault((NoteKind.QUANTISATION, said), []).append(one.name)

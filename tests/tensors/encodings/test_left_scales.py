@@ -92,6 +92,29 @@ def test_parts_that_an_encoding_does_not_use_are_said(
     assert found.status.value == status
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "dtype", "said_of_it"),
+    [
+        ("gptq", "qweight", torch.uint8, "g_idx, but the dtypes and shapes of the other parts are those of no known"),
+        (
+            "nvfp4-modelopt", "weight_scale", torch.bfloat16,
+            "weight_scale_2, but the dtypes and shapes of the other parts are those of packed integers",
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_in_another_dtype_does_not_make_the_others_unused(
+    name: str, part: str, dtype: torch.dtype, said_of_it: str, tmp_path: Path
+) -> None:
+    def cast(state: State) -> None:
+        state |= {key: one.to(dtype) if key.endswith(f".{part}") else one for key, one in state.items()}
+
+    folder = folder_of(name, tmp_path, cast)
+    (folder / "config.json").write_text("{}")
+    notes = cs.inspect(folder).notes
+    assert any(said_of_it in note for note in notes)
+    assert not any("does not use" in note for note in notes)
+
+
 def test_a_transplant_of_plain_weights_beside_scales_says_so(tmp_path: Path) -> None:
     folder = folder_of("fp8-block", tmp_path, plain(3))
     save_file({f"{stem}.weight": PLAIN for stem in THREE[:1]}, tmp_path / "plain.safetensors")
