@@ -155,7 +155,9 @@ def _lost(folder: Folder, found: Collection[str]) -> Iterator[Note]:
             continue
         if name not in inside:
             why = "but there is no such folder"
-        elif _lacks_weights(folder.inside(name).names()) and not entry[1].endswith(_WITHOUT_WEIGHTS):
+        elif not (names := folder.inside(name).names()) and not folder.inside(name).folders():
+            why = "but its folder is empty"
+        elif _lacks_weights(names) and not entry[1].endswith(_WITHOUT_WEIGHTS):
             why = "but its folder has no weights"
         else:
             continue

@@ -278,9 +278,18 @@ def test_modules_without_their_files_fail() -> None:
     Path("m/2_Dense/model.safetensors").symlink_to(Path("moved").resolve())
     assert not found("m")
     Path("m/1_Pooling").rename("elsewhere")
-    assert found("m") == [
-        ("missing-tensors", "modules.json lists 1_Pooling (Pooling), but its folder has no config.json")
-    ]
+    pooling = [("missing-tensors", "modules.json lists 1_Pooling (Pooling), but its folder has no config.json")]
+    assert found("m") == pooling
+    Path("m/1_Pooling").mkdir()
+    assert found("m") == pooling
+    Path("m/1_Pooling").rmdir()
+    Path("m/1_Pooling").symlink_to(Path("elsewhere").resolve())
+    assert not found("m")
+    Path("m/1_Pooling").unlink()
+    Path("m/modules.json").write_text(Path("m/modules.json").read_text().replace('"path": ""', '"path": "0_Dense_Net"'))
+    assert [said.partition(", but ")[2] for _, said in found("m")] == [
+        "its folder has no config.json", "its folder has no weights", "its folder has no config.json",
+    ]  # fmt: skip
 
 
 def test_a_dense_layer_without_its_weight_fails() -> None:

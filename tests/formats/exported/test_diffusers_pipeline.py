@@ -149,6 +149,13 @@ def test_a_component_that_lost_its_weights_or_its_folder_fails_the_check() -> No
     assert lost(cs.check("sd")) == []
     os.remove(f"sd/unet/{OTHER}")
     assert lost(cs.check("sd")) == ["model_index.json lists the component unet, but its folder has no weights"]
+    os.remove("sd/unet/config.json")
+    shutil.rmtree("sd/scheduler")
+    Path("sd/scheduler").mkdir()
+    empty = [f"model_index.json lists the component {name}, but its folder is empty" for name in ("unet", "scheduler")]
+    assert lost(cs.check("sd")) == empty
+    assert set(empty) <= set(cs.inspect("sd").notes)
+    Path("sd/scheduler/config.json").write_text("{}")
     shutil.rmtree("sd/unet")
     assert lost(cs.check("sd")) == ["model_index.json lists the component unet, but there is no such folder"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....checkpoint.opening import open_checkpoint
 from ....destinations.hf.sentence_modules import MODULES
 from ....errors import CheckpointError
-from ....storage.read.uri import scheme_of
+from ....storage.read.uri import leads_out, scheme_of
 from ....tensors.info import TensorInfo
 from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
@@ -20,9 +21,10 @@ __all__ = ["sentence_notes"]
 
 _WIDTHS = ("word_embedding_dimension", "embedding_dimension")
 """Fields of a pooling: the width of what it pools. The second name is that of version 6."""
-_WITH_SETTINGS = ("CNN", "Dense", "LSTM", "LayerNorm", "Pooling", "WeightedLayerPooling")
+_WITHOUT_WEIGHTS = ("Pooling",)
+_WITH_SETTINGS = ("CNN", "Dense", "LSTM", "LayerNorm", "Transformer", "WeightedLayerPooling", *_WITHOUT_WEIGHTS)
 """Classes of modules that cannot be loaded without their config.json."""
-_WITH_WEIGHTS = tuple(name for name in _WITH_SETTINGS if name != "Pooling")
+_WITH_WEIGHTS = tuple(name for name in _WITH_SETTINGS if name not in _WITHOUT_WEIGHTS)
 _OF_SAME_WIDTH = ("Dropout", "LayerNorm", "Normalize")
 """Classes of modules whose outputs are as wide as their inputs."""
 
@@ -52,7 +54,7 @@ def _pooling_notes(folder: ModelFolder, width: object) -> Iterator[str]:
 @notes_of(NoteKind.MISSING_COMPONENT)
 def _missing_notes(folder: ModelFolder, module: Module) -> Iterator[str]:
     """Yield a note if a module lacks its settings or its weights; none if its files are left out of the output."""
-    if not module.place or f"{module.place}/" in folder.left:  # a link
+    if not module.place or (f"{module.place}/" in folder.left and leads_out(_beside_index(folder, module.place))):
         return
     listed = f"{MODULES} lists {escape(module.place)} ({escape(module.kind)}), but its folder has no"
     names = [*(one.name for one in folder.files), *folder.left]
@@ -60,6 +62,12 @@ def _missing_notes(folder: ModelFolder, module: Module) -> Iterator[str]:
         yield f"{listed} config.json"
     if module.kind in _WITH_WEIGHTS and not any(is_weights_of(module, name) for name in names):
         yield f"{listed} weights"
+
+
+def _beside_index(folder: ModelFolder, name: str) -> str:
+    """Return the path of a file or folder that is in the same folder as modules.json."""
+    index = next(one.path for one in folder.files if one.name == MODULES)
+    return os.path.join(os.path.dirname(index), name)
 
 
 def _dense_notes(folder: ModelFolder, module: Module) -> Iterator[Note]:
