@@ -12,13 +12,13 @@ from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, note_of, only_pickle
 from .base.header import Format, Header, no_collection
-from .base.marks import formats_for, has_weights, is_weights
+from .base.marks import TRACKER, formats_for, has_weights, is_weights
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.unpacked import GZIP
 from .torch.tar import is_tar
 from .torch.tar import names_in as names_in_tar
 from .unsupported.files import HEAD, foreign, in_tar, in_zip
-from .unsupported.folders import PIPELINE, folder_kind
+from .unsupported.folders import PIPELINE, folder_kind, lost_step
 from .unsupported.text import not_a_checkpoint
 from .zip.archive import names_in as names_in_zip
 
@@ -150,7 +150,10 @@ def _read_folder(folder: Folder) -> Header:
         found = folder_kind(folder, names) if only_pickle([name]) and error.rule == "no state dict" else None
         raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     notes = note_of(choice, {file.name for file in header.files})
-    if "latest" in names:
+    lost = lost_step(folder, names, folder.folders()) if not {TRACKER, "latest"}.isdisjoint(names) else None
+    if lost is not None:
+        notes.append(f"only the weights in the folder itself were read: it is {lost.what}")
+    elif "latest" in names:
         notes.append(
             "the file latest refers to a folder of training states, which was not read: pass the path of that folder "
             "to read it"

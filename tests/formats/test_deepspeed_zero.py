@@ -306,6 +306,20 @@ def test_weights_beside_the_states_are_taken_and_the_states_named(ckpt: Any) -> 
     assert (done.code, "safetensors" in done.out) == (0, True)
     assert "latest refers to a folder of training states" in " ".join(done.err.split())
     assert set(cs.open_checkpoint("checkpoint-500/global_step500")) == set(wanted)
+    Path("checkpoint-500/latest").write_text("global_step600")
+    said = "it is a folder whose latest says global_step600, but there is no subfolder of this name; the folder has"
+    (note,) = (one for one in cs.open_checkpoint("checkpoint-500").notes if "latest" in one)
+    assert note == f"only the weights in the folder itself were read: {said} global_step500"
+
+
+def test_a_tag_of_any_name_that_is_missing_is_named_with_the_subfolder_that_is_there() -> None:
+    zero_folder("run/first", 2, 1)
+    Path("run/latest").write_text("second")
+    with pytest.raises(FormatError) as caught:
+        cs.open_checkpoint("run")
+    said = "subfolders: first; its file latest says second, but there is no such subfolder."
+    assert caught.value.message.endswith(said)
+    assert caught.value.hint == "Pass one of them: ckpt inspect run/first"
 
 
 def test_flat_vectors_that_repeat_a_number_are_refused() -> None:

@@ -15,7 +15,7 @@ from ..base.marks import RELEASE, TRACKER, has_weights, is_weights, tracked_fold
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 
-__all__ = ["PIPELINE", "folder_kind", "object_in", "pipeline_index"]
+__all__ = ["PIPELINE", "folder_kind", "lost_step", "object_in", "pipeline_index"]
 
 PIPELINE = "model_index.json"
 """The index of a diffusers pipeline: a list of its components; each has a folder with the same name."""
@@ -53,14 +53,20 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
         return UnreadableFile("a SavedModel of TensorFlow", advice if "variables" in inside else "")
     if "Manifest.json" in names and "Data" in inside:
         return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
-    lost = _lost_step(folder, names, inside)
+    lost = lost_step(folder, names, inside)
     if lost is not None:
         return lost
     weights = list(_with_weights(folder, inside))
     if weights:
         kind = "a run of Lightning" if "checkpoints" in weights and "hparams.yaml" in names else "a folder"
+        said = _text(folder, _LATEST) if _LATEST in names else None
+        is_lost = said and _TAG.fullmatch(said) and said.partition("/")[0] not in (*inside, *names)
+        missing = (
+            f"; its file {_LATEST} says {escape(said or '', 60)}, but there is no such subfolder" if is_lost else ""
+        )
         return UnreadableFile(
-            f"{kind} with checkpoints in its subfolders: {listing(weights, where='')}", _command(folder, weights[0])
+            f"{kind} with checkpoints in its subfolders: {listing(weights, where='')}{missing}",
+            _command(folder, weights[0]),
         )
     steps = _steps(inside, _ITERATION)
     if steps and TRACKER not in names:
@@ -73,7 +79,7 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
     return _tagged(folder) if _LATEST in names else None
 
 
-def _lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> UnreadableFile | None:
+def lost_step(folder: Folder, names: Sequence[str], inside: Sequence[str]) -> UnreadableFile | None:
     """Return a description of a folder in which a file of ``_POINTERS`` names a subfolder that is missing; else None.
 
     ``inside`` has the names of the subfolders. Since other tools write a file ``latest`` too, DeepSpeed's files
