@@ -157,6 +157,16 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
     """
     ranks = sorted({_model_rank(one) for one in models})
     ties = tied([one.tree for one in models])
+    stated = models[0].tree.get("mp_world_size")
+    if type(stated) is int and stated != len(ranks):
+        raise FormatError(
+            f"the model was split over {count(stated, 'tensor-parallel rank')}, but there are model states of "
+            f"{len(ranks)}.",
+            hint="Fetch the whole folder again."
+            if stated > len(ranks)
+            else "Move the files of another run out of the folder.",
+            rule="zero ranks",
+        )
     if len(ranks) == 1:
         weights, stage, found = _weights(models, optimizers, ties)
         return with_ties(weights, ties), stage, found

@@ -158,14 +158,15 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
 
 
 def _pairs(parts: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
-    """Yield (first tensor, other tensor) for the first of ``parts`` and each other part: their values must be equal.
+    """Yield (stored tensor of the first of ``parts``, stored tensor of another): their values must be equal.
 
-    A pair is left out if one of its two parts is not a single stored tensor.
+    A part has several stored tensors if it is in the flat vectors of several ranks of ZeRO. Another part that is cut at
+    other places is left out.
     """
     stored = [list(leaves(part)) for part in parts]
     for other in stored[1:]:
-        if len(other) == len(stored[0]) == 1:
-            yield stored[0][0], other[0]
+        if [one.numel for one in other] == [one.numel for one in stored[0]]:
+            yield from zip(stored[0], other, strict=True)
 
 
 def _but(dim: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -121,6 +121,44 @@ def test_whole_parameters_that_differ_between_the_ranks_are_refused(ckpt: Any) -
     assert "ds_to_universal" not in done.err  # it asserts that the values are equal
 
 
+def test_whole_parameters_that_lie_on_two_ranks_of_zero_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two ranks has 40 values: the last value of 1.norm.weight is on the second rank."""
+    values = whole()
+    sizes = {"0.norm.weight": 4, "a.weight": 33, "1.norm.weight": 4, "b.weight": 21}
+    long = {key: values["0.norm.weight"] if "norm" in key else torch.randn(2 * n, 1) for key, n in sizes.items()}
+    monkeypatch.setitem(globals(), "whole", lambda: {**long, "embed.weight": values["embed.weight"]})
+    wanted = save("d", 2)
+    with cs.open_checkpoint("d") as checkpoint:
+        assert all(torch.equal(checkpoint.tensor(key), value) for key, value in wanted.items())
+    path = "d/bf16_zero_pp_rank_1_mp_rank_01_optim_states.pt"
+    state = torch.load(path)
+    state["optimizer_state_dict"]["single_partition_of_fp32_groups"][0][0] += 1
+    torch.save(state, path)
+    with pytest.raises(cs.FormatError, match=r"1\.norm\.weight is not split, but its values differ"):
+        cs.open_checkpoint("d")
+
+
+@pytest.mark.parametrize(("stated", "hint"), [(4, "Fetch the whole folder again."), (1, "Move the files of another")])
+def test_another_number_of_ranks_than_the_states_say_is_refused(stated: int, hint: str) -> None:
+    save("d")
+    changed_states(lambda states: states.update(mp_world_size=2))
+    cs.open_checkpoint("d").close()
+    changed_states(lambda states: states.update(mp_world_size=stated))
+    with pytest.raises(cs.FormatError, match=f"was split over {stated} tensor-parallel rank") as caught:
+        cs.open_checkpoint("d")
+    assert caught.value.hint.startswith(hint)
+
+
+def test_the_states_of_one_of_two_ranks_are_not_the_model() -> None:
+    save("d")
+    changed_states(lambda states: states.update(mp_world_size=2))
+    for name in os.listdir("d"):
+        if "mp_rank_01" in name:
+            os.remove(f"d/{name}")
+    with pytest.raises(cs.FormatError, match="was split over 2 tensor-parallel ranks, but there are model states of 1"):
+        cs.open_checkpoint("d")
+
+
 def test_a_part_without_dimensions_does_not_fit_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = part
 
