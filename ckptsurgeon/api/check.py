@@ -19,7 +19,7 @@ from ..checkpoint.opening import CheckpointLike, path_of
 from ..storage.read.uri import shown
 from .checking.opening import Opened, open_to_check
 from .checking.without_folder import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder
-from .inputs.argument_types import Progress
+from .inputs.argument_types import Progress, checked
 
 __all__ = ["check"]
 
@@ -30,6 +30,7 @@ INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
 """The rules of FormatErrors on an index: if only an index is invalid, the shards can still be checked."""
 
 
+@checked
 def check(
     path: CheckpointLike,
     *,

@@ -19,12 +19,13 @@ from ..tensors.dtypes import DTYPES
 from ..util.notes import notes_about, with_prefix
 from ..util.text import count, escape
 from .diff import folder_differences, folder_notes, notes_of_some
-from .inputs.argument_types import CheckpointLike, Patterns, Progress
+from .inputs.argument_types import CheckpointLike, Patterns, Progress, checked
 from .inputs.encoding import ENCODINGS, read_as
 
 __all__ = ["compare_changes"]
 
 
+@checked
 def compare_changes(
     base: CheckpointLike,
     models: Iterable[CheckpointLike],

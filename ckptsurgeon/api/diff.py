@@ -23,7 +23,7 @@ from ..storage.read.uri import shown
 from ..util.note_kind import NoteKind
 from ..util.notes import Note, with_prefix
 from ..util.text import escape
-from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
+from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress, checked
 from .inputs.dequantising import weights_of
 from .inputs.older_names import older_name_notes
 
@@ -33,6 +33,7 @@ LARGE = 4 << 20
 """The headers of files of at least this size in bytes are read in two processes; for small files, that is slower."""
 
 
+@checked
 def diff(
     first: CheckpointLike,
     second: CheckpointLike,

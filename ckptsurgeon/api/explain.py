@@ -8,11 +8,12 @@ from ..analysis.merge_explanation import ExplainedMerge
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.plan.plan import Plan
-from .inputs.argument_types import Patterns
+from .inputs.argument_types import Patterns, checked
 
 __all__ = ["explain"]
 
 
+@checked
 def explain(plan: Plan, keys: Patterns) -> Explained | ExplainedMerge:
     """Explain the destination tensors that ``keys`` match (a key, a pattern, or several), in the destination's order.
 

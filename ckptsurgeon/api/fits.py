@@ -23,7 +23,7 @@ from ..tensors.find_codes import find_codes
 from ..util.notes import notes_about
 from ..util.text import escape
 from .diff import folder_differences
-from .inputs.argument_types import CheckpointLike
+from .inputs.argument_types import CheckpointLike, checked
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.older_names import older_name_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
@@ -36,6 +36,7 @@ WITHOUT_VERSIONS = ("safetensors", "sharded safetensors")
 """Formats that do not store ``_metadata``, the attribute of a state dict in which torch records module versions."""
 
 
+@checked
 def fits(
     source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
 ) -> Fit:

@@ -23,7 +23,7 @@ from ..planning.opaque_tensors import opaque_error
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape
-from .inputs.argument_types import CheckpointLike, Path, Patterns
+from .inputs.argument_types import CheckpointLike, Path, Patterns, checked
 from .inputs.dequantising import weights_of, with_stated_shapes
 from .lora.adapter_files import described_adapter
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["init_config", "initial_config", "inspect", "token_rows"]
 
 
+@checked
 def inspect(
     path: CheckpointLike,
     *,
@@ -140,6 +141,7 @@ def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
     return TokenRows(folder.vocabulary, tokens, most.key, most.shape[0])
 
 
+@checked
 def init_config(
     path: CheckpointLike,
     *,

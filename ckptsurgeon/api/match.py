@@ -17,7 +17,7 @@ from ..planning.target import TargetSpec
 from ..storage.read.uri import shown
 from ..tensors.info import TensorInfo
 from ..util.text import escape
-from .inputs.argument_types import CheckpointLike, Path, Progress
+from .inputs.argument_types import CheckpointLike, Path, Progress, checked
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.proposal_file import check_proposal_file, write_proposal
 from .model_folder.folder import ModelFolder, model_folder_at
@@ -28,6 +28,7 @@ from .transplant.recognition import layouts_between
 __all__ = ["match"]
 
 
+@checked
 def match(
     source: CheckpointLike,
     destination: CheckpointLike,

@@ -23,7 +23,7 @@ from ..util.arguments import as_fields
 from ..util.text import brief_repr, count, escape, grouped, listing
 from .average import average
 from .edit import convert, filter, rename
-from .inputs.argument_types import OF_RECIPES, Path, check_types
+from .inputs.argument_types import OF_RECIPES, Path, check_types, checked
 from .inputs.inputs import close_plan
 from .inputs.recipe_files import VALUES_AGREE, is_recipe, read_recipe_file, recipe_notes, without_doubts
 from .inputs.reopening import code_of, read_plan
@@ -150,6 +150,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     )
 
 
+@checked
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
     """Return the plan in a file: a plan as JSON, or the plan of a recipe (YAML), which is compiled.
 

@@ -6,13 +6,12 @@ import os
 
 from ..analysis.scan.findings import Scan
 from ..analysis.scan.walk import scan_path
-from ..errors import ConfigError
-from ..util.text import brief_repr
-from .inputs.argument_types import Path, Progress, path_hint
+from .inputs.argument_types import Path, Progress, checked
 
 __all__ = ["scan"]
 
 
+@checked
 def scan(path: Path, *, progress: Progress | None = None) -> Scan:
     """Report what loading a file, or any file of a folder, would import and call. Nothing is run.
 
@@ -21,6 +20,4 @@ def scan(path: Path, *, progress: Progress | None = None) -> Scan:
     called with (files done, files in total). Raises ConfigError if ``path`` is not a path, SourceError if there is no
     such file.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"{brief_repr(path)} is not a path.", hint=path_hint(path) or "Name a file or a folder.")
     return scan_path(os.fspath(path), progress)

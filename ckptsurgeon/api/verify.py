@@ -20,7 +20,7 @@ from ..storage.read.uri import scheme_of
 from ..util.note_kind import NoteKind
 from ..util.notes import Note, without_prefix
 from ..util.text import escape
-from .inputs.argument_types import CheckpointLike, Path, Progress
+from .inputs.argument_types import CheckpointLike, Path, Progress, checked
 from .inputs.reopening import changed_model_files, find_sources, read_plan
 
 __all__ = ["verify"]
@@ -29,6 +29,7 @@ _NUMBERS = re.compile(r"\d[\d,.]*|\b(?:has|have|is|are)\b|s\b")
 """Matches the numbers and words that differ between a note on one tensor and a note of the same kind on several."""
 
 
+@checked
 def verify(
     output: CheckpointLike,
     *,

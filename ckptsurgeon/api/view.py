@@ -27,7 +27,7 @@ from ..util.text import escape
 from .check import check as run_checks
 from .compare_changes import compare_changes
 from .diff import folder_differences, folder_notes
-from .inputs.argument_types import CheckpointLike, Path, Progress
+from .inputs.argument_types import CheckpointLike, Path, Progress, checked
 from .inputs.dequantising import weights_of
 from .inputs.sampled_scales import odd_scale_notes_on
 from .inspect import model_summary
@@ -39,6 +39,7 @@ NAMED = 4
 """The title of a page names at most this many checkpoints, with the base."""
 
 
+@checked
 def view(
     path: CheckpointLike | Plan,
     other: CheckpointLike | None = None,

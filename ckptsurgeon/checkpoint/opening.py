@@ -108,9 +108,11 @@ def open_checkpoint(
     tensors in memory, such as "model 2".
 
     Raises SourceError if the file is missing or the checkpoint is closed; FormatError or UnsafeError if the file is not
-    a valid checkpoint; ConfigError if ``path`` has another type, if ``root`` has no tensors, or if it is unclear which
-    of several state dicts to use.
+    a valid checkpoint; ConfigError if an argument has another type, if ``root`` has no tensors, or if it is unclear
+    which of several state dicts to use.
     """
+    if not isinstance(root, (str, type(None))):
+        raise ConfigError(f"open_checkpoint: the argument root is {brief_repr(root)}, not a string.")
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)
     if not isinstance(path, (str, os.PathLike)):

@@ -181,7 +181,13 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_checkpoint(value: Any) -> bool:
+    if isinstance(value, Mapping) and all(map(_is_text, value)):
+        return True  # a dict without tensors gets the error of ``open_checkpoint``
     return isinstance(value, (str, os.PathLike, Checkpoint)) or (is_given(value) and holds_tensors(value))
+
+
+def _are_checkpoints(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(_is_checkpoint, value.values()))
 
 
 def _is_truth(value: Any) -> bool:
@@ -222,9 +228,12 @@ KINDS: Mapping[str, _Kind] = {
     "str | int | None": _Kind("a size, as in 512MB", (_is_none, _is_text, _is_whole)),
     "bool": _Kind("true or false", (_is_truth,)),
     "int": _Kind("a whole number", (_is_whole,)),
+    "float": _Kind("a number", (_is_number,)),
     "int | None": _Kind("a whole number", (_is_none, _is_whole)),
     "float | None": _Kind("a number", (_is_none, _is_number)),
     "bool | None": _Kind("true or false", (_is_none, _is_truth)),
+    "Sequence[str]": _Kind("a list of strings", items=_is_text),
+    "Collection[str]": _Kind("a string or a list of strings", (_is_text,), items=_is_text),
     "Sequence[str] | None": _Kind("a list of strings", (_is_none, _is_text), items=_is_text),
     "Sequence[float] | None": _Kind("a list of numbers", (_is_none,), items=_is_number),
     "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", (_is_value,)),
@@ -234,6 +243,7 @@ KINDS: Mapping[str, _Kind] = {
     "Plan": _Kind("a plan", (_is_plan,)),
     "Plan | Path | None": _Kind("a plan or a path", (_is_none, _is_plan, _is_path)),
     "Progress | None": _Kind("a function", (_is_none, callable)),
+    "Observer | None": _Kind("a function", (_is_none, callable)),
     "Plan | Path": _Kind("a plan or a path", (_is_plan, _is_path)),
     "Path | None": _Kind("a path", (_is_none, _is_path)),
     "Files": _Kind("a path or a list of paths", (_is_none, _is_path), items=_is_path),
@@ -241,7 +251,12 @@ KINDS: Mapping[str, _Kind] = {
     "Sequence[Path]": _Kind("a list of paths", items=_is_path),
     "CheckpointLike": _Kind(CHECKPOINT, (_is_checkpoint,)),
     "CheckpointLike | None": _Kind(CHECKPOINT, (_is_none, _is_checkpoint)),
+    "CheckpointLike | Plan": _Kind(f"{CHECKPOINT}, or a plan", (_is_checkpoint, _is_plan)),
     "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", items=_is_checkpoint),
+    "Iterable[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", items=_is_checkpoint),
+    "Mapping[str, CheckpointLike] | None": _Kind(
+        "a map from names to paths, checkpoints or dicts of tensors", (_is_none, _are_checkpoints)
+    ),
     "Sources": _Kind(f"{CHECKPOINT}, or a list of these", (_is_checkpoint,), items=_is_checkpoint),
     "Patterns": _Kind("a pattern or a list of patterns", (_is_none, _is_text), items=_is_text),
     "Rules": _Kind("rules FROM=TO or a map from strings to strings", (_is_none, _is_text, _is_map), items=_is_text),
@@ -266,8 +281,13 @@ OF_RECIPES: Mapping[str, _Kind] = {
 """The types of arguments in recipes: there, a checkpoint is always a path."""
 
 
-_CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
+_CHECKPOINTS = (
+    "CheckpointLike", "CheckpointLike | None", "CheckpointLike | Plan", "Sequence[CheckpointLike]",
+    "Iterable[CheckpointLike]", "Sources",
+)  # fmt: skip
 """The annotations of arguments that are checkpoints."""
+_UNCHANGED = ("Path", "Path | None", "Mapping[str, CheckpointLike] | None", "nn.Module")
+"""The annotations of arguments that are not converted to plain data."""
 
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:
@@ -278,17 +298,25 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
     missing argument.
     """
     signature = inspect.signature(verb)
-    inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
-    paths = {name for name, one in signature.parameters.items() if one.annotation == "Path"}
 
-    def ready(name: str, value: Any) -> Any:
-        return value if name in paths else plain_checkpoints(value) if name in inputs else plain(value)
+    def ready(name: str, value: Any, of: inspect.Parameter) -> Any:
+        said = of.annotation
+        value = value if said in _UNCHANGED else plain_checkpoints(value) if said in _CHECKPOINTS else plain(value)
+        check_types(verb.__name__, verb, {name: value})
+        return value
 
     @wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        names = [*signature.parameters, *[""] * len(args)]
-        given = signature.bind(*map(ready, names, args), **{name: ready(name, one) for name, one in kwargs.items()})
-        check_types(verb.__name__, verb, {**dict(zip(signature.parameters, given.args, strict=False)), **given.kwargs})
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            one = signature.parameters[name]
+            if one.kind is one.VAR_POSITIONAL:
+                value = tuple(ready(name, other, one) for other in value)
+            elif one.kind is one.VAR_KEYWORD:
+                value = {field: ready(field, other, one) for field, other in value.items()}
+            else:
+                value = ready(name, value, one)
+            given.arguments[name] = value
         try:
             return verb(*given.args, **given.kwargs)
         except CheckpointError as error:
@@ -325,7 +353,8 @@ def path_hint(value: Any, verb: str = "") -> str:
     if isinstance(value, Checkpoint):
         return "This function is about files, not tensors: give the path of the checkpoint."
     if not holds_tensors(value):
-        return ""
+        is_configuration = verb == "train" and isinstance(value, Mapping)
+        return "Write the configuration to a YAML file, and give its path." if is_configuration else ""
     if callable(getattr(value, "save_pretrained", None)):
         return "This function is about files, not tensors: write the model to a folder first, save_pretrained('model')."
     beside = " in a folder that has the config.json of the model" if verb in ("resize", "stats") else ""

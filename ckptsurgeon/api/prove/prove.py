@@ -15,7 +15,7 @@ from ...storage.read.uri import shown
 from ...util.notes import reworded
 from ...util.text import escape
 from ..diff import folder_differences
-from ..inputs.argument_types import CheckpointLike, Path, Progress
+from ..inputs.argument_types import CheckpointLike, Path, Progress, checked
 from ..model_folder.config_differences import DIFFERENT as SETTINGS_DIFFER
 from .comparison import compared, parameters_of
 from .running import recorded_run
@@ -37,6 +37,7 @@ _ONE_RUNS = "The other network runs on these inputs. Compare the sizes in the tw
 SETTINGS_UNSEEN = "the config.json files differ in settings that do not change the outputs for these inputs"
 
 
+@checked
 def prove(
     first: CheckpointLike, second: CheckpointLike, *, model: Path | None = None, inputs: Path | None = None,
     seed: int = 0, task: str | None = None, root: str | None = None, memory: str | int | None = None,

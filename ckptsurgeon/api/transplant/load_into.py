@@ -19,7 +19,7 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.notes import is_serious
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources, rules_as_text
+from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources, checked, rules_as_text
 from ..inputs.encoding import check_encoding
 from ..inputs.inputs import close_inputs, close_plan, specs_of
 from ..inputs.reopening import inputs_of
@@ -55,6 +55,7 @@ class ModuleLoading:
     ignores_state: bool = False
 
 
+@checked
 def load_into(
     model: nn.Module,
     source: Sources,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
-from ...api.inputs.argument_types import Path
+from ...api.inputs.argument_types import Path, checked
 from ...errors import ConfigError
-from ...util.text import brief_repr, count, escape
+from ...util.text import count, escape
 from ..checks.suite import checks_before, collect_checks
 from ..data.loader import Batches
 from ..data.sound import ARRAY
@@ -44,6 +44,7 @@ RUN, OVERFIT = "run", "run-overfit"
 """Default folders of a run. --overfit-one-batch has a separate folder, so that it does not block a real run."""
 
 
+@checked
 def train(
     config: Path | None = None,
     *,
@@ -100,7 +101,7 @@ def train(
         stack.enter_context(ranks.detect_lost())
         send_request = stack.enter_context(request_sender(ranks)) if ranks.size > 1 else None
         lock = stack.enter_context(RunLock(folder.path))
-        start, sets = _start(lock, folder, mode, _text("config", config), _text("init", init), sets)
+        start, sets = _start(lock, folder, mode, _text(config), _text(init), sets)
         job = build_job(
             start.config,
             sets=sets,
@@ -177,20 +178,8 @@ def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple
     return (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
 
 
-def _text(name: str, path: Path | None) -> str | None:
-    """Return ``path`` as a string, or None; ``name`` is the name of the argument, for the error.
-
-    Raises ConfigError if the user gave something else than a path, such as tensors: the records of a run must name a
-    file.
-    """
-    if path is None or isinstance(path, (str, os.PathLike)):
-        return None if path is None else os.fspath(path)
-    hints = {
-        "config": "Write the configuration to a YAML file, and give its path.",
-        "init": "Training begins from a file. Write the tensors first: "
-        "cs.apply(cs.convert(tensors), 'init.safetensors').",
-    }
-    raise ConfigError(f"{name} is {brief_repr(path)}, not a path.", hint=hints[name])
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 def _start(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...api.inputs.argument_types import Path
+from ...api.inputs.argument_types import Path, checked
 from ...destinations._document import read_document
 from ...destinations._load import target_with
 from ...errors import CheckpointError, ConfigError, SourceError
@@ -63,6 +63,7 @@ class Transcripts(Brief):
         }  # fmt: skip
 
 
+@checked
 def transcribe(
     checkpoint: Path, sounds: Sequence[Path], *, config: Path | None = None, device: str | None = None,
     batch_size: int | None = None, beam: int | None = None, lm: Path | None = None, lm_weight: float | None = None,

@@ -394,16 +394,18 @@ def test_load_into_of_a_dict_changes_nothing_where_it_fails() -> None:
 
 @pytest.mark.parametrize("wrong", [None, 3, [None], [[]], torch.ones(2)])
 def test_what_load_into_cannot_take_is_said(wrong: Any) -> None:
-    with pytest.raises(cs.ConfigError, match=r"is not a path, a checkpoint or a dict of tensors"):
+    with pytest.raises(cs.ConfigError, match=r"not a path, a checkpoint or a dict of tensors"):
         cs.load_into(Net(0), wrong)
-    with pytest.raises(cs.ConfigError, match=r"is not a path, a checkpoint or a dict of tensors"):
+    with pytest.raises(cs.ConfigError, match=r"not a path, a checkpoint or a dict of tensors, or a plan"):
         cs.view(wrong)
 
 
 def test_what_has_to_be_a_file_says_so() -> None:
     state: Any = Net(0).state_dict()
-    with pytest.raises(cs.ConfigError, match=r"init is .*, not a path\. Training begins from a file"):
+    with pytest.raises(cs.ConfigError, match=r"init is .*, not a path\. .* write the tensors to a file first"):
         cs.train("train.yaml", init=state)
+    with pytest.raises(cs.ConfigError, match=r"config is .*, not a path\. Write the configuration to a YAML file"):
+        cs.train({"train": {}})  # type: ignore[arg-type]
     with pytest.raises(cs.ConfigError, match="is not a path"):
         cs.Pretrainer("collected", {"net": Net(0)}, {"net": state}).collect_files()
 
@@ -440,7 +442,7 @@ def test_functions_that_need_a_configuration_say_so(verb: Callable[[Any], object
 
 
 def test_arguments_of_other_types_are_named() -> None:
-    with pytest.raises(cs.ConfigError, match="^b'x' is not a path"):
+    with pytest.raises(cs.ConfigError, match="^load_into: the argument source is b'x', not a path"):
         cs.load_into(nn.Linear(1, 1), b"x")  # type: ignore[arg-type]
     plan = cs.convert({"w": torch.ones(1)})
     with pytest.raises(cs.ConfigError, match="apply: the argument progress is 3, not a function"):
