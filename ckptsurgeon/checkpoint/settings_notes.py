@@ -71,9 +71,11 @@ def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, 
     wanted = next((kinds for word, kinds in OF_MODELOPT.items() if word in algorithm), ())
     known = [one for one in codes.tensors if family(one.method) in KNOWN]
     if wanted and known and not any(family(one.method) in wanted for one in known):
-        shows = f"the shapes of {count(len(known), 'quantised tensor')} say {escape(known[0].method)}"
-        says = f"{MODELOPT} says quant_algo {escape(algorithm)}, but {shows}"
-        yield f"{escape(path)}: {says}: {listing([one.name for one in known], SHOWN)}"
+        number, listed = count(len(known), "quantised tensor"), listing([one.name for one in known], SHOWN)
+        yield (
+            f"{escape(path)}: {MODELOPT} says quant_algo {escape(algorithm)}, but the shapes of {number} say "
+            f"{escape(known[0].method)}: {listed}"
+        )
 
 
 @notes_of(NoteKind.QUANTISATION)

@@ -65,7 +65,7 @@ def _relative(place: str, path: str) -> str:
 
 
 def _notes(found: Proposal) -> list[str]:
-    """Return notes for the recipe: on tensors of the destination that it does not make, and on others that it makes."""
+    """Return notes for the recipe: on tensors that the destination needs but the result lacks, and on unneeded ones."""
     notes: list[str] = []
     if not found.complete:
         names = [*found.missing, *found.ambiguous, *(key for one in found.open for key in one.second)]

@@ -145,7 +145,7 @@ class KeyConversions:
         if made.keys:
             verbs = ", ".join(dict.fromkeys(next(iter(row)) for row in made.rows.values()))
             shown = listing(made.keys, 2, where="")
-            tensors = count(len(made.keys), "tensor")
+            tensors = count(len(made.keys), "tensor is", "tensors are")
             yield f"{tensors} made from older tensors as {self.by} does for {self.model} ({verbs}): {shown}"
         if unknown:
             yield f"not converted: {grouped(unknown.items(), where='')}"

@@ -190,10 +190,10 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
     """Replace each ``original`` by ``make(original)`` during the block, in all imported modules.
 
     ``functions`` are tuples of an original, its name and ``make``. Only modules that have an original under its name
-    are changed. At the end the originals are put back, also in modules that were imported during the block and that
-    have a replacement under any name. There can be thousands of modules, so one pass replaces all functions. If code in
-    the block stores a replacement in another place than a module, the replacement remains there after the block, and
-    calls the original.
+    are changed. At the end the originals are put back. A module that was imported during the block may have a
+    replacement under any name; there, too, the original is put back. There can be thousands of modules, so one pass
+    replaces all functions. If code in the block stores a replacement in another place than a module, the replacement
+    remains there after the block, and calls the original.
     """
     made = [(name, original, make(original)) for original, name, make in functions]
     last = next(reversed(sys.modules))

@@ -238,7 +238,7 @@ class _Reader:
         """
         path = said.get("path_name") if isinstance(said, dict) else None
         if not isinstance(path, str) or type(said.get("use_pickle")) is not bool:
-            raise FormatError("the description lacks path_name or use_pickle.", rule="pt2 config")
+            raise FormatError("the description has no valid path_name or no valid use_pickle.", rule="pt2 config")
         if path.startswith(_OBJECTS):
             self._record(folder + path)
             self._objects += 1

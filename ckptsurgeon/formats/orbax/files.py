@@ -75,7 +75,9 @@ def _entries(folder: LocalFolder, inner: str) -> Iterator[os.DirEntry[str]]:
         with os.scandir(os.path.join(folder.path, inner)) as entries:
             yield from entries
     except OSError as error:
-        raise SourceError(f"{escape(folder.uri)} cannot be listed: {error.strerror}.") from error
+        raise SourceError(
+            f"{escape(os.path.join(folder.uri, inner).rstrip('/'))} cannot be listed: {error.strerror}."
+        ) from error
 
 
 def _checked(folder: LocalFolder, name: str) -> StoredFile:

@@ -83,10 +83,15 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     if operation.verb == "take":
         block = operation.fields["block"]
         runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["indices"])]
-        if size % block or max(end for _, end in runs) > size:
+        if size % block:
             raise PlanError(
-                f"{operation}: dimension {dim} of {escape(key)} has size {size}, and the indices "
-                f"{escape(operation.fields['indices'], 60)} in blocks of {block} do not fit into it."
+                f"{operation}: dimension {dim} of {escape(key)} has size {size}, not a multiple of the block {block}."
+            )
+        if max(end for _, end in runs) > size:
+            blocks = "" if block == 1 else f", which is {count(size // block, 'block')} of {block}"
+            raise PlanError(
+                f"{operation}: dimension {dim} of {escape(key)} has size {size}{blocks}: the indices "
+                f"{escape(operation.fields['indices'], 60)} go beyond its end."
             )
         return take(info, dim, runs)
     begin, end = (one + size if one < 0 else one for one in (operation.fields["begin"], operation.fields["end"]))

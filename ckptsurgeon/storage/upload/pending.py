@@ -46,7 +46,7 @@ class PendingUploads(Protocol):
         ...
 
     def end(self) -> None:
-        """Remove the mark."""
+        """Remove the mark that ``begin`` wrote."""
         ...
 
 
@@ -124,7 +124,7 @@ class DeferredUploads:
             file.discard()
 
     def end(self) -> None:
-        """Remove the mark."""
+        """Remove the file ``mark``, which tells the next run about unfinished uploads."""
         self._fs.rm_file(self._mark)
 
 

@@ -156,8 +156,9 @@ def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequenc
         if at < len(found) and found[at] != one:
             groups.setdefault((escape(str(found[at]), 60), escape(str(one), 60)), []).append(str(at))
     for (here, there), numbers in groups.items():
-        run = f"layer {numbers[0]} runs" if len(numbers) == 1 else f"layers {listing(numbers, 12, where='')} run"
-        yield f"{run} as {here}, not {there} ({name})"
+        is_one = len(numbers) == 1
+        layers = f"layer {numbers[0]}" if is_one else f"layers {listing(numbers, 12, where='')}"
+        yield f"{layers} {'runs' if is_one else 'run'} as {here}, not {there} ({name})"
 
 
 def part_of(config: Fields, prefix: str) -> _Part | None:
