@@ -68,6 +68,34 @@ def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run
     assert "test" not in done.err
 
 
+FULL = """
+import os
+import torch
+from toy_task import WithTest
+
+class Full(WithTest):
+    def evaluate(self, model, batches):
+        if os.path.exists("run/result.json") and not os.path.exists("alone"):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().evaluate(model, batches)
+"""
+
+
+def test_too_little_memory_after_the_last_step_names_the_weights_and_how_to_evaluate_them(ckpt: Run) -> None:
+    Path("full.py").write_text(FULL)
+    toy.write(**{**SECTION, "task": "full.py:Full", "batch_size": 4})
+    done = ckpt("train", "toy.yaml", "--device", "cpu", "--set", "lr=0.2")
+    said = " ".join(done.err.split())
+    assert done.code == 2, done
+    assert "the training is complete, and its weights are in run/best.safetensors, but the GPU" in said
+    command = "ckpt train toy.yaml --set lr=0.2 --init run/best.safetensors --evaluate test --set batch_size=2"
+    assert f"Evaluate alone: {command}" in said
+    assert load_file("run/best.safetensors").keys() == load_file("run/last/model.safetensors").keys()
+    Path("alone").touch()
+    alone = ckpt(*command.split()[1:], "--device", "cpu")
+    assert (alone.code, "error" in alone.out) == (0, True), alone
+
+
 @pytest.mark.long
 def test_python_returns_it() -> None:
     toy.write(**SECTION)

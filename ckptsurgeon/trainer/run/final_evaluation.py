@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from ...destinations.hf.files import ADAPTER_WEIGHTS
+from ...errors import ConfigError
+from ...util.text import escape
+from ..config.settings import Settings
 from ..data.source import BatchSource
 from ..evaluation import evaluate_shared
 from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
@@ -14,6 +22,7 @@ from ..log import Observer, TrainingLog, read_log
 from ..loop import TrainingLoop
 from ..parallel.ranks import ParallelModel
 from ..state.saved_model import saved_model
+from ..system.device import evaluation_error
 from ..tasks._task import Batch
 
 __all__ = ["FinalFigures", "evaluate_test_split"]
@@ -32,10 +41,11 @@ class FinalFigures:
         return {"step": self.step, "test": dict(self.figures), "test_clips": self.clips}
 
 
-def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures | None:
+def evaluate_test_split(loop: TrainingLoop, observer: Observer, given: Sequence[str]) -> FinalFigures | None:
     """Return the metrics of a run's best weights on the split ``test``; None if there are no best weights.
 
-    If these weights were evaluated before, the metrics come from the run's log.
+    If these weights were evaluated before, the metrics come from the run's log. If there is too little memory, a
+    ConfigError names the saved weights, and the command that evaluates them alone; ``given`` are its other arguments.
     """
     progress, job, folder = loop.state.progress, loop.job, loop.folder
     assert job.test is not None
@@ -47,7 +57,10 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
         if row["step"] == step and "test" in row:  # the run had ended before, and was resumed
             return FinalFigures(step, row["test"], row["test_clips"])
     observer({"event": "test", "step": step})
-    found = _evaluate_weights(loop, folder.best, step)
+    try:
+        found = _evaluate_weights(loop, folder.best, step)
+    except torch.OutOfMemoryError as error:
+        raise _complete_error(job.settings, folder.best, given) from error
     log = TrainingLog(folder, progress.step)
     try:
         log.write(found.row())
@@ -55,6 +68,15 @@ def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures 
         log.close()
     observer(found.row())
     return found
+
+
+def _complete_error(settings: Settings, weights: str, given: Sequence[str]) -> ConfigError:
+    """Return the error for an evaluation without enough memory, after a training that is complete."""
+    is_adapter = os.path.basename(weights) in ADAPTER_WEIGHTS
+    first = "merge the adapter with ckpt lora merge, and then " if is_adapter else ""
+    init = "MERGED" if is_adapter else escape(shlex.quote(weights))
+    command = f"{first}ckpt train {escape(shlex.join(given))} --init {init} --evaluate test"
+    return evaluation_error(settings, f"the training is complete, and its weights are in {escape(weights)}", command)
 
 
 def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigures:

@@ -132,7 +132,8 @@ def _train_and_check(
         job = loop.job = single_process_job(job)
     missing = (UNCHECKED, UNCONTROLLED) if options.controls else (UNCHECKED,)
     finish(checks=(*checks, *missing), is_preliminary=True)  # the rest takes long, and may be interrupted
-    test = evaluate_test_split(loop, options.observer) if has_test_split(loop) else None
+    given = (start.config, *(word for one in options.sets for word in ("--set", one)))
+    test = evaluate_test_split(loop, options.observer, given) if has_test_split(loop) else None
     controls = _controls(job, options) if options.controls else None
     after = checks_after(loop, options.sets, controls, overfitting=options.overfit)
     return finish(checks=(*checks, *collect_checks("after", after, options.observer)), controls=controls, test=test)

@@ -20,6 +20,7 @@ __all__ = [
     "autocast",
     "choose_device",
     "device_notes",
+    "evaluation_error",
     "explain_compile_errors",
     "explain_nondeterminism",
     "explain_out_of_memory",
@@ -164,7 +165,7 @@ def explain_out_of_memory(settings: Settings, *, evaluates: bool = False) -> Ite
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise (_evaluation_error if evaluates else out_of_memory_error)(settings) from error
+        raise (evaluation_error if evaluates else out_of_memory_error)(settings) from error
 
 
 def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> ConfigError:
@@ -184,9 +185,16 @@ def out_of_memory_error(settings: Settings, saved_step: int | None = None) -> Co
     return ConfigError(f"{where}.", hint=f"Try {hint}." if hint else "Train on shorter clips: train.data.max_s.")
 
 
-def _evaluation_error(settings: Settings) -> ConfigError:
+def evaluation_error(settings: Settings, done: str = "", command: str = "") -> ConfigError:
+    """Return the error for a GPU that is out of memory in an evaluation.
+
+    ``done`` says what is complete and saved. ``command`` is a command that evaluates alone: the hint adds an option.
+    """
     where, smaller = _too_large(settings)
-    return ConfigError(f"{where}.", hint=f"Try {smaller}." if smaller else "Evaluate on the CPU: --device cpu.")
+    said = f"{done}, but {where}." if done else f"{where}."
+    if command:
+        return ConfigError(said, hint=f"Evaluate alone: {command} {smaller or '--device cpu'}")
+    return ConfigError(said, hint=f"Try {smaller}." if smaller else "Evaluate on the CPU: --device cpu.")
 
 
 def _too_large(settings: Settings) -> tuple[str, str]:
