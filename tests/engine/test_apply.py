@@ -354,9 +354,19 @@ def test_an_unknown_format_or_size_is_usage(output: str, options: dict[str, str]
 def test_a_size_that_gives_every_tensor_a_shard_is_refused(size: str, to: str) -> None:
     torch.save({f"w{i}": torch.ones(20) * i for i in range(56)}, "src.pth")
     plan = cs.convert("src.pth")
-    with pytest.raises(cs.ConfigError, match=f'max_shard_size="{size}" makes 56 shards, one for each tensor'):
+    with pytest.raises(cs.ConfigError, match=f'max_shard_size="{size}" makes 56 shards, one for each tensor') as error:
         cs.apply(plan, "out", to=to, max_shard_size=size)
+    assert error.value.hint == "Write a size that several tensors fit in, as in 1KB."
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("size", "fits"), [(300, "3KB"), (200_000, "2MB")])
+def test_the_size_that_the_hint_names_is_taken(size: int, fits: str) -> None:
+    torch.save({"a": torch.ones(size), "b": torch.ones(size), "c": torch.ones(8)}, "src.pth")
+    with pytest.raises(cs.ConfigError) as error:
+        cs.apply(cs.convert("src.pth"), "out", max_shard_size="16B")
+    assert error.value.hint == f"Write a size that several tensors fit in, as in {fits}."
+    cs.apply(cs.convert("src.pth"), "out", max_shard_size=fits)
 
 
 def test_a_small_size_that_tensors_share_and_a_large_one_that_none_share_are_taken() -> None:

@@ -50,18 +50,16 @@ def sharded(tensors: Sequence[OutTensor], text: str, writer: Writer, spelling: S
     size = parse_size(text, spelling=spelling)
     shards = split_shards(tensors, size, shares=writer.shares)
     given = spelling.given("--max-shard-size", text)
-    _check_shards(size, given, len(shards), sum(not tensor.alias_of for tensor in tensors))
+    stored = [tensor.nbytes for tensor in tensors if not tensor.alias_of]
+    if size < SMALL and len(shards) == len(stored) > 1:
+        raise ConfigError(
+            f"{given} makes {len(shards)} shards, one for each tensor.",
+            hint=f"Write a size that several tensors fit in, as in {_fitting(2 * max(stored))}.",
+        )
     return shards
 
 
-def _check_shards(size: int, given: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB and would make a shard for each tensor.
-
-    ``given`` is the size as the user wrote it, with its option. ``shards`` and ``tensors`` are the numbers of shards
-    and of tensors.
-    """
-    if size < SMALL and shards == tensors > 1:
-        raise ConfigError(
-            f"{given} makes {shards} shards, one for each tensor.",
-            hint="Write a size that several tensors fit in, as in 5GB or 200MB.",
-        )
+def _fitting(nbytes: int) -> str:
+    """Return a size as a user writes it, rounded up, such as ``3MB``: at least ``nbytes``, and at least ``1KB``."""
+    unit = next((unit for unit in ("GB", "MB") if nbytes >= _UNITS[unit]), "KB")
+    return f"{max(1, -(-nbytes // _UNITS[unit]))}{unit}"
