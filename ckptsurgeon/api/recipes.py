@@ -20,6 +20,7 @@ from ..planning.keys.renaming import KeyMatcher
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import CLASSES
 from ..util.arguments import as_fields
+from ..util.notes import reworded
 from ..util.text import brief_repr, count, escape, grouped, listing
 from .average import average
 from .edit import convert, filter, rename
@@ -142,8 +143,9 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     except BaseException:
         close_plan(plan)
         raise
+    planned = (reworded(note, as_fields(note, own)) for note in without_doubts(name, agree, plan.notes))
     return CompiledRecipe(
-        replace(plan, notes=(*stated, *without_doubts(name, agree, plan.notes), *notes)),
+        replace(plan, notes=(*stated, *planned, *notes)),
         **written,
         shared=shared,
         proved=proved,

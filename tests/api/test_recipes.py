@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.recipes import with_absolute_paths
+from ckptsurgeon.util.arguments import NAMES, as_fields
 
 from ..helpers.transformers_models import BERT, saved
 
@@ -116,7 +117,7 @@ def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None
     flags, fields = CASES[verb]
     from_flags = json.loads(ckpt(*flags, "-n", "--json").out)
     from_recipe = json.loads(ckpt("apply", recipe(verb=verb, **fields), "-n", "--json").out)
-    assert from_recipe == from_flags
+    assert from_recipe == {**from_flags, "notes": [as_fields(note, NAMES) for note in from_flags["notes"]]}
     to = "" if verb in FOLDERS else ".safetensors"
     assert ckpt("apply", recipe(verb=verb, output=f"r{to or '/'}", **fields)).code == 0
     assert ckpt(*flags, "-o", f"f{to or '/'}").code == 0
@@ -498,6 +499,16 @@ def test_errors_of_a_verb_name_the_fields_of_the_recipe(
 ) -> None:
     done = ckpt("apply", recipe(source="a.pth", **fields), "-o", "o.pth", *dry)
     assert (done.code, f"error: recipe.yaml: {said}" in " ".join(done.err.split())) == (2, True), done
+
+
+def test_notes_of_a_verb_name_the_fields_of_the_recipe(ckpt: Any) -> None:
+    for name in ("c", "d"):
+        save_file({"w": torch.ones(2), "fc.weight": torch.arange(4)}, f"{name}.safetensors")
+    Path("r.yaml").write_text(yaml.safe_dump({"verb": "average", "sources": ["c.safetensors", "d.safetensors"]}))
+    said = "the values of the last checkpoint are taken ({}); if these are codes"
+    assert said.format("int_buffers") in " ".join(ckpt("apply", "-n", "r.yaml").err.split())
+    flags = ckpt("average", "c.safetensors", "d.safetensors", "-n").err
+    assert said.format("--int-buffers") in " ".join(flags.split())
 
 
 @pytest.mark.parametrize("dry", [["-n"], []])
