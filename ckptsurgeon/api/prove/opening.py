@@ -12,15 +12,17 @@ from torch import nn
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of
 from ...destinations._load import target_with
+from ...destinations.hf.files import CONFIG
 from ...destinations.torch_module.meta import build_on_meta
 from ...destinations.torch_module.user_code import PROCESS_STATE
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PlanError
-from ...formats.unsupported.folders import PIPELINE
+from ...formats.unsupported.folders import PIPELINE, object_in, pipeline_index
 from ...planning.plan.plan import Plan
 from ...planning.quantised_error import UndecodableWeightError
 from ...planning.transplant.options import Options
-from ...storage.read.uri import shown
+from ...storage.read.base import Folder
+from ...storage.read.uri import open_source, shown
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
 from ..edit import convert
@@ -35,7 +37,7 @@ from ..transplant.transplant import TransplantRequest, plan_into
 from .computed_tensors import computed_tensors
 from .network import Network
 
-__all__ = ["built_module", "configuration_of", "open_network"]
+__all__ = ["built_module", "configuration_of", "no_configuration", "open_network"]
 
 DECODE = (
     "Dequantise the model first, with the package that quantised it. If config.json has no quantization_config, copy "
@@ -52,8 +54,44 @@ def configuration_of(path: str, root: str | None = None) -> str:
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     if root and os.path.isfile(os.path.join(folder, PIPELINE)):
         folder = os.path.join(folder, root)
-    found = os.path.join(folder, "config.json")
+    found = os.path.join(folder, CONFIG)
     return found if os.path.isfile(found) else ""
+
+
+def no_configuration(path: str, what: str, hint: str) -> ConfigError:
+    """Return the error for a checkpoint without a config.json in its folder, so that ``what`` is not known.
+
+    ``hint`` is the hint, unless the folder is a diffusers pipeline: then the hint names the components that can run,
+    which are those of transformers.
+    """
+    name = escape(shown(path))
+    if not os.path.isfile(os.path.join(path, PIPELINE)):
+        return ConfigError(f"there is no config.json in the folder of {name}, so {what} is not known.", hint=hint)
+    folder = open_source(path)
+    index = pipeline_index(folder) if isinstance(folder, Folder) else {}
+    ours = [
+        name
+        for name, entry in index.items()
+        if isinstance(entry, list) and entry[:1] == ["transformers"] and configuration_of(path, name)
+    ]
+    choose = f"Name a component of transformers: {' or '.join(f'--root {escape(one)}' for one in ours)}."
+    return ConfigError(
+        f"{name} is a diffusers pipeline of several networks, but one network is run.",
+        hint=choose if ours else "It has no component of transformers, which ckpt can run: use ckpt diff --values.",
+    )
+
+
+def _check_library(configuration: str) -> None:
+    """Raise ConfigError if a config.json is of a network of diffusers, which ckpt cannot build."""
+    folder = open_source(os.path.dirname(configuration) or os.curdir)
+    is_config = os.path.basename(configuration) == CONFIG and isinstance(folder, Folder)
+    fields = object_in(folder, CONFIG) if is_config and isinstance(folder, Folder) else {}
+    kind = fields.get("_class_name")
+    if isinstance(kind, str) and "_diffusers_version" in fields:
+        raise ConfigError(
+            f"{escape(shown(configuration))} is of a network of diffusers ({escape(kind, 60)}), which ckpt cannot run.",
+            hint="Compare the weights with ckpt diff --values.",
+        )
 
 
 def open_network(
@@ -64,6 +102,7 @@ def open_network(
     ``configuration`` is the path of the configuration, ``task`` the ESPnet task, if an ESPnet configuration fits
     several tasks, and ``root`` the dotted path of the state dict. Without ``read_buffers``, no values are read.
     """
+    _check_library(configuration)
     spec = target_with(configuration, None, task, dequantized=True)
     if spec.build is None:
         raise ConfigError(

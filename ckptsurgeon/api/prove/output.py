@@ -28,7 +28,7 @@ def check_provable(plan: Plan) -> None:
     The output must have weights. The plan must have exactly one source, in a file, and the architecture must be known
     from a configuration.
     """
-    from .opening import configuration_of
+    from .opening import configuration_of, no_configuration
 
     if plan.verb == "resize" and plan.arguments.get("optimizer"):
         raise ConfigError(
@@ -46,11 +46,11 @@ def check_provable(plan: Plan) -> None:
     if source.memory:
         raise ConfigError("no proof is possible for a source in memory.", hint="Save the source to a file first.")
     if not (configuration_of(source.path) or plan.target.config):
-        raise ConfigError(
-            f"there is no config.json in the folder of {escape(shown(source.path))}, so the architecture of the model "
-            "is not known.",
-            hint="Leave --prove out, and run ckpt prove on source and output with --model CONFIG.",
-        )
+        hint = "Leave --prove out, and run ckpt prove on source and output with --model CONFIG."
+        error = no_configuration(source.path, "the architecture of the model", hint)
+        if error.hint != hint:
+            error.hint = "Leave --prove out, and run ckpt prove on source and output with --root COMPONENT."
+        raise error
 
 
 def check_runs(plan: Plan) -> None:

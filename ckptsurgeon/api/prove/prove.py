@@ -131,18 +131,15 @@ def networks_of(
 
     Raises ConfigError if there is no configuration.
     """
-    from .opening import configuration_of, open_network
+    from .opening import configuration_of, no_configuration, open_network
 
     own = [configuration_of(path_of(source), root) for source, root in zip(sources, roots, strict=True)]
     named = str(model) if model is not None else next(filter(None, own), "")
     for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):
             open_checkpoint(source, root).close()  # a source that does not exist has no configuration either
-            raise ConfigError(
-                f"there is no config.json in the folder of {escape(shown(path_of(source)))}, so the architecture of "
-                "the model is not known.",
-                hint="Give the configuration: --model config.json, or a YAML file with model:.",
-            )
+            hint = "Give the configuration: --model config.json, or a YAML file with model:."
+            raise no_configuration(path_of(source), "the architecture of the model", hint)
         yield open_network(source, configuration or named, task=task, root=root)
 
 

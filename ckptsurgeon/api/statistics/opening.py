@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
-from ...storage.read.uri import shown
 from ...util.text import escape
 from ..inputs.argument_types import Path
 
@@ -22,15 +21,12 @@ def open_model(path: str, model: Path | None, root: str | None) -> Network:
 
     Raises ConfigError if there is no configuration.
     """
-    from ..prove.opening import configuration_of, open_network
+    from ..prove.opening import configuration_of, no_configuration, open_network
 
     configuration = os.fspath(model) if model is not None else configuration_of(path, root)
     if not configuration:
         open_checkpoint(path, root).close()  # raises the error if the file does not exist
-        raise ConfigError(
-            f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
-            hint="Give the configuration: --model config.json.",
-        )
+        raise no_configuration(path, "the network", "Give the configuration: --model config.json.")
     return open_network(path, configuration, task=None, root=root)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -828,3 +829,33 @@ def test_the_configuration_of_a_component_is_found_in_a_pipeline() -> None:
     found = cs.prove("one", "two", root="text_encoder")
     assert (found.verdict, found.notes) == ("SAME", ())
     assert cs.loss_barrier("one", "two", root="text_encoder", points=3).notes
+
+
+def test_a_whole_pipeline_names_the_components_that_can_run(ckpt: Any) -> None:
+    parts = {"text_encoder": "LlamaForCausalLM", "text_encoder_2": "LlamaForCausalLM", "tokenizer": "LlamaTokenizer"}
+    index = {**{name: ["transformers", kind] for name, kind in parts.items()}, "unet": ["diffusers", "UNet"]}
+    for name in ("text_encoder", "text_encoder_2"):
+        llama(f"p/{name}", num_hidden_layers=1)
+    Path("p/unet").mkdir()
+    Path("p/unet/config.json").write_text(json.dumps({"_class_name": "UNet", "_diffusers_version": "0.35.0"}))
+    save_file({"w": torch.ones(2)}, "p/unet/diffusion_pytorch_model.safetensors")
+    Path("p/model_index.json").write_text(json.dumps(index))
+    said = "p is a diffusers pipeline of several networks, but one network is run"
+    for verb in (
+        ["prove", "p", "p"],
+        ["prove", "--barrier", "p", "p"],
+        ["stats", "p", "--gram", "-o", "o.safetensors"],
+    ):
+        err = " ".join(ckpt(*verb).err.split())
+        assert (said in err, "component of transformers: --root text_encoder or --root text_encoder_2." in err) == (
+            True,
+            True,
+        ), err
+    with pytest.raises(
+        cs.ConfigError, match=r"unet.config.json is of a network of diffusers \(UNet\), which ckpt cannot"
+    ):
+        cs.prove("p", "p", root="unet")
+    Path("p/unet").rename("p/vae")
+    shutil.copytree("p/vae", "p/unet")
+    Path("p/model_index.json").write_text(json.dumps(dict.fromkeys(("unet", "vae"), index["unet"])))
+    assert "It has no component of transformers" in ckpt("prove", "p", "p").err
