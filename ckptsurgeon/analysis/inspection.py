@@ -18,7 +18,7 @@ from ..tensors.quantised.settings import basis_of
 from ..tensors.torch_quantisers import stored_bytes
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
-from ..util.notes import Note, as_notes
+from ..util.notes import Note, as_notes, notes_on_some
 from ..util.text import count, escape, human_bytes
 from .adapter_settings import AdapterSettings
 from .stats_summary import DecodedStats, StatsSummary, decoded_stats, stored_stats, summary_of
@@ -227,7 +227,10 @@ def inspection_of(
         ties=ties,
         extras=checkpoint.extras,
         metadata={key: one.said for key, one in checkpoint.header.stored.items()} | dict(checkpoint.metadata),
-        notes=(*checkpoint.notes, *as_notes(NoteKind.REMARK, chosen.notes)),
+        notes=(
+            *notes_on_some(checkpoint.notes, checkpoint.keys() - tensors.keys()),
+            *as_notes(NoteKind.REMARK, chosen.notes),
+        ),
         nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
         stats=stored_stats(checkpoint, tensors) if stats else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -11,8 +11,8 @@ from .note_kind import NoteKind
 from .text import escape
 
 __all__ = [
-    "Note", "as_notes", "is_serious", "notes_about", "notes_of", "reworded", "serious_places", "with_prefix",
-    "with_serious", "without_prefix",
+    "Note", "as_notes", "is_serious", "notes_about", "notes_of", "notes_on_some", "reworded", "serious_places",
+    "with_prefix", "with_serious", "without_prefix",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -115,3 +115,23 @@ def notes_about(name: str, notes: Iterable[Text]) -> list[Text]:
     shown = escape(name)
     named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
     return [note if named.search(note) else with_prefix(f"{shown}: ", note) for note in notes]
+
+
+_CUT = re.compile(r", and \d[\d,]* more\b.*")
+"""Matches the end of a list of names that is cut."""
+
+
+def notes_on_some(notes: Iterable[Text], left_out: Collection[str]) -> Iterator[Text]:
+    """Yield the notes of a checkpoint that apply if its tensors ``left_out`` are not looked at.
+
+    A note that ends with a list of names is left out if all of these tensors are. If only some are, or if the list is
+    cut, the note says that it counts tensors that are left out, too.
+    """
+    gone = set(map(escape, left_out))
+    for note in notes:
+        _, colon, end = note.rpartition(": ")
+        names = _CUT.sub("", end).split(", ")
+        if not colon or gone.isdisjoint(names):
+            yield note
+        elif _CUT.search(end) or not gone.issuperset(names):
+            yield reworded(note, f"{note} (this counts tensors that are left out, too)")

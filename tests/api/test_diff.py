@@ -616,3 +616,16 @@ def test_the_last_line_counts_nan_and_inf_of_one_of_them(ckpt: Any) -> None:
     save_file({"a": torch.tensor([1.0, float("nan"), float("inf")]), "b": torch.ones(2)}, "b.safetensors")
     last = ckpt("diff", "a.safetensors", "b.safetensors", "--values").out.splitlines()[-1]
     assert last == "  1 tensor identical byte for byte, 1 changed; 1 NaN and 1 Inf in the second only"
+
+
+def test_notes_on_tensors_that_are_left_out_are_not_said() -> None:
+    first = {"a": torch.ones(2), "b": torch.full((2,), torch.nan), "c": torch.full((2,), torch.nan)}
+    torch.save(first, "a.pth")
+    torch.save({key: torch.ones(2) for key in first}, "b.pth")
+    both = "a.pth: 2 small tensors have NaN or infinite values: b, c"
+    for values in (False, True):
+        assert cs.diff("a.pth", "b.pth", include="a", values=values).notes == ()
+        some = cs.diff("a.pth", "b.pth", exclude="b", values=values).notes
+        assert some == (f"{both} (this counts tensors that are left out, too)",)
+        assert cs.diff("a.pth", "b.pth", values=values).notes == (both,)
+    assert cs.inspect("a.pth", exclude=["b", "c"]).notes == ()

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...tensors.info import TensorInfo
+from ...util.notes import notes_on_some
 
 __all__ = ["Outline", "beside", "outline_from_plain", "outline_of"]
 
@@ -111,8 +112,10 @@ class Outline:
         return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation), dict(self.names)
 
     def only(self, keys: Collection[str]) -> Outline:
-        """Return the outline with only the tensors of ``keys``."""
-        return replace(self, tensors={key: info for key, info in self.tensors.items() if key in keys})
+        """Return the outline with only the tensors of ``keys``, and without notes on the other tensors."""
+        left_out = self.tensors.keys() - keys
+        tensors = {key: info for key, info in self.tensors.items() if key in keys}
+        return replace(self, tensors=tensors, notes=tuple(notes_on_some(self.notes, left_out)))
 
 
 def outline_of(checkpoint: Checkpoint) -> Outline:
