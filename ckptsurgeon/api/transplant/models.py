@@ -18,7 +18,7 @@ from ...planning.transplant.decide import InitialView
 from ...storage.read.spec import SourceSpec
 from ...tensors.possible_scales import CODES as INTEGERS
 from ...util.notes import with_prefix
-from ...util.text import escape
+from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes
 from ..inputs.inputs import names_of, notes_on, plan_source
@@ -159,6 +159,10 @@ def first_notes(
         where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
         notes += (with_prefix(where, note) for note in one.recognised.notes)
     notes += (*(f"ran {code}" for code in target.ran), *target.notes)
+    if target.extra_state and target.keeps:
+        number = f"{count(len(target.extra_state), 'extra state')} of modules (get_extra_state)"
+        lost = f"{number} {'is' if len(target.extra_state) == 1 else 'are'} not in the output"
+        notes.append(f"{escape(target.name)}: {lost}: {listing(target.extra_state, where='')}")
     if target.kind == "transformers":
         notes += stacked_experts_notes(target, opened)
     if encoding != ENCODINGS[0]:

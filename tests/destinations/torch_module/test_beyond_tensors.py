@@ -44,6 +44,15 @@ def test_extra_state_is_not_loaded_and_said(logged: list[LogRecord]) -> None:
         cs.load_into(ours, nn.Sequential(nn.Linear(2, 2)), strict=True)
 
 
+def test_extra_state_of_a_destination_is_not_in_the_output_and_said() -> None:
+    theirs, ours = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(Scaled(2, 2))
+    torch.save(ours.state_dict(), "ours.pth")
+    said = "1 extra state of modules (get_extra_state) is not in the output: 0._extra_state"
+    assert cs.transplant(theirs, ours).notes == (f"<Sequential>: {said}",)
+    assert cs.transplant(theirs, "ours.pth").notes == (f"ours.pth: {said}",)
+    assert cs.transplant(theirs, theirs).notes == ()
+
+
 def test_a_checkpoint_without_the_extra_state_of_a_module_does_not_fit() -> None:
     plain, scaled = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(Scaled(2, 2))
     assert cs.fits(scaled, scaled).strict
