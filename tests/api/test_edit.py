@@ -84,7 +84,7 @@ def test_a_state_dict_is_chosen_and_thinned(state: dict[str, torch.Tensor]) -> N
     kept = ["module.0.weight", "module.1.weight"]
     assert same(read("out.safetensors"), {key: state[key] + 1 for key in kept})
     assert plan.excluded == 2
-    assert any("left out: epoch, model, optimizer, args, history" in note for note in plan.notes)
+    assert any("left out: epoch, model, optimizer, args (argparse.Namespace), history;" in note for note in plan.notes)
 
 
 def test_ties_survive_whichever_name_is_left() -> None:

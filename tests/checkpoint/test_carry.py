@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,18 @@ def test_entries_at_every_level_are_named() -> None:
     assert "not copied to the output: a.opt (it contains tensors)" in notes(objects, "a.model", keep=True)
 
 
+def test_objects_that_are_left_out_are_named_with_their_class() -> None:
+    state = {"model": {"w": T}, "args": Namespace(lr=1), "kind": torch.optim.SGD, "epoch": 3}
+    said = "left out: args (argparse.Namespace), kind (torch.optim.sgd.SGD), epoch; only tensors of the state dict are "
+    assert notes(state, "model", keep=False) == f"{said}written"
+
+
 def test_lists_of_tensors_in_the_state_dict_are_named_apart() -> None:
     state = {"w": T, "epoch": 3, "layers": [T, T], "pair": (T, None), "rest": [1, 2]}
+    why = "only tensors of the state dict are written"
     said = "tensors in lists are not entries of a state dict, and are left out: "
     found = "layers (list of 2, 2 tensors in it), pair (tuple of 2, 1 tensor in it)"
-    assert notes(state, ".", keep=False) == f"left out: epoch, layers, pair, rest {said}{found}"
+    assert notes(state, ".", keep=False) == f"left out: epoch, layers, pair, rest; {why} {said}{found}"
     assert said + found in cs.average(["x.pth", "x.pth"]).notes
     inner = {"model": {"w": T, "layers": [T]}, "rng": [T], "optimizer": {"state": [T]}}
     assert notes(inner, "model", keep=False).endswith(f"{said}model.layers (list of 1, 1 tensor in it)")

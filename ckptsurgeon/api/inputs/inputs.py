@@ -136,13 +136,20 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     return [*notes, *left_notes(names, opened)]
 
 
+_CLASS = re.compile(r"\w+(?:\.\w+)+")
+"""Matches the type of an entry that is an object of a class, or a class or function itself."""
+
+
 def left_notes(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[str]:
     """Return notes on the entries ``names`` of open inputs that are left out because they are not tensors.
 
-    A list or tuple of tensors in the state dict has a note of its own, since the tensors may be weights.
+    Objects, and classes and functions, have the name of their class. A list or tuple of tensors in the state dict has a
+    note of its own, since the tensors may be weights.
     """
     lists = [f"{extra.key} ({extra.type})" for one in opened for extra in one.extras if _is_list_of_tensors(extra, one)]
-    notes = [f"left out: {listing(names)}"] if names else []
+    kinds = {extra.key: extra.type for one in opened for extra in one.extras if _CLASS.fullmatch(extra.type)}
+    told = listing([f"{name} ({kinds[name]})" if name in kinds else name for name in names])
+    notes = [f"left out: {told}; only tensors of the state dict are written"] if names else []
     if lists:
         said = listing(list(dict.fromkeys(lists)))
         notes.append(f"tensors in lists are not entries of a state dict, and are left out: {said}")
