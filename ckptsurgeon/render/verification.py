@@ -215,7 +215,7 @@ def _notes(found: Verification, full: bool) -> Iterator[Row]:
 
 def _verdict(found: Verification) -> RenderableType:
     label = Text("  verified ", "green") if found.ok else Text("  FAILED ", "bold red")
-    if found.ok and found.unchecked and found.unchecked == found.checked:
+    if found.ok and not found.verified:
         label = Text("  not verified ", "yellow")
     text = Text(escape(found.output), "bold")
     if found.checked:

@@ -14,7 +14,8 @@ HELP = """Check an output against the recipe that is stored in it.
 Checks every checksum first, then compares every copied and computed tensor with its source, bit for bit. Initialised
 tensors are compared with the checksum that was stored when they were drawn. NOT COMPARED means that only checksums
 were checked: a source is missing or has changed, or --sample left the tensor out. If the output has no recipe, --plan
-gives no checksums: then only names, dtypes and shapes are checked. Exit status 1 if anything fails.
+gives no checksums: if its sources are gone, too, only names, dtypes and shapes are checked. Then the last line is
+"not verified" (in --json, "verified" is false), and the exit status is 0. Exit status 1 if anything fails.
 """
 EXAMPLES = """\b
 Examples:

@@ -167,6 +167,11 @@ class Verification(InNotebooks):
         """The number of tensors whose values were compared with nothing: neither with a source nor with a checksum."""
         return 0 if self.recipe or self.patch else self.drawn + len(self.not_compared or {})
 
+    @property
+    def verified(self) -> bool:
+        """Whether no fault was found and the values of at least one tensor were compared."""
+        return self.ok and not (self.unchecked and self.unchecked == self.checked)
+
     def raise_if_failed(self) -> None:
         """Raise VerifyError if a fault was found."""
         if self.failed:
@@ -183,9 +188,11 @@ class Verification(InNotebooks):
             "version": 1,
             "output": self.output,
             "ok": self.ok,
+            "verified": self.verified,
             "notes": [{"name": note.name, "why": note.why} for note in self.notes],
             "recipe": self.recipe,
             "checked": self.checked,
+            "unchecked": self.unchecked,
             "compared": self.compared,
             "drawn": self.drawn,
             **({"signed": self.signed} if self.signed is not None else {}),

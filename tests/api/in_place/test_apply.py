@@ -69,6 +69,8 @@ def test_only_the_header_is_written(ckpt: Run) -> None:
     assert "PASS" not in verified.out  # there is nothing to compare values with
     assert "only names, dtypes and shapes are compared" in " ".join(verified.out.split())
     assert "not verified a.safetensors" in verified.out
+    found = json.loads(ckpt("verify", "a.safetensors", "--plan", "a.safetensors.rename.json", "--json").out)
+    assert (found["ok"], found["verified"], found["unchecked"]) == (True, False, found["checked"])
     without_plan = ckpt("verify", "a.safetensors")
     assert (without_plan.code, "--plan a.safetensors.rename.json compares names" in without_plan.err) == (2, True)
     assert sorted(os.listdir()) == ["a.safetensors", "a.safetensors.rename.json"]
