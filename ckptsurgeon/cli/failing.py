@@ -23,7 +23,7 @@ RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""The folder of ckptsurgeon. If memory runs out, compiling a module in it may raise SyntaxError."""
+"""The folder of ckptsurgeon. If memory runs out, compiling a sound module in it may raise SyntaxError."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -69,9 +69,23 @@ def is_for_memory(error: BaseException | None) -> bool:
         or (isinstance(error, RuntimeError) and "can't start new thread" in text)
         or (isinstance(error, ImportError) and any(why in text for why in _NO_MEMORY))
         or (isinstance(error, SystemError) and "without exception set" in text)  # CPython, when an import lacks memory
-        or (isinstance(error, SyntaxError) and str(error.filename).startswith(_PACKAGE))
+        or (isinstance(error, SyntaxError) and _is_sound_module(error.filename))
         or is_for_memory(error.__cause__ or error.__context__)
     )
+
+
+def _is_sound_module(path: str | None) -> bool:
+    """Return whether a file is a module of ckptsurgeon that can be compiled; also if there is no memory to do so."""
+    if not str(path).startswith(_PACKAGE):
+        return False
+    try:
+        with open(str(path), "rb") as file:
+            compile(file.read(), str(path), "exec", dont_inherit=True)
+    except SyntaxError:
+        return False
+    except (MemoryError, OSError):
+        pass
+    return True
 
 
 def _is_out_of_descriptors() -> bool:

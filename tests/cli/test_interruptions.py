@@ -68,6 +68,7 @@ def left() -> list[str]:
 # Signals.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.inspect", "rich.text"]
 )
@@ -314,6 +315,7 @@ def test_a_closed_pipe_is_quiet_and_141(files: object, rest: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.long), "utf-8"])
 def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None:
     import torch
@@ -379,6 +381,22 @@ def test_no_memory_is_said_even_where_there_is_none_for_colours(
     monkeypatch.setattr(printing, "console_of", full)
     assert failing.failed(error, [], as_json=False) == 3
     assert capsys.readouterr().err == "error: not enough memory.\n"
+
+
+def test_a_module_that_is_damaged_is_not_called_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installation that is being changed, or was half copied, was "not enough memory" for every command."""
+    from ckptsurgeon.cli import failing
+
+    monkeypatch.setattr(failing, "_PACKAGE", f"{tmp_path}/")
+    for text, code in (("x = 1\n", 3), ("<<<<<<< HEAD\n", 70)):
+        Path("some.py").write_text(text)
+        error = SyntaxError("invalid syntax", (f"{tmp_path}/some.py", 1, 1, text))
+        assert failing.failed(error, [], as_json=False) == code
+        err = capsys.readouterr().err
+        assert ("not enough memory" in err) is (code == 3)
+        assert ("invalid syntax (some.py, line 1)" in err) is (code == 70)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ REFUSED = {
 MERGE_WITH_PEFT = (
     "Merge it with PEFT: merge_and_unload(). ckpt lora extract then makes a LoRA from the merged model and its base."
 )
+AND_TOKENS = " To keep the trained tokens in it, give --save-modules: an embedding is not made low-rank."
 CONVERTED = {
     "LOHA": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
     "LOKR": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
@@ -184,7 +185,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
         if data.get(setting):
             raise ConfigError(
                 f"{escape(name)} sets {setting}, so ckpt cannot use the adapter: {why}.",
-                hint=MERGE_WITH_PEFT,
+                hint=f"{MERGE_WITH_PEFT}{AND_TOKENS if setting == 'trainable_token_indices' else ''}",
             )
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):

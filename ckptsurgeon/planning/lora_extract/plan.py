@@ -74,7 +74,8 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
             f"them out with --exclude): {listing(convolutions, where='')}"
         )
     if found.left:
-        hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
+        some = f"{len(found.savable)} of these, which" if len(found.savable) < len(found.left) else "tensors that"
+        hint = f"; --save-modules saves {some} are not weights of layers" if found.savable else ""
         left = listing(found.left, where="")
         many = "that differ are" if len(found.left) > 1 else "that differs is"
         yield f"{count(len(found.left), 'tensor')} {many} not in the adapter: {left}{hint}"

@@ -140,7 +140,9 @@ class BaseChanges:
             raise PlanError(
                 f"the adapter {escape(one.adapter.name)} has the tensor {escape(name)} {shape_text(given.shape)}, and "
                 f"{escape(self.base.source.name)} {why}: only a single adapter with the weight 1 can add or resize it.",
-                hint="Merge that adapter alone, with the weight 1.",
+                hint="Merge that adapter alone, with the weight 1."
+                if name in self.fresh
+                else "Give that adapter the weight 1, or merge it alone.",
             )
         self.fresh[name] = given
         if there is not None:

@@ -219,8 +219,11 @@ def test_what_is_saved_replaces_adds_and_resizes() -> None:
     assert torch.equal(found["norm.weight"], saved["norm.weight"].half())
     assert torch.equal(found["score.weight"], saved["score.weight"])
     assert torch.equal(found["embed_tokens.weight"], saved["embed_tokens.weight"])
-    with pytest.raises(cs.PlanError, match="only a single adapter with the weight 1 can add or resize it"):
+    with pytest.raises(cs.PlanError, match="only a single adapter with the weight 1 can add or resize it") as caught:
         cs.lora_merge("base.safetensors", "a", weights=[0.5])
+    assert caught.value.hint == "Give that adapter the weight 1, or merge it alone."
+    peft_folder("b", {"layers.0.q.lora_A.weight": torch.rand(2, 8), "layers.0.q.lora_B.weight": torch.rand(8, 2)})
+    assert cs.lora_merge("base.safetensors", ["a", "b"], weights=[1, 0.5])
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
