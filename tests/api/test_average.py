@@ -228,6 +228,7 @@ def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
     assert not Path("out.pth").exists()
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "THREADS", 1)  # two are at their peaks together or not
     for i in range(60):

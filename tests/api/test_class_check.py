@@ -40,6 +40,7 @@ def notes(path: str) -> list[str]:
     return [one for one in cs.inspect(path, model_class=True).notes if "not compared" not in one]
 
 
+@pytest.mark.long
 def test_a_sound_model_is_that_of_its_class() -> None:
     assert notes(qwen3("net")) == ["keys and shapes are those of Qwen3ForCausalLM in transformers"]
     assert not cs.inspect("net").notes
@@ -47,6 +48,7 @@ def test_a_sound_model_is_that_of_its_class() -> None:
     assert not cs.verify("out").notes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -71,6 +73,7 @@ def test_a_model_of_other_shapes_is_named(changes: dict[str, Any], said: str) ->
     assert any(said in note.why for note in found.notes), found.notes
 
 
+@pytest.mark.long
 def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[..., Any]) -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     tensors.pop("model.norm.weight")
@@ -89,6 +92,7 @@ def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[...,
     assert "noted" not in repr(cs.verify("whole"))
 
 
+@pytest.mark.long
 def test_weights_with_a_prefix_are_those_of_no_class() -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     save_file({f"base.{key}": value for key, value in tensors.items()}, "net/model.safetensors", {"format": "pt"})
@@ -159,6 +163,7 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, ckpt
     assert not cs.verify("out").notes
 
 
+@pytest.mark.long
 def test_the_modules_of_a_quantised_model_are_compared() -> None:
     qwen3("net", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 16})
     tensors = load_file("net/model.safetensors")
@@ -209,6 +214,7 @@ def in_blocks(path: str, *, attention: bool = True, **settings: Any) -> None:
     save_file(tensors, f"{path}/model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left_out", [["lm_head"], None])
 def test_attention_that_is_plain_among_blocks_is_not_that_of_the_class(left_out: Any) -> None:
     in_blocks("net", attention=False, modules_to_not_convert=left_out)
@@ -325,6 +331,7 @@ def test_plain_tensors_that_every_layer_lacks_are_said_by_every_verb(without: st
         assert [one for one in found.notes if "every GptOss" in one] == ([said] if lacks else [])
 
 
+@pytest.mark.long
 def test_biases_beside_experts_that_lack_their_scales_are_found() -> None:
     gpt_oss("net", "layers.0.mlp.experts.down_proj_scales")
     assert not [one for one in notes("net") if "the weights lack" in one]
@@ -353,6 +360,7 @@ def test_codes_with_other_names_are_not_said_to_be_those_of_the_class() -> None:
     assert not any("are those of" in one and "not compared" not in one for one in found)
 
 
+@pytest.mark.long
 def test_names_that_transformers_knows_of_a_quantised_model_are_those_of_the_class() -> None:
     sizes = {**SMALL, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
     config = transformers.ExaoneMoeConfig(**sizes, topk_group=1, eos_token_id=2, mlp_layer_types=["dense", "sparse"])

@@ -42,6 +42,7 @@ def strictly(architecture: str, folder: str) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_experts_fit_as_transformers_saves_them(kind: str, ckpt: Callable[..., Any]) -> None:

@@ -177,6 +177,7 @@ def steps(number: int, form: str) -> list[str]:
     return names
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("form", ["{}.safetensors", "{}.pth", "{}-shards"])
 def test_patches_are_applied_in_turn(form: str) -> None:
@@ -262,6 +263,7 @@ def damaged(raw: bytes) -> Iterator[tuple[int, bytes]]:
             yield place, raw[:place] + changed + raw[place + 1 :]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["small", "signed"])
 def test_a_patch_with_one_changed_byte_never_makes_another_file(kind: str, request: pytest.FixtureRequest) -> None:
     small: bytes = request.getfixturevalue(kind)
@@ -357,6 +359,7 @@ def test_a_patch_that_claims_to_make_a_petabyte_is_an_error_at_once(small: bytes
         cs.apply_patch("old.safetensors", "d.ckptpatch", "out.safetensors")
 
 
+@pytest.mark.long
 def test_an_index_of_very_many_values_is_not_read(small: bytes) -> None:
     raw = with_index(small, lambda index: index.update(files=[[]] * 7_000_000))
     assert len(raw) < 100_000
@@ -442,6 +445,7 @@ def test_many_renamed_tensors_are_found_by_their_first_bytes() -> None:
 # Outputs.
 
 
+@pytest.mark.long
 def test_outputs_are_replaced_only_if_asked_and_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = write(base(), "old-shards"), write(tuned(), "new-shards")
     cs.make_patch(old, new, "d.ckptpatch")
@@ -542,6 +546,7 @@ SHAPES = {
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_signs_add_the_mean_size_of_the_changes(dtype: torch.dtype) -> None:

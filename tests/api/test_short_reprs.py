@@ -150,6 +150,7 @@ def test_what_python_prints_of_a_public_object_fits_ten_lines(things: Mapping[st
     assert not {row for row in long if row[2] > LINES}
 
 
+@pytest.mark.long
 def test_what_python_prints_says_what_it_is(things: Mapping[str, object]) -> None:
     for name, thing in things.items():
         assert repr(thing).lstrip("<").startswith(name) or "object at" in repr(thing), repr(thing)

@@ -182,6 +182,7 @@ WRITING: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", UNREAD)
 def test_weights_that_are_not_read_are_named_counted_and_refused(what: str, ckpt: Run) -> None:
     make, key, numbers = UNREAD[what]

@@ -525,6 +525,7 @@ def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest
     assert (done.code, "not enough memory" in done.err) == (3, True)
 
 
+@pytest.mark.long
 def test_version_and_help(ckpt: Run) -> None:
     assert ckpt("--version").out == f"ckpt {cs.__version__}\n"
     for args in (("--version", "--json"), ("--json", "--version")):

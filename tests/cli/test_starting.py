@@ -36,6 +36,7 @@ UNUSED_BY_FITS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_check_imports_nothing_that_only_other_verbs_need(tmp_path: Path) -> None:
     save_file({"x": np.ones((4, 4), np.float32)}, tmp_path / "x.safetensors")
     command = [sys.executable, "-c", LISTED, "check", "-q", str(tmp_path / "x.safetensors")]
@@ -44,6 +45,7 @@ def test_a_check_imports_nothing_that_only_other_verbs_need(tmp_path: Path) -> N
     assert not set(UNUSED) & set(modules)
 
 
+@pytest.mark.long
 def test_fits_of_another_head_imports_no_layouts_and_no_numpy(tmp_path: Path) -> None:
     for classes in (2, 5):
         tensors = {"body.weight": np.ones((4, 4), np.float32), "head.weight": np.ones((classes, 4), np.float32)}

@@ -255,6 +255,7 @@ def test_the_configuration_of_an_older_run_is_of_the_task_that_it_lacks_least_of
     assert task_of(Document("config.yaml", "", values, {}), values).name == "asr"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_a_recipe_whose_entries_fit_several_tasks_needs_the_task(ckpt: Any) -> None:
     torch.save(state_of(LAYOUTS["ctc"]), "src.pth")
@@ -324,6 +325,7 @@ def test_the_recipe_that_a_run_was_made_of_is_not_read_again() -> None:
     assert spec.notes == ()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_espnet")
 def test_match_takes_the_task_of_a_recipe_that_fits_several(ckpt: Any) -> None:
     torch.save(state_of(LAYOUTS["ctc"]), "src.pth")
@@ -502,6 +504,7 @@ def test_a_configuration_that_freezes_nothing_gets_no_section() -> None:
     assert "train" not in yaml.safe_load(cs.init_config("ebranchformer.yaml", task="asr"))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.usefixtures("_espnet")
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
     assert found == ({f"far{suffix}": Path(f"local{suffix}").read_bytes()} if suffix else files("local"))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 def test_the_files_of_a_model_folder_go_along(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), "tuned", max_shard_size=SHARD)
@@ -171,6 +172,7 @@ def test_a_configuration_alone_there_is_not_said_to_be_a_checkpoint(memory: Plac
         cs.apply(cs.convert("from"), memory.uri)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("old", "new"), [("", SHARD), (SHARD, ""), (SHARD, "3MB"), (SHARD, SHARD)])
 def test_force_replaces_the_checkpoint_and_leaves_other_files(place: Place, old: str, new: str) -> None:

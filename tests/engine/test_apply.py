@@ -143,6 +143,7 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
     assert found.dtype == torch.bfloat16
 
 
+@pytest.mark.long
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import copy_bytes
     from ckptsurgeon.engine.compute import reading

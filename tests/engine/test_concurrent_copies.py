@@ -61,6 +61,7 @@ def test_what_ends_the_computing_ends_the_copies(error: type[BaseException], mon
     assert sorted(os.listdir()) == ["dst.pth", "src.pth"]
 
 
+@pytest.mark.long
 def test_a_copy_that_fails_while_others_are_computed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = write()
     raw = bytearray(Path("src.pth").read_bytes())

@@ -72,6 +72,7 @@ def after_each(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Non
     return watch
 
 
+@pytest.mark.long
 def test_the_output_is_the_same_and_the_sources_are_gone() -> None:
     write(plan("whole"), "wanted")
     receipt = write(plan(), consume=True)
@@ -117,6 +118,7 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: data for name, data in files(folder).items() if name.startswith("model")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parts", [1, 3, 4])
 def test_an_interrupted_run_goes_on_with_what_is_left(parts: int, after_each: Any) -> None:
     write(plan("whole"), "wanted")

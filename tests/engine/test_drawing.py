@@ -37,6 +37,7 @@ def pieces_of_each(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["keep", "bfloat16", "float8_e5m2", "float64"])
 def test_pieces_make_the_whole(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def check_new(place: HubPlace) -> None:
     assert not os.listdir("scratch")
 
 
+@pytest.mark.long
 def test_parts_are_uploaded_one_by_one_and_one_commit_replaces_the_model(
     place: HubPlace, old: dict[str, bytes]
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_branch_and_a_folder_in_it(place: HubPlace) -> None:
     assert list(place.files()) == [".gitattributes"]
 
 
+@pytest.mark.long
 def test_a_model_of_the_repository_is_converted_in_place(place: HubPlace, old: dict[str, bytes]) -> None:
     """The commit that is read stays, so that no input is changed."""
     cs.apply(cs.convert(place.uri, dtype="float64"), place.uri, force=True)
@@ -93,6 +95,7 @@ def test_a_busy_hub_is_asked_again(place: HubPlace, old: dict[str, bytes], naps:
     assert naps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("path", "method"), [("/lfs/*", "PUT"), (COMMIT, "POST")])
 def test_a_hub_that_stays_busy_keeps_the_old_model(
     place: HubPlace, old: dict[str, bytes], path: str, method: str
@@ -122,6 +125,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(place: HubPlace, monkey
     assert len(made) == 1
 
 
+@pytest.mark.long
 def test_a_commit_of_somebody_else_between_is_an_error(place: HubPlace, old: dict[str, bytes]) -> None:
     place.hub.fail("/lfs/*", first(lambda: place.fill({"notes.txt": b"mine"})), method="PUT")
     with pytest.raises(cs.OutputError, match="Another commit was made during the upload: run the command again"):
@@ -131,6 +135,7 @@ def test_a_commit_of_somebody_else_between_is_an_error(place: HubPlace, old: dic
     assert place.files()["notes.txt"] == b"mine"
 
 
+@pytest.mark.long
 def test_a_part_that_is_lost_keeps_the_old_model(place: HubPlace, old: dict[str, bytes]) -> None:
     place.hub.fail(COMMIT, first(place.hub.stored.clear), method="POST")
     with pytest.raises(cs.OutputError, match=r"The LFS object of .* was not uploaded"):
@@ -138,6 +143,7 @@ def test_a_part_that_is_lost_keeps_the_old_model(place: HubPlace, old: dict[str,
     assert place.files() == old
 
 
+@pytest.mark.long
 def test_credentials_that_end_midway_keep_the_old_model(
     place: HubPlace, old: dict[str, bytes], ckpt: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -341,6 +341,7 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new_whole() -> None:
     assert names() == ["dst.yaml", "out.safetensors", "src.pth"]
 
 
+@pytest.mark.long
 def test_a_file_size_limit_is_an_error_and_leaves_nothing() -> None:
     code = (
         "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"

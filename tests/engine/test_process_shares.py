@@ -90,6 +90,7 @@ def moved(one: Any) -> int:
     return int(one.nbytes_read + one.nbytes_written)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [2, 4, 8, 32])
 def test_a_model_of_70_billion_values_is_shared_evenly(number: int) -> None:
     write_sparse(Path("model"), llama(8192, 28672, 80), 30)
@@ -110,6 +111,7 @@ def test_deepseek_v3_is_shared_evenly() -> None:
         assert found.shard_size == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "before", "after"), [(4, "1.2", ""), (8, "2.5", "1.0"), (32, "9.9", "2.1")])
 def test_other_shards_are_proposed_if_few_are_shared_unevenly(number: int, before: str, after: str, ckpt: Any) -> None:
     """Llama 8B has four shards of at most 5 GB, and an embedding of 1 GB, which is never divided."""

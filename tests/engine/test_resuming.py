@@ -453,6 +453,7 @@ def pausing() -> int:
     return as_ckpt(*WORDS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_killed_goes_on(number: signal.Signals, ckpt: Callable[..., Result]) -> None:
     process = Forked(pausing)

@@ -56,6 +56,7 @@ def check_new(place: S3Place) -> None:
     assert not os.listdir("scratch")
 
 
+@pytest.mark.long
 def test_nothing_appears_before_all_is_uploaded(place: S3Place, old: dict[str, bytes]) -> None:
     write(place)
     changed = [
@@ -119,6 +120,7 @@ def test_credentials_that_end_midway_keep_the_old_model(
     check_new(place)
 
 
+@pytest.mark.long
 def test_a_part_that_is_lost_leaves_no_model(place: S3Place, old: dict[str, bytes]) -> None:
     place.server.refuse("POST", "model-00003-of-00005.safetensors?uploadId", LOST_PART)
     with pytest.raises(cs.OutputError, match="could not be found.*may now lack its index, or have files of two models"):
@@ -131,6 +133,7 @@ def test_a_part_that_is_lost_leaves_no_model(place: S3Place, old: dict[str, byte
     check_new(place)
 
 
+@pytest.mark.long
 def test_an_upload_that_somebody_aborts_keeps_a_single_file(place: S3Place) -> None:
     cs.apply(cs.convert("a.safetensors"), f"{place.uri}/x.safetensors")
     before = place.files()
@@ -141,6 +144,7 @@ def test_an_upload_that_somebody_aborts_keeps_a_single_file(place: S3Place) -> N
     assert not place.pending()
 
 
+@pytest.mark.long
 def test_a_store_that_may_not_be_written_to_is_found_before_the_work(place: S3Place) -> None:
     place.server.refuse("PUT", "", DENIED, times=None)
     with pytest.raises(cs.OutputError, match=r"access is denied \(Access Denied\).*credentials"):
@@ -209,6 +213,7 @@ def test_a_killed_run_leaves_no_mixture_and_the_next_run_cleans_up(
     check_new(place)
 
 
+@pytest.mark.long
 def test_uploads_of_others_are_let_be(place: S3Place, old: dict[str, bytes]) -> None:
     place.fill({".ckpt-upload": b"bucket/model/model.safetensors\n"})
     for name in ("model.safetensors", "mine.bin", "model.safetensors.part"):

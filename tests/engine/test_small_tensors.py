@@ -63,6 +63,7 @@ def test_a_cast(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert receipt.nbytes_read == alone.nbytes_read
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("ema", [None, 0.3])
 def test_an_average(ema: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +72,7 @@ def test_an_average(ema: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("method", ELEMENTWISE)
 def test_a_merge(method: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,6 +407,7 @@ def test_a_header_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -
         cs.open_checkpoint("x.gguf")
 
 
+@pytest.mark.long
 def test_a_long_array_of_texts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 

@@ -324,6 +324,7 @@ def test_a_replaced_folder_keeps_no_shard_of_any_width() -> None:
     assert sorted(os.listdir("m")) == ["ckptsurgeon.json", "model.safetensors", "notes-1-of-2.safetensors"]
 
 
+@pytest.mark.long
 def test_many_shards_are_compared_with_their_own_keys_only() -> None:
     os.mkdir("m")
     weight_map = {}

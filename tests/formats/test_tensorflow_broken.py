@@ -141,6 +141,7 @@ def test_a_wrong_checksum_of_a_block_is_an_error_of_its_own() -> None:
     assert "the block at 0 does not match its checksum" in refused("x")
 
 
+@pytest.mark.long
 def test_random_bytes_in_an_index_are_refused_or_read() -> None:
     """In a block whose checksum is right, so that what it holds is looked at."""
     raw = (GOLDEN / "stt" / f"{BEST}.index").read_bytes()

@@ -195,6 +195,7 @@ def test_several_files_and_nothing_stale_when_written_again(ckpt: Any) -> None:
     assert not cs.diff("s.pth", "d", values=True).differs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "ckptsurgeon.json"])
 def test_no_flipped_bit_goes_unseen(name: str) -> None:
     torch.save({"w": torch.randn(3), "x": torch.randn(2)}, "s.pth")

@@ -175,6 +175,7 @@ def test_new_rows_beside_a_scale_of_the_whole_weight_are_encoded_as_before(encod
     assert ckpt("verify", "out").code == 0
 
 
+@pytest.mark.long
 def test_a_flipped_row_is_found(ckpt: Run) -> None:
     saved("old", len(OLD), "mlx", 1)
     saved("new", len(NEW), "mlx", 2)
@@ -195,6 +196,7 @@ def test_other_encodings_in_the_destination_are_encoded(ckpt: Run) -> None:
     assert "encoded again" in " ".join(done.err.split())
 
 
+@pytest.mark.long
 def test_a_recipe_and_a_plan_carry_the_rows(ckpt: Run) -> None:
     old = saved("old", len(OLD), "mlx", 1)
     saved("new", len(NEW), "mlx", 2)

@@ -116,6 +116,7 @@ def test_aliases_as_people_use_them_are_read() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_aliases_may_add_is_no_bound_of_what_stands_there() -> None:
     assert len(read_yaml("&all\n" + "- 1\n" * 20_000, "x.yaml")) == 20_000
 

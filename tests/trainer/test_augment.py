@@ -132,6 +132,7 @@ def inputs(source: Any, epoch: int = 0) -> torch.Tensor:
     return next(iter(source.read(0, epoch))).inputs
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("sets", [MASKS, ("augment.snr_db=[0, 10]",)])
 def test_only_train_is_changed_and_every_epoch_otherwise(job: Callable[..., Job], sets: tuple[str, ...]) -> None:

@@ -119,6 +119,7 @@ def test_a_silent_sound_that_is_met_late_leaves_a_run_that_goes_on(ckpt: Run) ->
 LATE = ("--set", "batch_size=2", "--set", "steps=3", "--set", "save_every=1")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
     done = ckpt("train", "x.yaml", "--device", "cpu", "--set", "lr=1e9", "--set", "steps=30", "--set", "save_every=1",
@@ -133,6 +134,7 @@ def test_a_learning_rate_of_a_billion(ckpt: Run) -> None:
     assert RunFolder("run").saved_steps[-1] < json.loads(Path("run/result.json").read_text())["step"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_disk_that_is_full_says_what_is_saved(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread that writes the third checkpoint."""

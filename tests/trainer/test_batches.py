@@ -77,6 +77,7 @@ def test_an_epoch_has_each_clip_once_and_can_be_entered_anywhere() -> None:
         assert all(map(same, entered, whole[start:]))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("cache", [None, "cache"])
 def test_workers_and_the_cache_change_no_bit(cache: str | None) -> None:
@@ -235,6 +236,7 @@ def test_a_long_clip_is_said_in_seconds_without_an_exponent(monkeypatch: pytest.
     ]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("of", [2, 3, 5])
 def test_batches_by_seconds_are_shared_by_several_processes(of: int) -> None:

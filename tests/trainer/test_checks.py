@@ -90,6 +90,7 @@ def test_scratch_has_nothing_loaded_and_everything_drawn() -> None:
     assert found["drawn"].says.startswith("11 of 11")
 
 
+@pytest.mark.long
 def test_a_permuted_tensor_is_not_its_source(init: str) -> None:
     found = before(toy.job(init), lambda tensors: tensors[FIRST].copy_(tensors[FIRST].flip(0)))
     assert found["loaded"].status == FAIL
@@ -713,6 +714,7 @@ def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monk
         assert torch.equal(starts[0][FIRST], starts[1][FIRST]) == (way == "warm"), way
 
 
+@pytest.mark.long
 def test_controls_are_paired_and_repeatable(init: str) -> None:
     one = run_controls(toy.job(init, steps=4), seeds=1)
     assert run_controls(toy.job(init, steps=4), seeds=1) == one

@@ -171,6 +171,7 @@ def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda")), NET) is None
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("seconds", "compiled"), [((0.2, 0.2), True), ((0.2, 0.3), False)])
 def test_auto_compiles_the_blocks_of_fine_tuning_on_clips_of_one_length(

@@ -188,6 +188,7 @@ def learned() -> tuple[HybridASR, Batch]:
     return model.eval(), batch
 
 
+@pytest.mark.long
 def test_error_rates_are_of_the_decoding_that_is_chosen() -> None:
     model, batch = learned()
     figures = {

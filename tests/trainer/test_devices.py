@@ -189,6 +189,7 @@ def test_attention_of_cudnn_is_left_out_of_evaluations() -> None:
     assert model.training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("freeze", [["wav2vec2.feature_extractor"], ["wav2vec2"]])
 def test_a_frozen_encoder_of_waves_runs_no_backward(freeze: list[str]) -> None:
     """transformers makes the waves require a gradient in training, so that all convolutions would have a graph."""
@@ -305,6 +306,7 @@ def test_the_longest_batch_is_tried_before_the_first_step(ckpt: Run, monkeypatch
     assert '"loss"' not in Path("run/log.jsonl").read_text()
 
 
+@pytest.mark.long
 def test_trying_the_longest_batch_changes_nothing() -> None:
     toy_like = {"dropout": 0.3}
     ended = []

@@ -75,6 +75,7 @@ def test_a_look_at_the_first_batch_keeps_nothing() -> None:
     assert told(overfit_one_batch=True)[1:4] == WHOLE[:3]
 
 
+@pytest.mark.long
 def test_checks_alone_say_what_they_do_not_read() -> None:
     rest = "the checks read only the first batch of train; the values in "
     more = f"{rest}1 more batch of train and in dev are not checked; --preprocess-only reads all sounds"
@@ -97,6 +98,7 @@ def test_a_sound_of_dev_that_cannot_be_used_is_found_before_the_first_step() -> 
     assert not Path("run").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_go_on_computes_nothing() -> None:
     told()
     Path("cache").rename("old")

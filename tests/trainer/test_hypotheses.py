@@ -41,6 +41,7 @@ def lines(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_keeps_what_its_best_weights_read_of_dev_and_test() -> None:
     found = cs.train(configuration(), run="run", keep_going=True)

@@ -167,6 +167,7 @@ def left_by_kills(work: Callable[[], object]) -> list[str]:
     return copies
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("before", "left", "step"), [(6, 9, 7), (6, 9, 9)], ids=["below a left-over", "over a left-over"]

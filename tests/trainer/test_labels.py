@@ -60,6 +60,7 @@ def test_wav2vec2s_texts_are_those_of_transformers() -> None:
         assert WAV2VEC2.decode(WAV2VEC2.collapse(frames)) == theirs.decode(frames), frames
 
 
+@pytest.mark.long
 @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_bytes_spell_any_text(text: str) -> None:
     ids = BYTES.encode(text)

@@ -95,6 +95,7 @@ def test_a_run_that_learns_passes() -> None:
     assert found.says.endswith("with uniform outputs")
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_learn_warns_with_the_figures() -> None:
     found = checked(steps=60, lr=1e-12)
     assert found.status == WARN, found

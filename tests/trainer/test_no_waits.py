@@ -78,6 +78,7 @@ def pretraining(monkeypatch: pytest.MonkeyPatch, attention: str, **fields: Any) 
     return OnMeta(monkeypatch, task, model, [batch_of(task, 6400, 6400), batch_of(task, 6400, 6000)])
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("fields", [{}, LAYER_NORM], ids=["group norm", "layer norm"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -120,6 +121,7 @@ def test_what_is_waited_for_would_be_found(waits: Any, monkeypatch: pytest.Monke
 MASKED = {"mask_time_prob": 0.5, "mask_time_length": 2, "mask_feature_prob": 0.3, "mask_feature_length": 2}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "fields", [{}, LAYER_NORM, {**LAYER_NORM, "add_adapter": True}], ids=["group", "layer", "adapter"]
@@ -189,6 +191,7 @@ def bundled(name: str, monkeypatch: pytest.MonkeyPatch) -> OnMeta:
     return OnMeta(monkeypatch, task, model, [Batch(features, lengths, labels, sizes, 1.0, ("x", "y"))])
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["ctc", "hybrid", "classify"])
 def test_the_other_tasks_read_nothing_of_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,7 @@ def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     assert same_bits("whole", "parts")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "word", "survivor"),
     [
@@ -216,6 +217,7 @@ class Parted(Toy):
 """
 
 
+@pytest.mark.long
 def test_the_others_end_where_the_first_cannot_begin() -> None:
     write(task="Missing")
     first, second = train("toy.yaml", "--run", "run")

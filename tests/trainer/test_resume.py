@@ -37,6 +37,7 @@ DRAWS: dict[str, Any] = {"model": {"_target_": "toy_drawing.Net"}}
 """A model that draws from Python's and numpy's generators and has buffers that no state dict has."""
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("at", "settings"),
@@ -77,6 +78,7 @@ def test_the_test_of_equality_sees_a_difference() -> None:
     assert not toy.equal(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, DRAWS])
 def test_looking_changes_nothing(settings: dict[str, Any]) -> None:
@@ -287,6 +289,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert all(ours[key].equal(value) for key, value in whole.items()) == (schedule == "constant")
 
 
+@pytest.mark.long
 def test_the_note_on_other_steps_has_the_rates_of_the_first_step_that_is_left() -> None:
     whole = toy.loop(folder="whole", schedule="cosine", steps=12)
     whole.run()
@@ -335,6 +338,7 @@ def test_a_run_that_lost_patience_would_end_at_once_again(ckpt: Any) -> None:
     assert Path("run/lineage.json").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
     toy.write()

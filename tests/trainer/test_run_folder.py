@@ -76,6 +76,7 @@ def part(step: int) -> None:
     cs.train(**toy.STARTED, device="cpu", observer=observe)
 
 
+@pytest.mark.long
 def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
     part(5)
     with trained_elsewhere("run") as other:
@@ -150,6 +151,7 @@ def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> N
     assert "which leaves the files of this run as they are" in refused(ckpt, code=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "how"), [("model.safetensors", "flip"), ("state.pth", "flip"), ("state.pth", "cut")])
 def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how: str, ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=12)
@@ -167,6 +169,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how:
     assert os.readlink("run/last") == "steps/12"
 
 
+@pytest.mark.long
 def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, init: str) -> None:
     """Those of earlier versions have none."""
     cs.train(**toy.STARTED, device="cpu", steps=4)

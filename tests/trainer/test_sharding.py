@@ -30,6 +30,7 @@ def checks_of(run: str) -> dict[str, str]:
     return {check["name"]: check["status"] for check in json.loads(Path(run, "result.json").read_text())["checks"]}
 
 
+@pytest.mark.long
 def test_a_run_in_parts_is_that_of_one_and_goes_on_in_any_number_of_processes() -> None:
     """With an average, frozen layers of which one thaws, clipping and several batches a step."""
     write(accumulate=2, ema=0.9, clip=0.5, freeze={"body.first": 3, "head.bias": None})
@@ -162,6 +163,7 @@ def test_the_run_ends_where_one_is_lost_and_goes_on_from_its_last_checkpoint() -
     assert RunFolder("run").last_step() == 8
 
 
+@pytest.mark.long
 def test_damaged_moments_are_noticed() -> None:
     write(save_every=3)
     assert train("toy.yaml", "--run", "run", *FSDP, FAULT="0 5 SIGTERM")[0].code == 143

@@ -56,6 +56,7 @@ def moments(made: TrainingLoop) -> dict[str, dict[str, torch.Tensor]]:
     return {key: own.inner.state[one] for key, one in zip(own.order, own.parameters, strict=True) if own.has_state(key)}
 
 
+@pytest.mark.long
 def test_what_was_copied_has_the_moments_of_its_source_moved_as_the_weights_were() -> None:
     found = moments(loop())
     assert set(cs.load_target("net.yaml").tensors) - found.keys() == WITHOUT

@@ -172,6 +172,7 @@ def write(model: dict[str, Any] | None = None, **settings: Any) -> None:
     Path("net.yaml").write_text(yaml.safe_dump({"model": named, "train": {**train, "steps": 6, **settings}}))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_brain_trains_its_modules_by_its_own_loss_and_is_judged_by_its_own_metrics() -> None:
     write(steps=6, evaluate_every=3)
@@ -342,6 +343,7 @@ def statistics_after(source: dict[str, torch.Tensor]) -> tuple[int, list[float]]
     return int(saved["norm.count"]), saved["norm.glob_mean"].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("count", [0, 10**6])

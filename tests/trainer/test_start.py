@@ -53,6 +53,7 @@ def test_a_configuration_of_the_name_of_a_runs_is_not_written_over(ckpt: Run) ->
     )
 
 
+@pytest.mark.long
 def test_an_init_of_the_name_of_a_runs_is_not_written_over(ckpt: Run, init: str) -> None:
     os.mkdir("prior")
     shutil.move(init, "prior/best.safetensors")
@@ -69,6 +70,7 @@ def test_a_file_of_the_users_is_not_written_over(name: str, ckpt: Run) -> None:
     assert refused(ckpt, "mine", "toy.yaml").startswith(f"mine/{name} is in the way")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_other_files_may_be_there_and_stay(ckpt: Run) -> None:
     toy.write("toy.yaml")

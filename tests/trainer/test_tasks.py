@@ -279,6 +279,7 @@ def test_the_hybrid_loss_is_weighted_and_smoothed() -> None:
     assert torch.allclose(loss.parts["attention"], attention)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dev", [False, True])
 def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool) -> None:

@@ -49,6 +49,7 @@ def figures_of(path: str, task: str = "toy_task.py:WithTest") -> dict[str, float
     return evaluate(model, made.task, made.test.read(0, 0), settings=made.settings)
 
 
+@pytest.mark.long
 def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run) -> None:
     toy.write(**{**SECTION, "lr": 0.5}, ema=0.5)
     done = ckpt("train", "toy.yaml", "--device", "cpu")
@@ -113,6 +114,7 @@ def test_without_dev_it_is_the_last_weights() -> None:
     assert [row["step"] for row in logged()] == [8]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, {"patience": 1, "steps": 40}, {"task": "toy_task.py:TestAlone"}])
 def test_a_run_that_ended_is_not_evaluated_again(settings: dict[str, Any]) -> None:

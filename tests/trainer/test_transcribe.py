@@ -30,7 +30,6 @@ def trained(**settings: Any) -> dict[str, str]:
     return {path: read[text] for path, text in zip(paths, TEXTS, strict=True)}
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
     read = trained()
@@ -48,6 +47,7 @@ def test_sounds_get_the_texts_of_the_evaluation(ckpt: Any) -> None:
     assert data["weights"] == "run/best.safetensors"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_wav_flac_and_ogg_of_a_folder_are_sounds(ckpt: Any) -> None:
     path = next(iter(trained()))

@@ -226,6 +226,7 @@ def test_a_run_that_collapsed_is_stopped_and_fails(monkeypatch: pytest.MonkeyPat
     assert result["ended"] == COLLAPSED
 
 
+@pytest.mark.long
 def test_the_temperature_falls_and_goes_on_where_it_was() -> None:
     write(pretrain={"gumbel": [2.0, 0.5, 0.5]}, steps=6)
     job = build_job("pre.yaml")

@@ -123,6 +123,7 @@ def test_targets_match_whole_parts_of_names() -> None:
     assert _matches(targets, modules) == {"q_proj": 3, "1.q_proj": 1, "layers.0.q_proj": 1, "proj": 0, "layers": 0}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(4)
 def test_many_targets_take_no_time() -> None:
     modules = [f"model.layers.{i}.q_proj" for i in range(500)]
@@ -228,6 +229,7 @@ def test_changes_of_single_tokens_are_there() -> None:
 LOADED = "transformers also applies the adapter in adapter_config.json (adapter_model.safetensors)"
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("has_weights", "status", "said"),

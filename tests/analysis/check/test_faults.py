@@ -30,6 +30,7 @@ def test_the_healthy_model_passes(tmp_path: Path) -> None:
     assert report.verdict.value == "PASS"
 
 
+@pytest.mark.long
 def test_the_healthy_quantised_model_passes(tmp_path: Path) -> None:
     folder = healthy(tmp_path / "model")
     quantised(lambda scales: scales)(folder)
@@ -51,6 +52,7 @@ def test_a_planted_fault_is_caught_by_its_check_alone(fault: Fault, tmp_path: Pa
     assert all(found.todo for found in report.row(fault.id).found)
 
 
+@pytest.mark.long
 def test_a_tensor_that_only_the_class_needs_is_missed(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = save_small("wav2vec2", tmp_path / "model")
@@ -63,6 +65,7 @@ def test_a_tensor_that_only_the_class_needs_is_missed(tmp_path: Path) -> None:
     assert cs.check(folder, skip=["class-tensors"]).ok
 
 
+@pytest.mark.long
 def test_tensors_that_the_class_ties_have_one_value(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = save_small("bart", tmp_path / "model")
@@ -80,6 +83,7 @@ def test_tensors_that_the_class_ties_have_one_value(tmp_path: Path) -> None:
     assert cs.check(folder).row("ties").status.value == "PASS"
 
 
+@pytest.mark.long
 def test_the_row_of_the_padding_token_need_not_be_trained(tmp_path: Path) -> None:
     folder = healthy(tmp_path / "model")
     edit_json(folder / "config.json", lambda config: config.update(pad_token_id=7))

@@ -113,6 +113,7 @@ def measured(found: torch.Tensor, folder: Path) -> Figures:
     return figures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_counts_of_a_large_tensor_are_exact_and_its_moments_nearly(dtype: torch.dtype, tmp_path: Path) -> None:
     found = (torch.randn(LARGE, generator=torch.Generator().manual_seed(2)) * 0.3 + 0.05).to(dtype)

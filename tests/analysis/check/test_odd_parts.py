@@ -285,6 +285,7 @@ def test_a_scale_for_each_column_does_not_fit(number: int, status: str) -> None:
     assert all("does not fit the codes" in one.what for one in row.found)
 
 
+@pytest.mark.long
 @pytest.mark.each_value
 @pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])

@@ -84,6 +84,7 @@ def test_experts_and_kernels_in_one_tensor(tmp_path: Path) -> None:
         assert len(warnings(with_chunk_twice(tmp_path / "x.safetensors", content, 6 * CHUNK + 4096))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "mlx", "llm_int8"])
 def test_codes(name: str, tmp_path: Path) -> None:
@@ -187,6 +188,7 @@ RESIZED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", RESIZED)
 def test_wider_networks_are_not_reported(
@@ -199,6 +201,7 @@ def test_wider_networks_are_not_reported(
     assert warnings(out) == []
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])
 def test_quantised_models_are_not_reported(name: str, step: int, tmp_path: Path) -> None:

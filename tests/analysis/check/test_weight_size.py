@@ -78,6 +78,7 @@ def test_the_embedding_of_a_real_model_is_compared_with_its_matrices(times: floa
 SCHEMES = {"mxfp4": "_scale", "int4-group128": "_scale", "int8": "_scale", "fp8-channel": "_scale"}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_inverse_scales_of_all_layers_are_found(scheme: str, model: Path) -> None:
@@ -129,6 +130,7 @@ def llm_int8(state: dict[str, torch.Tensor], change: Change) -> dict[str, torch.
     return found
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("encode", [nf4, llm_int8])
 def test_inverse_scales_of_bitsandbytes_are_found_beside_the_embedding(

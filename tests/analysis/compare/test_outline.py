@@ -122,6 +122,7 @@ def test_work_that_fails_gives_nothing(work: str) -> None:
     assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
+@pytest.mark.long
 def test_an_error_here_does_not_wait_for_the_other() -> None:
     done = alone("""
         import signal

@@ -49,6 +49,7 @@ def halves(here: Tensors, there: Tensors) -> Proposal:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", [1.0, 0.02, 1e-4])
 @pytest.mark.parametrize("change", [neox, meta, gpt2], ids=["neox", "meta", "gpt2"])
 def test_float16_and_bfloat16_of_one_network(change: Callable[[Tensors, str], None], scale: float) -> None:
@@ -84,6 +85,7 @@ def test_kernels_of_jax_in_float16_and_in_bfloat16(dims: tuple[int, ...], scale:
     halves(there, here)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_scanned", [False, True])
 def test_attention_of_jax_in_float16_and_in_bfloat16(is_scanned: bool) -> None:
     here, there = attention(biases="random")

@@ -147,6 +147,7 @@ def test_ten_thousand_keys_become_one_operation() -> None:
     assert found.complete
 
 
+@pytest.mark.long
 def test_operations_that_would_take_too_long_are_not_proposed() -> None:
     found = large(2_000, sizes=True)
     assert not found.operations

@@ -120,6 +120,7 @@ def bert(minilm: Path) -> str:
     return str(minilm / "model.safetensors")
 
 
+@pytest.mark.long
 def test_bert_is_a_transformer_encoder_with_its_projections_apart(minilm: Path) -> None:
     d, ff = 384, 1536
     shapes: Shapes = {"tok.weight": (30522, d), "pos.weight": (512, d), "seg.weight": (2, d)} | both("norm", d)
@@ -314,6 +315,7 @@ def test_densenet_under_a_prefix_is_one_rule(backwards: bool) -> None:
     assert elapsed_s < 2
 
 
+@pytest.mark.long
 def test_a_prefix_is_found_beside_another_head_and_without_counters() -> None:
     plain = densenet121()
     inside = under("backbone", {key: shape for key, shape in plain.items() if "classifier" not in key})

@@ -294,6 +294,7 @@ def test_fused_tensors_and_stacks_that_are_too_many_to_compare_get_a_note(monkey
     assert note.endswith(f"{3 * LAYERS} tensors that may be fused or stacked")
 
 
+@pytest.mark.long
 def test_a_large_module_whose_tensors_have_no_parts_is_searched_once() -> None:
     here = {f"t{n}": TensorInfo("float32", (n + 2, 3)) for n in range(1_500)}
     there = {f"u{n}": TensorInfo("float32", (n + 2, 4)) for n in range(1_500)}

@@ -73,6 +73,7 @@ def test_a_name_cannot_be_a_tag(name: str) -> None:
     assert found.rows[2][:2] == ["layers.0", name.replace("\x1b", "\\x1b")]
 
 
+@pytest.mark.long
 def test_many_layers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_merge, "ROWS", 20)
     found = page(layers=27)

@@ -526,6 +526,7 @@ def test_ties_are_those_of_what_is_shown() -> None:
     assert ties == {"h.w": "e.w", "old.b": "old.a"}
 
 
+@pytest.mark.long
 def test_what_stands_beside_the_tensors_is_bounded() -> None:
     metadata = {f"k{i}": "v" for i in range(50_000)} | {"k" * 1_000_000: "w" * 1_000_000}
     save_file({"w": torch.ones(1)}, "m.safetensors", metadata=metadata)

@@ -107,6 +107,7 @@ def test_a_bound_is_said(limit: str, value: int, data: bytes, monkeypatch: pytes
     assert {one.fault.kind for one in found.beyond if one.fault} == {"unreadable"}
 
 
+@pytest.mark.long
 def test_names_beyond_the_limit_are_one_unknown_name() -> None:
     Path("x.pkl").write_bytes(STREAMS["names"]())
     uses = cs.scan("x.pkl").found[0].uses

@@ -43,6 +43,7 @@ def verdicts(found: cs.Scan) -> dict[str, str]:
 # Far away.
 
 
+@pytest.mark.long
 def test_every_file_of_a_repository_is_judged(hub: Hub, ckpt: Run) -> None:
     fine = {"README.md": b"# A model\n", "weights.pth": saved(BIG), "sub/deep/plain.pkl": PLAIN}
     hub.repository("org/fine", fine)

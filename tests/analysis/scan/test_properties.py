@@ -107,6 +107,7 @@ def test_streams_of_random_instructions_end(source: random.Random) -> None:
     decoded(data, hurried=False)
 
 
+@pytest.mark.long
 @QUIET
 @given(OBJECTS, st.integers(0, 5), st.integers(0, 5))
 def test_a_payload_beside_any_object_is_found(value: Any, protocol: int, inner: int) -> None:

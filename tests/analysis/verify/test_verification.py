@@ -88,6 +88,7 @@ def test_what_was_written_is_sound(name: str) -> None:
     assert (found.nan, found.inf) == (0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_flipped_bit_anywhere_is_found(name: str) -> None:

@@ -254,6 +254,7 @@ def test_those_that_another_note_names_are_not_said_again() -> None:
     assert [note.why for note in cs.verify("copied.safetensors").notes] == [*cs.inspect("copied.safetensors").notes]
 
 
+@pytest.mark.long
 def test_the_path_of_a_source_has_no_dots() -> None:
     state = coded_tensors(gptq, layers=5)
     state["model.layers.3.mlp.up_proj.qzeros"] += 0x11111111

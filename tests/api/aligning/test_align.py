@@ -161,6 +161,7 @@ def test_all_types_that_are_said_to_be_tested_are() -> None:
     assert set(NETWORKS) - set(EXPECTED) == {"bloom", "falcon", "gpt_bigcode"}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["llama", "bert", "mixtral"])
 def test_an_aligned_model_of_another_seed_is_nearer_and_computes_the_same(
@@ -213,6 +214,7 @@ def test_all_models_are_aligned_with_the_base(saved: Saved, tmp_path: Path) -> N
     assert same_bits(base, tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_model_without_a_head_keeps_the_order_of_its_outputs(saved: Saved, tmp_path: Path) -> None:
     folder = saved("bert", 0, "BertModel")
     other = planted(folder, tmp_path / "planted")
@@ -222,6 +224,7 @@ def test_a_model_without_a_head_keeps_the_order_of_its_outputs(saved: Saved, tmp
     assert [note for note in receipt.notes if "residual stream" in note and "outputs of BertModel" in note]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_16_bits_move_bit_for_bit(dtype: torch.dtype, saved: Saved, tmp_path: Path) -> None:
@@ -307,6 +310,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_not_known_for_certain_stays_as_it_is(kind: str, tmp_path: Path) -> None:
@@ -338,6 +342,7 @@ def test_what_is_not_known_for_certain_stays_as_it_is(kind: str, tmp_path: Path)
 # Recipes and the command line.
 
 
+@pytest.mark.long
 def test_the_command_and_recipes_make_the_same_file(saved: Saved, tmp_path: Path, ckpt: Run) -> None:
     folder = saved("llama")
     other = planted(folder, tmp_path / "planted")
@@ -504,6 +509,7 @@ def test_one_model_has_nothing_to_be_aligned_with(saved: Saved) -> None:
     assert "--align changes nothing: there is only one model" in plan.notes
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("method", ["slerp", "ties"])
 def test_a_method_with_a_base_gets_models_in_its_order(method: str, saved: Saved, tmp_path: Path) -> None:

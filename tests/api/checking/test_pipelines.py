@@ -63,6 +63,7 @@ def test_a_healthy_pipeline_and_its_networks_do_not_fail(network: str) -> None:
     assert [failures(one) for one in ("sd", "sd/unet", "sd/vae")] == [[], [], []]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("network", [".xl", ".refiner"])
 def test_pipelines_of_xl_are_healthy_if_the_widths_of_both_text_encoders_add_up(network: str) -> None:
@@ -88,6 +89,7 @@ def test_a_text_encoder_of_another_width_is_named() -> None:
     assert "takes 4 for each token" in said
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("width", [8, [4, 4, 8]])
 def test_a_wrong_cross_attention_dim_is_named(width: object) -> None:
@@ -101,6 +103,7 @@ def test_a_wrong_cross_attention_dim_is_named(width: object) -> None:
         assert "mid_block.attentions.0" in failures("sd")[0]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "key",

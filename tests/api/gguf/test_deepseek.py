@@ -36,6 +36,7 @@ def changed(**fields: Any) -> None:
     place.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,6 +164,7 @@ def test_groups_that_llama_cpp_chooses_otherwise_are_noted() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("with_behind", [False, True])
 def test_a_model_of_8_bit_floats_becomes_blocks_in_one_command(with_behind: bool, ckpt: Any) -> None:
@@ -221,6 +223,7 @@ def older(*, has_both: bool) -> None:
     cs.apply(cs.convert("old.safetensors"), "old.gguf")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("has_both", [False, True])
 def test_older_files_are_read(has_both: bool) -> None:

@@ -106,6 +106,7 @@ def test_the_metadata_counts_the_experts(model_type: str) -> None:
         assert all(found.header.stored[f"{architecture}.{key}"].kind == 4 for key in want)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("source", ["model", "x.gguf"])
 def test_experts_are_rounded_to_blocks_and_routers_are_not(source: str) -> None:

@@ -122,6 +122,7 @@ def template_of(path: str) -> str:
         return model.chat_template if model is not None else ""
 
 
+@pytest.mark.long
 def test_a_recipe_merges_gguf_files() -> None:
     written("a", blocks=None)
     tuned()
@@ -132,6 +133,7 @@ def test_a_recipe_merges_gguf_files() -> None:
     assert template_of("out.gguf") == ""
 
 
+@pytest.mark.long
 def test_the_chat_template_of_a_recipe_is_written_into_a_gguf_file() -> None:
     written("a", blocks=None)
     tuned()

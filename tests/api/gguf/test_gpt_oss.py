@@ -71,6 +71,7 @@ def coded() -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_opens_the_way_back_with_the_same_values(dtype: str) -> None:
@@ -134,6 +135,7 @@ def test_the_metadata_are_those_of_convert_hf_to_gguf() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("others", [None, "q8_0"])
 def test_codes_of_experts_become_blocks_of_the_same_values(others: str | None, ckpt: Any) -> None:
@@ -283,6 +285,7 @@ def test_codes_without_a_bias_are_compared_with_config_json(key: str) -> None:
     assert any(said in note for note in cs.inspect("model").notes)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("inner", [32, 64, 96])
 def test_codes_that_fit_their_bias_get_no_note(inner: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def file_type(path: str) -> str:
         return found.metadata["general.file_type"]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("mixture", "most", "number", "tied"), [("q4_k_m", "q4_k", "15", False), ("q5_k_m", "q5_k", "17", True)]

@@ -238,6 +238,7 @@ def test_options_of_a_new_file_contradict(option: list[str], ckpt: Run) -> None:
     assert f"--in-place and {option[0]} contradict each other" in done.err
 
 
+@pytest.mark.long
 def test_a_run_that_was_interrupted_is_said_and_undone_by_check(
     ckpt: Run, ckpt_process: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

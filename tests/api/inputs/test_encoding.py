@@ -98,6 +98,7 @@ def test_a_merge_with_a_base_of_another_encoding_is_that_of_the_weights(
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.long
 def test_a_recipe_of_mergekit_is_merged_with_the_same_option(
     models: dict[str, Path], tmp_path: Path, ckpt: Any
 ) -> None:

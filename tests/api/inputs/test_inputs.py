@@ -505,6 +505,7 @@ def test_an_input_that_has_changed_says_in_what(state: dict[str, torch.Tensor], 
         cs.apply("p.json", "out.safetensors")
 
 
+@pytest.mark.long
 def test_a_source_that_is_at_its_path_but_cannot_be_read_is_not_called_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"w": torch.ones(2)}, "s.pth")
     cs.apply(cs.convert("s.pth"), "o.safetensors")

@@ -52,6 +52,7 @@ def test_half_floats_stay_as_they_are(name: str) -> None:
     assert_same(made(name, "transformers")[0], {key: value.to(dtype) for key, value in ours().items()})
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", *CODED])
 def test_the_layout_of_openai_is_that_by_way_of_transformers(name: str) -> None:
@@ -61,6 +62,7 @@ def test_the_layout_of_openai_is_that_by_way_of_transformers(name: str) -> None:
     assert "left out: proj_out, since openai-whisper uses" in notes
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", *CODED])
 def test_transformers_loads_a_folder_of_faster_whisper(name: str) -> None:
@@ -86,6 +88,7 @@ def test_its_config_json_is_not_copied_into_a_folder_of_transformers() -> None:
     assert "config.json is not copied into an output folder" in "\n".join(plan.notes)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "dtype"), [("int8", torch.float32), ("int16", torch.float32), ("int8_float16", torch.float16)]

@@ -98,6 +98,7 @@ def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     assert "no tensor shows them" in notes
 
 
+@pytest.mark.long
 def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
     ids = {"text_encoder.text_model.embeddings.position_ids": torch.arange(3)[None]}
     checker = {f"safety_checker.{name}": torch.ones(2) for name in ("concept_embeds", "special_care_embeds")}
@@ -139,6 +140,7 @@ def test_the_names_of_attention_in_older_autoencoders() -> None:
 OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("network", ["", ".2", ".xl"])
 def test_text_encoders_as_transformers_writes_them_since_5_6(network: str) -> None:
@@ -149,6 +151,7 @@ def test_text_encoders_as_transformers_writes_them_since_5_6(network: str) -> No
     assert_same(converted_and_noted(flat, "ldm")[0], converted_and_noted(now, "ldm")[0])
 
 
+@pytest.mark.long
 def test_a_model_alone_is_written_without_prefix_for_diffusers_and_with_it_for_the_original() -> None:
     ldm, diffusers = recorded("", "ldm"), recorded("", "diffusers")
     theirs = {key: value for key, value in ldm.items() if key.startswith("model.diffusion_model.")}
@@ -184,6 +187,7 @@ def shapes(network: str, layout: str) -> dict[str, TensorInfo]:
     return {key: TensorInfo("float32", tuple(one.shape)) for key, one in recorded(network, layout).items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["", ".2", ".xl", ".refiner", ".unet", ".upscaler", ".vae"])
 @pytest.mark.parametrize(("here", "there"), [("ldm", "diffusers"), ("diffusers", "ldm")])
 def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
@@ -230,6 +234,7 @@ def averaged() -> Tensors:
     return load_file(RECORDED / "stable-diffusion-ema" / "ldm-ema.safetensors")
 
 
+@pytest.mark.long
 def test_a_user_chooses_between_weights_and_their_averages(ckpt: Run) -> None:
     counts = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
     both = {**averaged(), **counts}
@@ -252,6 +257,7 @@ def test_a_user_chooses_between_weights_and_their_averages(ckpt: Run) -> None:
     assert "--layout ldm" not in said
 
 
+@pytest.mark.long
 def test_averages_of_some_weights_alone_are_not_taken() -> None:
     both = averaged()
     del both["model_ema.diffusion_modelinput_blocks10in_layers0weight"]
@@ -259,6 +265,7 @@ def test_averages_of_some_weights_alone_are_not_taken() -> None:
         converted_and_noted(both, "diffusers-ema")
 
 
+@pytest.mark.long
 def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
     unet = {key: value for key, value in averaged().items() if key.startswith(("model.", "model_ema."))}
     made, _ = converted_and_noted(unet, "diffusers-ema")
@@ -298,6 +305,7 @@ def test_what_is_said_of_the_output() -> None:
     assert shorter not in converted_and_noted(recorded("", "diffusers"), "ldm")[1]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("source", "target"), [("ldm", "diffusers"), ("diffusers", "ldm")])
 def test_a_transplant_finds_the_names_of_a_destination(source: str, target: str) -> None:

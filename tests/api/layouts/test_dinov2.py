@@ -53,6 +53,7 @@ def kind_of(network: str) -> str:
     return "Dinov2WithRegisters" if REGISTERS in network else "Dinov2"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_each_form_of_transformers_has_a_name_in_meta(network: str) -> None:
     """The files that transformers writes, and its networks in memory, with the prefix and without."""

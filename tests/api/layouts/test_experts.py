@@ -42,6 +42,7 @@ def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(na
     assert_same(converted(memory, "transformers"), files)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["Qwen2Moe", "Mixtral"])
 def test_a_folder_keeps_its_configuration_between_the_layouts_of_transformers_and_mlx(name: str) -> None:

@@ -87,6 +87,7 @@ def test_layers_of_lstms_and_emformers_are_scaled_too() -> None:
     assert_same(converted(emformer, "icefall-plain"), products(emformer))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("names", [("a*b", "axb"), ("a{b",), (".".join("0" * 27), ".".join("1" * 27)), ("007",)])
 def test_parameters_whose_names_have_special_characters_or_many_numbers_are_scaled(names: tuple[str, ...]) -> None:

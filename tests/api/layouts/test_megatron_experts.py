@@ -109,6 +109,7 @@ def swapped(tensors: Tensors) -> Tensors:
     return {re.sub(r"\.layers\.[01]\.", lambda found: other[found[0]], key): one for key, one in tensors.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist", "megatron-local-dist", "stacked"])
 def test_the_first_layer_may_have_no_experts(layout: str) -> None:
     plain, theirs = swapped(recorded("qwen-moe", "transformers")), swapped(recorded("qwen-moe", layout))

@@ -43,6 +43,7 @@ def of_class(path: str) -> list[str]:
     return [one for one in cs.inspect(path, model_class=True).notes if "ForCausalLM" in one]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_model_that_mlx_lm_saved_is_that_of_its_class(name: str) -> None:

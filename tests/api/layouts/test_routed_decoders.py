@@ -34,6 +34,7 @@ def found(tensors: Tensors) -> list[tuple[str, str]]:
     return [(one.family, one.layout) for one in cs.layouts("found.safetensors").found]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("family", HEADS)
 def test_a_predicting_layer_has_its_own_list_in_megatron(family: str) -> None:
@@ -47,6 +48,7 @@ def test_a_predicting_layer_has_its_own_list_in_megatron(family: str) -> None:
     assert "added: model.layers.3.shared_head.head.weight, a copy of output_layer.weight" in notes
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("family", HEADS)
 @pytest.mark.parametrize("layout", MEGATRON)

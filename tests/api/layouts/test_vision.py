@@ -30,6 +30,7 @@ def made(family: str, recording: str) -> None:
     shutil.copy(RECORDED / family / "config.json", "made")
 
 
+@pytest.mark.long
 def test_each_form_of_vit_has_a_name_in_timm() -> None:
     """The files that transformers writes, and its networks in memory, with the head and without."""
     from transformers import ViTForImageClassification, ViTModel
@@ -80,6 +81,7 @@ def test_a_timm_network_fills_a_vit_without_a_head() -> None:
     assert torch.equal(model.state_dict()["layers.1.attention.k_proj.weight"], timm["blocks.1.attn.qkv.weight"][16:32])
 
 
+@pytest.mark.long
 def test_one_tower_of_clip() -> None:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel, CLIPVisionModelWithProjection
 

@@ -197,6 +197,7 @@ def test_what_a_toolkit_cannot_store_is_an_error(adapter: Path, options: dict[st
         cs.lora_convert(adapter, **options)
 
 
+@pytest.mark.long
 def test_tensors_besides_the_factors_stay_with_peft() -> None:
     for name in ("saved", "lora-bias", "bias-all", "attention", "conv"):
         cs.apply(cs.lora_convert(PEFT / name, to="peft"), f"{name}/")

@@ -57,6 +57,7 @@ def test_the_memory_is_kept_to_whatever_the_tensors_sizes(plan: str, memory: int
     assert peak(plan, memory) - interpreter < memory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("plan", "why"),
     [(MERGE, "its adapters' factors and a block of rows are in memory at once"), (EXTRACT, "the low-rank factors of a difference")],

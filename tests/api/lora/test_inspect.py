@@ -160,6 +160,7 @@ def test_an_adapter_at_an_address_says_so_too(hub: Hub) -> None:
         assert (found.rank, found.base_model) == (8, "org/model")
 
 
+@pytest.mark.long
 def test_nothing_heavy_is_loaded_for_it() -> None:
     code = "import sys, ckptsurgeon as cs; cs.inspect('lora'); print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

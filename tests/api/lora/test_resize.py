@@ -161,6 +161,7 @@ def test_an_adapter_of_kohya_stays_one() -> None:
     assert cs.verify("out.safetensors").ok
 
 
+@pytest.mark.long
 def test_convolutions_embeddings_and_saved_modules() -> None:
     base = PEFT / "base.safetensors"
     for name, rank in (("conv", 2), ("embedding", 2), ("saved", 2), ("bias-lora", 2), ("attention", 2)):

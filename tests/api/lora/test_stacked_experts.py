@@ -61,6 +61,7 @@ def assert_close(found: str, wanted: str) -> None:
         torch.testing.assert_close(here[key], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [qwen, mixtral])
 @pytest.mark.parametrize(
     "settings",
@@ -105,6 +106,7 @@ def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Calla
     assert not torch.equal(tensors("out")[router], base[router])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [qwen, mixtral])
 def test_it_becomes_an_adapter_of_single_experts(make: Callable[[], Any]) -> None:
     trained(make(), target_parameters=[GATE_UP, DOWN], rank_pattern={"down_proj": 3})

@@ -33,6 +33,7 @@ def gpt_oss(width: int = 96) -> Any:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("width", "settings"),
     [
@@ -84,6 +85,7 @@ def as_mxfp4(name: str) -> None:
     Path(f"{name}/config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.long
 def test_a_base_of_mxfp4_is_decoded_and_encoded_again() -> None:
     trained(gpt_oss(), target_parameters=[GATE_UP, DOWN])
     as_mxfp4("codes")

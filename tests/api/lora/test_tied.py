@@ -51,6 +51,7 @@ def factors(name: str) -> dict[str, torch.Tensor]:
     return {"lm_head.lora_A.weight": torch.randn(2, 8), "lm_head.lora_B.weight": torch.randn(12, 2)}
 
 
+@pytest.mark.long
 def test_factors_of_the_embedding_leave_the_output_layer_as_it_was() -> None:
     tensors, made = base(), factors("embed_tokens")
     adapter(made, target_modules=["embed_tokens"])
@@ -95,6 +96,7 @@ def test_what_an_adapter_does_not_change_stays_tied() -> None:
     assert (HEAD in out, config["tie_word_embeddings"], notes) == (False, True, ())
 
 
+@pytest.mark.long
 def test_an_embedding_of_other_rows_stays_the_output_layer_and_that_is_said() -> None:
     base()
     new = torch.randn(14, 8)
@@ -157,6 +159,7 @@ def test_a_kept_plan_of_a_tied_model_is_carried_out() -> None:
     assert cs.verify("out").ok
 
 
+@pytest.mark.long
 def test_a_model_without_an_embedding_ties_nothing() -> None:
     torch.manual_seed(0)
     folder("base", {HEAD: torch.randn(12, 8)}, {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]})

@@ -74,6 +74,7 @@ def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], turned: b
     return made if turned else made.T
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "granitemoeshared", "gpt_oss"])
 def test_each_expert_is_merged_by_the_inputs_that_are_routed_to_it(kind: str, tmp_path: Path) -> None:
@@ -171,6 +172,7 @@ def by_the_paper(models: list[Any], turned: bool) -> dict[str, torch.Tensor]:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_statistics_of_a_merge_are_not_called_those_of_a_model_none(tmp_path: Pa
         cs.resize(tmp_path / "a", set={"num_hidden_layers": 1}, layers="influential", by=tmp_path / "s.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("alpha", [0.9, 0.6])
 def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tmp_path: Path) -> None:
@@ -258,6 +259,7 @@ def test_wrong_arguments_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.long
 def test_random_inputs_of_some_of_the_models_are_said(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b")
     plan = cs.stats(tmp_path / "a", inputs=tmp_path / "a.inputs.safetensors", gram=True, merged_with=[f"{tmp_path}/b"])

@@ -154,7 +154,6 @@ def test_changes_are_scaled_by_the_magnitudes_of_inputs_of_the_base(make: Any, t
     assert own.keys() >= made.keys()
 
 
-@pytest.mark.long
 def test_the_result_of_another_method_is_scaled_and_what_lacks_is_said(tmp_path: Path, ckpt: Ckpt) -> None:
     saved(tmp_path, llama, "base", "a", magnitudes=True, include=["model.layers.0"])
     command = ["merge", tmp_path / "a", "-m", "aim", "--base", tmp_path / "base", "-o", tmp_path / "out"]

@@ -112,6 +112,7 @@ def test_a_fight_of_large_changes_counts_more_than_one_of_small_changes() -> Non
     assert (found[1].agreement.cosine or 0) < (found[0].agreement.cosine or 0)
 
 
+@pytest.mark.long
 def test_layers_after_the_fiftieth_are_counted() -> None:
     base = {f"layers.{n}.weight": torch.zeros(8, 8) for n in range(60)}
     save_file(base, "base.safetensors")
@@ -142,6 +143,7 @@ def test_models_that_agree_do_not_fight() -> None:
     assert not [one for one in surveyed(planned()).conflicts if "layers" in one.name]
 
 
+@pytest.mark.long
 def test_what_task_arithmetic_and_linear_keep_is_that_of_numpy() -> None:
     write()
     weights = [0.2, 0.5, 1.0]
@@ -180,6 +182,7 @@ def test_what_ties_trims_and_elects_is_that_of_numpy() -> None:
     assert [one.elected for one in found.models] == pytest.approx(list(elected / changed), abs=1e-3)
 
 
+@pytest.mark.long
 def test_other_methods_get_the_weights_and_the_density_of_the_plan() -> None:
     write()
     survey = surveyed(planned("dare_ties", density=0.3, weight=[1, 2, 3]))
@@ -210,6 +213,7 @@ def test_what_the_planned_method_keeps_is_what_the_merge_keeps() -> None:
     assert (found.models[0].elected or 0) < (found.models[0].trimmed or 0)
 
 
+@pytest.mark.long
 def test_samples_are_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     whole = of(surveyed(planned("task_arithmetic")), "task_arithmetic")
@@ -221,6 +225,7 @@ def test_samples_are_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert of(survey, "task_arithmetic").norm == pytest.approx(whole.norm, rel=0.05)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_models() -> None:
     for seed, name in enumerate(("base.safetensors", *MODELS[:2])):
         draw = torch.Generator().manual_seed(seed)
@@ -268,6 +273,7 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     assert all(one.kept is not None for one in of(survey, "ties").models)
 
 
+@pytest.mark.long
 def test_quantised_models_are_decoded() -> None:
     for seed, name in enumerate(["base.safetensors", *MODELS[:2]]):
         save_file(BY_NAME["fp8-block"].tensors(seed), name)
@@ -306,6 +312,7 @@ def test_a_model_that_lacks_a_tensor_keeps_its_place() -> None:
     assert kept[0] < kept[1] < kept[2]
 
 
+@pytest.mark.long
 def test_models_in_memory_and_models_given_twice_have_a_page() -> None:
     write()
     tensors = [load_file(name) for name in ("base.safetensors", *MODELS[:2])]

@@ -69,6 +69,7 @@ def pad(name: str, more: int) -> None:
     Path(name, "config.json").write_text(json.dumps({**config, "vocab_size": len(state[EMBEDDING])}))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("vocab", ["union", "base", "list.txt"])
 def test_rows_beyond_the_tokens_are_left_out_and_said(vocab: str, ckpt: Run) -> None:
@@ -121,6 +122,7 @@ def test_without_a_configuration_the_tensors_are_named(ckpt: Run) -> None:
     assert cs.verify("out.safetensors").ok
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("source", ["base", "union", "a"])
 def test_a_recipe_with_a_tokeniser_cuts_to_its_tokens_and_one_without_keeps_all(source: str) -> None:

@@ -160,6 +160,7 @@ def layers_of(fields: Mapping[str, Any]) -> list[set[tuple[str, tuple[int, ...]]
     return [{(key, tuple(one.shape)) for key, one in layer.state_dict().items()} for layer in model.layers]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "settings"), [(kind, one) for kind, more in EXPERTS.items() for one in more])
 def test_layers_keep_their_experts(kind: str, settings: dict[str, Any]) -> None:
     fields = {**SMALL, "model_type": kind, **settings}

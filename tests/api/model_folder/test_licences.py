@@ -116,6 +116,7 @@ def test_a_model_card_is_named_only_where_there_is_one() -> None:
 LEFT = "files in the folder that are not copied: "
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("resized", [{"set": {"intermediate_size": 32}}, {"set": {"vocab_size": 32}, "dtype": "bf16"}])
 def test_a_resize_names_the_files_that_it_does_not_copy(resized: dict[str, Any]) -> None:

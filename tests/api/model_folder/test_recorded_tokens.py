@@ -68,6 +68,7 @@ def test_an_equal_list_in_another_file_is_not_said() -> None:
     assert said() == []
 
 
+@pytest.mark.long
 def test_the_source_s_list_in_vocab_is_compared_with_the_recipe() -> None:
     def told(vocab: str, target: str = "rev.yaml") -> list[str]:
         return [note for note in cs.transplant("en.pth", target, vocab=vocab).notes if "list of" in note]

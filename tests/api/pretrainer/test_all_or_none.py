@@ -98,6 +98,7 @@ def test_a_new_folder_is_taken_away_again(strategy: str, monkeypatch: pytest.Mon
     assert not Path("a").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dies", range(1, 4))
 def test_a_run_that_dies_between_two_files_leaves_what_the_next_one_mends(strategy: str, dies: int) -> None:
     """A file is there before its record: without one it is of unknown origin, and never taken for another."""

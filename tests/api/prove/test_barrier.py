@@ -221,6 +221,7 @@ def test_related_networks_are_not_said_to_be_unrelated() -> None:
     assert not any("hardly anything" in note for note in cs.loss_barrier("a", "b", points=3).notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("related", [False, True])
 def test_after_an_alignment_the_cosine_is_a_remark(related: bool, ckpt: Run) -> None:
     """An alignment is for networks that were trained apart: nothing says that it is of no use."""
@@ -259,6 +260,7 @@ def test_nothing_is_read_but_the_weights_of_each_run_and_progress_counts_them(mo
     assert len({done for done, _ in steps}) == len(steps) == reads.total()
 
 
+@pytest.mark.long
 def test_it_is_said_whose_configuration_is_used() -> None:
     llama("a", 0)
     Path("alone").mkdir()
@@ -359,6 +361,7 @@ def test_networks_with_other_configurations_have_no_line_between_them(ckpt: Run)
     cs.loss_barrier("a", "b", points=3)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("first", [-100, 7])
 def test_labels_that_are_all_ignored_are_an_error(first: int) -> None:

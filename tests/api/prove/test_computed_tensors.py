@@ -57,6 +57,7 @@ def test_the_output_is_that_of_from_pretrained() -> None:
     assert cs.prove(path, other).verdict == "DIFFERENT"
 
 
+@pytest.mark.long
 def test_computed_positions_are_rounded_to_the_dtype_of_the_configuration() -> None:
     path, other = saved("Marian", "m"), saved("Marian", "other")
     fields: dict[str, Any] = json.loads((other / "config.json").read_text())

@@ -57,6 +57,7 @@ def as_gguf(folder: str, path: str = "model.gguf", **options: Any) -> str:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_gguf_computes_what_its_model_computes(model_type: str) -> None:
@@ -66,6 +67,7 @@ def test_a_gguf_computes_what_its_model_computes(model_type: str) -> None:
     assert len(proof.blocks) > 2
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("gguf_type", "least"), [("q8_0", 1e-3), ("q4_0", 1e-2), ("mxfp4", 1e-2)])
 def test_codes_in_blocks_are_equivalent_within_their_rounding(gguf_type: str, least: float) -> None:
@@ -169,6 +171,7 @@ def with_tokens(*exchanged: str) -> None:
     shutil.copy("a/config.json", "bare")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("config", ["a/config.json", "bare/config.json"])
 def test_gguf_files_with_other_tokens_are_compared_token_by_token(config: str, ckpt: Any) -> None:

@@ -191,6 +191,7 @@ def test_other_files_and_folders_are_left_out_and_said() -> None:
     assert f"the inputs are {found.said}" in plan.notes
 
 
+@pytest.mark.long
 def test_verbs_run_on_images(ckpt: Any) -> None:
     vit()
     photos()
@@ -216,6 +217,7 @@ def test_statistics_are_those_of_the_pixel_values() -> None:
     assert cs.diff("0.safetensors", "1.safetensors").same
 
 
+@pytest.mark.long
 def test_a_decoder_gets_its_start_token() -> None:
     torch.manual_seed(0)
     decoder = transformers.TrOCRConfig(
@@ -233,6 +235,7 @@ def test_a_decoder_gets_its_start_token() -> None:
     assert (found.verdict, "decoder_input_ids (4, 1)" in found.inputs) == ("SAME", True)
 
 
+@pytest.mark.long
 def test_a_network_that_needs_text_too_names_the_tensors() -> None:
     text = {
         "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
@@ -446,6 +449,7 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     assert caught.value.hint == "Run pip install 'ckptsurgeon[images]'."
 
 
+@pytest.mark.long
 def test_pillow_is_imported_for_images_alone() -> None:
     code = "import sys, ckptsurgeon.api.prove.inputs; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

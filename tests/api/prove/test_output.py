@@ -19,6 +19,7 @@ from .test_prove import llama
 pytest.importorskip("transformers")
 
 
+@pytest.mark.long
 def test_a_conversion_is_proved(ckpt: Any) -> None:
     llama("a")
     done = ckpt("convert", "a", "--dtype", "bf16", "-o", "b/", "--prove")
@@ -29,6 +30,7 @@ def test_a_conversion_is_proved(ckpt: Any) -> None:
     assert json.loads(done.out)["proved"] == "SAME"
 
 
+@pytest.mark.long
 def test_a_transplant_from_other_names_cannot_be_proved(ckpt: Any) -> None:
     llama("a")
     state = load_file("a/model.safetensors")

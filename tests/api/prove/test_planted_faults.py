@@ -159,6 +159,7 @@ def test_the_block_is_named(fault: str, dtype: torch.dtype) -> None:
         check_what_is_said(found, fault)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_happened_to_a_weight_is_said_of_another_dtype(fault: str) -> None:
@@ -196,6 +197,7 @@ def test_a_weight_that_several_others_equal_is_not_named() -> None:
     assert [one.equals for one in found.changed if one.key == f"{LAYER}.input_layernorm.weight"] == [""]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("fault", ["gate and up", "experts without their router"])
 def test_it_is_named_where_little_memory_is_allowed(fault: str) -> None:
@@ -242,6 +244,7 @@ def test_exchanged_experts_are_named(ckpt: Any) -> None:
     assert {"expert": 0, "equals": 2} in found.to_json()["changed"][0]["experts"]
 
 
+@pytest.mark.long
 def test_a_replaced_expert_is_named(ckpt: Any) -> None:
     def replaced(state: State) -> None:
         torch.manual_seed(5)

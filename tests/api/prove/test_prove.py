@@ -76,6 +76,7 @@ def test_the_output_is_what_transformers_computes() -> None:
     assert found.inputs == "input_ids (1, 6) from ids.safetensors"
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
@@ -224,6 +225,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", FAMILIES)
 def test_inputs_of_many_kinds_are_drawn(name: str) -> None:
@@ -378,6 +380,7 @@ def wider_layers() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("made", "verdict", "note"),
@@ -679,6 +682,7 @@ def test_the_command_prints_the_verdict_and_json(ckpt: Any) -> None:
     assert all(f"model.layers.{number}" in every for number in range(3))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["mxfp4", "fp8-block", "nvfp4", "int8"])
 def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
@@ -802,6 +806,7 @@ def test_networks_of_one_block_have_no_other_names() -> None:
     assert not notes
 
 
+@pytest.mark.long
 def test_a_configuration_that_is_not_used_is_said() -> None:
     llama("a")
     said = "both checkpoints have a config.json, so --model is not used"
@@ -809,6 +814,7 @@ def test_a_configuration_that_is_not_used_is_said() -> None:
     assert said not in cs.prove("a", "a/model.safetensors").notes
 
 
+@pytest.mark.long
 def test_it_is_said_whose_configuration_is_used_for_a_file_without_one() -> None:
     llama("a")
     Path("alone").mkdir()
@@ -821,6 +827,7 @@ def test_it_is_said_whose_configuration_is_used_for_a_file_without_one() -> None
     assert cs.prove("a", "a").notes == ()
 
 
+@pytest.mark.long
 def test_the_configuration_of_a_component_is_found_in_a_pipeline() -> None:
     index = {"_class_name": "Pipeline", "text_encoder": ["transformers", "LlamaForCausalLM"]}
     for folder in ("one", "two"):

@@ -183,6 +183,7 @@ def test_a_folder_with_other_files_is_an_error_that_names_both_kinds() -> None:
         given_inputs("clips", model, "a")
 
 
+@pytest.mark.long
 def test_recognisers_with_other_alphabets_are_compared_by_the_letters_of_both() -> None:
     """The inputs are sounds, so only the output layer has a row for each token."""
     model = recogniser()

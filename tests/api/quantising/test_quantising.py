@@ -52,6 +52,7 @@ def quantised(folder: Path) -> list[str]:
     return sorted(one.name.removesuffix(".weight") for one in cs.open_checkpoint(folder).codes.tensors)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", SCHEMES)
 def test_linear_layers_are_quantised_and_the_folder_says_so(name: str, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def stacked(folder: Path, to: Path) -> None:
     save_file(model.state_dict(), to / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("storage", ["stacked", "apart", "gpt_oss"])
 def test_experts_in_other_orders_merge_into_the_same_expert(
@@ -196,6 +197,7 @@ def test_what_cannot_be_aligned_is_an_error(source: Saved, tmp_path: Path, monke
         cs.resize(tmp_path / "in", set={"num_local_experts": 2}, merge_experts="0+1,2+3", align_experts=True)
 
 
+@pytest.mark.long
 def test_moments_of_what_is_not_merged_follow(made: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
     folder, _ = made("stacked")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -87,6 +87,7 @@ def test_rows_are_those_of_mergekit(tmp_path: Path) -> None:
     assert not checked.not_compared
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS if FULL else ["gpt2", "bert", "llama", "bart"])
 def test_a_network_of_another_type_gets_rows_and_computes_the_same_for_kept_tokens(
@@ -241,6 +242,7 @@ def test_a_changed_row_fails_the_check(tmp_path: Path) -> None:
     assert not cs.verify(tmp_path / "out.safetensors").ok
 
 
+@pytest.mark.long
 def test_a_donor_in_a_recipe_is_relative_to_it(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     shutil.copytree(german, tmp_path / "donor")
     shutil.copytree(english("gpt2"), tmp_path / "model")
@@ -323,6 +325,7 @@ def test_zero_rows_are_said(english: Callable[[str], Path], german: Path, tmp_pa
     cs.resize(source, tokenizer=few, new_tokens="omp", omp_k=3)
 
 
+@pytest.mark.long
 def test_a_quantised_donor_is_an_error(english: Callable[[str], Path], german: Path, tmp_path: Path) -> None:
     donor = changed(german, tmp_path / "donor")
     fields = json.loads((donor / "config.json").read_text())

@@ -49,6 +49,7 @@ def kept(plan: cs.Plan, out: Path) -> list[list[int]]:
     return found
 
 
+@pytest.mark.long
 def test_equally_many_experts_of_each_group_are_kept(source: Path, tmp_path: Path) -> None:
     plan = cs.resize(source, set=FEWER)
     assert (
@@ -69,6 +70,7 @@ def test_a_list_of_experts_takes_equally_many_of_each_group(source: Path, tmp_pa
     assert kept(cs.resize(source, set=FEWER, keep={FIELD: "0,1,3,4,6,7"}), tmp_path / "out") == [[0, 1, 3, 4, 6, 7]] * 2
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "fields",

@@ -134,6 +134,7 @@ def test_code_that_computes_with_values_of_parameters_is_an_error(net: Any) -> N
         cs.resize("net.safetensors", config="net.yaml", set={"intermediate_size": 40})
 
 
+@pytest.mark.long
 def test_a_bundled_network_gets_more_layers(ckpt: Any) -> None:
     Path("tokens.txt").write_text("".join(f"{one}\n" for one in ("<blank>", "<unk>", *"abcde", "<sos/eos>")))
     sizes = "d_model: 32, heads: 2, encoder_layers: 2, decoder_layers: 1, n_mels: 20"

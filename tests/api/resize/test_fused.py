@@ -24,6 +24,7 @@ KEY = "model.layers.{}.self_attn.qkv_proj.weight"
 WIDE = {"hidden_size": 128, "num_attention_heads": 8}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "more"),
@@ -112,6 +113,7 @@ def test_new_channels_of_gate_and_values_are_initialised_beside_new_numbers(sour
     assert (before - after).abs().max() / before.abs().max() < 1e-5
 
 
+@pytest.mark.long
 def test_keys_and_values_are_pooled_and_queries_stay(source: Saved, tmp_path: Path) -> None:
     cs.apply(cs.resize(source("phi3"), set={"num_key_value_heads": 1}), tmp_path / "out")
     for layer in range(2):

@@ -104,6 +104,7 @@ def test_with_statistics_the_experts_that_contribute_most_are_the_heads(tmp_path
         assert own["weights"] == values[f"model.layers.{layer}.mlp.gate.load"].tolist()
 
 
+@pytest.mark.long
 def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path) -> None:
     four = {"num_local_experts": 4, "num_experts_per_tok": 2}
     cs.apply(cs.resize(source("llama"), set=four, model_type="mixtral"), tmp_path / "four")

@@ -30,7 +30,6 @@ def difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((before - after).abs().max() / before.abs().max())
 
 
-@pytest.mark.long
 def test_what_makes_new_numbers_is_0_and_what_reads_them_is_initialised(source: Saved, tmp_path: Path) -> None:
     folder = source("llama")
     plan = cs.resize(folder, set={"hidden_size": 96})
@@ -62,6 +61,7 @@ def test_the_new_numbers_learn(source: Saved, tmp_path: Path) -> None:
     assert model.model.layers[0].mlp.down_proj.weight.grad[64:].abs().min() > 0
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "t5"])
 def test_a_multiple_may_be_added_too(kind: str, source: Saved, tmp_path: Path) -> None:
@@ -70,6 +70,7 @@ def test_a_multiple_may_be_added_too(kind: str, source: Saved, tmp_path: Path) -
     assert difference(outputs(source(kind), kind), outputs(tmp_path / "out", kind)) < 1e-5
 
 
+@pytest.mark.long
 def test_the_width_of_tied_embeddings_may_grow_by_zeros(source: Saved) -> None:
     with pytest.raises(cs.PlanError, match="is tied to") as raised:
         cs.resize(source("gemma3_text"), set={"hidden_size": 128})
@@ -135,6 +136,7 @@ def test_untied_embeddings_that_are_scaled(source: Saved, tmp_path: Path) -> Non
     assert difference(outputs(source("gemma3_text"), "gemma3_text"), outputs(tmp_path / "out", "gemma3_text")) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keys", [1, 2, 6])
 def test_new_heads_stand_beside_those_with_which_they_share_keys(keys: int, source: Saved, tmp_path: Path) -> None:
     fields = {"hidden_size": 96, "num_attention_heads": 6, **({"num_key_value_heads": keys} if keys != 2 else {})}

@@ -30,6 +30,7 @@ def made(folder: Path, output: Path, **arguments: Any) -> dict[str, torch.Tensor
     return found
 
 
+@pytest.mark.long
 def test_copies_differ_and_their_sum_stays(source: Saved, tmp_path: Path) -> None:
     plain = made(source("llama"), tmp_path / "plain", **COPIED)
     noisy = made(source("llama"), tmp_path / "noisy", **COPIED, noise=0.2, seed=1)
@@ -54,6 +55,7 @@ def test_the_seed_determines_the_noise_and_is_in_the_recipe(source: Saved, tmp_p
     assert all(torch.equal(value, again[key]) for key, value in other.items())
 
 
+@pytest.mark.long
 def test_copies_of_channels_learn_different_things(source: Saved, tmp_path: Path) -> None:
     for noise, differ in ((0.0, False), (0.2, True)):
         output = tmp_path / ("noisy" if differ else "plain")

@@ -105,6 +105,7 @@ def test_moments_become_those_of_the_gradients_of_the_larger_network(
     assert compared >= len(old) // 2
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("kind", "name"), [("llama", "k_proj"), ("llama", "v_proj"), ("phi3", "qkv_proj")])
 def test_shares_of_copied_key_heads_are_called_estimates(kind: str, name: str, source: Saved, tmp_path: Path) -> None:
@@ -263,6 +264,7 @@ def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path
     assert of["exp_avg_sq"][96:].equal(of["exp_avg_sq"][:48])
 
 
+@pytest.mark.long
 def test_parameters_that_were_frozen_stay_without_a_group(source: Saved, tmp_path: Path) -> None:
     def of_blocks(model: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW([pair for pair in model.named_parameters() if "layers" in pair[0]], lr=1e-3)
@@ -274,6 +276,7 @@ def test_parameters_that_were_frozen_stay_without_a_group(source: Saved, tmp_pat
     assert names == [name for name in larger if "layers" in name]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
 def test_names_with_a_prefix_that_training_added_are_known(source: Saved, tmp_path: Path, prefix: str) -> None:
@@ -369,6 +372,7 @@ def test_a_checkpoint_of_a_training_has_both(source: Saved, tmp_path: Path) -> N
     assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "state.pth").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("change", "kept", "said"),
@@ -450,6 +454,7 @@ def test_groups_may_store_different_moments(source: Saved, tmp_path: Path) -> No
     assert sum("momentum_buffer" in one for one in found["state"].values()) == 16
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "values"),
     [

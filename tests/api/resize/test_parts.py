@@ -43,6 +43,7 @@ def config_of(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_vocabulary_of_a_part_changes_and_nothing_else(kind: str, tmp_path: Path) -> None:
@@ -57,6 +58,7 @@ def test_the_vocabulary_of_a_part_changes_and_nothing_else(kind: str, tmp_path: 
     assert grown.total() <= 2, grown
 
 
+@pytest.mark.long
 def test_the_tokens_of_a_part_are_cut(tmp_path: Path) -> None:
     made = tokenizer("bytes", ENGLISH, 340)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -35,6 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_command_writes_a_folder_that_transformers_opens(
     made: Path, tmp_path: Path, ckpt: Callable[..., Any]
 ) -> None:
@@ -89,6 +90,7 @@ def test_listed_heads_are_the_ones_that_are_kept(made: Path, tmp_path: Path) -> 
     assert torch.equal(after[key.format("o")], before[key.format("o")][:, rows])
 
 
+@pytest.mark.long
 def test_of_grouped_heads_equally_many_are_kept_by_their_weights(made: Path, tmp_path: Path) -> None:
     weights = load_file(made / "model.safetensors")
     key = "model.layers.{}.self_attn.{}_proj.weight"
@@ -176,6 +178,7 @@ def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made
         cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", [{"hidden_size": 32}, {"num_key_value_heads": 1}, {"num_hidden_layers": 4}])
 def test_a_source_without_a_prefix_that_lacks_tensors_is_an_error_that_names_them(
     fields: dict[str, int], made: Path, tmp_path: Path
@@ -388,6 +391,7 @@ def test_weights_that_are_not_finite_choose_nothing(made: Path, tmp_path: Path) 
     cs.resize(tmp_path / "in", set={"intermediate_size": 12}, keep={"intermediate_size": "0..11"})
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("stored", ["both", "alias"])
 def test_a_tied_tensor_that_is_stored_under_its_other_name_is_changed_once(stored: str, tmp_path: Path) -> None:
@@ -488,6 +492,7 @@ def test_the_layers_after_which_a_backbone_returns_features_follow(tmp_path: Pat
     cs.resize(folder, set={"num_hidden_layers": 6}, layers="identity")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("fields", "ends"), [
     ({"num_attention_heads": 8}, "the outputs change"), ({"num_key_value_heads": 4}, "(--prove compares them)"),

@@ -182,6 +182,7 @@ def test_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> Non
         assert torch.equal(weights[0][kept], weights[1])
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "qwen3_moe"])
 def test_channels_of_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> None:
@@ -257,6 +258,7 @@ def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) ->
         cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "batch.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("form", ["shards", "torch", "metadata"])
 def test_statistics_belong_to_the_same_weights_in_other_files(llama: Any, tmp_path: Path, form: str) -> None:
@@ -331,6 +333,7 @@ def test_a_checkpoint_without_a_network_is_an_error(tmp_path: Path, ckpt: Callab
     assert "there is no config.json" in done.err
 
 
+@pytest.mark.long
 def test_the_command_writes_the_statistics_and_resize_reads_them(
     llama: Any, tmp_path: Path, ckpt: Callable[..., Any]
 ) -> None:
@@ -355,6 +358,7 @@ def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path)
         torch.testing.assert_close(value, found[1][key])
 
 
+@pytest.mark.long
 def test_positions_that_fill_a_batch_up_do_not_count_for_experts(tmp_path: Path) -> None:
     with_experts("mixtral", tmp_path)
     mask = torch.ones(2, 10, dtype=torch.int64)
@@ -390,6 +394,7 @@ def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_pat
     assert error.value.exit_code in (2, 4)
 
 
+@pytest.mark.long
 def test_statistics_in_a_recipe_are_relative_to_it(tmp_path: Path, llama: Any) -> None:
     made(tmp_path)
     (tmp_path / "recipes").mkdir()

@@ -47,6 +47,7 @@ def test_a_table_of_positions_is_for_transplant(kind: str, source: Saved) -> Non
     assert "transplant --on-mismatch" in str(raised.value.hint)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @each_in_turn("kind", [kind for kind in TWELVE if kind in VOCABULARIES])
 def test_a_vocabulary_is_trimmed(kind: str, english: Models, tmp_path: Path) -> None:

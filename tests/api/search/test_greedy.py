@@ -44,6 +44,7 @@ def by_hand(score: Callable[[float], float]) -> list[str]:
     return kept
 
 
+@pytest.mark.long
 def test_the_soup_is_that_of_the_paper(evaluation: Evaluation) -> None:
     found = cooked(evaluation(NEAR))
     expected = by_hand(lambda value: -abs(value - 0.5))
@@ -61,6 +62,7 @@ def test_the_soup_is_that_of_the_paper(evaluation: Evaluation) -> None:
     )
 
 
+@pytest.mark.long
 def test_one_model_that_is_best_alone_is_copied(evaluation: Evaluation) -> None:
     found = cooked(evaluation("print('score:', w[0])"))
     assert found.best.values == {"models": ["far.safetensors"]}
@@ -103,6 +105,7 @@ def test_models_that_do_not_fit_are_an_error_before_any_evaluation(evaluation: E
         cs.greedy_soup(["low.safetensors"], "x.safetensors", evaluate=evaluation(), maximize=True)
 
 
+@pytest.mark.long
 def test_the_command_averages_greedily(ckpt: Run, evaluation: Evaluation) -> None:
     line = ["average", *PATHS, "--greedy", "--evaluate", evaluation(NEAR), "--maximize", "-o", "soup.safetensors"]
     done = ckpt(*line)

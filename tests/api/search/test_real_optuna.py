@@ -40,6 +40,7 @@ def searched(name: str, space: SearchSpace, trials: int, *, sign: int = 1, seed:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("name", "space"), [("cma-es", BOWL), ("tpe", BOWL), ("tpe", MIXED)])
 @pytest.mark.parametrize("sign", [1, -1])

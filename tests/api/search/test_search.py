@@ -34,6 +34,7 @@ def searched(evaluate: str, **options: Any) -> Any:
     return cs.search("recipe.yaml", "out.safetensors", evaluate=evaluate, **given)
 
 
+@pytest.mark.long
 def test_the_best_trial_is_written_as_an_ordinary_merge(evaluation: Evaluation) -> None:
     found = searched(evaluation(), trials=8)
     assert [one.number for one in found.trials] == list(range(1, 9))
@@ -57,6 +58,7 @@ def test_equal_scores_are_noted(evaluation: Evaluation) -> None:
     assert not any("so no values are better" in note for note in searched(evaluation(), trials=1, study="c").notes)
 
 
+@pytest.mark.long
 def test_the_score_that_is_chosen_of_several_is_noted(evaluation: Evaluation) -> None:
     said = "(accuracy, loss), of which the last one is the score: loss"
     body = "print('accuracy:', w[0])\nprint('loss:', 1 - w[0])"
@@ -113,6 +115,7 @@ def test_no_score_at_all_is_an_error_that_says_why(evaluation: Evaluation) -> No
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.long
 def test_the_same_command_runs_only_the_trials_that_are_missing(evaluation: Evaluation) -> None:
     command = evaluation("open('count', 'a').write('x')\nprint(w[0])")
     first = searched(command, trials=3)
@@ -125,6 +128,7 @@ def test_the_same_command_runs_only_the_trials_that_are_missing(evaluation: Eval
     assert [one.values for one in more.trials] == [one.values for one in whole.trials]
 
 
+@pytest.mark.long
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evaluation) -> None:
     slow = "import os, signal\nopen('pid', 'w').write(str(os.getpid()))\nopen('count', 'a').write('x')\n"
     slow += "if len(open('count').read()) == 3: signal.pause()\nprint(w[0])"
@@ -146,6 +150,7 @@ def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evalu
     assert not (STUDY / "trials").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluation: Evaluation, number: int) -> None:
     command = evaluation("import os, signal\nopen('pid', 'w').write(str(os.getpid()) + '\\n')\nsignal.pause()")
@@ -160,6 +165,7 @@ def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluatio
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.long
 def test_two_searches_cannot_use_one_study(evaluation: Evaluation) -> None:
     body = "import os, threading\nopen('begun', 'w')\nwhile not os.path.exists('go'): threading.Event().wait(0.01)\nprint(1)"
     command = evaluation(body)
@@ -220,6 +226,7 @@ def test_the_study_of_models_that_have_changed_is_an_error(evaluation: Evaluatio
         searched(command, trials=2)
 
 
+@pytest.mark.long
 def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Evaluation) -> None:
     command = evaluation()
     Path("mine").mkdir()
@@ -293,6 +300,7 @@ def test_a_file_that_is_no_marked_recipe_is_an_error(evaluation: Evaluation, tex
         searched(evaluation())
 
 
+@pytest.mark.long
 def test_a_recipe_of_ckpt_is_searched_from_any_folder(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     command = evaluation("print(w[0])")
     text = "verb: merge\nmodels: [a.safetensors, b.safetensors]\nmethod: linear\noutput: no.safetensors\n"
@@ -320,6 +328,7 @@ def test_the_models_of_a_mergekit_recipe_are_found_beside_it(
     assert sorted(os.listdir("model")) == ["ckptsurgeon.json", "model.safetensors"]
 
 
+@pytest.mark.long
 def test_the_model_of_a_trial_has_the_files_that_from_pretrained_opens(evaluation: Evaluation) -> None:
     for name in ("base", "a", "b"):
         os.mkdir(name)
@@ -471,6 +480,7 @@ def test_data_of_the_search_that_are_in_the_test_are_noted(evaluation: Evaluatio
 # The command line.
 
 
+@pytest.mark.long
 def test_the_command_shows_trials_and_the_best(ckpt: Run, evaluation: Evaluation) -> None:
     line = ["search", "recipe.yaml", "--evaluate", evaluation(), "--maximize", "--trials", "2", "-o", "out.safetensors"]
     shown = ckpt(*line, "-n")

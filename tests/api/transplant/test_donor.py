@@ -51,6 +51,7 @@ def resized(english: Callable[[str], Path], german: Path, tmp_path: Path) -> tup
     return source, tmp_path / "resized"
 
 
+@pytest.mark.long
 def test_a_configuration_gets_the_rows_of_resize(
     resized: tuple[Path, Path], german: Path, tmp_path: Path, ckpt: Callable[..., Any]
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_saved_plan_and_a_recipe_make_the_same_rows(resized: tuple[Path, Path]
 # What cannot be done.
 
 
+@pytest.mark.long
 def test_a_donor_without_weights_is_an_error(resized: tuple[Path, Path], german: Path, tmp_path: Path) -> None:
     source, wanted = resized
     (tmp_path / "bare").mkdir()

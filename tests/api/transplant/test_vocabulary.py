@@ -252,6 +252,7 @@ def test_tied_tensors_stay_one_and_reinit_wins() -> None:
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.long
 def test_flags_a_plan_in_json_and_a_recipe_give_the_same(ckpt: Any) -> None:
     args = ("transplant", "en.pth", "ru.yaml", "--vocab", "en.txt:ru.txt", "--new-tokens", "mean")
     assert ckpt(*args, "-o", "a.safetensors").code == 0

@@ -31,6 +31,7 @@ def shifted(one: torch.Tensor) -> torch.Tensor:
     return changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [lambda one: one**3, lambda one: one.flip(0), shifted, fill(0)])
 def test_another_table_is_said(change: Change) -> None:
     state = coded_tensors(nested_nf4)
@@ -53,6 +54,7 @@ def test_it_is_the_table_of_bitsandbytes() -> None:
     assert np.abs(np.array(_dynamic_map()) - dynamic_map()).max() < 1e-7
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("value", [255, 31])
 def test_one_code_for_all_scales_is_said(value: int) -> None:
@@ -97,6 +99,7 @@ def squared(one: torch.Tensor) -> torch.Tensor:
     return one * one
 
 
+@pytest.mark.long
 @pytest.mark.each_value
 @pytest.mark.parametrize("layers", [6, pytest.param(24, marks=pytest.mark.long)])
 @pytest.mark.parametrize("number", [0, 3])

@@ -33,6 +33,7 @@ def like(means: list[float], spread: float = 0.1, role: str = OUTPUT) -> dict[st
     return {role.format(at): mean + spread * torch.randn(192, generator=draw) for at, mean in enumerate(means)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_norms_of_half_the_layers_with_values_of_matrices_are_noted(minilm: Path, dtype: torch.dtype) -> None:
     state = {

@@ -160,6 +160,7 @@ def test_rows_of_zeros_on_purpose_are_not_noted(name: str) -> None:
     assert not warnings(state)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "asked",
     [

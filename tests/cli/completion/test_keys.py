@@ -85,6 +85,7 @@ def test_keys_of_every_script_and_of_tensorflow_are_offered() -> None:
     assert told("inspect x.pth --include ")[1] == ["h1/Adam_1", "wärme", "x-y"]
 
 
+@pytest.mark.long
 def test_ninety_thousand_keys_do_not_spill() -> None:
     flat = segments([f"k{i}" for i in range(92_000)], "k1")
     found = shorten_to_beginnings(list(flat))

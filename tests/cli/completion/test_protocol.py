@@ -46,6 +46,7 @@ def test_a_bug_says_nothing_in_a_line_that_is_typed(error: str, code: int) -> No
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
+@pytest.mark.long
 def test_arguments_are_carried_out_whatever_the_environment_holds(
     ckpt_process: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_the_protocol_as_a_process(ckpt_asked: Run) -> None:
     assert ckpt_asked("bash", "", b"\xff").stdout == b""
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nets")
 def test_it_loads_no_torch() -> None:
     code = (

@@ -47,6 +47,7 @@ def test_bash_completes(tmp_path: Path, program: Path) -> None:
     assert set((tmp_path / "arguments").read_text().split()) == {"0"}  # what was typed is never an argument
 
 
+@pytest.mark.long
 def test_nothing_of_a_file_runs_in_bash(program: Path) -> None:
     names = ["$(touch ran)", "`touch ran`", "a;touch ran", "x\ntouch ran", "${IFS}", "fine"]
     torch.save({name: torch.ones(1) for name in names}, "evil.pth")
@@ -66,6 +67,7 @@ def evil() -> None:
 HOSTILE = ["a b", "it's", "$(touch ran)", 'say "x"', "a=b", "back\\slash", "a;b", "--", "*"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("evil")
 @pytest.mark.parametrize("folder", HOSTILE)
 def test_only_the_program_that_made_the_script_runs_in_bash(folder: str, program: Path) -> None:

@@ -95,6 +95,7 @@ def source_of(destination: str) -> str:
     return "src.safetensors"
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_plans_and_outputs_are_the_same_byte_for_byte(
@@ -389,6 +390,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.long
 def test_the_second_command_imports_neither_torch_nor_transformers() -> None:
     """And the first one imports the library, for which it does not take what stands in the working directory."""
     Path("transformers.py").write_text("raise SystemExit('it ran')")

@@ -35,6 +35,7 @@ def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> Non
     assert cs.verify("one.safetensors").ok
 
 
+@pytest.mark.long
 def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> None:
     saved("source", BERT, "BertModel")
     Path("source/vocab.txt").write_text("a\nb\n")
@@ -128,6 +129,7 @@ def test_a_configuration_stays_where_its_weights_have_several_dtypes_and_a_note_
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.long
 def test_force_removes_what_the_former_output_had_beside_its_weights_and_nothing_else() -> None:
     saved("source", BERT, "BertModel")
     for name in ("vocab.txt", "merges.txt", "tokenizer.json"):

@@ -210,6 +210,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
     assert "ckptsurgeon[hf]" in refused("the package transformers is needed", section())
 
 
+@pytest.mark.long
 def test_what_is_not_known_is_refused_with_what_is_near() -> None:
     write_config("config.json", {**BERT, "model_type": "brt"}, "BertModel")
     assert "bert" in refused("has no model_type 'brt'")

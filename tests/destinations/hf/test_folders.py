@@ -43,6 +43,7 @@ MODELS = {
 Run = Callable[..., Any]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_a_folder_opens_with_nothing_missing_unexpected_or_mismatched(architecture: str) -> None:
@@ -118,6 +119,7 @@ def test_shards_and_pickles_are_folders_that_open_too() -> None:
         assert set(again.counts) == {"copied"}
 
 
+@pytest.mark.long
 def test_an_existing_folder_needs_force_and_an_input_is_never_written(ckpt: Run) -> None:
     saved("source", BERT, "BertModel")
     shutil.copytree("source", "dst")

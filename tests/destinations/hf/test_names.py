@@ -34,6 +34,7 @@ def said(plan: cs.Plan) -> str:
     return " ".join(plan.notes)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "base", "headed"),
@@ -167,6 +168,7 @@ MERGED: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", MERGED)
 def test_what_was_stored_otherwise_is_converted_as_transformers_does(kind: str) -> None:

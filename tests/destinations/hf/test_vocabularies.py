@@ -210,6 +210,7 @@ def test_lists_in_the_folders_of_each_other_s_model_are_in_the_wrong_order() -> 
     cs.transplant("bert", "other/config.json", vocab="bert/tokens.txt:other/tokens.txt")
 
 
+@pytest.mark.long
 def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> None:
     bert()
     tokenizer("new", NEW, marked="new")
@@ -272,6 +273,7 @@ def test_files_that_the_new_tokeniser_lacks_are_named() -> None:
     assert "files left out, because none of them is next to new/vocab.txt: special_tokens_map.json" in told(plan)
 
 
+@pytest.mark.long
 def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along() -> None:
     bert()
     tokenizer("new", NEW)
@@ -369,6 +371,7 @@ def test_a_destination_whose_own_tokeniser_has_the_new_tokens_keeps_it_and_its_i
     assert {"vocab.txt", "tokenizer_config.json"} <= set(os.listdir("out"))
 
 
+@pytest.mark.long
 def test_an_id_without_a_place_is_an_error_with_the_choice_and_both_choices_work() -> None:
     bert()
     tokenizer("new", [token if token != "[SEP]" else "</s>" for token in NEW])

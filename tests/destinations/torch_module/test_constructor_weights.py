@@ -76,6 +76,7 @@ def body(how: str) -> None:
         safetensors.torch.save_file(BODY, "body.bin")
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("how", LOADS)
 def test_what_a_constructor_loads_is_copied_from_its_file(how: str, ckpt: Any) -> None:
@@ -121,6 +122,7 @@ def test_loaded_weights_alone_are_nothing_from_a_source() -> None:
         cs.transplant("src.pth", "net.yaml", on_missing="error")
 
 
+@pytest.mark.long
 def test_a_plan_in_a_file_refuses_weights_that_have_changed() -> None:
     body("torch")
     plan = cs.Plan.from_json(cs.transplant("src.pth", "net.yaml").to_json())
@@ -499,6 +501,7 @@ def test_what_the_model_computes_itself_is_no_weight_to_leave_out() -> None:
     assert plan.counts == {"copied": 2, "initialised": 10}
 
 
+@pytest.mark.long
 def test_weights_that_cannot_be_left_out_have_to_come_from_a_source() -> None:
     body("numpy")
     with pytest.raises(

@@ -457,6 +457,7 @@ def cached_table() -> Tensor:
     return torch.empty(4).fill_(3.0)
 
 
+@pytest.mark.long
 def test_a_tensor_that_outlives_its_constructor_has_values() -> None:
     def make(s: Any) -> None:
         s.register_buffer("table", cached_table())

@@ -34,6 +34,7 @@ def source() -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.long
 @needs_mesh_layouts
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_real_ranks_load_the_files(ranks: int, source: dict[str, torch.Tensor], tmp_path: Path) -> None:

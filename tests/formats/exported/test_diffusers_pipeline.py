@@ -51,6 +51,7 @@ def assert_same(found: Tensors, wanted: Tensors) -> None:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("network", ["", ".xl", ".refiner"])
 def test_a_pipeline_becomes_one_original_file_and_back(network: str) -> None:

@@ -55,6 +55,7 @@ def test_the_bytes_are_those_that_h5py_read() -> None:
     assert {key for key in tensors() if not key.startswith("links/") or key.endswith("9")} == set(said)
 
 
+@pytest.mark.long
 def test_parts_of_keys_between_slashes_are_groups_and_dots_are_kept() -> None:
     torch.save(tensors(), "x.pth")
     cs.apply(cs.convert("x.pth"), "out.h5")

@@ -60,6 +60,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.long
 def test_one_command_fills_a_pipeline_and_another_makes_one_file_of_it_again(ckpt: Any) -> None:
     path = pipeline()
     done = ckpt("convert", original(), "--layout", "diffusers", "--to", "diffusers", "-o", "sd")
@@ -99,6 +100,7 @@ def test_shards_have_an_index_in_their_component() -> None:
     assert cs.verify(path).ok
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("change", ["byte", "recipe", "other"])
 def test_a_changed_component_fails_the_verification(change: str, ckpt: Any) -> None:
@@ -150,6 +152,7 @@ def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
     assert same(load_file(Path("c/vae") / FILES["vae"]), parts_of()["vae"])
 
 
+@pytest.mark.long
 def test_an_input_is_never_replaced(ckpt: Any) -> None:
     path = pipeline()
     cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
@@ -242,6 +245,7 @@ def test_tensors_that_are_tied_across_components_have_their_own_bytes() -> None:
     assert cs.verify(path).ok
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.engine import staged_output
 

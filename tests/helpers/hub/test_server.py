@@ -229,6 +229,7 @@ def test_what_the_client_would_wait_is_told(hub: Hub, naps: list[float]) -> None
     assert naps == [8]  # a second more than it was told
 
 
+@pytest.mark.long
 def test_another_process_finds_the_hub(hub: Hub) -> None:
     hub.repository("org/net", FILES)
     code = "import huggingface_hub as h; print(open(h.hf_hub_download('org/net', 'config.json')).read())"

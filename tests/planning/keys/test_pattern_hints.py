@@ -45,6 +45,7 @@ def test_upper_and_lower_case_count_as_one() -> None:
     assert nearest("ENCODER.layers", KEYS)[0] == ("encoder.layers", 48)
 
 
+@pytest.mark.long
 def test_thirty_thousand_keys_are_compared_in_time() -> None:
     letters = "abcdefghij"
     keys = [f"model.{''.join(letters[int(c)] for c in str(i))}.weight" for i in range(30_000)] + ["model.decoder.w"]

@@ -215,6 +215,7 @@ def test_an_escaped_text_matches_only_itself(text: str) -> None:
     assert not matches(pattern, text + "x")
 
 
+@pytest.mark.long
 def test_92000_keys_against_50_patterns_need_few_states() -> None:
     keys = [f"model.layers.{i // 40}.sub.{i % 40}.weight" for i in range(92_000)]
     patterns = [KeyPattern(f"model.layers.{{{i}..{i + 5}}}.**") for i in range(20)]

@@ -48,6 +48,7 @@ def test_seven_published_kinds_of_recipes_and_more_are_recorded() -> None:
     assert len(RECIPES) >= 13
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", sorted({*RECIPES} - BY_ROWS - DRAWN))
 def test_tensors_are_mergekits(name: str, models: Path) -> None:

@@ -439,6 +439,7 @@ def test_a_tensor_is_not_unstacked_into_a_vocabulary() -> None:
         cs.rename("w.pth", operations=[{"unstack": "w", "into": "w.{i}"}])
 
 
+@pytest.mark.long
 @examples_of(60)
 @given(st.data())
 def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:

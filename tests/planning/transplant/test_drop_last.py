@@ -97,6 +97,7 @@ def test_a_tied_tensor_goes_with_either_of_its_layers() -> None:
     assert anew(drop_last=1) == ["layer_2.w", "layer_20.w"]
 
 
+@pytest.mark.long
 def test_the_heads_of_hybrid_asr_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "target_with", target_with)
     Path("tokens.txt").write_text("<blank>\na\nb\n")

@@ -34,6 +34,7 @@ def encoded(kind: str) -> bytes:
     return Path("x.safetensors").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "legacy"])
 def test_a_tenth_of_a_file_takes_eleven_percent_of_its_bytes(hub: Hub, kind: str) -> None:
@@ -63,6 +64,7 @@ def test_a_live_module_is_loaded_from_an_address(hub: Hub) -> None:
     assert hub.sent < 0.15 * len(data)
 
 
+@pytest.mark.long
 def test_computed_steps_are_fetched_together(hub: Hub) -> None:
     url, other = hub.file("a.pth", encoded("pth")), hub.file("b.pth", saved({k: v + 1 for k, v in model().items()}))
     plan = cs.average([url, other])

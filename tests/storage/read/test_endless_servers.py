@@ -37,6 +37,7 @@ VERBS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", SLOW, ids=lambda fault: fault.name)

@@ -73,6 +73,7 @@ def test_a_killed_run_is_gone_on_with(hub: Hub, where: str) -> None:
     assert not kept()
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_is_gone_on_with(hub: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "REQUEST", 500_000)
     url = hub.file("net.pth", encoded("pth"), user="me:p4ss").replace("//", "//me:p4ss@") + "?token=t0ken"

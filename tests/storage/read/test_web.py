@@ -179,6 +179,7 @@ def test_a_connection_that_breaks_is_asked_for_the_rest_only(hub: Hub) -> None:
     file.close()
 
 
+@pytest.mark.long
 def test_a_hanging_server_is_left(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "1")
     url = hub.file("net.pth", BIG)
@@ -391,6 +392,7 @@ def test_only_pages_of_a_hub_have_another_address(uri: str, address: str) -> Non
     assert file_address(uri) == (address or uri)
 
 
+@pytest.mark.long
 def test_threads_that_ask_at_once_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two clients, one would be forgotten with its connections open."""
     made: list[object] = []

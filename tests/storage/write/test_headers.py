@@ -115,6 +115,7 @@ def killed(name: str, args: tuple[Any, ...], *, half: bool) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("half", [False, True], ids=["before the call", "in the middle of a write"])
 @pytest.mark.parametrize("shards", [1, 3])

@@ -125,6 +125,7 @@ def test_a_second_writer_waits_and_then_sees_what_the_first_wrote(wait: float, m
     assert ".metadata" not in os.listdir("out")
 
 
+@pytest.mark.long
 @pytest.mark.each_value
 @pytest.mark.costly
 @pytest.mark.parametrize("force", [False, True])

@@ -241,6 +241,7 @@ def test_two_pickled_weights_are_compared_by_their_values(pickled: Path) -> None
     assert (same.identical, same.decoded, same.not_compared) == (1, (), {})
 
 
+@pytest.mark.long
 def test_many_tensors_that_share_many_attributes_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = {f"attribute{number}": number for number in range(30_000)}
     first = wrapped(tmp_path / "a.pth", monkeypatch, "torchao.quantization", **FITTING)

@@ -177,6 +177,7 @@ def test_wrong_zero_points_and_biases_are_noted(case: str) -> None:
         assert "model.layers.0.mlp.up_proj.weight" in one
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("wrong", "number"), [(1, 1), (2, 2), (4, 4)])
 def test_layers_unlike_their_siblings_are_noted(wrong: int, number: int) -> None:
     found = said(model("packed, 4 bits", wrong))
@@ -189,6 +190,7 @@ def test_layers_unlike_their_siblings_are_noted(wrong: int, number: int) -> None
     )
 
 
+@pytest.mark.long
 def test_the_mean_of_a_single_layer_is_not_noted() -> None:
     """The mean of a healthy matrix may be as large: only a shift by one step shows wrong zero points."""
     assert not said(model("packed, off by one", 1))
@@ -218,6 +220,7 @@ def test_a_layer_that_is_one_step_off_is_noted(case: str, wrong: int, is_noted: 
     assert one_step(path) == (["convert", "copy", "inspect", "check"] if is_noted else [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("axis", [0, 1])
 def test_half_of_a_matrix_that_is_one_step_off_is_noted(axis: int) -> None:
     coded = {name: packed(weights(at), 4) for at, name in enumerate(LAYERS)}

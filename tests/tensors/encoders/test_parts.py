@@ -52,6 +52,7 @@ def test_any_part_is_that_of_the_whole(name: str, dtype: torch.dtype, tmp_path: 
         assert made.tensor(key).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() == whole.tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", SCHEMES)
 def test_blocks_of_any_size_give_the_same_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

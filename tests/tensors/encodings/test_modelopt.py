@@ -57,6 +57,7 @@ each_case = each_in_turn(
 """Both algorithms, one in each place; the next test has them the other way round."""
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @each_case
 def test_an_excluded_module_with_codes_is_said(algorithm: str, place: str) -> None:
@@ -71,6 +72,7 @@ def test_an_excluded_module_with_codes_is_said(algorithm: str, place: str) -> No
     assert unsaid(path, algorithm, note.partition(": ")[2]) == []
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @each_case
 def test_a_plain_module_that_is_not_excluded_is_said(algorithm: str, place: str) -> None:
@@ -116,6 +118,7 @@ def test_of_mixed_precision_nothing_is_said() -> None:
     assert said(model(state, "FP8", "config.json", quant_algo="MIXED_PRECISION", quantized_layers={})) == []
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @each_case
 def test_lost_scales_of_inputs_are_said(algorithm: str, place: str) -> None:

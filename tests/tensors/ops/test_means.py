@@ -56,6 +56,7 @@ def holds(computed: Any, dtype: str, exact: list[Fraction]) -> None:
         assert not math.isfinite(made) if wanted is None else Fraction(made) == wanted, (value, made)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", FORMS)
 def test_what_was_computed_is_rounded_once(dtype: str) -> None:
     values = np.concatenate([near_ties(dtype, 20_000), np.random.default_rng(1).standard_normal(2000)])

@@ -101,6 +101,7 @@ def test_values_are_rounded_to_bfloat16_a_few_at_a_time(size: int, monkeypatch: 
     assert np.array_equal(whole == 0x7FC0, np.isnan(values))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1, 600, 1 << 20])
 def test_sums_of_bfloat16_values_are_rounded_and_nan_stays_nan(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     base = raw(every_16_bits(torch.bfloat16)).reshape(-1, 256)

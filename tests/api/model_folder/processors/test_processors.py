@@ -193,6 +193,7 @@ def test_numbers_that_are_missing_have_the_default_of_the_class() -> None:
     assert "has no vision_feature_select_strategy, which makes it default, but config.json says full" in found
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, True, -1, 10**400, 1.5])
 def test_values_of_other_types_are_no_error(value: Any) -> None:

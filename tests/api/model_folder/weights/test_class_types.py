@@ -67,6 +67,7 @@ def auto_classes() -> list[tuple[str, str]]:
     return [(kind, name) for kind, one in pairs for name in ((one,) if isinstance(one, str) else one)]
 
 
+@pytest.mark.long
 def test_what_the_auto_classes_load_has_no_note() -> None:
     pairs = auto_classes()
     assert len(pairs) > 1000

@@ -282,6 +282,7 @@ def test_an_average_says_that_tensors_come_apart_that_one_file_ties(order: list[
     assert cs.average(["one.pth", "one.pth"]).notes == ("one.pth is given twice, so its weights count twice",)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("verb", ["average", "merge"])
 def test_output_layers_that_are_quantised_are_merged(verb: str) -> None:
