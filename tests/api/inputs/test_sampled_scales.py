@@ -162,7 +162,7 @@ def test_comparisons_of_headers_and_pages_note_them() -> None:
     ("factor", "said"),
     [
         (128, "at least 32 times as large as those of other layers"),
-        (64, "of some layers are at least 4 times as large"),
+        (64, "of every kind in some layers, are at least 4 times as large"),
     ],
 )
 def test_scales_of_half_of_the_layers_are_noted(factor: float, said: str) -> None:
