@@ -120,12 +120,40 @@ def with_command(
     command = (
         ("ckpt", "transplant", *chosen.sources(here), there, *words, "-o", _output(here, target)) if is_file else ()
     )
+    if not is_file:
+        call = _call(chosen, facts, source, destination, task=task, root=root)
+        made = ", ".join(f"{number} {kind}" for kind, number in facts.counts.items())
+        fit = replace(fit, notes=(*fit.notes, f"in Python, this makes it fit ({made}): {call}"))
     if command and chosen.copied:
         embedding, _, head = chosen.copied.partition(":")
         tied = f"{escape(fit.first)} uses its embedding as output layer (tie_word_embeddings)"
         said = f"{tied}: the command copies {escape(embedding)} into {escape(head)}"
         fit = replace(fit, notes=(*fit.notes, Note(NoteKind.REMARK, said)))
     return replace(fit, renamed=renamed, rules=chosen.rules, command=command, counts=facts.counts)
+
+
+def _call(
+    chosen: _Candidate, facts: _Facts, source: CheckpointLike, destination: CheckpointLike,
+    *, task: str | None, root: str | None,
+) -> str:  # fmt: skip
+    """Return the call of the Python API that carries out the transplant; a live module is loaded in place.
+
+    Tensors in memory have the names ``source``, ``model`` and ``destination`` in it.
+    """
+    path = path_of(source)
+    sources = repr([path, f"{path}:{chosen.copied}"] if chosen.copied else path)
+    given = sources if isinstance(source, (str, os.PathLike)) else "source"
+    into = repr(path_of(destination)) if isinstance(destination, (str, os.PathLike)) else "destination"
+    is_module = into == "destination" and not isinstance(destination, Mapping)
+    policies = _policies(facts.mismatched)
+    said = {
+        "map": list(chosen.rules), "vocab": chosen.vocab, "encoding": "dequantize" if chosen.dequantize else "",
+        "on_mismatch": policies or ("init" if facts.mismatched else ""), "root": root,
+        "task": None if is_module else task,
+    }  # fmt: skip
+    options = "".join(f", {name}={value!r}" for name, value in said.items() if value)
+    first = f"cs.load_into(model, {given}" if is_module else f"cs.transplant({given}, {into}"
+    return escape(f"{first}{options})", 1000)
 
 
 def _proposal(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Proposal | None:
@@ -260,10 +288,16 @@ def _mismatches(keys: Sequence[str]) -> list[str]:
     A tensor that is in many layers gets one ``--on-mismatch`` option for all of them; if this takes too many options,
     ``--ignore-mismatch`` is returned.
     """
-    patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
-    if len(patterns) > MOST_PATTERNS:
+    policies = _policies(keys)
+    if keys and not policies:
         return ["--ignore-mismatch"]
-    return [word for pattern in patterns for word in ("--on-mismatch", f"{pattern}=init")]
+    return [word for policy in policies for word in ("--on-mismatch", policy)]
+
+
+def _policies(keys: Sequence[str]) -> list[str]:
+    """Return the policies PATTERN=init for the tensors ``keys``; none if there are more than ``MOST_PATTERNS``."""
+    patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
+    return [f"{pattern}=init" for pattern in patterns] if len(patterns) <= MOST_PATTERNS else []
 
 
 def _output(source: str, target: TargetSpec) -> str:

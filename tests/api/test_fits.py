@@ -707,3 +707,16 @@ def test_a_quant_state_of_bitsandbytes_fits_at_any_length() -> None:
     short = {**load_file("a.safetensors"), "l.weight.absmax": torch.ones(2)}
     save_file(short, "c.safetensors")
     assert [pair.key for pair in cs.fits("c.safetensors", "b.safetensors").mismatched] == ["l.weight.absmax"]
+
+
+def test_for_a_live_module_the_call_that_makes_it_fit_is_said() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    torch.save({f"net.{key}": value for key, value in model.state_dict().items()}, "a.pth")
+    found = cs.fits("a.pth", model)
+    call = "cs.load_into(model, 'a.pth', map=['net='])"
+    assert (found.notes, found.command) == ((f"in Python, this makes it fit (4 copied): {call}",), ())
+    assert eval(call, {"cs": cs, "model": model}).counts["copied"] == 4
+    state = {**model.state_dict(), "1.bias": torch.ones(4)}
+    called = ": cs.transplant(source, destination, on_mismatch=['*.bias=init'])"
+    assert cs.fits(state, dict(model.state_dict())).notes[-1].endswith(f"(3 copied, 1 kept){called}")
+    assert not cs.fits(model, model).notes
