@@ -18,6 +18,7 @@ from ..plan.compute import Factor
 from ..plan.files import PlanSource, PlanTarget, SourceView
 from ..plan.plan import Plan
 from ..plan.step import Step
+from .components import in_pipeline
 from .modules import (
     FactorSource,
     NamedModule,
@@ -91,6 +92,7 @@ def plan_lora_convert(
         for each in placed
     ]
     settings = copied_settings(one, placed if left else None) if to == "peft" else {}
+    modules, parts = in_pipeline(modules, to, component)
     made = written(modules, to, settings, component)
     names = {module.name for module in chosen}
     needed = {name: key for name, key in weights.items() if name.removesuffix(".weight") in names}
@@ -100,7 +102,7 @@ def plan_lora_convert(
     every = [
         *notes,
         *overlooked,
-        *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*named, *one.adapter.notes, *kept)),
+        *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*named, *one.adapter.notes, *parts, *kept)),
     ]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
     left_out = [(0, key) for key in (*left, *lost)]

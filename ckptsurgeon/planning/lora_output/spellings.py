@@ -13,6 +13,7 @@ from ...methods.lora.names import COMPONENTS
 from ...util.text import count, escape, listing
 from ..plan.files import PlanCompanion
 from ..plan.step import Step
+from .components import BLOCKS, MAIN
 from .modules import COMFY, NewModule, factor_step, folded, folding_notes
 from .peft import CONFIG, WEIGHTS, companion, peft_fields, peft_steps
 
@@ -25,10 +26,6 @@ TITLES = {"peft": "PEFT", "kohya": "kohya", "diffusers": "diffusers", "comfy": "
 MLX_WEIGHTS = "adapters.safetensors"
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the configuration of each model of a pipeline."""
-BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.", "single_transformer_blocks.")
-"""The beginnings of layers' names in the diffusion models of diffusers."""
-MAIN = ("unet", "transformer", COMFY)
-"""The names of components that are the diffusion model of a pipeline."""
 _TO_KOHYA = {
     **dict.fromkeys(MAIN, "lora_unet"), "text_encoder": "lora_te", "text_encoder_2": "lora_te2",
     "text_encoder_3": "lora_te3",

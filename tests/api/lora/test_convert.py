@@ -296,6 +296,60 @@ def test_names_of_diffusers_are_noted_for_comfy() -> None:
     assert not any(said in note for note in cs.lora_convert(UNET / "adapter", to="kohya", component="unet").notes)
 
 
+SD = "model.diffusion_model."
+
+
+def of_modules(*names: str) -> str:
+    """Write a PEFT folder with factors for these modules, and return its path."""
+    a, b = factors(8, 8)
+    peft_folder("one", {f"{name}.lora_{part}.weight": side for name in names for part, side in (("A", a), ("B", b))})
+    return "one"
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "wanted"),
+    [
+        (f"{SD}input_blocks.4.1.q", "comfy", "diffusion_model.input_blocks.4.1.q"),
+        (f"{SD}input_blocks.4.1.q", "kohya", "lora_unet_input_blocks_4_1_q"),
+        ("unet.mid_block.q", "comfy", "diffusion_model.mid_block.q"),
+        ("unet.mid_block.q", "kohya", "lora_unet_mid_block_q"),
+        ("unet.mid_block.q", "diffusers", "unet.mid_block.q"),
+        ("transformer.transformer_blocks.0.q", "diffusers", "transformer.transformer_blocks.0.q"),
+        ("cond_stage_model.transformer.text_model.q", "kohya", "lora_te_text_model_q"),
+        ("cond_stage_model.transformer.text_model.q", "diffusers", "text_encoder.text_model.q"),
+        ("transformer.h.0.q", "comfy", "diffusion_model.transformer.h.0.q"),  # of a language model
+    ],
+)
+def test_the_prefix_of_a_pipeline_s_model_is_replaced(name: str, to: str, wanted: str) -> None:
+    cs.apply(cs.lora_convert(of_modules(name), to=to), "out.safetensors")
+    assert {key.rpartition(".lora_")[0] or key.removesuffix(".alpha") for key in load_file("out.safetensors")} == {
+        wanted
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "why"),
+    [
+        ((f"{SD}input_blocks.4.1.q",), {"to": "diffusers", "component": "unet"}, "names of the original code"),
+        (("double_blocks.0.q",), {"to": "diffusers", "component": "transformer"}, "names of the original code"),
+        (("conditioner.embedders.1.model.transformer.resblocks.0.q",), {"to": "kohya"}, "names of the original code"),
+        (("first_stage_model.decoder.q",), {"to": "kohya", "component": "unet"}, "the VAE.* first_stage_model.decoder"),
+        (("unet.mid_block.q",), {"to": "kohya", "component": "text_encoder"}, "does not fit unet.mid_block.q"),
+        ((f"{SD}out.2", "model.other"), {"to": "comfy"}, "1 module of the adapter is not in it: model.other"),
+    ],
+)
+def test_names_that_no_loader_has_are_an_error(names: tuple[str, ...], options: dict[str, Any], why: str) -> None:
+    with pytest.raises(cs.PlanError, match=why):
+        cs.lora_convert(of_modules(*names), **options)
+
+
+def test_kohya_s_scripts_have_other_names_for_stable_diffusion_1() -> None:
+    said = "but not kohya's scripts"
+    notes = cs.lora_convert(of_modules(f"{SD}input_blocks.1.1.q"), to="kohya").notes
+    assert any(said in note for note in notes)
+    assert cs.lora_convert("one", to="comfy").notes == ()
+
+
 def test_factors_must_fit_the_weights_of_the_model() -> None:
     a, b = factors(8, 8)
     for name, into in (("fits", 8), ("other", 6)):
