@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.quantisation import without_settings
+from ..planning.operations.markers import marker_notes, without_markers
 from ..planning.transplant.options import Options
 from ..tensors.info import TensorInfo
 from .gguf.types import rounded
@@ -74,7 +75,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
     Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
-    operated = operate([stored], changes.rows)[0]
+    operated = _without_markers(operate([stored], changes.rows)[0])
     layout = _layout_named(changes, operated, _settled(operated, folder))
     options, described = _in_layout(options, layout), dict(stored.items())
     operated = operated.further(layout.change.operations, layout.derived)
@@ -106,6 +107,15 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         layout.is_gguf,
         layout.is_described,
     )
+
+
+def _without_markers(operated: OperatedCheckpoint) -> OperatedCheckpoint:
+    """Return a source without ``scaled_fp8`` if the weights that this tensor of ComfyUI is for were decoded."""
+    stored, tensors = operated.stored, operated.derived.tensors
+    if not _is_decoded(operated) or not (notes := marker_notes(stored, plain := without_markers(stored, tensors))):
+        return operated
+    derived = replace(operated.derived, tensors=plain, notes=(*operated.derived.notes, *notes))
+    return replace(operated, checkpoint=operated.checkpoint.holding(plain), derived=derived)
 
 
 def _is_decoded(operated: OperatedCheckpoint) -> bool:

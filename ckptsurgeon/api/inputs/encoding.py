@@ -11,6 +11,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
+from ...planning.operations.markers import marker_notes, without_markers
 from ...tensors.torch_quantisers import notes_on_activations
 from ...util.text import escape, listing
 from .operations import operate
@@ -20,6 +21,7 @@ __all__ = [
     "ENCODINGS",
     "as_stored",
     "check_encoding",
+    "decoded",
     "encoding_notes",
     "read_as",
     "with_decoding",
@@ -46,11 +48,20 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
     if not checkpoint.codes:
         return checkpoint
     try:
-        return operate([checkpoint], [DEQUANTIZE])[0].checkpoint
+        read = decoded(checkpoint)
     except PlanError:
         if encoding == ENCODINGS[0]:
             return checkpoint
         raise
+    if encoding == ENCODINGS[0]:
+        return read
+    plain = without_markers(checkpoint, read)
+    return read.holding(plain) if len(plain) < len(read) else read
+
+
+def decoded(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with its quantised tensors decoded; raises PlanError if one cannot be decoded."""
+    return operate([checkpoint], [DEQUANTIZE])[0].checkpoint
 
 
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
@@ -79,6 +90,8 @@ def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
     if encoding == ENCODINGS[0]:
         return []
     if any(one.stored is not None for one in opened):
-        return list(dict.fromkeys(note for one in opened for note in notes_on_activations(one)))
+        notes = [note for one in opened for note in notes_on_activations(one)]
+        notes += [note for one in opened if one.stored is not None for note in marker_notes(one.stored, one)]
+        return list(dict.fromkeys(notes))
     names = listing([one.path for one in opened], where="")
     return [f"--encoding {encoding} changes nothing: there are no quantised tensors in {names}"]

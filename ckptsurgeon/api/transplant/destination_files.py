@@ -15,30 +15,30 @@ from ...planning.transplant.decide import InitialView
 from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
 from ..inputs.argument_types import CheckpointLike
-from ..inputs.encoding import ENCODINGS, read_as
+from ..inputs.encoding import ENCODINGS, decoded, read_as
 from ..inputs.inputs import names_of, plan_source
 from ..model_folder.quantised import decoded_dtype
 
 __all__ = ["decoded_target", "initial_views", "keeper_of", "used"]
 
 
-def decoded_target(target: TargetSpec) -> TargetSpec:
+def decoded_target(target: TargetSpec, encoding: str) -> TargetSpec:
     """Return a destination with the decoded tensors of its checkpoint; unchanged if it is not a quantised checkpoint.
+
+    ``encoding`` is the encoding of the output: for "keep", tensors that only go with codes are kept.
 
     Raises PlanError if a tensor cannot be decoded.
     """
     if target.kind == "module" or not target.keeps:
         return target
     with _kept(target) as opened:
-        checkpoint = read_as(opened, ENCODINGS[1])
+        checkpoint = decoded(opened) if encoding == ENCODINGS[0] and opened.codes else read_as(opened, encoding)
         if checkpoint.stored is None:
             return target
         dtype = decoded_dtype(checkpoint)
-        decoded = {key: info.dtype for key, info in checkpoint.items() if is_decoded(info)}
-        tensors = {
-            key: TensorInfo(dtype if key in decoded else one.dtype, one.shape) for key, one in checkpoint.items()
-        }
-        return replace(target, tensors=tensors, ties=dict(checkpoint.ties), decoded=decoded)
+        dtypes = {key: info.dtype for key, info in checkpoint.items() if is_decoded(info)}
+        tensors = {key: TensorInfo(dtype if key in dtypes else one.dtype, one.shape) for key, one in checkpoint.items()}
+        return replace(target, tensors=tensors, ties=dict(checkpoint.ties), decoded=dtypes)
 
 
 def keeper_of(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], encoding: str) -> PlanSource | None:
@@ -52,7 +52,7 @@ def keeper_of(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]
     if not target.keeps:
         return None
     opened.append(_kept(target))
-    opened[-1] = read_as(opened[-1], encoding) if encoding != ENCODINGS[0] else opened[-1]
+    opened[-1] = decoded(opened[-1]) if encoding != ENCODINGS[0] and opened[-1].codes else opened[-1]
     return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
 
 

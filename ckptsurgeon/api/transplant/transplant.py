@@ -224,7 +224,7 @@ def plan_into(specs: Sequence[SourceSpec], target: TargetSpec, options: Options,
     """
     keeps = request.encoding == ENCODINGS[0]
     try:
-        read = target if keeps else _decoded(target)
+        read = target if keeps else _decoded(target, ENCODINGS[1])
         return _planned(specs, read, options, request, reading=request.encoding)
     except SettingsError:
         raise
@@ -254,16 +254,16 @@ def _check_decodable(sources: Sequence[Checkpoint]) -> None:
         raise _UndecodableSourceError(error.message, hint=error.hint, details=error.details) from None
 
 
-def _decoded(target: TargetSpec) -> TargetSpec:
+def _decoded(target: TargetSpec, encoding: str) -> TargetSpec:
     from .destination_files import decoded_target  # few destinations are quantised
 
-    return decoded_target(target)
+    return decoded_target(target, encoding)
 
 
 def _tried(target: TargetSpec) -> TargetSpec:
     """Return the destination with decoded tensors; if it cannot be decoded, return ``target`` unchanged."""
     with suppress(PlanError):
-        return _decoded(target)
+        return _decoded(target, ENCODINGS[0])
     return target
 
 

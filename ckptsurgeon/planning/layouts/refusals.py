@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import PlanError
 from ...util.text import count, escape, listing
 from ..keys.row_order import HALVES, PAIRS
+from ..operations.markers import is_marker
 from .layout import Family, Layout, Row
 
 __all__ = ["check_fit", "check_named", "check_rotated"]
@@ -61,6 +62,6 @@ def check_fit(layouts: Iterable[Layout], config: Mapping[str, Any], label: str) 
 
 
 def _hint(odd: Sequence[str]) -> str:
-    if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED):
+    if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED if not is_marker(key)):
         return "Decode quantised weights first, with ckpt convert --dequantize."
     return "Leave them out first, with ckpt filter --exclude."

@@ -324,6 +324,31 @@ def test_the_tensor_by_which_comfyui_knows_of_scales_is_not_left_out_without_a_w
         assert said not in plan.notes
 
 
+def test_the_tensor_by_which_comfyui_knows_of_scales_goes_when_the_weights_are_decoded() -> None:
+    codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    state = {"m.a.weight": codes, "m.a.scale_weight": torch.ones(()), "m.scaled_fp8": codes[0, :2].clone()}
+    save_file(
+        {**state, "n.b.weight": codes.clone(), "n.b.scale_weight": torch.ones(()), "m.c": torch.ones(4)},
+        "x.safetensors",
+    )
+    said = "left out: m.scaled_fp8, which tells ComfyUI that weights have scales"
+    merged = {"weights": [1, 1], "encoding": "dequantize"}
+    for plan in (
+        cs.convert("x.safetensors", dequantize=True),
+        cs.merge(["x.safetensors", "x.safetensors"], method="linear", **merged),
+        cs.rename("x.safetensors", operations=[{"dequantize": "m.**"}]),
+    ):
+        assert said in plan.notes
+        assert "m.scaled_fp8" not in [step.key for step in plan.steps]
+    for plan in (
+        cs.rename("x.safetensors", operations=[{"dequantize": "n.**"}]),
+        cs.merge(["x.safetensors", "x.safetensors"], method="linear", weights=[1, 1]),
+        cs.transplant("x.safetensors", "x.safetensors"),
+    ):
+        assert said not in plan.notes
+        assert "m.scaled_fp8" in [step.key for step in plan.steps]
+
+
 def test_a_description_of_codes_is_as_long_as_its_source_s(tmp_path: Path) -> None:
     nf4 = next(one for one in ZOO if one.name == "bnb-nf4")
     ours = nf4.folder(tmp_path / "ours")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....checkpoint.quantisation import SETTINGS, settings_in
+from ....planning.operations.markers import SCALE, is_marker
 from ....planning.plan.plan import Plan
 from ....planning.quantised_error import SettingsError, dequantise
 from ....tensors.quantised.agreement import QuantisedModule, disagreements
@@ -18,9 +19,6 @@ from ....util.text import count, escape
 from ..config_fields import renamed_settings
 
 __all__ = ["check_settings", "unsettled_notes", "with_settings"]
-
-MARKER = "scaled_fp8"
-"""The name of a tensor; if a file has this tensor, ComfyUI uses the scales in the file."""
 
 
 def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None) -> Plan:
@@ -140,10 +138,10 @@ def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
 
     ``checkpoint`` is the source at index ``place``.
     """
-    marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
-    if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
+    marker = next((key for key in checkpoint if is_marker(key)), None)
+    if marker is None or any(is_marker(step.key) for step in plan.steps):
         return
     codes = checkpoint.codes.by_key
     taken = (one.key for step in plan.steps for one in step.inputs if one.source == place and one.key in codes)
-    if any(f".{key}".endswith(".scale_weight") for key in taken):
+    if any(f".{key}".endswith(SCALE) for key in taken):
         yield f"{escape(marker)} is left out: without it ComfyUI ignores the scales, and reads codes as plain numbers"
