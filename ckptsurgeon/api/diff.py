@@ -159,7 +159,17 @@ def _compared(
         alone = notes_of_some((a.path, folder_notes(a)), (b.path, folder_notes(b)))
         notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
         notes += older_name_notes((first, second), root)
+        if found.added and found.removed and not (found.same or found.changed or found.reshaped or found.retyped):
+            notes += _layout_notes(a, b)
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
+
+
+def _layout_notes(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Return a note if two checkpoints store the same kind of network in different layouts."""
+    from ..planning.layouts.differing import differing_layouts_hint  # this imports all layouts
+
+    hint = differing_layouts_hint([(a.path, a), (b.path, b)])
+    return [f"the names differ, since {hint.rstrip('.')}"] if hint else []
 
 
 def _on_scales(*opened: Checkpoint) -> list[str]:

@@ -13,7 +13,7 @@ from ..util.text import count, escape, listing, shape_text
 from .computed_buffers import COMPUTED
 from .keys.wrappers import without_wrappers
 from .llama_cpp.names import layout_hint
-from .merge.missing import UNWRAP, named_keys
+from .merge.missing import UNWRAP, layouts_hint, named_keys
 from .merge.tied_tensors import ModelTies
 from .opaque_tensors import opaque_error
 from .plan.files import PlanTarget, SourceView
@@ -172,6 +172,7 @@ def _check_keys(views: Sequence[SourceView]) -> None:
                 hint=UNWRAP
                 if _are_wrapped(views)
                 else layout_hint(named_keys(views))
+                or layouts_hint(views)
                 or f"{ALIKE}, or first remove the tensors that some of them lack, with ckpt filter.",
                 details=missing,
             )

@@ -12,7 +12,7 @@ from ..llama_cpp.names import layout_hint
 from ..plan.files import SourceView
 from .pieces import SourceKey
 
-__all__ = ["UNWRAP", "missing_error", "named_keys"]
+__all__ = ["UNWRAP", "layouts_hint", "missing_error", "named_keys"]
 
 UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
 _FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|down|up)(?:\.|$)")
@@ -47,7 +47,14 @@ def _hint(views: Sequence[SourceView], lacking: Mapping[int, Sequence[str]], pol
     *others, last = policies
     said = f"{', '.join(others)} or {last}" if others else last
     alike = f"Merge models of the same architecture, or use --on-missing {said}."
-    return layout_hint(named_keys(views)) or _of_adapters(views) or alike
+    return layout_hint(named_keys(views)) or _of_adapters(views) or layouts_hint(views) or alike
+
+
+def layouts_hint(views: Iterable[SourceView]) -> str:
+    """Return a hint if models store one kind of network in different layouts, such as that of diffusers; '' if not."""
+    from ..layouts.differing import differing_layouts_hint  # this imports all layouts, which most merges do not need
+
+    return differing_layouts_hint((view.source.name, view.tensors) for view in views)
 
 
 def _of_adapters(views: Sequence[SourceView]) -> str:

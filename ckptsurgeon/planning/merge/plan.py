@@ -22,7 +22,7 @@ from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing
 from ..quantised_error import dequantise
 from .differing_models import FITTED, FittedInputs, MergeNotes, MergeOptions, ShapeFitting
-from .missing import missing_error
+from .missing import layouts_hint, missing_error
 from .pieces import MergePiece, SourceKey, check_matched, overlooked
 from .statistics import StepStatistics
 from .tied_tensors import ModelTies
@@ -55,7 +55,13 @@ def plan_merge(
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
-        raise _nothing_merged(pieces, options)
+        raise _nothing_merged(views, pieces, options)
+    if not planner.merges and options.on_missing == "any":
+        raise PlanError(
+            "there is nothing to merge: no tensor is in two of the models.",
+            hint=layouts_hint(views)
+            or "Merge models of the same architecture; ckpt match proposes rules for other names.",
+        )
     steps = steps if ties is None else ties.tied(steps)
     return Plan(
         verb="merge",
@@ -75,14 +81,14 @@ def plan_merge(
     )
 
 
-def _nothing_merged(pieces: Sequence[MergePiece], options: MergeOptions) -> PlanError:
+def _nothing_merged(views: Sequence[SourceView], pieces: Sequence[MergePiece], options: MergeOptions) -> PlanError:
     """Return the error for a merge without any tensor in its output."""
     if options.on_missing != "skip":
         return PlanError("there is nothing to merge: none of the models has a tensor of the output.")
     has_base = any(piece.base is not None for piece in pieces)
     return PlanError(
         f"there is nothing to merge: no tensor is in all models{' and the base' if has_base else ''}.",
-        hint=f"Use --on-missing any{' or --on-missing base' if has_base else ''}.",
+        hint=layouts_hint(views) or f"Use --on-missing any{' or --on-missing base' if has_base else ''}.",
     )
 
 
@@ -95,6 +101,7 @@ class _MergeSteps:
         self._views, self._options = views, options
         self._fitting = ShapeFitting(views, options, keys)
         self._ties = ties
+        self.merges = False  # whether a tensor is made from two models, or should be made from one
         self._missing: list[tuple[SourceKey, str]] = []
         self._policies = ["base", "skip", "any"]  # the values of --on-missing that would settle all of ``_missing``
         self._checked: set[tuple[Any, ...]] = set()
@@ -121,6 +128,7 @@ class _MergeSteps:
         there = {number: place for number, place in enumerate(places) if self._has(place)}
         base = self._place(piece.base, piece.models) if piece.base is not None else None
         base = base if base is not None and self._has(base) else None
+        self.merges = self.merges or len(there) + (base is not None) > 1 or len(places) + (piece.base is not None) == 1
         absent = [place for place in places if not self._has(place)]
         absent += [piece.base] if piece.base is not None and base is None else []
         if absent:

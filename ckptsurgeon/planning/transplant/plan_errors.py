@@ -219,6 +219,7 @@ def nothing_loaded(
     names = [origin.key for origin in unexpected]
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
     hint = hint or layout_hint([*((view.source.name, view.tensors) for view in views), (target.name, wanted)])
+    hint = hint or _layouts_hint(target, views)
     fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
         more = "" if 2 * fix[1] > len(names) else " ckpt match proposes names for the others."
@@ -228,6 +229,14 @@ def nothing_loaded(
     none = f"none of the {len(steps)} tensors" if len(steps) > 1 else "the only tensor"
     no = "" if len(steps) > 1 else " no"
     return PlanError(f"nothing would be loaded: {none} of the destination gets{no} values from a source.", hint=hint)
+
+
+def _layouts_hint(target: TargetSpec, views: Sequence[SourceView]) -> str:
+    """Return a hint if a source stores the destination's kind of network in another layout; '' if not."""
+    from ..layouts.differing import differing_layouts_hint  # this imports all layouts, which other errors do not need
+
+    hints = ([(target.name, target.tensors), (view.source.name, view.tensors)] for view in views)
+    return next(filter(None, map(differing_layouts_hint, hints)), "")
 
 
 def _option_that_took_all(steps: Sequence[Step]) -> str:
