@@ -79,25 +79,31 @@ def open_adapters(
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
     kept_stacks: KeptStacks | None = None,
+    of_others: Sequence[str] = (),
 ) -> OpenAdapters:
     """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
     If ``methods`` is ``COMPOSED``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked. Stacks of
-    experts that ``kept_stacks`` selects stay stacks, unless another adapter is of single experts.
+    experts that ``kept_stacks`` selects stay stacks, unless another adapter is of single experts, whose modules are
+    ``of_others``; the names of these modules and of the base are names of the model.
     Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """
     names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
-    found = [
-        open_adapter(*one, opened, methods=methods, excluded=excluded, kept_stacks=kept_stacks)
-        for one in zip(given, names, weights, strict=False)
-    ]
-    modules = [module for view, _ in found for module in view.adapter.modules]
-    if any(is_stack(one.kind) for one in modules) and any(_OF_EXPERT.search(one.name) for one in modules):
-        while opened:
-            opened.pop().close()
-        return open_adapters(given, weights, opened, base, methods=methods, excluded=excluded)
     model = None
     if base is not None:
         opened.append(open_checkpoint(base, unwrap=False, called="base"))
         model = view_of(plan_source(names[-1], opened[-1]), opened[-1])
+    known = [*(model.tensors if model is not None else ()), *of_others]
+    found = [
+        open_adapter(*one, opened, methods=methods, excluded=excluded, kept_stacks=kept_stacks, names=known)
+        for one in zip(given, names, weights, strict=False)
+    ]
+    modules = [module for view, _ in found for module in view.adapter.modules]
+    single = [one.name for one in modules if _OF_EXPERT.search(one.name)]
+    if single and any(is_stack(one.kind) for one in modules):
+        while opened:
+            opened.pop().close()
+        return open_adapters(given, weights, opened, base, methods=methods, excluded=excluded, of_others=single)
+    if base is not None:
+        opened.append(opened.pop(0))
     return OpenAdapters([view for view, _ in found], tuple(path for _, path in found if path), model)

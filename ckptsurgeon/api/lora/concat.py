@@ -76,8 +76,10 @@ def lora_concat(
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        kept = target_stacks if knots is None else inseparable_stacks
-        found = open_adapters(given, counts, opened, base, kept_stacks=kept)
+        found = open_adapters(
+            given, counts, opened, base,
+            kept_stacks=inseparable_stacks if knots is not None else lambda data, _: target_stacks(data),
+        )  # fmt: skip
         plan = plan_lora_concat(
             found.adapters,
             found.model,

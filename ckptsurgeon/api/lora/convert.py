@@ -62,8 +62,9 @@ def lora_convert(
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
     products exactly, they become float32. The names of modules in the network are not translated, although another
-    library may name them differently. Stacked experts (PEFT's target_parameters) become single experts; those of
-    gpt-oss, which has none, stay stacked, which only PEFT can store.
+    library may name them differently. Stacked experts (PEFT's target_parameters) of Mixtral and Qwen3 become single
+    experts. Those of other models stay stacked, which only PEFT can store; for other toolkits, the keys of ``base``
+    show the names of its single experts.
 
     Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors), and if
     names are missing. Raises ConfigError for adapters of another kind, and for a rank or energy that is invalid,
@@ -79,7 +80,7 @@ def lora_convert(
         matcher = KeyMatcher([flag.pattern for flag in options.exclude])
         found = open_adapters(
             [adapter], [1.0], opened, base, methods=COMPOSED, excluded=lambda module: bool(matcher.match(module)),
-            kept_stacks=inseparable_stacks,
+            kept_stacks=lambda data, names: inseparable_stacks(data, () if to == "peft" else names),
         )  # fmt: skip
         plan = plan_lora_convert(
             found.adapters[0],

@@ -46,8 +46,11 @@ TAKEN = {(): "LORA", COMPOSED: "LORA, LOHA and LOKR", MERGED: "LORA, LOHA, LOKR 
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
 
-KeptStacks = Callable[[Mapping[str, Any]], Collection[str]]
-"""A function that returns the parameters of stacked experts in a configuration that are not read as single experts."""
+KeptStacks = Callable[[Mapping[str, Any], Collection[str]], Collection[str]]
+"""A function that returns the parameters of stacked experts in a configuration that are not read as single experts.
+
+Its second argument are names of the model: the keys of its base, or modules of another adapter of it.
+"""
 
 
 def open_adapter(
@@ -60,6 +63,7 @@ def open_adapter(
     excluded: Excluded | None = None,
     base: Mapping[str, TensorInfo] | None = None,
     kept_stacks: KeptStacks | None = None,
+    names: Collection[str] = (),
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
@@ -68,8 +72,8 @@ def open_adapter(
     ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. ``base`` are
     the tensors of the base, if it is open: an adapter of stacked experts changes the base's stacks, or, if the base has
     none, gets the names of its single experts. ``kept_stacks`` says whether it stays an adapter of stacks without a
-    base. Raises SourceError or FormatError if ``given`` is not an adapter,
-    ConfigError if it is an adapter of a kind that cannot be merged.
+    base; ``names`` of the model show the names of its single experts then. Raises SourceError or FormatError if
+    ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -82,12 +86,12 @@ def open_adapter(
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     shapes = {key: info.shape for key, info in (base or {}).items()}
     single, whole = None, data if isinstance(data, dict) and has_stacks(data, shapes) else None
-    if kept_stacks is not None and isinstance(data, dict) and kept_stacks(data):
+    if kept_stacks is not None and isinstance(data, dict) and kept_stacks(data, names):
         whole = data
     if whole is not None:
         data = with_layers_only(whole)
     elif config and isinstance(data, dict):
-        single = single_experts(checkpoint, data, config.uri, shapes)
+        single = single_experts(checkpoint, data, config.uri, names or shapes)
     rows = single.operations if single is not None else ()
     if single is not None:
         data, checkpoint = dict(single.config), operate([checkpoint], rows)[0].checkpoint

@@ -51,7 +51,7 @@ def lora_resize(
     wanted, most = factor_dtype(dtype), memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        found = open_adapters([adapter], [1.0], opened, kept_stacks=target_stacks)
+        found = open_adapters([adapter], [1.0], opened, kept_stacks=lambda data, _: target_stacks(data))
         view = found.adapters[0]
         refuse_resizing(view)
         plan = plan_lora_resize(

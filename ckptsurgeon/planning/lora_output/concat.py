@@ -303,7 +303,8 @@ def _refuse_stacks(modules: Sequence[NewModule]) -> None:
     if found:
         raise PlanError(
             f"KnOTS cannot merge stacks of experts (target_parameters): {listing(found)}.",
-            hint="Leave --method knots out, or leave the stacks out with --exclude.",
+            hint="Give the model with --base if its files have single experts. Otherwise leave --method knots out, or "
+            "leave the stacks out with --exclude.",
             details=found,
         )
 

@@ -149,7 +149,8 @@ def _refuse_stacks(one: AdapterView, modules: Sequence[AdapterModule], to: str) 
         raise PlanError(
             f"the adapter {escape(one.adapter.name)} changes {count(len(found), 'stack')} of experts "
             f"(target_parameters), and {TITLES[to]} has no adapters of these: {listing(found)}.",
-            hint="Leave the stacks out with --exclude, or merge the adapter into its base with ckpt lora merge.",
+            hint="Give the model with --base if its files have single experts. Otherwise leave the stacks out with "
+            "--exclude, or merge the adapter into its base with ckpt lora merge.",
             details=found,
         )
 

@@ -28,6 +28,7 @@ __all__ = [
     "expert_stacks",
     "inseparable_stacks",
     "is_of",
+    "known_experts",
     "nested_key",
     "selected_fields",
     "selects_matrix",
@@ -49,6 +50,14 @@ _FIELD, _WEIGHT = "target_parameters", ".weight"
 _STACK_NAME, _ROUTER_NAME = re.compile(r"\bexperts\\?\.(gate_up|down)_proj$"), re.compile(r"\bmlp\\?\.gate$")
 """Match patterns, escaped or not, of ranks and alphas of stacks and routers."""
 _OF_WEIGHT = re.compile(r"\\?\.weight$")
+_SINGLE = re.compile(r"\.experts\.\d+\.(?:gate|up|down)_proj\b|\.block_sparse_moe\.experts\.\d+\.w[123]\b")
+"""Matches the names of single experts that can be written: those of most models, and Mixtral's."""
+_QWEN = re.compile(r"qwen3moe|qwen3(?:coder)?\d+ba\d+b")
+"""Matches names of models, and of their classes, whose single experts PEFT loads into stacks; so it does for Mixtral.
+
+Into stacks of other models, PEFT 0.21 may load factors of single experts without effect
+(``_convert_peft_config_moe`` in peft/utils/transformers_weight_conversion.py).
+"""
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,9 @@ def single_experts(
     """Return how an adapter of stacked experts becomes an adapter of single experts; None for any other adapter.
 
     ``tensors`` are the adapter's tensors, ``data`` is its configuration, and ``name`` the name of its file in messages.
-    ``base`` are the keys of the base, if it is given: they show whether it is a Mixtral, whose experts have other
-    names. Raises FormatError if factors do not fit each other or the configuration.
+    ``base`` are the keys of the base, if it is given, or of an adapter of single experts: they show whether the model
+    is a Mixtral, whose experts have other names. Raises FormatError if factors do not fit each other or the
+    configuration.
     """
     parameters = target_stacks(data)
     if not parameters or is_of(data, "gptoss"):
@@ -98,7 +108,8 @@ def single_experts(
     stacks = [*expert_stacks(tensors, data, settings, name)]
     if not stacks:
         return None
-    is_mixtral = is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
+    single = [key for key in base if _SINGLE.search(key)]
+    is_mixtral = any(f".{_MODULE_OF_MIXTRAL}." in key for key in single) if single else is_of(data, "mixtral")
     rows = tuple(row for stack in _alike(stacks) for row in _rows(*stack, is_mixtral=is_mixtral))
     if is_mixtral:
         rows += tuple(_of_routers(tensors))
@@ -109,8 +120,21 @@ def single_experts(
 
 def is_of(data: Mapping[str, Any], model: str) -> bool:
     """Return whether the name of a model, or of its class, in a configuration contains the word ``model``."""
+    return model in _said(data)
+
+
+def known_experts(data: Mapping[str, Any]) -> bool:
+    """Return whether a configuration names a model whose files name single experts as PEFT expects them.
+
+    For other models, stacks of experts must stay stacked: their files may have other names, as those of LFM2 do.
+    """
+    return is_of(data, "mixtral") or _QWEN.search(_said(data)) is not None
+
+
+def _said(data: Mapping[str, Any]) -> str:
+    """Return the names of a model and of its class in a configuration, without case, hyphens and underscores."""
     said = f"{data.get('auto_mapping')} {data.get('base_model_name_or_path')}"
-    return model in re.sub(r"[-_]", "", said).lower()
+    return re.sub(r"[-_]", "", said).lower()
 
 
 def target_stacks(data: Mapping[str, Any]) -> set[str]:
@@ -124,9 +148,13 @@ def target_stacks(data: Mapping[str, Any]) -> set[str]:
     return {_parameter(one) for one in given} - {""}
 
 
-def inseparable_stacks(data: Mapping[str, Any]) -> set[str]:
-    """Return the result of ``target_stacks`` for gpt-oss, which has no single experts; an empty set for others."""
-    return target_stacks(data) if is_of(data, "gptoss") else set()
+def inseparable_stacks(data: Mapping[str, Any], base: Collection[str] = ()) -> set[str]:
+    """Return the result of ``target_stacks`` for models whose single experts have no known names, else an empty set.
+
+    ``base`` are the keys of the base, if these may show the names. gpt-oss has no single experts.
+    """
+    is_known = known_experts(data) or any(map(_SINGLE.search, base))
+    return set() if is_known and not is_of(data, "gptoss") else target_stacks(data)
 
 
 def with_layers_only(data: Mapping[str, Any]) -> dict[str, Any]:

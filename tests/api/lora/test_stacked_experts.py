@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.errors import ConfigError, FormatError
+from ckptsurgeon.errors import ConfigError, FormatError, PlanError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::RuntimeWarning")  # of PEFT
 GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
@@ -29,10 +29,10 @@ def qwen() -> Any:
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **sizes))
 
 
-def mixtral() -> Any:
+def mixtral(**sizes: Any) -> Any:
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=3))
+    return MixtralForCausalLM(MixtralConfig(**{**SIZES, **sizes}, num_local_experts=3))
 
 
 def trained(model: Any, **settings: Any) -> None:
@@ -165,3 +165,47 @@ def test_other_parameters_are_left_to_peft(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="sets target_parameters") as error:
         cs.lora_merge("base", ["adapter"])
     assert "merge_and_unload" in error.value.hint
+
+
+def unnamed() -> None:
+    """Remove the names of the model and of its class from the adapter's configuration."""
+    path = Path("adapter/adapter_config.json")
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "auto_mapping": None, "base_model_name_or_path": "./mine"}))
+
+
+def test_stacks_of_a_model_without_a_known_name_stay_stacked() -> None:
+    """Files of Mixtral have other names of single experts, and PEFT loads any other names without effect."""
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    trained(mixtral(intermediate_size=8), target_parameters=[GATE_UP, DOWN])
+    cs.apply(cs.lora_convert("adapter", to="peft"), "single/")
+    unnamed()
+    for name, base in (("stacked", None), ("based", "base")):
+        cs.apply(cs.lora_convert("adapter", to="peft", base=base), f"{name}/")
+        cs.apply(cs.lora_merge("base", [name]), f"{name}-merged/")
+        assert_close(f"{name}-merged", "merged")
+    outputs = []
+    for name in ("adapter", "single", "stacked"):
+        model = transformers.AutoModelForCausalLM.from_pretrained("base")
+        with torch.no_grad():
+            outputs.append(peft.PeftModel.from_pretrained(model, name).eval()(torch.arange(8)[None]).logits)
+    for one in outputs[1:]:
+        torch.testing.assert_close(one, outputs[0], rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_single_experts_are_those_of_the_base_or_of_another_adapter() -> None:
+    trained(mixtral(), target_parameters=[GATE_UP, DOWN])
+    cs.apply(cs.lora_convert("adapter", to="peft"), "single/")
+    unnamed()
+    with pytest.raises(PlanError, match="4 stacks of experts") as error:
+        cs.lora_convert("adapter", to="diffusers", component="transformer")
+    assert "--base" in error.value.hint
+    plan = cs.lora_convert("adapter", to="diffusers", component="transformer", base="base")
+    assert any("block_sparse_moe.experts.0.w1" in step.key for step in plan.steps)
+    assert not any(".mlp.experts." in step.key for step in plan.steps)
+    said = json.loads(Path("single/adapter_config.json").read_text())
+    Path("single/adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "./mine"}))
+    joined = cs.lora_concat(["adapter", "single"])
+    assert {step.key for step in joined.steps} == set(tensors("single"))
