@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import escape, shape_text
+from ...util.text import count, escape, listing, shape_text
 from .adapter import Adapter, AdapterModule, config_notes
 from .composed import COMPOSED
 from .config import AdapterConfig
@@ -30,6 +30,9 @@ __all__ = ["Excluded", "Scales", "read_adapter"]
 
 Excluded = Callable[[str], bool]
 """A function that returns whether the user excludes a module, by its name in the file, such as lora_unet_first."""
+
+ORIGINAL = ".original_module."
+"""In keys of PEFT, the module before the training, which PEFT may save next to a module of ``modules_to_save``."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
@@ -61,11 +64,15 @@ def read_adapter(
     out = {key for keys in left.values() for key in keys} | stacked
     found: dict[tuple[str, str], ModuleKeys] = {}
     saved: dict[str, str] = {}
+    originals: dict[str, str] = {}
     unknown = []
     for key, info in tensors.items():
         if key in out:
             continue
         part = read(key)
+        if part is not None and part.part == "saved" and ORIGINAL in part.module:
+            originals[key] = part.module
+            continue
         if part is None or (part.part == "saved" and not _is_saved(part.module, config)):
             unknown.append(key)
             continue
@@ -79,6 +86,7 @@ def read_adapter(
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
         one.part = part if part.part.startswith(("A", "B", *MERGED)) else one.part
+    unknown += [key for key, module in originals.items() if module.replace(ORIGINAL, ".") not in saved]
     if unknown or not (found or saved or left or stacks):
         raise unknown_keys_error(unknown, name, configured=config is not None, methods=methods)
     check_halves(found.values(), name)
@@ -88,7 +96,18 @@ def read_adapter(
     notes = tuple(
         config_notes(modules, saved, config) if config is not None else assumed_notes(found.values(), file.metadata)
     )
+    notes = (*notes, *_original_notes(list(originals)))
     return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes, left)
+
+
+def _original_notes(keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note if an adapter has modules as they were before the training (``keys``)."""
+    if keys:
+        are = "is" if len(keys) == 1 else "are"
+        yield (
+            f"{count(len(keys), 'tensor')} of modules before the training (original_module), which PEFT does not load, "
+            f"{are} left out: {listing(keys, where='')}"
+        )
 
 
 def _key_reader(methods: tuple[str, ...], *, configured: bool) -> Callable[[str], KeyParts | None]:

@@ -226,6 +226,26 @@ def test_what_is_saved_replaces_adds_and_resizes() -> None:
     assert cs.lora_merge("base.safetensors", ["a", "b"], weights=[1, 0.5])
 
 
+def test_modules_before_the_training_are_left_out_by_all_verbs() -> None:
+    """PEFT 0.21 saves them next to modules_to_save if the vocabulary has grown, and does not load them."""
+    save_file(base_state(), "base.safetensors")
+    a, b = factors(8, 8, 2, 1)
+    saved = {"norm.weight": torch.rand(8), "norm.modules_to_save.weight": torch.rand(8)}
+    original = {"norm.original_module.weight": torch.rand(8)}
+    pair = {"layers.0.q.lora_A.weight": a, "layers.0.q.lora_B.weight": b}
+    peft_folder("a", {**pair, **saved, **original}, modules_to_save=["norm"])
+    merged, converted = cs.lora_merge("base.safetensors", "a"), cs.lora_convert("a", to="peft")
+    for plan in (merged, converted, cs.lora_resize("a", rank=1)):
+        assert not any("original_module" in step.key for step in plan.steps)
+        assert any("1 tensor of modules before the training (original_module)" in note for note in plan.notes)
+    assert {step.key for step in merged.steps} == set(base_state())
+    with pytest.raises(cs.PlanError, match="has 1 tensor of modules_to_save"):
+        cs.lora_concat(["a", "a"])
+    peft_folder("b", {**pair, **original}, modules_to_save=["norm"])
+    with pytest.raises(cs.FormatError, match="no LoRA adapter has: .*original_module"):
+        cs.lora_merge("base.safetensors", "b")
+
+
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
 def test_an_adapter_that_changes_what_another_resizes_is_an_error(names: tuple[str, str]) -> None:
     """The change of the second adapter was lost in silence."""
