@@ -17,6 +17,7 @@ from .changes import hits, matched, parsed
 from .head_sizes import head_size_note
 from .incomplete_layers import check_complete, check_experts
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
+from .missing_blocks import check_blocks
 from .refusals import check_fit, check_named, check_rotated
 
 __all__ = ["LayoutConversion", "conversion"]
@@ -65,6 +66,7 @@ def conversion(
     known = _named(source, source.names, source.left, tensors)
     unknown = [key for key in tensors if key not in known]
     if not is_part:
+        check_blocks(unknown, source, tensors, label)
         check_named(unknown, family, source, targets[0], label)
         check_complete(family, source, tensors, label)
     numbers = family.numbers(tensors, config)

@@ -14,11 +14,11 @@ from .changes import Fused, Keyed, Stacked, hits, parsed
 from .layout import Family, Layout, Tensors
 from .split_changes import Parted
 
-__all__ = ["LAYER", "check_complete", "check_experts"]
+__all__ = ["FEW", "LAYER", "check_complete", "check_experts"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
-_FEW = 16
+FEW = 16
 """Numbers in keys are not layer numbers if the largest is at least this constant plus twice how many there are."""
 _SHOWN = 20
 """At most this many missing experts are named."""
@@ -147,7 +147,7 @@ def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
     for (stack, _), found in stacks.items():
         numbers[stack].update(int(number) for number in found if number.isdecimal() and len(number) < 8)
     for stack, known in numbers.items():
-        if known and max(known) < 2 * len(known) + _FEW:  # else they are not the numbers of layers
+        if known and max(known) < 2 * len(known) + FEW:  # else they are not the numbers of layers
             yield from (f"{stack}{number}" for number in range(max(known)) if number not in known)
 
 

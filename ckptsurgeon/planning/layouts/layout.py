@@ -78,7 +78,8 @@ class Layout:
     given if the configuration is not known, and another layout of this name has names for as many tensors. ``unfit`` is
     a function that returns why a network with the given configuration cannot have this layout, as the library computes
     something else; None if it can. ``beside_list`` is for layers that are not in the list of layers: it maps their
-    prefixes to the prefixes that they would have in the list.
+    prefixes to the prefixes that they would have in the list. ``lacking`` are blocks that are missing from the network,
+    judging by its other blocks.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Layout:
     biases: Mapping[str, int] = field(default_factory=dict)
     unfit: Callable[[Mapping[str, Any]], Unfit | None] = lambda config: None
     beside_list: Mapping[str, str] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
     @property
     def left(self) -> tuple[str, ...]:

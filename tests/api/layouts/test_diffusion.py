@@ -208,6 +208,33 @@ def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
             ]
 
 
+U_NET, VAE = "model.diffusion_model", "first_stage_model"
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost", "said"),
+    [
+        ("ldm", f"{U_NET}.output_blocks.1.", f"{U_NET}.output_blocks.1 is missing from model, although "
+         f"{U_NET}.output_blocks.2 is there"),
+        ("ldm", f"{U_NET}.output_blocks.3.", f"{U_NET}.output_blocks.3 is missing from model, although"),
+        ("ldm", f"{U_NET}.output_blocks.8.", f"{U_NET}.output_blocks.8.0 is missing from model, judging by"),
+        ("ldm", f"{VAE}.decoder.up.1.block.0.", f"{VAE}.decoder.up.1.block.0 is missing from model, although"),
+        ("diffusers", "unet.up_blocks.1.resnets.2.", "unet.up_blocks.1.resnets.2 is missing from model, judging by"),
+        ("diffusers", "unet.up_blocks.0.resnets.0.", "unet.up_blocks.0.resnets.0 is missing from model"),
+        ("diffusers", "unet.down_blocks.1.", "unet.down_blocks.1 is missing from model, although"),
+        ("diffusers", "vae.encoder.down_blocks.1.resnets.1.", "vae.encoder.down_blocks.1.resnets.1 is missing from "),
+    ],
+)  # fmt: skip
+def test_a_missing_block_is_an_error_that_names_it_and_not_the_blocks_after_it(
+    layout: str, lost: str, said: str
+) -> None:
+    less = {key: info for key, info in shapes("", layout).items() if not key.startswith(lost)}
+    ((family, source),) = recognised(less)
+    other = {"ldm": "diffusers", "diffusers": "ldm"}[layout]
+    with pytest.raises(PlanError, match=re.escape(said)):
+        conversion(family, source, family.named(other), DerivedSource(less), {}, "model")
+
+
 @pytest.mark.long
 def test_a_tensor_without_a_name_is_an_error() -> None:
     for network, extra in (

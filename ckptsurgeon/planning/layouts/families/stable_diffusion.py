@@ -121,6 +121,7 @@ def _diffusers(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
         "diffusers", "diffusers", _TESTED, names, _marks(pipeline, names), computed=tuple(ids),
         aside={"safety_checker": "which the original files do not have"},
         written="" if pipeline.prefix else _WHOLE,
+        lacking=tuple(pipeline.lacking()),
     )  # fmt: skip
 
 
@@ -141,6 +142,7 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
         },
         settings=_SETTINGS if pipeline.unet else "",
         written=_SHORTER if pipeline.texts == SD_2 else "",
+        lacking=tuple(pipeline.lacking().values()),
     )  # fmt: skip
 
 
@@ -172,6 +174,7 @@ def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
         layout,
         names={ours: name.removeprefix(prefix) for ours, name in layout.names.items()},
         marks=tuple(mark.removeprefix(prefix) for mark in layout.marks),
+        lacking=tuple(block.removeprefix(prefix) for block in layout.lacking),
         is_bare=is_bare,
     )
 

@@ -7,10 +7,10 @@ size 1 where diffusers has linear layers. https://github.com/CompVis/latent-diff
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 
-__all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_names", "groups_alike"]
+__all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_names", "completed", "groups_alike"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def autoencoder_names(vae: Autoencoder, prefix: str, theirs: str) -> dict[str, s
         if level + 1 < len(vae.up):
             names[f"{ours}.upsamplers.0.conv"] = f"{other}.upsample.conv"
     return {f"{prefix}{ours}": f"{theirs}{name}" for ours, name in names.items()}
+
+
+def completed(vae: Autoencoder) -> Autoencoder:
+    """Return the structure with equally many residual blocks in all levels of the encoder, and of the decoder."""
+    return replace(vae, down=(max(vae.down),) * len(vae.down), up=(max(vae.up),) * len(vae.up))
 
 
 def _blocks(ours: str, theirs: str, number: int) -> dict[str, str]:

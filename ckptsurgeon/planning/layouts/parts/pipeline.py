@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..layout import Tensors
 from .autoencoder import Autoencoder, autoencoder_in, autoencoder_names
+from .autoencoder import completed as completed_autoencoder
 from .autoencoder import groups_alike as alike_in_autoencoder
 from .text_encoder import TextEncoder, encoders_in, their_encoders_in
 from .unet import UNet, unet_in, unet_names
+from .unet import completed as completed_unet
 from .unet import groups_alike as alike_in_unet
 
 __all__ = ["THEIR_UNET", "THEIR_VAE", "UNET", "VAE", "Pipeline", "pipeline_in"]
@@ -49,6 +51,17 @@ class Pipeline:
         for text in self.texts:
             names |= text.names()
         return names
+
+    def lacking(self) -> dict[str, str]:
+        """Return a map like that of ``names`` of the missing blocks, which others show, in the order of their use."""
+        unet, vae = self.unet and completed_unet(self.unet), self.vae and completed_autoencoder(self.vae)
+        own, found = self.names(), {}
+        for ours, theirs in replace(self, unet=unet, vae=vae).names().items():
+            if ours not in own and ".resnets." in ours:
+                found[ours.rpartition(".")[0]] = theirs.rpartition(".")[0]
+            elif ours not in own and ".attentions." in ours:
+                found[ours] = theirs
+        return found
 
     def alike(self) -> tuple[tuple[str, ...], ...]:
         """Return groups of names of modules in diffusers; the modules of a group have the same tensors."""

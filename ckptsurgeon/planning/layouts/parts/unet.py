@@ -8,10 +8,10 @@ https://github.com/Stability-AI/generative-models
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 
-__all__ = ["SIZES", "UNet", "groups_alike", "unet_in", "unet_names"]
+__all__ = ["SIZES", "UNet", "completed", "groups_alike", "unet_in", "unet_names"]
 
 Levels = tuple[tuple[int, ...], ...]
 """For each level, and each of its residual blocks, the number of transformer blocks after it; 0 without attention."""
@@ -156,6 +156,26 @@ def unet_names(unet: UNet, prefix: str, theirs: str) -> dict[str, str]:
             behind = 2 if depths[-1] else 1
             names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{behind}.conv"
     return {f"{prefix}{ours}": f"{theirs}{name}" for ours, name in names.items()}
+
+
+def completed(unet: UNet) -> UNet:
+    """Return the structure with the blocks that it must have, judging by its other blocks.
+
+    A level on the way up has one residual block more than the level of the same size on the way down, and either all
+    residual blocks of a level have attention, or none.
+    """
+    levels = max(len(unet.down), len(unet.up))
+    down, up = ((*way, *((),) * (levels - len(way))) for way in (unet.down, unet.up))
+    numbers = [max(len(one), len(other) - 1) for one, other in zip(down, up[::-1], strict=True)]
+    return replace(
+        unet,
+        down=tuple(_filled(one, number) for one, number in zip(down, numbers, strict=True)),
+        up=tuple(_filled(one, number + 1) for one, number in zip(up, numbers[::-1], strict=True)),
+    )
+
+
+def _filled(depths: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(depth or max(depths, default=0) for depth in (*depths, *(0,) * (number - len(depths))))
 
 
 def _embedding(name: str) -> dict[str, str]:
