@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.roots import is_flat_average
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.code_notes import with_possible_codes_said
@@ -16,7 +17,7 @@ from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
-from ..util.text import grouped
+from ..util.text import count, grouped, listing
 from .changed_source import Changes, Quantisation, changed_source
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import (
@@ -272,6 +273,7 @@ def _edit(
             notes=[*changed.notes, *notes, *removal_notes(changed.metadata, metadata or {})],
             decoded_dtype=dtype_of_weights(folder.config, default),
         )
+        plan = _with_flat_averages_said(plan)
         plan = with_row_order_said(plan, [checkpoint], {}) if verb == "rename" else plan
         plan = in_float32(plan) if changed.is_gguf else plan
         check_codes(plan, [checkpoint.codes_before_operations])
@@ -291,6 +293,19 @@ def _edit(
         checkpoint.close()
         raise
     return replace(plan, inputs=PlanInputs((checkpoint,), None, tuple(others)))
+
+
+def _with_flat_averages_said(plan: Plan) -> Plan:
+    """Return the plan with a note if its output has averages of Stable Diffusion's U-Net, but not the U-Net."""
+    keys = [step.key for step in plan.steps]
+    flat = [key for key in keys if is_flat_average(key)]
+    if not flat or any(key.startswith("model.diffusion_model.") for key in keys):
+        return plan
+    note = (
+        f"{count(len(flat), 'average')} of weights without the dots of the weights' names, so that they fit no model: "
+        f"ckpt convert --layout diffusers-ema of the whole file gives them these names: {listing(flat, 3)}"
+    )
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _check_heads(layout: str | None, heads: str | None) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "Root",
     "check_keys",
     "find_root",
+    "is_flat_average",
     "optimizers_in",
     "other_roots_note",
     "parts_of",
@@ -130,10 +131,35 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
         paths = [root.path or "the top level (--root .)" for root in candidates]
         raise ConfigError(
             f"--root {escape(wanted)} has no tensors in {escape(uri)}.",
-            hint=f"Choose one of its state dicts: {listing(paths)}." if paths else "",
+            hint=_prefixed(wanted, candidates)
+            or (f"Choose one of its state dicts: {listing(paths)}." if paths else ""),
             details=[root.path or "." for root in candidates],
         )
     return Root(path, entries, tensors, keys, packing)
+
+
+def _prefixed(wanted: str, candidates: Sequence[Root]) -> str:
+    """Return a hint if ``wanted`` is no state dict, but keys of one begin with it; else ''."""
+    for root in candidates:
+        keys = [key for key in map(key_text, root.entries) if key.startswith(f"{wanted}.")]
+        if keys:
+            where = root.path or "the top level"
+            how = f"ckpt filter --include {escape(wanted)} selects them"
+            if is_flat_average(keys[0]):
+                how = (
+                    "ckpt convert --layout diffusers-ema gives them the names of the weights that they are averages of"
+                )
+            begin = "begins" if len(keys) == 1 else "begin"
+            return f"{count(len(keys), 'key')} in {where} {begin} with {escape(wanted)}.: {how}."
+    return ""
+
+
+def is_flat_average(key: str) -> bool:
+    """Return whether a tensor is an average of a U-Net's weights in an original file of Stable Diffusion.
+
+    https://github.com/CompVis/latent-diffusion/blob/main/ldm/modules/ema.py
+    """
+    return key.startswith("model_ema.diffusion_model") and key.count(".") == 1
 
 
 def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:

@@ -167,6 +167,18 @@ def test_a_root_may_hang_deep_and_its_keys_may_hold_dots() -> None:
         opened(value, "nothing")
 
 
+def test_a_root_with_which_keys_begin_has_a_hint_that_selects_them() -> None:
+    flat = {"model_ema.diffusion_modelout0weight": T, "model_ema.diffusion_modelout0bias": T}
+    value = {"state_dict": {"ema.w": T, "model.diffusion_model.out.0.weight": T, **flat}}
+    with pytest.raises(cs.ConfigError) as error:
+        opened(value, "ema")
+    assert error.value.hint == "1 key in state_dict begins with ema.: ckpt filter --include ema selects them."
+    with pytest.raises(cs.ConfigError, match=r"2 keys in state_dict begin with model_ema\.: .* --layout diffusers-ema"):
+        opened(value, "model_ema")
+    notes = [cs.filter("x.pth", include=one).notes for one in ("model_ema.**", "model*.**")]
+    assert ["2 averages of weights without the dots" in "".join(one) for one in notes] == [True, False]
+
+
 def test_the_top_level_can_be_asked_for() -> None:
     assert list(opened({"model": {"a": T, "b": T}, "ema": T}, ".")) == ["ema"]
 

@@ -242,10 +242,12 @@ def _plan_models(
             more = opened_statistics(asked.statistics, method, at_models, views, stack, paths=paths)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         pieces = pieces_of(views, numbers, at, method, values)
+        vocabulary, encoded = chosen[0] if chosen else None, asked.encoded(stored[donor])
+        options = replace(asked.options, vocabulary=vocabulary, statistics=more.by_model, encoded=encoded)
         plan = plan_merge(
             [*views, *more.views],
             list(with_tied_heads(pieces, views, tied)) if tied else pieces,
-            replace(asked.options, vocabulary=chosen[0] if chosen else None, statistics=more.by_model),
+            options,
             seed=asked.seed,
             arguments=_recorded(asked, settings, base=None if base is None else views[-1].source.name),
             metadata=stored[donor].metadata,

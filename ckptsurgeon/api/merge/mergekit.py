@@ -102,7 +102,11 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             )
             stored = as_stored(opened, asked.encoding)
             chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)
-            options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
+            options = replace(
+                options,
+                vocabulary=chosen[0] if chosen is not None else None,
+                encoded=asked.encoded(stored[merged.donor]),
+            )  # fmt: skip
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             given = merged.given_statistics(asked.statistics)

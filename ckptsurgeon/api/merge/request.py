@@ -130,6 +130,10 @@ class MergeRequest:
         stack.enter_context(KeptOpen(read))
         return read
 
+    def encoded(self, donor: Checkpoint) -> frozenset[str]:
+        """Return the keys of the weights that the output stores as ``donor`` does: quantised."""
+        return frozenset(one.name for one in donor.codes.tensors) if self.encoding == ENCODINGS[0] else frozenset()
+
     def notes(self, opened: Sequence[Checkpoint]) -> list[str]:
         """Return the notes on the open models, and on arguments that have no effect."""
         notes = source_notes(opened, unwrap=self.unwrap)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -103,7 +103,8 @@ COMPUTE = ("float32", "float64")
 class MergeOptions:
     """Options for models that differ, and the dtypes of computation and output; ``of`` checks them.
 
-    ``statistics`` maps the index of each model to its statistics, if the method uses them.
+    ``statistics`` maps the index of each model to its statistics, if the method uses them. ``encoded`` are the keys of
+    weights that the output stores quantised, as one of the models does.
     """
 
     on_missing: str = "error"
@@ -114,6 +115,7 @@ class MergeOptions:
     vocabulary: MergeVocabulary | None = None
     device: str = ""
     statistics: Mapping[int, ModelStatistics] = field(default_factory=dict)
+    encoded: Collection[str] = ()
 
     @staticmethod
     def of(

@@ -350,7 +350,8 @@ class _MergeSteps:
         bits = max(DTYPES[dtype].bits for dtype in dtypes)
         widest = [dtype for dtype in dtypes if DTYPES[dtype].bits == bits]
         made = widest[0] if len(widest) == 1 else "float32"
-        self._notes.mixed.setdefault(made, []).append(piece.key)
+        if piece.key not in self._options.encoded:
+            self._notes.mixed.setdefault(made, []).append(piece.key)
         return made
 
 

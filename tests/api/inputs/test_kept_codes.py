@@ -578,6 +578,16 @@ def test_what_a_plain_model_gets_of_a_quantised_one_is_decoded(tmp_path: Path) -
     assert not cs.inspect(tmp_path / "out").codes
 
 
+def test_a_merge_does_not_note_the_dtype_of_weights_that_are_encoded_again(tmp_path: Path) -> None:
+    a = BY_NAME["fp8-block"].folder(tmp_path / "a", 0)
+    cs.apply(cs.convert(a, dequantize=True, dtype="float16"), tmp_path / "b")
+    weights = [one.name for one in cs.open_checkpoint(a).codes.tensors]
+    for kept, noted in (("keep", []), ("dequantize", weights)):
+        plan = cs.merge([a, tmp_path / "b"], method="linear", weights=[1, 1], encoding=kept)
+        (note,) = (one for one in plan.notes if "different dtypes" in one)
+        assert [name for name in weights if name in note] == noted
+
+
 def test_a_weight_that_only_another_model_has_is_an_error(tmp_path: Path) -> None:
     a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     state = load_file(b / "model.safetensors")
