@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.layouts.layout import LayoutChange
+from ...planning.layouts.layout import Layout, LayoutChange
+from ...planning.layouts.recognise import recognised
 from ...planning.llama_cpp.checks import check_complete
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
@@ -60,6 +61,9 @@ NO_OUTPUT = Note(
     "true in config.json, or transformers initialises the output layer with random values",
 )
 
+FLUX, ORIGINAL = "flux", "bfl"
+"""The family of Flux, also its architecture in GGUF, and the layout of its original code."""
+
 
 def llama_cpp_layout(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     """Return the conversion of a checkpoint to the layout ``name``: "gguf", "transformers" or "auto".
@@ -85,6 +89,8 @@ def _is_done(checkpoint: Checkpoint) -> bool:
 def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     stated = folder.config.get("model_type")
     why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
+    if is_auto and (flux := next((one for family, one in recognised(checkpoint) if family.name == FLUX), None)):
+        return _of_flux(flux, checkpoint)
     if is_auto:
         keep = "its tensors keep their names, because llama.cpp's layout of them is not known"
         note = Note(NoteKind.METADATA_REFUSED, f"llama.cpp will not load the output: {keep}: {why}")
@@ -93,6 +99,23 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",
         hint=f"The known model types are {', '.join(MODEL_TYPES)}; --layout keep leaves the layout unchanged.",
     )
+
+
+def _of_flux(layout: Layout, checkpoint: Checkpoint) -> NamedLayout:
+    """Return the layout of Flux in GGUF: ComfyUI-GGUF reads the names of the original code, and needs an architecture.
+
+    https://github.com/city96/ComfyUI-GGUF/blob/main/loader.py
+    """
+    if layout.name == ORIGINAL:
+        note = (
+            f"{ARCHITECTURE} is {FLUX}, with which ComfyUI-GGUF reads the output; llama.cpp reads no diffusion models"
+        )
+        return NamedLayout(metadata={ARCHITECTURE: FLUX}, notes=(note,))
+    said = (
+        f"ComfyUI-GGUF will not load the output: its tensors have the names of {layout.library}: first run ckpt "
+        f"convert {escape(checkpoint.path)} --layout {ORIGINAL} -o NAME.safetensors"
+    )
+    return NamedLayout(notes=(Note(NoteKind.METADATA_REFUSED, said),))
 
 
 def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:

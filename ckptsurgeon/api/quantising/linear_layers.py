@@ -17,6 +17,7 @@ from ..quantised_class import kept_plain
 __all__ = ["EMBEDDING", "HEAD", "ROUTER", "LinearLayers", "linear_layers"]
 
 EMBEDDING, HEAD, ROUTER = "embedding", "output layer", "router of experts"
+TIME = "linear layer of the embedding of the time step"
 
 _HEADS = {
     "lm_head", "embed_out", "output", "output_projection", "proj_out", "score", "classifier", "qa_outputs", "head",
@@ -24,6 +25,7 @@ _HEADS = {
 }  # fmt: skip
 _ROUTERS = re.compile(r"^(?:gate|router|wg|shared_expert_gate|moe_gate|gate_network|switch)$")
 _EMBEDDINGS = re.compile(r"embed|^(?:wte|wpe|shared|relative_attention_bias|rotary|pos_emb|position_ids)$")
+_TIMES = re.compile(r"^time(?:step)?_embed")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _LAYER = re.compile(r"\.\d+\.")
 _TURNED = {"c_attn", "c_fc", "c_proj", "q_attn"}
@@ -126,6 +128,8 @@ def _by_name(key: str, *, turned: bool = False) -> str:
     layer = path[-1] if path else ""
     if leaf != "weight":
         return "not the weight of a layer"
+    if any(_TIMES.search(part) for part in path[-2:]):
+        return TIME
     if any(_EMBEDDINGS.search(part) for part in path[-2:]) and layer not in _HEADS:
         return EMBEDDING
     if layer in _HEADS and not _LAYER.search(key):

@@ -156,6 +156,16 @@ def test_an_unknown_model_keeps_its_names_with_a_note(ckpt: Any) -> None:
     assert (told.code, Path("y.gguf").exists()) == (4, False)
 
 
+def test_flux_gets_the_architecture_with_which_comfyui_reads_it() -> None:
+    recorded = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "flux"
+    plan = cs.convert(recorded / "bfl.safetensors", layout="auto")
+    assert plan.metadata["general.architecture"] == "flux"
+    assert any("with which ComfyUI-GGUF reads the output" in note for note in plan.notes)
+    plan = cs.convert(recorded / "diffusers.safetensors", layout="auto")
+    assert "general.architecture" not in plan.metadata
+    assert any("ComfyUI-GGUF will not load the output" in n and "--layout bfl" in n for n in plan.notes)
+
+
 def test_a_tensor_without_a_name_is_an_error() -> None:
     model("llama")
     tensors = load_file("model/model.safetensors")

@@ -313,3 +313,11 @@ def test_a_sparse_matrix_is_not_quantised() -> None:
     torch.save({"q_proj.weight": torch.eye(256).to_sparse()}, "sparse.pth")
     with pytest.raises(cs.PlanError, match=r"has no matrix to quantise \(it is sparse\)"):
         cs.convert("sparse.pth", quantize="int8")
+
+
+def test_linear_layers_of_the_embedding_of_the_time_step_are_called_so() -> None:
+    state = {"time_embed.0.weight": torch.ones(16, 16), "out.weight": torch.ones(16, 16)}
+    save_file({**state, "label_embed.weight": torch.ones(16, 16)}, "unet.safetensors")
+    notes = cs.convert("unet.safetensors", quantize="fp8-channel").notes
+    assert "not quantised (linear layer of the embedding of the time step): time_embed.0.weight" in notes
+    assert "not quantised (embedding): label_embed.weight" in notes
