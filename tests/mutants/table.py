@@ -1777,8 +1777,8 @@ MUTANTS = (
     ),
     Mutant(
         "stacks are joined to single experts as single experts",
-        "any(is_stack(one.kind) for one in modules) and any(",
-        "any(is_stack(one.kind) for one in modules) and all(",
+        "if single and any(is_stack(one.kind) for one in modules):",
+        "if single and all(is_stack(one.kind) for one in modules):",
         "api/lora/test_kept_stacks.py",
     ),
     Mutant(
