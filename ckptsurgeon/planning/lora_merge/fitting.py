@@ -14,6 +14,7 @@ from ..llama_cpp.names import layout_hint
 from ..plan.compute import LoraTerm
 from ..plan.files import SourceView
 from ..plan.step import Input
+from .other_layout import other_layout_hint
 
 __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "weight_layout"]
 
@@ -27,17 +28,27 @@ class AdapterView:
     weight: float = 1.0
 
 
-def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: AdapterView, base: SourceView) -> None:
+def check_names(
+    modules: Sequence[AdapterModule],
+    names: MatchedModules,
+    one: AdapterView,
+    base: SourceView,
+    *,
+    merging: bool = True,
+) -> None:
     """Raise PlanError if a module of an adapter matches no tensor of the base, or several.
 
-    ``names`` says which modules match one tensor, several or none.
+    ``names`` says which modules match one tensor, several or none. ``merging`` says that the adapter is merged, for the
+    hint; otherwise only the names of the base are needed.
     """
     name, theirs = escape(one.adapter.name), escape(base.source.name)
+    layout = other_layout_hint(names.lacking, one.adapter.name, base, merging=merging) if names.lacking else ""
     if modules and not names.weights and not names.several:
         raise PlanError(
-            f"the adapter {name} is for another model: {theirs} has none of its {count(len(modules), 'module')}, "
-            f"such as {escape(modules[0].name)}.",
-            hint=layout_hint(
+            f"the adapter {name} {'has names of another layout' if layout else 'is for another model'}: {theirs} has "
+            f"none of its {count(len(modules), 'module')}, such as {escape(modules[0].name)}.",
+            hint=layout
+            or layout_hint(
                 [(base.source.name, base.tensors), (one.adapter.name, [f"{module.name}." for module in modules])],
                 convert=base.source.name,
             )
@@ -48,7 +59,7 @@ def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: Ad
         raise PlanError(
             f"the adapter {name} has {count(len(names.lacking), 'module')} that {theirs} lacks: "
             f"{listing(names.lacking)}.",
-            hint="Use the model that the adapter was trained on, or leave these modules out with --exclude.",
+            hint=layout or "Use the model that the adapter was trained on, or leave these modules out with --exclude.",
             details=names.lacking,
         )
     if names.several:

@@ -141,7 +141,7 @@ def named_modules(
     if base is None or not checked:
         return [_named(module) for module in modules], []
     names = match_modules([(m.component, m.name, m.joined) for m in checked], base.tensors, one.adapter.saved)
-    check_names(checked, names, one, base)
+    check_names(checked, names, one, base, merging=False)
     for module in checked:
         _check_shapes(one, module, names.weights[module.component, module.name], base)
     if not joined:

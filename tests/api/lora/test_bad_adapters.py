@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import ckptsurgeon as cs
+
 from ...helpers.adapters import base_state, factors, peft_folder
 
 A, B = factors(8, 8)
@@ -190,3 +192,41 @@ def test_a_dora_over_the_inputs_is_named(key: str, shape: tuple[int, ...], ckpt:
     done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
     assert done.code == 2, done
     assert "a.safetensors has a DoRA magnitude for each input" in " ".join(done.err.split())
+
+
+LAYOUTS = Path(__file__).parents[3] / "fixtures" / "golden" / "layouts"
+
+
+@pytest.mark.parametrize(
+    ("base", "module", "there", "here"),
+    [
+        ("flux/bfl", "transformer.transformer_blocks.0.attn.to_k", "diffusers", "bfl"),
+        ("flux/diffusers", "lora_unet_double_blocks_0_img_attn_qkv", "bfl", "diffusers"),
+        ("stable-diffusion/ldm", "lora_unet_mid_block_attentions_0_proj_in", "diffusers", "ldm"),
+        ("stable-diffusion/diffusers", "lora_unet_middle_block_1_proj_in", "ldm", "diffusers"),
+    ],
+)
+def test_an_adapter_with_names_of_another_layout_gets_the_commands(
+    base: str, module: str, there: str, here: str
+) -> None:
+    path = LAYOUTS / f"{base}.safetensors"
+    sides = ("lora_down", "lora_up") if module.startswith("lora_") else ("lora_A", "lora_B")
+    save_file({f"{module}.{side}.weight": one for side, one in zip(sides, (A, B), strict=True)}, "a.safetensors")
+    with pytest.raises(cs.PlanError, match="has names of another layout") as caught:
+        cs.lora_merge(path, "a.safetensors")
+    hint = caught.value.hint or ""
+    assert f"--layout {there} -o base.safetensors, then ckpt lora merge base.safetensors a.safetensors" in hint
+    assert f"ckpt convert merged.safetensors --layout {here} -o" in hint
+    if module.startswith("lora_"):
+        with pytest.raises(cs.PlanError) as caught:
+            cs.lora_convert("a.safetensors", to="peft", base=path)
+        assert (caught.value.hint or "").endswith("give base.safetensors as the base.")
+
+
+def test_modules_of_further_layers_are_not_of_another_layout() -> None:
+    save_file(
+        {f"double_blocks.99.img_attn.qkv.lora_{part}.weight": one for part, one in (("A", A), ("B", B))},
+        "a.safetensors",
+    )
+    with pytest.raises(cs.PlanError, match="for another model"):
+        cs.lora_merge(LAYOUTS / "flux/bfl.safetensors", "a.safetensors")
