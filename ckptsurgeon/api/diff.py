@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
 from ..formats.base.header import no_collection
 from ..storage.read.uri import shown
+from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note, with_prefix
 from ..util.text import escape
@@ -159,16 +160,17 @@ def _compared(
         alone = notes_of_some((a.path, folder_notes(a)), (b.path, folder_notes(b)))
         notes = [*alone, *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
         notes += older_name_notes((first, second), root)
-        if found.added and found.removed and not (found.same or found.changed or found.reshaped or found.retyped):
-            notes += _layout_notes(a, b)
+        notes += _layout_notes(found, (a.path, a), (b.path, b))
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
 
-def _layout_notes(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return a note if two checkpoints store the same kind of network in different layouts."""
+def _layout_notes(found: Difference, *models: tuple[str, Mapping[str, TensorInfo]]) -> list[str]:
+    """Return a note if two checkpoints without a common key store the same kind of network in different layouts."""
+    if not (found.added and found.removed) or found.same or found.changed or found.reshaped or found.retyped:
+        return []
     from ..planning.layouts.differing import differing_layouts_hint  # this imports all layouts
 
-    hint = differing_layouts_hint([(a.path, a), (b.path, b)])
+    hint = differing_layouts_hint(models)
     return [f"the names differ, since {hint.rstrip('.')}"] if hint else []
 
 
@@ -224,7 +226,9 @@ def _of_large(first: Path, second: Path, root: str | None, include: Patterns, ex
         plain = other()
         there, theirs = _from_plain(plain) if plain is not None else _outline(second, root)
         found = compare_outlines(here, there, include=include, exclude=exclude)
-        return replace(found, notes=(*found.notes, *notes_of_some((here.path, own), (there.path, theirs))))
+        notes = [*notes_of_some((here.path, own), (there.path, theirs))]
+        notes += _layout_notes(found, (here.path, here.tensors), (there.path, there.tensors))
+        return replace(found, notes=(*found.notes, *notes))
 
 
 def _outline(path: Path, root: str | None) -> tuple[Outline, Sequence[str]]:

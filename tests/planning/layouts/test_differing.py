@@ -41,7 +41,9 @@ def test_an_average_and_a_transplant_of_two_layouts_name_the_conversion() -> Non
     assert error.value.hint == HINT
 
 
-def test_a_comparison_of_two_layouts_notes_it() -> None:
+@pytest.mark.parametrize("large", [True, False])
+def test_a_comparison_of_two_layouts_notes_it(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsurgeon.api.diff.LARGE", 0 if large else 1 << 40)
     said = f"the names differ, since {HINT}".rstrip(".")
     assert said in cs.diff(*TWO).notes
     assert not any("layout" in note for note in cs.diff(TWO[0], TWO[0]).notes)
