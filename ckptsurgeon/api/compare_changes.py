@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -48,10 +47,6 @@ def compare_changes(
     quantised tensors that cannot be decoded. Also raises the errors of ``open_checkpoint``, and FormatError for a wrong
     checksum.
     """
-    if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
-        raise ConfigError(
-            "the argument models is one model, not a list of models.", hint="Give a list of two or more models."
-        )
     given = list(models)
     if len(given) < 2:
         raise ConfigError(

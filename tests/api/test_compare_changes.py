@@ -222,7 +222,7 @@ def test_a_damaged_record_is_an_error_and_no_change() -> None:
 
 @pytest.mark.parametrize("models", ["ab", Path("a.safetensors"), {"w": torch.ones(2)}])
 def test_one_model_is_no_list(models: Any) -> None:
-    with pytest.raises(cs.ConfigError, match="models is one model"):
+    with pytest.raises(cs.ConfigError, match=r"the argument models is .*, not a list of .* Give a list: \["):
         cs.compare_changes(saved("base", w=torch.ones(2)), models)
 
 

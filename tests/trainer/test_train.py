@@ -552,5 +552,5 @@ def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.Mo
 
 
 def test_a_text_is_no_list_of_settings(init: str) -> None:
-    with pytest.raises(cs.ConfigError, match=r"sets is 'lr=1', not a list of strings\. Write \['lr=1'\]"):
+    with pytest.raises(cs.ConfigError, match=r"sets is 'lr=1', not a list of strings\. Give a list: \['lr=1'\]"):
         cs.train(sets="lr=1")

@@ -161,6 +161,10 @@ class _Kind:
             return True
         return self.items is not None and isinstance(value, list) and all(map(self.items, value))
 
+    def hint(self, value: Any) -> str:
+        """Return a hint if ``value`` is a single item of the list that is wanted, else ''."""
+        return f"Give a list: [{brief_repr(value)}]." if self.items is not None and self.items(value) else ""
+
 
 def _is_none(value: Any) -> bool:
     return value is None
@@ -342,7 +346,9 @@ def check_types(
             continue
         _check_complete(name, field, value)
         said = f"{escape(name)}: the argument {field} is {brief_repr(value)}, not {kind.wanted}."
-        raise ConfigError(said, hint=path_hint(value, name) if kind.wanted == KINDS["Path"].wanted else "")
+        raise ConfigError(
+            said, hint=path_hint(value, name) if kind.wanted == KINDS["Path"].wanted else kind.hint(value)
+        )
 
 
 def path_hint(value: Any, verb: str = "") -> str:

@@ -169,12 +169,7 @@ class _Mode:
 
 
 def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple[str, ...]:
-    """Return the ``KEY=VALUE`` strings of the user, and strings for the arguments ``steps`` and ``seed``.
-
-    Raises ConfigError if ``sets`` is a single string.
-    """
-    if isinstance(sets, str):
-        raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
+    """Return the ``KEY=VALUE`` strings of the user, and strings for the arguments ``steps`` and ``seed``."""
     return (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
 
 

@@ -65,7 +65,7 @@ class Transcripts(Brief):
 
 @checked
 def transcribe(
-    checkpoint: Path, sounds: Sequence[Path], *, config: Path | None = None, device: str | None = None,
+    checkpoint: Path, sounds: Path | Sequence[Path], *, config: Path | None = None, device: str | None = None,
     batch_size: int | None = None, beam: int | None = None, lm: Path | None = None, lm_weight: float | None = None,
     word_bonus: float | None = None,
 ) -> Transcripts:  # fmt: skip
