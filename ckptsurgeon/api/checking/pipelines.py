@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
 from ...formats.unsupported.folders import object_in, pipeline_index
-from ...planning.layouts.families.stable_diffusion import family_of
-from ...planning.layouts.incomplete_layers import check_complete
-from ...planning.layouts.parts.pipeline import pipeline_in
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
 from ...util.text import escape, shape_text
+from .networks import missing_notes
 
 __all__ = ["pipeline_notes"]
 
@@ -60,7 +57,7 @@ def pipeline_notes(checkpoint: Checkpoint) -> Iterator[Note]:
     index = pipeline_index(folder)
     if not index:
         yield from _network_notes("", object_in(folder, CONFIG), checkpoint)
-        yield from _missing_notes(checkpoint)
+        yield from missing_notes(checkpoint)
         return
     parts: dict[str, dict[str, TensorInfo]] = {}
     for key, info in checkpoint.items():
@@ -69,25 +66,8 @@ def pipeline_notes(checkpoint: Checkpoint) -> Iterator[Note]:
     for name, tensors in parts.items():
         if name in index:
             yield from _network_notes(f"{name}/", object_in(folder.inside(name), CONFIG), tensors)
-    yield from _missing_notes(checkpoint)
+    yield from missing_notes(checkpoint)
     yield from _width_notes(index, parts)
-
-
-@notes_of(NoteKind.MISSING_TENSORS)
-def _missing_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note on the first tensor that a block of a U-Net or autoencoder lacks, although other blocks have it."""
-    tensors = {key: info for key, info in checkpoint.items() if key.endswith((".weight", ".bias"))}
-    found = pipeline_in(tensors) if not checkpoint.codes else None  # only some layers are quantised
-    if found is None:
-        return
-    family = family_of(found)
-    for layout in family.layouts:
-        if all(mark in tensors for mark in layout.marks) and layout.fits(tensors):
-            try:
-                check_complete(family, layout, tensors, "")
-            except PlanError as error:
-                yield error.message.removesuffix(".")
-            return
 
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)

@@ -32,6 +32,9 @@ _OF_FILES = frozenset((
 ))  # fmt: skip
 """The kinds of notes on a checkpoint's files and their bytes. All other notes say how the checkpoint was opened."""
 
+_OF_PARTS = (NoteKind.PART_OF_MODEL, NoteKind.SINGLE_RANK, NoteKind.SPLIT_TENSORS, NoteKind.INCOMPLETE_FILE)
+"""The kinds of notes that say that a file has only a part of a model."""
+
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
     """Return ``subject`` with notes on its checkpoint, which is not in a model's folder."""
@@ -39,6 +42,10 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
     from ..model_folder.layers.holes import gap_notes
 
     of_keys = () if checkpoint.elsewhere else (*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint))
+    if not any(note.kind in _OF_PARTS for note in checkpoint.notes):
+        from .networks import network_notes  # imports the layouts of networks
+
+        of_keys = (*of_keys, *network_notes(checkpoint))
     notes = (*notes_without_folder(checkpoint), *of_keys, *adapter_of(checkpoint)[1])
     return replace(subject, notes=tuple(short_notes(checkpoint, notes)))
 

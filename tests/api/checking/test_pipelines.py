@@ -119,6 +119,13 @@ def test_a_missing_tensor_of_the_unet_is_named(key: str) -> None:
     assert [key in said for said in failures("sd/unet")] == [True]
 
 
+def test_a_missing_block_of_the_unet_is_named() -> None:
+    made()
+    lost = "up_blocks.1.resnets.2."
+    rewrite(WEIGHTS, lambda tensors: [tensors.pop(key) for key in [*tensors] if key.startswith(lost)])
+    assert failures("sd") == ["unet.up_blocks.1.resnets.2 is missing, judging by the other blocks of the network"]
+
+
 @pytest.mark.long
 def test_a_missing_tensor_of_the_autoencoder_is_named() -> None:
     made()
