@@ -42,15 +42,20 @@ def check_names(
     hint; otherwise only the names of the base are needed.
     """
     name, theirs = escape(one.adapter.name), escape(base.source.name)
-    layout = other_layout_hint(names.lacking, one.adapter.name, base, merging=merging) if names.lacking else ""
+    layout = (
+        other_layout_hint(names.lacking, one.view.source.in_commands, base, merging=merging) if names.lacking else ""
+    )
     if modules and not names.weights and not names.several:
         raise PlanError(
             f"the adapter {name} {'has names of another layout' if layout else 'is for another model'}: {theirs} has "
             f"none of its {count(len(modules), 'module')}, such as {escape(modules[0].name)}.",
             hint=layout
             or layout_hint(
-                [(base.source.name, base.tensors), (one.adapter.name, [f"{module.name}." for module in modules])],
-                convert=base.source.name,
+                [
+                    (base.source.in_commands, base.tensors),
+                    (one.adapter.name, [f"{module.name}." for module in modules]),
+                ],
+                convert=base.source.in_commands,
             )
             or "Use the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
             details=names.lacking,

@@ -32,7 +32,7 @@ def other_layout_hint(lacking: Sequence[str], adapter: str, base: SourceView, *,
         others = (one for one in family.layouts if one.name != here.name and not one.only_written)
         there = next((one for one in others if _has_all(one, modules)), None)
         if there is not None:
-            given = escape(base.source.name)
+            given = escape(base.source.in_commands)
             convert = f"ckpt convert {given} --layout {there.name} -o base.safetensors"
             lead = f"The adapter has the names of the layout {there.name}, {given} those of {here.name}: run {convert}"
             if not merging:

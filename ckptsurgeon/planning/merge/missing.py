@@ -54,7 +54,7 @@ def layouts_hint(views: Iterable[SourceView]) -> str:
     """Return a hint if models store one kind of network in different layouts, such as that of diffusers; '' if not."""
     from ..layouts.differing import differing_layouts_hint  # this imports all layouts, which most merges do not need
 
-    return differing_layouts_hint((view.source.name, view.tensors) for view in views)
+    return differing_layouts_hint((view.source.in_commands, view.tensors) for view in views)
 
 
 def _of_adapters(views: Sequence[SourceView]) -> str:
@@ -73,5 +73,5 @@ def _are_wrapped(views: Sequence[SourceView], lacking: Mapping[int, Sequence[str
 
 
 def named_keys(views: Iterable[SourceView]) -> Iterator[tuple[str, Collection[str]]]:
-    """Return an iterator with a pair for each model: its name, and the keys of its tensors."""
-    return ((view.source.name, view.tensors.keys()) for view in views)
+    """Return an iterator with a pair for each model: its path, and the keys of its tensors."""
+    return ((view.source.in_commands, view.tensors.keys()) for view in views)

@@ -56,6 +56,11 @@ class PlanSource(Brief):
     memory: bool = False
     beside: tuple[FilePrint, ...] = ()
 
+    @property
+    def in_commands(self) -> str:
+        """The path, as commands in hints name it; the name if the source is an object in memory."""
+        return self.path or self.name
+
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
         operations = [dict(row) for row in self.operations]

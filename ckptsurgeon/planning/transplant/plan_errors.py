@@ -235,7 +235,8 @@ def _layouts_hint(target: TargetSpec, views: Sequence[SourceView]) -> str:
     """Return a hint if a source stores the destination's kind of network in another layout; '' if not."""
     from ..layouts.differing import differing_layouts_hint  # this imports all layouts, which other errors do not need
 
-    hints = ([(target.name, target.tensors), (view.source.name, view.tensors)] for view in views)
+    here = (target.keeps or target.name, target.tensors)
+    hints = ([here, (view.source.in_commands, view.tensors)] for view in views)
     return next(filter(None, map(differing_layouts_hint, hints)), "")
 
 

@@ -215,7 +215,10 @@ def test_an_adapter_with_names_of_another_layout_gets_the_commands(
     with pytest.raises(cs.PlanError, match="has names of another layout") as caught:
         cs.lora_merge(path, "a.safetensors")
     hint = caught.value.hint or ""
-    assert f"--layout {there} -o base.safetensors, then ckpt lora merge base.safetensors a.safetensors" in hint
+    assert (
+        f"ckpt convert {path} --layout {there} -o base.safetensors, then ckpt lora merge base.safetensors a.safetensors"
+        in hint
+    )
     assert f"ckpt convert merged.safetensors --layout {here} -o" in hint
     if module.startswith("lora_"):
         with pytest.raises(cs.PlanError) as caught:

@@ -32,6 +32,17 @@ def test_a_merge_of_two_layouts_names_the_conversion(on_missing: str) -> None:
     assert error.value.hint == HINT
 
 
+def test_a_model_in_another_folder_is_named_with_its_path() -> None:
+    Path("models").mkdir()
+    there = str(shutil.move(TWO[1], f"{Path('models').resolve()}/b.safetensors"))
+    with pytest.raises(cs.PlanError) as error:
+        cs.merge([TWO[0], there], method="linear", weights=[1, 1])
+    assert error.value.hint == HINT.replace("b.safetensors", there)
+    with pytest.raises(cs.PlanError) as error:
+        cs.transplant(TWO[0], there, layout="keep")
+    assert there in error.value.hint
+
+
 def test_an_average_and_a_transplant_of_two_layouts_name_the_conversion() -> None:
     with pytest.raises(cs.PlanError) as error:
         cs.average(TWO)
