@@ -139,7 +139,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
 
 
 def _prefixed(wanted: str, candidates: Sequence[Root]) -> str:
-    """Return a hint if ``wanted`` is no state dict, but keys of one begin with it; else ''."""
+    """Return a hint if ``wanted`` is not a state dict, but the beginning of keys in one; '' for other names."""
     for root in candidates:
         keys = [key for key in map(key_text, root.entries) if key.startswith(f"{wanted}.")]
         if keys:

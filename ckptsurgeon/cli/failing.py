@@ -75,7 +75,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_sound_module(path: str | None) -> bool:
-    """Return whether a file is a module of ckptsurgeon that can be compiled; also if there is no memory to do so."""
+    """Return whether a file is a module of ckptsurgeon without syntax errors; True if memory is too low to check it."""
     if not str(path).startswith(_PACKAGE):
         return False
     try:

@@ -22,7 +22,7 @@ __all__ = ["missing_notes", "network_notes"]
 def network_notes(checkpoint: Checkpoint) -> Iterator[Note]:
     """Yield notes on faults of the networks in a single file: missing tensors, and networks that do not fit together.
 
-    There are no notes on other networks, or on quantised tensors.
+    Other networks and quantised tensors are not checked.
     """
     yield from missing_notes(checkpoint)
     yield from _width_notes(checkpoint)

@@ -276,7 +276,7 @@ def _with_list(
 def _without(own: Collection[str], kept: Collection[str]) -> list[str]:
     """Return a note that the output has no tokeniser; it names the files of the donor's tokeniser that are left out.
 
-    ``own`` are the names of the files of the donor's tokeniser; if there are none, there is no note. ``kept`` are the
+    ``own`` are the names of the files of the donor's tokeniser; without such files, the list is empty. ``kept`` are the
     names of the files that the output gets.
     """
     if not own:

@@ -46,7 +46,7 @@ def _said(family: str, first: _Stored, second: _Stored) -> str:
 
 
 def _differing(models: Iterable[tuple[str, Tensors]]) -> tuple[str, _Stored, _Stored] | None:
-    """Return a family, and two models that store it in different layouts; None if there are no such models."""
+    """Return a family, and two models that store it in different layouts; None if all store it alike."""
     found = [(name, {family.name: layout for family, layout in recognised(tensors)}) for name, tensors in models]
     for (name, here), (other, there) in combinations(found, 2):
         both = [family for family in here if family in there]
