@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from ..checkpoint.checkpoint import Checkpoint
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensors
-from .families import family_by_keys
+from .family_by_keys import family_by_keys
 from .model_summary import ModelSummary, summary_of_metadata, with_weights
 
 __all__ = ["summary_of_file", "summary_of_keys"]

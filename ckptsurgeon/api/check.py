@@ -9,7 +9,7 @@ from functools import partial
 
 from ..analysis.check.checked_sums import checked_sums, recipe_sums
 from ..analysis.check.measuring.byte_scales import with_byte_scales
-from ..analysis.check.measuring.passing import measure
+from ..analysis.check.measuring.one_pass import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
 from ..analysis.check.report import DAMAGED, CheckReport
 from ..analysis.check.running import all_checks, run_checks, skipped_ids

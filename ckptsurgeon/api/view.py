@@ -234,7 +234,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     histograms: dict[str, tuple[int, ...]] = {}
     outermost: dict[str, tuple[int, int] | None] = {}
     if stats:
-        from ..analysis.outermost_codes import outermost_codes
+        from ..analysis.extreme_codes import outermost_codes
         from ..analysis.stats import histogram_of
 
         for checkpoint, one, give in zip(opened, found, weights, strict=True):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.families import family_by_keys
+from ckptsurgeon.analysis.family_by_keys import family_by_keys
 from ckptsurgeon.analysis.model_by_keys import summary_of_keys
 from ckptsurgeon.tensors.info import TensorInfo
 

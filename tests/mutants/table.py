@@ -2655,7 +2655,7 @@ MUTANTS = (
         "rare words without training are no sign of another list if placeholders are not trained either",
         " or np.count_nonzero(is_small[free]) > SHARE * len(free):",
         ":",
-        "analysis/check/test_other_list.py",
+        "analysis/check/test_other_token_list.py",
     ),
     Mutant(
         "an expression that is not evaluated may exclude any module from quantisation",

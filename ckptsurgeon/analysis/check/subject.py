@@ -10,10 +10,10 @@ from math import sqrt
 from ...tensors.info import TensorInfo
 from ...util.notes import Note
 from .checked_sums import RecipeSums
-from .families import is_weight
 from .measuring.figures import Figures
 from .measuring.measured import Measured
 from .shards import IndexFacts, ShardFacts
+from .tensor_roles import is_weight
 
 __all__ = ["AdapterFacts", "CardFacts", "ClassFacts", "Factors", "Subject", "WeightSize"]
 

@@ -53,7 +53,7 @@ def test_usual_8_bit_floats_are_not(form: str, share: float) -> None:
 
 
 def test_the_number_of_negative_zeros_is_about_the_expected_one() -> None:
-    from ckptsurgeon.analysis.check.measuring.passing import measure
+    from ckptsurgeon.analysis.check.measuring.one_pass import measure
 
     checkpoint = cs.open_checkpoint(model(USUAL["e4m3"], USUAL["e4m3"]))
     codes = {key: info for key, info in checkpoint.items() if key.endswith("weight")}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.measuring import passing
+from ckptsurgeon.analysis.check.measuring import one_pass
 from ckptsurgeon.analysis.check.measuring.blocks import Block, BlockFigures
 from ckptsurgeon.analysis.check.measuring.figures import BLOCK, Figures
 from ckptsurgeon.analysis.check.measuring.float_values import (
@@ -25,7 +25,7 @@ from ckptsurgeon.analysis.check.measuring.float_values import (
     as_floats_in_any_order,
     extremes,
 )
-from ckptsurgeon.analysis.check.measuring.passing import measure
+from ckptsurgeon.analysis.check.measuring.one_pass import measure
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 RARE = (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -207,7 +207,7 @@ def test_the_number_of_threads_does_not_change_the_result(tmp_path: Path, monkey
     save_file({f"{i}": values(torch.bfloat16, 300_000 + i) for i in range(4)}, tmp_path / "x.safetensors")
     found = []
     for threads in (1, 4):
-        monkeypatch.setattr(passing, "THREADS", threads)
+        monkeypatch.setattr(one_pass, "THREADS", threads)
         with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
             found.append(measure(checkpoint, checkpoint, ()))
     assert found[0] == found[1]
@@ -253,8 +253,8 @@ MANY = 300_000
 
 def measure_many(measured_block: Callable[..., BlockFigures], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"x": torch.zeros(1)}, folder / "x.safetensors")
-    monkeypatch.setattr(passing, "blocks_of", lambda key, info, **_: repeat(Block(key, info), MANY))
-    monkeypatch.setattr(passing, "measured_block", measured_block)
+    monkeypatch.setattr(one_pass, "blocks_of", lambda key, info, **_: repeat(Block(key, info), MANY))
+    monkeypatch.setattr(one_pass, "measured_block", measured_block)
     try:
         with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
             measure(checkpoint, checkpoint, ())
@@ -284,7 +284,7 @@ def test_all_threads_stop_when_one_cannot_read(tmp_path: Path, monkeypatch: pyte
             raise cs.SourceError("the file ends before.")
         return BlockFigures(None, 0, 0)
 
-    monkeypatch.setattr(passing, "THREADS", 2)
+    monkeypatch.setattr(one_pass, "THREADS", 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     with pytest.raises(cs.SourceError):
         measure_many(measured, tmp_path, monkeypatch)

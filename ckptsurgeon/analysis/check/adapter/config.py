@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..check import Check
-from ..noted import noted
+from ..note_findings import noted
 from ._against import no_adapter
 
 __all__ = ["CHECK"]

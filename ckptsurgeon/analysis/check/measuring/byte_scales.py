@@ -10,7 +10,7 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....tensors.info import TensorInfo
 from ....tensors.quantised.encoding import QuantisedTensor
 from ....tensors.quantised.settings import stated_by
-from ..families import is_scale
+from ..tensor_roles import is_scale
 
 __all__ = ["EXPONENTS", "with_byte_scales"]
 

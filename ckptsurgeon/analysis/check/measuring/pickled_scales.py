@@ -8,7 +8,7 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....tensors.info import TensorInfo
 from ....tensors.torch_quantisers import pickled_scale
 from .figures import Figures
-from .passing import measure
+from .one_pass import measure
 
 __all__ = ["pickled_scales"]
 

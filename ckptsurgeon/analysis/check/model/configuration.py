@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._noted import noted_check, unconfigured
+from ._inspect_notes import noted_check, unconfigured
 
 __all__ = ["CHECK"]
 

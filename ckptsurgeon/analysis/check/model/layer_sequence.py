@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._noted import damaged, noted_check
+from ._inspect_notes import damaged, noted_check
 
 __all__ = ["CHECK"]
 

@@ -9,10 +9,10 @@ from ....checkpoint.quantised_values import ORDERS, OUTSIDE, UNSET
 from ....util.note_kind import NoteKind
 from ....util.text import count, listing
 from ..check import SHOWN, Check, of_keys
-from ..noted import noted
+from ..note_findings import noted
 from ..report import Found, Status
 from ..subject import Subject
-from ._noted import damaged, unless_noted
+from ._inspect_notes import damaged, unless_noted
 
 __all__ = ["CHECK"]
 

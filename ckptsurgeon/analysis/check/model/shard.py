@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..check import without_files
 from ..subject import Subject
-from ._noted import damaged, noted_check
+from ._inspect_notes import damaged, noted_check
 
 __all__ = ["CHECK"]
 

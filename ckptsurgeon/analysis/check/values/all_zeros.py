@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ....checkpoint.values.norms import BIAS, MOSTLY
 from ....checkpoint.values.samples import NORM
 from ..check import Check, of_keys, without_values
-from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
+from ..tensor_roles import families
 
 __all__ = ["CHECK"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from ....util.text import escape, listing
 from ..check import SHOWN, Check, without_values
-from ..families import families
-from ..noted import noted
+from ..note_findings import noted
 from ..report import Found, Status
 from ..subject import Subject
+from ..tensor_roles import families
 
 __all__ = ["CHECK", "ID"]
 

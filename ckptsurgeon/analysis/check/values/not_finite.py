@@ -8,9 +8,9 @@ from ....tensors.dtypes import DTYPES, is_masked
 from ....tensors.quantised.methods import family
 from ....util.text import count
 from ..check import Check, of_keys, without_values
-from ..families import is_scale
 from ..report import Found, Status
 from ..subject import Subject
+from ..tensor_roles import is_scale
 
 __all__ = ["CHECK"]
 

@@ -30,11 +30,11 @@ from ....tensors.quantised.unlike import is_number
 from ....util.note_kind import NoteKind
 from ....util.text import count, natural_key
 from ..check import Check, of_keys
-from ..families import is_scale
 from ..measuring.byte_scales import EXPONENTS
 from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
+from ..tensor_roles import is_scale
 from ._fnuz_codes import perhaps_fnuz
 from ._fused_scales import APART, shared_by_fused, unlike_fused
 

@@ -13,7 +13,7 @@ from ..check import Check
 from ..measuring.measured import Rows
 from ..report import Found, Status
 from ..subject import Subject
-from ._other_list import other_list
+from ._other_token_list import other_list
 
 __all__ = ["CHECK"]
 

@@ -13,9 +13,9 @@ from ....tensors.odd_scales.layer_groups import larger_layers
 from ....tensors.odd_scales.sizes import APART, powers_of, unlike_other_layers
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, of_keys, without_values
-from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
+from ..tensor_roles import families
 from .huge_values import HUGE
 from .scales import CHECK as OF_SCALES
 from .scales import HUGE as TOO_LARGE

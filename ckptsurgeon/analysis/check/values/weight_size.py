@@ -27,7 +27,7 @@ from ....tensors.odd_scales.shifted import (
 from ....tensors.odd_scales.sizes import DECODED, FEWEST, INVERSE, LARGE, OF_SIZES, SMALL, USUAL
 from ....util.text import count, escape
 from ..check import Check, of_keys
-from ..noted import noted
+from ..note_findings import noted
 from ..report import Found, Status
 from ..subject import Subject, WeightSize
 from .scales import CHECK as OF_SCALES

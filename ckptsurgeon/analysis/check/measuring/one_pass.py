@@ -1,4 +1,4 @@
-"""Reads all values once, with a few threads, and returns the figures of each tensor."""
+"""Reads all values in one pass, with a few threads, and returns the figures of each tensor."""
 
 from __future__ import annotations
 

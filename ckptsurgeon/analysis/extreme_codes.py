@@ -1,4 +1,4 @@
-"""Counts the codes of a quantised weight that are the lowest or the highest that its encoding has."""
+"""Counts the extreme codes of a quantised weight: the lowest and the highest that its encoding has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups tensors into families (the same role in all layers); recognises weights, masks and scales by their keys."""
+"""Tells the roles of tensors by their keys: groups the same role in all layers, recognises weights and scales."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..check import Check
-from ..noted import noted
+from ..note_findings import noted
 from ..subject import Subject
 
 __all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]
