@@ -41,7 +41,7 @@ from .api.lora.merge import lora_merge as lora_merge
 from .api.lora.resize import lora_resize as lora_resize
 from .api.match import match as match
 from .api.merge.merge import merge as merge
-from .api.merge.windows import average_windows as average_windows
+from .api.merge.moving_average import average_windows as average_windows
 from .api.patch import apply_patch as apply_patch
 from .api.patch import make_patch as make_patch
 from .api.patch import read_patch as read_patch

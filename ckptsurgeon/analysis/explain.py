@@ -160,8 +160,8 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
     """
     if not places:
         return []
+    from .match.module_groups import Unit
     from .match.names import Likeness
-    from .match.units import Unit
 
     units = [Unit(name, order) for order, (_, name) in enumerate(places)]
     wanted = [Unit(key, 0)]

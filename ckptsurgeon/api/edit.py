@@ -18,7 +18,6 @@ from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import count, grouped, listing
-from .changed_source import Changes, Quantisation, changed_source
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import (
     CheckpointLike,
@@ -48,6 +47,7 @@ from .model_folder.output import edited_folder
 from .model_folder.quantised import dtype_beside_codes, dtype_of_weights, parts_elsewhere
 from .model_folder.weights.tied_heads import source_head_notes, with_lacking_head_said
 from .quantising.check_scheme import check_scheme
+from .source_changes import Changes, Quantisation, changed_source
 
 if TYPE_CHECKING:
     import torch

@@ -67,8 +67,8 @@ def fits(
         notes = [*said, *_notes(found, checkpoint, target, place)]
         if not found.strict:
             notes += older_name_notes((source, destination), root)
-            from .fitting_command import with_command
             from .from_pretrained import with_loader
+            from .transplant_that_fits import with_command
 
             found = with_loader(found, checkpoint, target)
             if target.cache_key:

@@ -28,7 +28,7 @@ def check_can_ask() -> None:
 
 def ask_to_consume(plan: Plan) -> None:
     """Ask the user twice whether the open sources of a plan may be deleted; raises ConfigError if an answer is no."""
-    from ..api.consuming import consumption
+    from ..api.files_to_consume import consumption
     from ..errors import ConfigError
 
     found, lost = consumption(plan), ""

@@ -11,7 +11,7 @@ from math import log
 import numpy as np
 import numpy.typing as npt
 
-from .units import Unit, fits
+from .module_groups import Unit, fits
 
 __all__ = ["Likeness", "by_word", "moved", "words_of"]
 

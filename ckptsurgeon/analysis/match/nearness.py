@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from .module_groups import FreeUnits, Unit
 from .names import Likeness
-from .units import FreeUnits, Unit
 
 __all__ = ["Nearness", "Parents", "parents_of"]
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
 from ...util.text import count
+from .module_groups import FreeUnits, Unit, fits, units_of
 from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
 from .parts import Parts, parts_of
 from .proposal import Match, Proposal
 from .set_aside import set_aside
 from .transposed import transposed, transposed_note
-from .units import FreeUnits, Unit, fits, units_of
 
 __all__ = ["propose"]
 

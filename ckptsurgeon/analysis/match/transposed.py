@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ...tensors.info import TensorInfo
 from ...util.text import count, listing
+from .module_groups import KERNEL, FreeUnits, Unit, fits, units_of
 from .names import Likeness, by_word
 from .nearness import MARGIN, Nearness
 from .parts import Parts, agree
 from .proposal import Tensors
-from .units import KERNEL, FreeUnits, Unit, fits, units_of
 
 __all__ = ["transposed", "transposed_note"]
 

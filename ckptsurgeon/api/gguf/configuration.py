@@ -16,7 +16,7 @@ from .fields import check_activation, check_only, defaults_of, number_in
 from .gemma import check_gemma
 from .phi_3 import phi_3_entries
 from .rope import rope_entries
-from .windows import window_entries
+from .sliding_window import window_entries
 
 __all__ = ["common_entries", "described", "entries_of"]
 

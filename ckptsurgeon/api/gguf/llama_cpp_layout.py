@@ -44,7 +44,7 @@ from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of
 from .heads import fused_heads, heads_of
 from .phi_3 import phi_3_factors
 from .rope import factors_of
-from .windows import window_notes
+from .sliding_window import window_notes
 
 __all__ = ["llama_cpp_layout"]
 

@@ -57,8 +57,8 @@ def compared(
     ``inputs`` are the inputs of the first network. ``shared`` are the tokens that both networks have; None if their
     token lists are equal. ``limit`` is the memory for parameters in bytes.
     """
+    from .hidden_differences import with_unseen
     from .layer_pairs import with_paired_layers
-    from .unseen import with_unseen
     from .weights import beyond_rounding, changed_in, differing, not_reached, other_shapes
 
     networks, runs, paired = with_paired_layers(networks, runs)

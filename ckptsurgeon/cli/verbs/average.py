@@ -162,7 +162,7 @@ def _write_windows(
 
     ``others`` are options that are for one output only, with their values; raises ConfigError if one of them is given.
     """
-    from ...api.merge.windows import average_windows
+    from ...api.merge.moving_average import average_windows
     from ...errors import ConfigError
 
     wrong = [name for name, value in {**others, **writing.more, "-n": writing.dry_run}.items() if value]

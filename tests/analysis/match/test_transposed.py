@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptsurgeon.analysis.match import transposed, units
+from ckptsurgeon.analysis.match import module_groups, transposed
+from ckptsurgeon.analysis.match.module_groups import Unit, units_of
 from ckptsurgeon.analysis.match.names import Likeness
 from ckptsurgeon.analysis.match.parts import NOTHING
 from ckptsurgeon.analysis.match.propose import propose
-from ckptsurgeon.analysis.match.units import Unit, units_of
 from ckptsurgeon.tensors.info import TensorInfo
 
 Tensors = dict[str, TensorInfo]
@@ -51,7 +51,7 @@ def comparisons(size: int, shape: Callable[[int], Shape], monkeypatch: pytest.Mo
 
     def counted(a: Unit, b: Unit) -> bool:
         counts[0] += 1
-        return units.fits(a, b)
+        return module_groups.fits(a, b)
 
     def zeros(shape: Any, *rest: Any) -> Any:
         counts[1] += prod(shape)
@@ -61,7 +61,7 @@ def comparisons(size: int, shape: Callable[[int], Shape], monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(transposed, "fits", counted)
         patch.setattr(
-            units, "np", type("Counted", (), {"zeros": staticmethod(zeros), "ix_": np.ix_, "bool_": np.bool_})
+            module_groups, "np", type("Counted", (), {"zeros": staticmethod(zeros), "ix_": np.ix_, "bool_": np.bool_})
         )
         found = propose("a", source, "b", destination)
     assert found.notes[0].startswith(
@@ -99,7 +99,7 @@ def test_the_groups_that_are_left_out_are_less_similar(seed: int) -> None:
     rivals = transposed._Rivals(first)
     for unit in second:
         least = draw.random()
-        near = {one for one in first if units.fits(one, unit) and float(likeness([one], [unit])[0, 0]) >= least}
+        near = {one for one in first if module_groups.fits(one, unit) and float(likeness([one], [unit])[0, 0]) >= least}
         assert near <= set(rivals.of(unit, likeness.telling(unit, least)))
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ....planning.keys.transposed import square_siblings
 from ....tensors.info import TensorInfo
 from ....util.text import count
+from ..module_groups import KERNEL
 from ..proposal import Proposal, Tensors, Undecided
-from ..units import KERNEL
 from .fused import Fused, find_fused, not_compared
 from .other_shapes import squeezed, turned_in_some_layers
 from .places import shown

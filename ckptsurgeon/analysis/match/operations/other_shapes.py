@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ..module_groups import KERNEL
 from ..proposal import Tensors
 from ..propose import propose
-from ..units import KERNEL
 from .places import shown
 from .steps import ORDER, TURN, Change, in_place
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ....tensors.info import TensorInfo
+from ..module_groups import KERNEL
 from ..parts import Parts, agree, parts_of
 from ..proposal import Tensors
-from ..units import KERNEL
 from .places import NUMBER, place_of
 
 __all__ = ["Stacked", "find_stacked", "numbered_lists", "stacks_not_compared"]

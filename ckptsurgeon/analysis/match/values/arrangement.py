@@ -18,7 +18,7 @@ from ....tensors.composition import permute, reshape
 from ....tensors.info import TensorInfo
 from ..operations.steps import Fields, Step, in_place
 from .elements import slices_of
-from .lines import sample_of
+from .line_fingerprints import sample_of
 from .rounded import are_near, projected_sample
 from .rounded_elements import rounded_order
 from .structure import operations_for_order

@@ -10,7 +10,7 @@ from ....engine.compute.bands import banded
 from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import blocks
-from .lines import ELEMENTS, bits_of, mixed, numbers_of
+from .line_fingerprints import ELEMENTS, bits_of, mixed, numbers_of
 
 __all__ = ["elements_of", "slices_of"]
 

@@ -18,11 +18,11 @@ from ..operations.assemble import LEFT_OUT, Answer, assembled
 from ..operations.propose import without_transposed_note
 from ..proposal import Proposal
 from .biases import with_biases
-from .lines import HALVES, agreement, common_dtype, is_comparable
+from .compared_tensors import Pairs, Side
+from .line_fingerprints import HALVES, agreement, common_dtype, is_comparable
 from .rearranged import rearranged, slices_rearranged, turned_copies, vector_stacks
 from .relations import WHY, relations
 from .same import pair_constants, pair_equals, reshapes
-from .side import Pairs, Side
 from .stacks import of_stacks
 
 __all__ = ["with_values"]

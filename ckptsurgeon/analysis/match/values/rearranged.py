@@ -16,12 +16,12 @@ from ..operations.stacked import numbered_lists
 from ..operations.steps import JOIN, ORDER, RETURN, STACK, UNSTACK, Change, Step, free_name
 from ..proposal import Tensors
 from .arrangement import arrangement, permutation, with_steps
+from .compared_tensors import EXPERTS, Pairs, Side
 from .elements import elements_of
-from .lines import lines_of
+from .line_fingerprints import lines_of
 from .relations import WHY
 from .rounded import rounded_lines
 from .rounded_elements import Groups, rounded_groups
-from .side import EXPERTS, Pairs, Side
 
 Numbers = npt.NDArray[np.uint64]
 

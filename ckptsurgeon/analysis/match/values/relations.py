@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..operations.steps import JOIN, ORDER, REORDER, RETURN, TURN, Change, Step, free_name, in_place
-from .pool import COLUMNS, Found, Matrix, Pool
+from .find_lines import COLUMNS, Found, Matrix, Pool
 from .structure import Region, operations_for_order, region_of
 
 __all__ = ["WHY", "relations"]

@@ -20,7 +20,7 @@ from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Box, blocks
-from .lines import ELEMENTS, Lines, ends_of, mixed
+from .line_fingerprints import ELEMENTS, Lines, ends_of, mixed
 
 __all__ = ["Numbers", "Projections", "are_near", "numbered", "projected_lines", "projected_sample", "rounded_lines"]
 

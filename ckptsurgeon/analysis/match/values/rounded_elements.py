@@ -18,7 +18,7 @@ from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Array, Box, blocks
-from .lines import ELEMENTS
+from .line_fingerprints import ELEMENTS
 from .rounded import Numbers, Projections, numbered
 
 __all__ = ["Groups", "rounded_groups", "rounded_order"]

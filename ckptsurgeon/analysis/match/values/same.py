@@ -11,10 +11,10 @@ from ....tensors.dtypes import DTYPES
 from ...compare.renames import paired
 from ..operations.other_shapes import flat_shape
 from ..operations.steps import JOIN, ORDER, Change, Step, free_name, in_place
-from .lines import sample_of
+from .compared_tensors import Pairs, Side
+from .line_fingerprints import sample_of
 from .relations import WHY
 from .rounded import Projections, numbered, projected_sample
-from .side import Pairs, Side
 
 __all__ = ["pair_constants", "pair_equals", "reshapes"]
 

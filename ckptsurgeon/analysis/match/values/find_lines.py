@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....tensors.info import TensorInfo
-from .lines import Hashes, Lines
+from .line_fingerprints import Hashes, Lines
 
 __all__ = ["COLUMNS", "ROWS", "Found", "Matrix", "Pool"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.merge import windows
+from ckptsurgeon.api.merge import moving_average
 
 Run = Callable[..., Any]
 PATHS = [f"epoch-{number}.pth" for number in range(5)]
@@ -116,17 +116,17 @@ def test_the_command_writes_windows(ckpt: Run) -> None:
 def test_means_are_written_in_groups_and_one_that_fails_leaves_nothing_unfinished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(windows, "TOGETHER", 2)
+    monkeypatch.setattr(moving_average, "TOGETHER", 2)
     receipts = cs.average_windows(PATHS, "means", window=2)
     assert [one.output for one in receipts] == [f"means/{name}" for name in PATHS[1:]]
-    apply = windows.apply
+    apply = moving_average.apply
 
     def failing(plan: cs.Plan, output: str, **options: Any) -> cs.Receipt:
         if output.endswith(PATHS[3]):
             raise cs.OutputError("the disk is full.")
         return apply(plan, output, **options)
 
-    monkeypatch.setattr(windows, "apply", failing)
+    monkeypatch.setattr(moving_average, "apply", failing)
     with pytest.raises(cs.OutputError, match="the disk is full"):
         cs.average_windows(PATHS, "others", window=2)
     assert {PATHS[1], PATHS[2]} <= {*os.listdir("others")} <= {*PATHS}

@@ -10,8 +10,8 @@ from ....tensors.composition import cut, reshape
 from ....tensors.info import TensorInfo
 from ..operations.other_shapes import flat_shape
 from ..operations.steps import Change
-from .lines import Lines, is_comparable, lines_of
-from .pool import Matrix
+from .find_lines import Matrix
+from .line_fingerprints import Lines, is_comparable, lines_of
 from .rounded import rounded_lines
 
 __all__ = ["EXPERTS", "Pairs", "Side"]

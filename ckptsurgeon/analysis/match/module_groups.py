@@ -1,4 +1,4 @@
-"""Groups the tensors of a state dict by module, and finds the groups of two state dicts that can correspond."""
+"""Groups the modules of a state dict, with their tensors; finds the groups of two state dicts that can correspond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``average_windows``: the means of all windows of consecutive checkpoints of a run (a moving average)."""
+"""``average_windows``: the moving average of a run, which is the mean of each window of consecutive checkpoints."""
 
 from __future__ import annotations
 
