@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..planning.plan.step import Step
-from ..util.brief import Brief
 from ..util.notebook import InNotebooks
+from ..util.short_repr import Brief
 from ..util.text import escape, listing
 
 __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "OtherMatch"]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.extras import Extra
+from ..checkpoint.other_entries import Extra
 from ..formats.base.header import FilePrint
 from ..planning.keys.pattern_hints import chosen_keys
 from ..tensors.composition import leaves

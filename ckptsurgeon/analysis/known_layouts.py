@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..util.brief import Brief
+from ..util.short_repr import Brief
 
 __all__ = ["FoundLayout", "KnownFamily", "KnownLayouts", "LayoutRow"]
 

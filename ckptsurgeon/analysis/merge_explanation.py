@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..planning.plan.step import Step
-from ..util.brief import Brief
 from ..util.notebook import InNotebooks
+from ..util.short_repr import Brief
 from ..util.text import escape, listing
 from .compare.changes import Agreement, ModelChange, TensorChanges
 from .compare.sums import quotient

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..util.brief import Brief
+from ..util.short_repr import Brief
 from ..util.text import natural_key
 from .compare.changes import Agreement, Changes, ChangeSums, TensorChanges, layer_of, weights_of
 from .compare.sums import Sum, norm, quotient

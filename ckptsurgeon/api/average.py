@@ -10,7 +10,7 @@ from ..checkpoint.opening import open_checkpoint, path_of
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
-from ..planning.code_notes import with_possible_codes_said
+from ..planning.encoding_checks import with_possible_codes_said
 from ..planning.plan.plan import Plan
 from ..planning.transplant.by_place import PLACE, is_of_tokens
 from ..util.text import escape

@@ -11,7 +11,7 @@ from ..analysis.compare.changes import Changes
 from ..analysis.compare.measure_changes import compare_changes as measure_changes
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, place_of
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..destinations._load import is_configuration
 from ..errors import ConfigError
 from ..tensors.dtypes import DTYPES

@@ -15,7 +15,7 @@ from ..analysis.compare.results import Difference, Tolerance
 from ..analysis.fits.compare import tied_keys
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, place_of
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
 from ..formats.base.header import no_collection

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.find_state_dict import is_flat_average
 from ..checkpoint.opening import open_checkpoint
-from ..checkpoint.roots import is_flat_average
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
-from ..planning.code_notes import with_possible_codes_said
 from ..planning.edit import plan_edit
+from ..planning.encoding_checks import with_possible_codes_said
 from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options

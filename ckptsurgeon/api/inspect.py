@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, place_of
-from ..checkpoint.seen_zeros import seen_zero_notes
 from ..checkpoint.shard_notes import consumed_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..errors import ConfigError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import unmatched
 from ..planning.keys.renaming import KeyMatcher
 from ..planning.keys.spelling import quoted
-from ..planning.opaque_tensors import opaque_error
+from ..planning.opaque_tensor_errors import opaque_error
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
 from ..util.text import escape

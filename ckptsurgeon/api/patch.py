@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..analysis.patch import Patch, described
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, OutputError
 from ..formats.base.marks import is_weights
 from ..planning.plan.files import PlanTarget

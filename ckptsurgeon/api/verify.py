@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, path_of
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Failure, OutputNote, Verification

@@ -21,10 +21,10 @@ from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
 from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape
-from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
+from .find_state_dict import Root, check_keys, find_root, other_roots_note, tensors_of
 from .joined_scales import ENDS, NOTHING_JOINED, apart, scales_elsewhere
+from .other_entries import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_in, without_settings
-from .roots import Root, check_keys, find_root, other_roots_note, tensors_of
 from .shard_notes import (
     ShardIndex,
     damaged_recipe_notes,

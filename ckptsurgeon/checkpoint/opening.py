@@ -22,8 +22,8 @@ from ..storage.read.uri import open_source, page_notes, scheme_of
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, listing
 from .checkpoint import Checkpoint
+from .find_state_dict import find_root, optimizers_in
 from .optimizer_states import has_moments, is_optimizer
-from .roots import find_root, optimizers_in
 
 if TYPE_CHECKING:
     from torch import nn

@@ -156,7 +156,7 @@ class Printer:
         if self.quiet or self.json or not sys.stderr.isatty():
             yield
             return
-        from .waiting_line import WaitingLine
+        from .waiting_message import WaitingLine
 
         line = WaitingLine(what, console_of(sys.stderr))
         try:

@@ -177,7 +177,7 @@ class Writing:
         if self.yes and not self.consume:
             raise ConfigError("--yes is only for --consume.", hint="Leave --yes out: only --consume asks a question.")
         if self.consume and not (self.yes or self.dry_run):
-            from .consuming import check_can_ask
+            from .confirm_consume import check_can_ask
 
             check_can_ask()
         if self.processes is not None and not self.dry_run:
@@ -214,7 +214,7 @@ class Writing:
 
             check_runs(plan)
         if self.consume and not self.yes:
-            from .consuming import ask_to_consume
+            from .confirm_consume import ask_to_consume
 
             ask_to_consume(plan)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..checkpoint.opening import CheckpointLike, open_checkpoint, path_of
-from ..planning.opaque_tensors import is_uncopied, opaque_error
+from ..planning.opaque_tensor_errors import is_uncopied, opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
 from ..util.notes import notes_about

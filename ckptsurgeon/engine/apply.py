@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..formats.base.header import ExtraEntries, seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
 from ..planning.plan.plan import CarriedEntries, Plan

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..util.brief import Brief
+from ..util.short_repr import Brief
 
 if TYPE_CHECKING:
     from ..checkpoint.checkpoint import Checkpoint

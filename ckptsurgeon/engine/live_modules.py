@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.zero_notes import seen_zero_notes
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step

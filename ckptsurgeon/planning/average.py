@@ -15,7 +15,7 @@ from .keys.wrappers import without_wrappers
 from .llama_cpp.names import layout_hint
 from .merge.missing import UNWRAP, layouts_hint, named_keys
 from .merge.tied_tensors import ModelTies
-from .opaque_tensors import opaque_error
+from .opaque_tensor_errors import opaque_error
 from .plan.files import PlanTarget, SourceView
 from .plan.plan import Plan
 from .plan.step import Input, Step

@@ -11,8 +11,8 @@ from ..tensors.dtypes import DTYPES
 from ..tensors.info import Encoded, TensorInfo, tied_keys
 from ..util.text import count, escape, grouped, listing
 from .keys.pattern_hints import nothing_left
-from .mismatch.policy_syntax import cast_fault
-from .opaque_tensors import is_uncopied, opaque_error
+from .mismatch.policies import cast_fault
+from .opaque_tensor_errors import is_uncopied, opaque_error
 from .plan.files import PlanTarget, SourceView, TensorOrigin, operation_fields
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step

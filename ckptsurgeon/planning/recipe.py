@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import VerifyError
 from ..formats.base.header import UNSEALED, FilePrint
 from ..storage.json_text import read_json
-from ..util.brief import Brief
+from ..util.short_repr import Brief
 from .plan.coded_part import CodedPart
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import PlanCompanion, PlanSource, PlanTarget

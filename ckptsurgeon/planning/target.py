@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigError
 from ..tensors.info import TensorInfo
-from ..util.brief import Brief
+from ..util.short_repr import Brief
 from ..util.text import count, escape
 
 if TYPE_CHECKING:

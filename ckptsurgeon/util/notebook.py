@@ -5,7 +5,7 @@ The classes of results inherit from ``InNotebooks``. ``ckptsurgeon/__init__.py``
 
 from __future__ import annotations
 
-from .brief import Brief
+from .short_repr import Brief
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

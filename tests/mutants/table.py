@@ -1875,7 +1875,7 @@ MUTANTS = (
         "verbs that read all values notice zeros anywhere in a file",
         "            if (at := zero_page(view[begin : begin + BLOCK])) is not None and len(self.zeros) < ZEROS:",
         "            if (at := zero_page(view[begin : begin + BLOCK])) is None and len(self.zeros) < ZEROS:",
-        "checkpoint/test_seen_zeros.py",
+        "checkpoint/test_zero_notes.py",
     ),
     Mutant(
         "one matrix of 8-bit floats without scales is noted if other layers are stored otherwise",
@@ -2133,7 +2133,7 @@ MUTANTS = (
         "the step of a training state is not taken for the model",
         "and _counts(top) and not all(map(_only_scalars, candidates)):",
         "and False:",
-        "checkpoint/test_roots.py",
+        "checkpoint/test_find_state_dict.py",
     ),
     Mutant(
         "a chunk of HDF5 is held against its checksum",

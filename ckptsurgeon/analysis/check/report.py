@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-from ...util.brief import Brief
 from ...util.notebook import InNotebooks
+from ...util.short_repr import Brief
 from ...util.text import escape
 
 __all__ = ["DAMAGED", "CheckReport", "CheckRow", "Figure", "Found", "Status"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ...planning.plan.step import CLASSES
 from ...planning.recipe import Recipe, RecipeEntry
 from ...tensors.info import TensorInfo
-from ...util.brief import Brief
 from ...util.notes import is_serious
+from ...util.short_repr import Brief
 from ...util.text import count, listing, natural_key
 from ...util.version import __version__
 from ..adapter_settings import AdapterSettings

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from ...util.brief import Brief
 from ...util.notebook import InNotebooks
+from ...util.short_repr import Brief
 from ...util.text import count, escape, human_bytes
 
 __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]

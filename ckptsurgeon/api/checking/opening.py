@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.find_state_dict import find_root
 from ...checkpoint.opening import CheckpointLike, open_checkpoint, place_of
-from ...checkpoint.roots import find_root
 from ...errors import CheckpointError, FormatError, UnsafeError
 from ...formats.base import limits
 from ...formats.base.header import Header

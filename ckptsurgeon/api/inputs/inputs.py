@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.extras import Extra
 from ...checkpoint.opening import check_given, is_given, path_of
+from ...checkpoint.other_entries import Extra
 from ...destinations.hf.files import ALPHABET, FLAGS
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, SourceError

@@ -27,7 +27,7 @@ def keeping_codes(
     coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
     if encoding != ENCODINGS[0] or not coded:
         return plan, list(read)
-    from ...planning.kept_codes import CodedSource, with_codes_kept
+    from ...planning.kept_encodings import CodedSource, with_codes_kept
     from ...tensors.encoders._like import UnencodableError
     from .dequantising import encoded_by
 

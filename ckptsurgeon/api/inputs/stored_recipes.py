@@ -13,7 +13,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.checksums import crc32
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
-from ...planning.code_notes import stored_sources
+from ...planning.encoding_checks import stored_sources
 from ...planning.plan.files import ADAPTER_VERBS, PlanSource, given_sources
 from ...planning.plan.plan import Plan
 from ...planning.recipe import MergedAdapter, Recipe, RecipeEntry, parse_recipe

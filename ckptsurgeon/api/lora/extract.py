@@ -11,7 +11,7 @@ from ...checkpoint.opening import open_checkpoint, path_of, place_of
 from ...engine.compute.compute import memory_bytes, with_costs
 from ...engine.inputs import PlanInputs
 from ...errors import PlanError
-from ...planning.code_notes import with_possible_codes_said
+from ...planning.encoding_checks import with_possible_codes_said
 from ...planning.llama_cpp.names import in_llama_cpp, layout_hint
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, chosen_by, comparable

@@ -11,7 +11,7 @@ from ...checkpoint.opening import open_checkpoint, path_of, place_of
 from ...engine.compute.compute import memory_bytes, with_costs
 from ...engine.inputs import PlanInputs
 from ...methods.lora.kinds import MERGED
-from ...planning.code_notes import with_possible_codes_said
+from ...planning.encoding_checks import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes

@@ -16,7 +16,7 @@ from ...engine.compute.compute import with_costs
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method
-from ...planning.code_notes import check_mixed_layers, with_possible_codes_said
+from ...planning.encoding_checks import check_mixed_layers, with_possible_codes_said
 from ...planning.keys.pattern import KeyPattern
 from ...planning.merge.differing_models import MergeOptions
 from ...planning.merge.pieces import ParameterSetting, Settings

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...destinations.hf.files import CONFIG
 from ...errors import CheckpointError
-from ...planning.code_notes import stored_sources
+from ...planning.encoding_checks import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, PlanError
-from ...planning.code_notes import stored_sources
+from ...planning.encoding_checks import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import PLACE, is_of_tokens

@@ -20,8 +20,8 @@ from ...planning.plan.step import CLASSES
 from ...planning.transplant.options import Options
 from ...storage.fetch.record import check_unchanged_since
 from ...storage.read.spec import SourceSpec
-from ...util.brief import Brief
 from ...util.notes import is_serious, with_prefix
+from ...util.short_repr import Brief
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.argument_types import rules_as_text
 from ..transplant.load_into import ModuleLoading, load_all, naming

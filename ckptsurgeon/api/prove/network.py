@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from ...checkpoint.seen_zeros import seen_zero_notes
+from ...checkpoint.zero_notes import seen_zero_notes
 from ...engine.inputs import PlanInputs
 from ...engine.live_modules import stage_tensors
 from ...errors import PlanError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
-from ...planning.code_notes import with_possible_codes_said
+from ...planning.encoding_checks import with_possible_codes_said
 from ...planning.plan.files import PlanSource, SourceView
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes

@@ -71,7 +71,7 @@ def run(
     writing.check_consent()
     _check_output(plan, output)
     if writing.consume and not writing.yes:
-        from ..consuming import ask_to_consume
+        from ..confirm_consume import ask_to_consume
 
         order = load_order(plan)
         try:

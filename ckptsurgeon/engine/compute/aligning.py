@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ...planning.mismatch.policy_syntax import is_reshape
+from ...planning.mismatch.policies import is_reshape
 from ...planning.plan.compute import OF_BASE, Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Input, Step

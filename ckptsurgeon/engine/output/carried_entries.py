@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.extras import why_not_plain
 from ...checkpoint.optimizer_states import GROUPS, STATE
+from ...checkpoint.other_entries import why_not_plain
 from ...errors import PlanError
 from ...formats.base.header import ExtraEntries
 from ...planning.plan.plan import Plan

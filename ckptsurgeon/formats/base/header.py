@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import FormatError
 from ...storage.read.base import File, Source
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from ...util.text import escape
 
 __all__ = [

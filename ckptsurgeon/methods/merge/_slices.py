@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from ...tensors.ops.regions import Array
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 
 __all__ = [
     "PIECE",

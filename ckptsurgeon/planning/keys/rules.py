@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import PatternError
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from ...util.text import escape
 from .pattern import Captures, KeyPattern
 from .spelling import undotted

@@ -18,7 +18,7 @@ from ..edit import check_casts
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
 from ..keys.renaming import KeyMatcher
-from ..opaque_tensors import is_uncopied, opaque_error
+from ..opaque_tensor_errors import is_uncopied, opaque_error
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget, SourceView
 from ..plan.plan import Plan

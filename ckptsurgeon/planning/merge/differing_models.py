@@ -12,7 +12,7 @@ from ...util.text import brief_repr, count, escape, grouped, listing, shape_text
 from ..keys.pattern import OptionPattern, with_equals
 from ..keys.pattern_hints import matched
 from ..keys.transposed import is_transposed, square_siblings, transposed_hint, transposed_note
-from ..mismatch.policy_syntax import is_reshape
+from ..mismatch.policies import is_reshape
 from ..plan.files import SourceView
 from ..plan.step import Input
 from ..transplant.by_place import PositionalRows, ShapeChange

@@ -13,8 +13,8 @@ from ...tensors.info import tied_keys
 from ...tensors.quantised.encoding import QuantisedTensor
 from ...util.text import count, escape
 from ..computed_buffers import COMPUTED
-from ..mismatch.policy_syntax import is_reshape
-from ..opaque_tensors import opaque_error
+from ..mismatch.policies import is_reshape
+from ..opaque_tensor_errors import opaque_error
 from ..plan.compute import OF_BASE, Merge
 from ..plan.files import PlanTarget, SourceView
 from ..plan.plan import Plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...tensors.dtypes import DTYPES
 from ...util.text import count
-from .policy_syntax import (
+from .policies import (
     MISMATCH_POLICIES,
     Policy,
     Shape,

@@ -13,7 +13,7 @@ from itertools import islice
 from math import isqrt
 
 from ...util.text import count, shape_text
-from .policy_syntax import Policy, Shape
+from .policies import Policy, Shape
 
 __all__ = ["Positions", "positions_of"]
 

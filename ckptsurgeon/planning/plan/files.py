@@ -10,7 +10,7 @@ from ...formats.base.header import FilePrint
 from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from .compute import text, truth
 
 __all__ = [

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from ...errors import ConfigError
-from ...util.brief import Brief
 from ...util.notebook import InNotebooks
 from ...util.notes import serious_places, with_serious
+from ...util.short_repr import Brief
 from ...util.text import count, listing
 from .check import Costs, check_plan
 from .compute import text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 
 __all__ = ["OMP", "DonorRows", "Row", "VocabularyRows", "rows_of_each"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from .coded_part import CodedPart
 from .compute import OF_BASE, Factor, Lora, Merge, text
 from .rows import VocabularyRows

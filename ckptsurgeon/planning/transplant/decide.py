@@ -10,9 +10,9 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from ..keys.renaming import KeyMatcher
+from ..mismatch.policies import cast_fault, is_reshape
 from ..mismatch.policy_fits import fit
-from ..mismatch.policy_syntax import cast_fault, is_reshape
-from ..opaque_tensors import is_uncopied, opaque_error
+from ..opaque_tensor_errors import is_uncopied, opaque_error
 from ..plan.files import PlanSource, TensorOrigin, operation_fields
 from ..plan.plan import EqualKeys
 from ..plan.step import Step

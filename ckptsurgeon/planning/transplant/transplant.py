@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import PatternError, PlanError
 from ...tensors.dtypes import DTYPES
 from ...tensors.quantised.encoding import NO_CODES, QuantisedTensors
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from ...util.text import count, escape, human_bytes, listing
 from ..keys.pattern_hints import matched
 from ..keys.renaming import KeyMatcher, Renaming, check_shadowed, rename, rule_matcher, rules_of_sets

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import PlanError
-from ...util.brief import Brief
+from ...util.short_repr import Brief
 from ...util.text import escape
 from ..small_files import open_file
 from .cache import CachedFile

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...util.brief import Brief
 from ...util.notebook import InNotebooks
+from ...util.short_repr import Brief
 from ...util.text import escape
 from ..checks.check import FAIL, Check
 

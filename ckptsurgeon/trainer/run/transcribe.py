@@ -14,8 +14,8 @@ from ...destinations._document import read_document
 from ...destinations._load import target_with
 from ...errors import CheckpointError, ConfigError, SourceError
 from ...storage.folder_files import files_with
-from ...util.brief import Brief
 from ...util.did_you_mean import did_you_mean
+from ...util.short_repr import Brief
 from ...util.text import count, escape
 from ..config.bounds import find_fault
 from ..config.settings import Settings

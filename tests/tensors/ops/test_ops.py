@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ckptsurgeon.engine.resample.resample import interpolate, interpolation_box
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.planning.mismatch.policy_syntax import cast_fault
+from ckptsurgeon.planning.mismatch.policies import cast_fault
 from ckptsurgeon.tensors.ops import casts
 from ckptsurgeon.tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ckptsurgeon.tensors.ops.regions import blocks, box_shape

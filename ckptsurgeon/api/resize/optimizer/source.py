@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....checkpoint.extras import why_not_plain
 from ....checkpoint.opening import open_optimizer
 from ....checkpoint.optimizer_states import GROUPS, STATE
+from ....checkpoint.other_entries import why_not_plain
 from ....errors import ConfigError, PlanError
 from ....planning.keys.spelling import numberless
 from ....planning.plan.plan import ParameterGroup

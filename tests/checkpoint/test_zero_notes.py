@@ -13,7 +13,7 @@ from safetensors.torch import save, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.checkpoint.seen_zeros import seen_zero_notes
+from ckptsurgeon.checkpoint.zero_notes import seen_zero_notes
 from ckptsurgeon.engine.part_receipt import PartReceipt
 from ckptsurgeon.storage.read.local import LocalFile
 from ckptsurgeon.storage.read.zero_pages import GRID, PAGE, zero_page

@@ -1,4 +1,4 @@
-"""Makes notes on zeros that a command found while it read values, since parts of the file may be missing there."""
+"""Makes notes on zeros that a command read, since parts of the file may be missing there."""
 
 from __future__ import annotations
 

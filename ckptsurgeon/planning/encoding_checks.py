@@ -1,6 +1,6 @@
-"""Refuses a merge that would mix encodings, and makes notes on integer matrices that may be codes of quantised weights.
+"""Checks encodings: refuses a merge that would mix them, and makes notes on integer matrices that may be codes.
 
-The integer matrices are in no known encoding, so ckpt treats them and their scales as plain tensors: a cast or a merge
+These matrices are in no known encoding, so ckpt treats them and their scales as plain tensors: a cast or a merge
 then changes the scales, but not the codes.
 """
 

@@ -18,10 +18,10 @@ from ..tensors.quantised.agreement import QuantisedModule, disagreements
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.methods import family
 from ..util.text import escape
-from .code_notes import any_layer
+from .encoding_checks import any_layer
 from .kept_code_notes import KeptCodes
 from .moved_rows import MovedRows, StoredWeight, moved_rows
-from .opaque_tensors import is_uncopied, opaque_error
+from .opaque_tensor_errors import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
 from .plan.files import DECODED, PlanSource
 from .plan.plan import EqualKeys, Plan

@@ -13,7 +13,7 @@ from ..formats.pickle.numpy import Array
 from ..formats.pickle.values import GlobalName, OpaqueResult, PickledSet, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, shape_text
-from .roots import parts_of
+from .find_state_dict import parts_of
 
 __all__ = [
     "NO_NAMES",

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ckptsurgeon.cli import waiting_line
+from ckptsurgeon.cli import waiting_message
 from ckptsurgeon.cli.verbs import fits as verb
-from ckptsurgeon.cli.waiting_line import WaitingLine
+from ckptsurgeon.cli.waiting_message import WaitingLine
 
 from ..helpers.waiting import wait_until
 
@@ -59,7 +59,7 @@ def test_fits_says_what_it_waits_for_in_a_terminal_alone(
         def stop(self) -> None:
             shown.append("stopped")
 
-    monkeypatch.setattr(waiting_line, "WaitingLine", Line)
+    monkeypatch.setattr(waiting_message, "WaitingLine", Line)
     np.savez("a.npz", w=np.zeros(3))
     assert ckpt("fits", "a.npz", "a.npz", *options).code == 0
     assert shown == []
