@@ -90,6 +90,7 @@ def test_a_recorded_network_is_named_right_or_not_at_all(path: Path) -> None:
     assert found in ((name,) if own else (name, ""))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [

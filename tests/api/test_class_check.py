@@ -224,6 +224,7 @@ def test_attention_that_is_plain_among_blocks_is_not_that_of_the_class(left_out:
     assert any(one.why.startswith(said) for one in cs.verify("out").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("attention", "left_out"),
     [(True, ["lm_head"]), (True, None), (False, ["model.layers.0.self_attn", "model.layers.1.self_attn"])],
@@ -233,6 +234,7 @@ def test_blocks_as_the_settings_say_are_those_of_the_class(attention: bool, left
     assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["bitsandbytes", "fp8"])
 @pytest.mark.parametrize("lost", [".experts.", "/"])
 def test_experts_that_transformers_joins_are_those_of_the_class(kind: str, lost: str) -> None:
@@ -303,6 +305,7 @@ def gpt_oss(path: str, without: str = "/") -> None:
     Path(path, "config.json").write_text(json.dumps(fields | {"quantization_config": settings}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("without", "said"),
     [

@@ -103,6 +103,7 @@ def test_the_answer_is_that_of_torch(change: str, tied: bool, net: Callable[...,
     assert found.fits == found.verdict.startswith("fits: ")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", [name for name in CHANGES if name != "nothing alike"])
 def test_the_command_makes_it_fit(change: str, net: Callable[..., nn.Module], ckpt: Callable[..., Any]) -> None:
     model = net()
@@ -122,6 +123,7 @@ def without(state: dict[str, Any], ending: str) -> dict[str, Any]:
     return {key: value for key, value in state.items() if not key.endswith(ending)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("ending", "fits"), [("num_batches_tracked", True), ("running_mean", False)])
 def test_torch_fills_in_the_counter_of_batch_norm_for_safetensors(
     ending: str, fits: bool, net: Callable[..., nn.Module]
@@ -140,6 +142,7 @@ def test_torch_fills_in_the_counter_of_batch_norm_for_safetensors(
 OLDER = {"original0": "weight_g", "original1": "weight_v"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("change", "fits"),
     [
@@ -349,6 +352,7 @@ def advice(source: str, destination: str) -> list[str]:
     return [note for note in cs.fits(source, destination).notes if "ckpt resize" in note]
 
 
+@pytest.mark.long
 def test_a_dense_model_gets_the_advice_that_keeps_trained_layers_of_experts(ckpt: Callable[..., Any]) -> None:
     saved("moe dir", MIXTRAL, "MixtralForCausalLM")
     saved("dense", DENSE, "LlamaForCausalLM")
@@ -359,6 +363,7 @@ def test_a_dense_model_gets_the_advice_that_keeps_trained_layers_of_experts(ckpt
     assert cs.fits("moe dir-llama", "dense").strict
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "other", [{"num_hidden_layers": 3}, {"intermediate_size": 16}, {"vocab_size": 60}, {"attention_bias": True}]
@@ -491,6 +496,7 @@ def test_what_cannot_be_read_is_an_error(ckpt: Callable[..., Any], net: Callable
     assert ckpt("fits", "src.pth", "nowhere.yaml").code == 2
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:torch.quantize_per")
 @pytest.mark.parametrize("kind", ["qint8", "per channel", "sparse", "meta", "bits"])
 def test_what_torch_does_not_copy_does_not_fit(
@@ -620,6 +626,7 @@ CONTRADICTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize(
     ("verb", "place"),

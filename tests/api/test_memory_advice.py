@@ -101,6 +101,7 @@ def test_adapters_are_made_and_merged_with_what_is_advised() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_a_loha_or_lokr_is_converted_with_what_is_advised(kind: str) -> None:

@@ -57,6 +57,7 @@ def change_of(old: State, new: State, key: str) -> torch.Tensor:
     return (new[key].double() - old[key].double()).reshape(len(old[key]), -1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
 @pytest.mark.parametrize("rank", [4, 2])
 def test_the_product_of_the_best_factors_is_added(dtype: torch.dtype, rank: int) -> None:
@@ -134,6 +135,7 @@ def test_signs_and_factors_are_in_one_patch(ckpt: Callable[..., Result]) -> None
     assert torch.equal(load_file("out.safetensors")["b.weight"], load_file("signs.safetensors")["b.weight"])
 
 
+@pytest.mark.long
 def test_patches_follow_one_with_factors() -> None:
     old, new = tuned(torch.float16)
     write(old, new)

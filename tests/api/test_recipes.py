@@ -530,6 +530,7 @@ FORMS = (
 )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", FORMS, ids=" ".join)
 def test_a_printed_plan_names_the_options_of_its_output_until_they_are_given_again(form: list[str], ckpt: Any) -> None:
     printed = ckpt("filter", "a.pth", *form, "-o", "out/", "-n", "--json").out

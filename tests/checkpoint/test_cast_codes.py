@@ -98,6 +98,7 @@ def test_codes_in_one_of_many_shards_are_noted() -> None:
     assert said.endswith("layers.57.up.weight, layers.59.up.weight")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["convert", "average", "filter", "transplant", "diff", "inspect"])
 def test_every_verb_has_the_note(verb: str, ckpt: Run) -> None:
     path = cast_codes("fp8-block", torch.bfloat16)

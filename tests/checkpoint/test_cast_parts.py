@@ -48,6 +48,7 @@ def test_scales_and_tables_of_bitsandbytes(name: str, part: str, wanted: str, dt
     assert found.status.name == "WARN"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_a_weight_shape_of_floats(dtype: str, tmp_path: Path) -> None:
     folder = cast(BY_NAME["int4-packed"], ".weight_shape", getattr(torch, dtype)).folder(tmp_path / "m")

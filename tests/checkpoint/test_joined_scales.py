@@ -85,6 +85,7 @@ def test_outputs_load_as_the_model_itself(kind: str, ckpt: Run) -> None:
     quantised("merged")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scales", ["gate_up_proj_scale_inv", "down_proj_scale_inv", "_proj_scale_inv"])
 @pytest.mark.parametrize("layer", ["layers.1.", ""])
 @pytest.mark.parametrize("kind", ["qwen3", "granite"])

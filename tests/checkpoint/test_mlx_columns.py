@@ -30,6 +30,7 @@ def save(overrides: dict[str, Any], stored: dict[str, tuple[int, int]], sizes: d
     return save_model(Path("model"), {**SETTINGS["mlx"], "group_size": 64, "bits": 4, **overrides}, weights)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("role", ["up_proj", "down_proj"])
 def test_settings_of_one_module_that_contradict_its_codes(role: str) -> None:
     name = f"model.layers.1.mlp.{role}"
@@ -49,6 +50,7 @@ def test_codes_of_one_module_that_contradict_the_settings_of_all() -> None:
     assert f"would have {2 * WIDE} columns, {SAID} {WIDE}" in note
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("overrides", "stored", "sizes"),
     [

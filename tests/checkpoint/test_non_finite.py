@@ -32,6 +32,7 @@ def network(**others: torch.Tensor) -> dict[str, torch.Tensor]:
     return {**made, **{f"layers.{n}.fc.weight": torch.randn(300, 200) for n in range(3)}, **others}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bit_patterns_are_judged_as_torch_judges_them(dtype: str) -> None:
     if dtype.startswith("float8"):
@@ -52,6 +53,7 @@ def test_bit_patterns_are_judged_as_torch_judges_them(dtype: str) -> None:
     assert not has_non_finite("float32", struct.pack("<4f", 1e38, -3e38, 0.0, 2.0))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_verbs_that_read_headers_say_it_of_small_tensors(ckpt: Run, value: float) -> None:
     state = network()

@@ -42,6 +42,7 @@ def numel(network: nn.Module) -> int:
     return sum(one.numel() for one in network.state_dict().values())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "form"), CASES)
 def test_keys_and_parameters_are_those_of_the_network_of_floats(name: str, form: str) -> None:
     network, _ = saved(name, form)
@@ -112,6 +113,7 @@ def test_unused_scales_of_layers_in_16_bits_are_named(ckpt: Run) -> None:
     assert "left out: fc.scale, fc.zero_point, head.scale, head.zero_point" in " ".join(done.err.split())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["Linear", "LSTM of two layers", "static"])
 def test_every_verb_computes_with_the_decoded_weights(name: str, ckpt: Run) -> None:
     network, first = saved(name, path="a.pth")
@@ -217,6 +219,7 @@ def test_tensors_in_memory_that_are_not_read_are_refused() -> None:
         cs.convert(functional())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["Linear", "LSTM", "cells", "static"])
 def test_a_script_in_memory_does_not_give_its_packed_weights(name: str) -> None:
     network, small = quantised(name)

@@ -57,6 +57,7 @@ VERBS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_that_read_values_note_a_hole_in_the_middle(verb: str, cut: str, ckpt: Run) -> None:
     said = " ".join(open_notes(cut))
@@ -103,6 +104,7 @@ def shards(hole: bool) -> str:
     return "m"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("hole", [True, False])
 def test_shards_have_the_note_once(hole: bool) -> None:
     receipt = cs.apply(cs.convert(shards(hole), dtype="bf16"), "out", max_shard_size="1MB")

@@ -96,6 +96,7 @@ def test_check_finds_zeros_anywhere() -> None:
     assert warning_of("x.safetensors").count("middle of a row") == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("width", [300, 3000])
 def test_check_finds_a_single_page_of_the_file(width: int) -> None:
     """The page is lost within a few rows, or within one."""

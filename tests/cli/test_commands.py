@@ -159,6 +159,7 @@ def test_verbose_inspect_folds_and_cuts_nothing(ckpt: Run) -> None:
     assert [line.split()[0] for line in first if "float32" in line][:9] == [f"a.b.c.d.e.f.g.h.w{i}" for i in range(9)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("columns", ["0", "-5", "7", "30", "wide", "99999999999"])
 def test_a_width_that_makes_no_sense_hides_nothing(
     files: object, ckpt: Run, columns: str, monkeypatch: pytest.MonkeyPatch

@@ -99,6 +99,7 @@ ENTRIES = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("handler", "code"), [("default_int_handler", -signal.SIGINT), ("SIG_IGN", 0)])
 def test_ctrl_c_before_the_command_line_is_imported_is_no_traceback(entry: str, handler: str, code: int) -> None:

@@ -267,6 +267,7 @@ TOO_MUCH = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("kind", TOO_MUCH)
 def test_what_nests_or_multiplies_too_much_is_refused_at_once(kind: str, ckpt: Run) -> None:

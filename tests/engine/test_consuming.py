@@ -138,6 +138,7 @@ def test_a_consumed_shard_is_not_renamed_in_place(after_each: Any) -> None:
     assert "Run the interrupted command again" in str(caught.value.hint)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("call", ["rename", "unlink", "ftruncate", "pwrite"])
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:
@@ -246,6 +247,7 @@ def restore() -> None:
     shutil.copytree("whole", "src", copy_function=shutil.copyfile)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("consume", [True, False])
 def test_restart_keeps_the_parts_though_all_sources_were_put_back(consume: bool, after_each: Any) -> None:
     """Files of the same names, sizes and headers may have other values, so the parts may be the only copy of theirs."""
@@ -336,6 +338,7 @@ def test_a_finished_part_that_is_damaged_is_an_error_that_names_what_is_gone(aft
     assert [name for name in os.listdir() if ".ckpt-tmp" in name and Path(name, part.name).exists()]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool, monkeypatch: Any) -> None:
     write(plan("whole"), "wanted")
@@ -356,6 +359,7 @@ def test_a_run_that_stops_when_the_output_takes_its_place_goes_on(is_done: bool,
     assert weights("out") == weights("wanted")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("line", [0, 1])
 def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, after_each: Any) -> None:
     begun(after_each)
@@ -458,6 +462,7 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     assert not Path("out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("options", "hint"),
     [

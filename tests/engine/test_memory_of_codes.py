@@ -23,6 +23,7 @@ def peak(plan: cs.Plan, output: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "int8", "nvfp4"])
 def test_rounding_to_codes_takes_six_mebibytes(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"layer.up_proj.weight": torch.randn(2048, 2048)}, tmp_path / "plain.safetensors")
@@ -30,6 +31,7 @@ def test_rounding_to_codes_takes_six_mebibytes(scheme: str, tmp_path: Path, monk
     assert peak(plan, tmp_path / "out.safetensors", monkeypatch) < 6 * MIB
 
 
+@pytest.mark.long
 def test_decoding_packed_integers_takes_six_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = torch.randint(-(2**31), 2**31, (256, 2048)).to(torch.int32)
     parts = {"qweight": words, "qzeros": words[:16, :256].contiguous(), "scales": torch.rand(16, 2048).half()}

@@ -302,6 +302,7 @@ def started(output: str, *more: str) -> Forked:
     return process
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Signals, code: int) -> None:
@@ -313,6 +314,7 @@ def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Si
     assert names() == INPUTS
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_killed_run_leaves_one_temp_that_the_next_removes(output: str) -> None:
     write(output)

@@ -56,6 +56,7 @@ def test_a_tensor_is_begun_before_the_one_before_it_is_written(events: list[str]
     assert all(torch.equal(tensor, made[key].bfloat16()) for key, tensor in load_file("out.safetensors").items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("memory", "order"), [("1GB", "begin b, end a"), ("64MB", "end a, begin b")])
 def test_two_adapters_are_in_memory_at_once_only_if_both_fit(memory: str, order: str, events: list[str]) -> None:
     save_file({f"{key}.weight": tensor.bfloat16() for key, tensor in three().items()}, "model.safetensors")
@@ -66,6 +67,7 @@ def test_two_adapters_are_in_memory_at_once_only_if_both_fit(memory: str, order:
     assert order in ", ".join(events)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("bad", KEYS)
 def test_the_error_of_the_first_tensor_is_the_one_that_is_raised(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     three()

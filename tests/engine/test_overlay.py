@@ -59,6 +59,7 @@ def test_blocks_give_what_one_piece_gives(limit: int, dtype: torch.dtype, monkey
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("limit", [4, 64, 1 << 20])
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("is_drawn", [False, True])

@@ -145,6 +145,7 @@ def failing(at: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, afte
     monkeypatch.setattr(owner, "write_frame", frame)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "error", [cs.OutputError("no space.", hint="Make some."), MemoryError("none"), KeyboardInterrupt()]
 )
@@ -333,6 +334,7 @@ def test_the_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch) -> 
     assert [compute.threads_of(step, places, MergeContext(threads=number)) for number in (0, 1, 3)] == [8, 1, 3]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("is_begun_anew", [True, False])
 def test_a_file_of_another_process_that_was_replaced_is_an_error(
     monkeypatch: pytest.MonkeyPatch, *, is_begun_anew: bool

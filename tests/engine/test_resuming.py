@@ -346,6 +346,7 @@ def test_restart_begins_anew(fail_after: Callable[..., None]) -> None:
     assert temps() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("error", "stays"),
     [

@@ -158,6 +158,7 @@ def test_a_bucket_that_is_not_there(place: S3Place) -> None:
         cs.apply(cs.convert("a.safetensors"), "s3://elsewhere/model")
 
 
+@pytest.mark.long
 def test_without_credentials(place: S3Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

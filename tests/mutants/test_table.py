@@ -16,6 +16,7 @@ def package() -> str:
     return "".join(path.read_text() for path in ROOT.glob("ckptsurgeon/**/*.py"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.promise)
 def test_every_change_is_of_one_place(mutant: Mutant) -> None:
     assert package().count(mutant.before) == 1

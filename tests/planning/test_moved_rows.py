@@ -111,6 +111,7 @@ def check_rows(found: Parts, old: Parts, tokens: list[str]) -> None:
                     assert same(part[place].reshape(-1), old[end][OLD.index(token)].reshape(-1)), (end, token)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_rows_of_both_models_are_those_that_are_stored(encoding: str, ckpt: Run) -> None:
     old, new = saved("old", len(OLD), encoding, 1), saved("new", len(NEW), encoding, 2)
@@ -127,6 +128,7 @@ def test_rows_of_both_models_are_those_that_are_stored(encoding: str, ckpt: Run)
     assert ckpt("verify", "out").code == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", [*ENCODINGS, *SHARING])
 def test_fewer_tokens_in_another_order_move_all_rows(encoding: str, ckpt: Run) -> None:
     old = saved("old", len(OLD), encoding, 1)
@@ -140,6 +142,7 @@ def test_fewer_tokens_in_another_order_move_all_rows(encoding: str, ckpt: Run) -
     assert ckpt("verify", "out").code == 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_means_are_encoded_beside_the_rows_that_are_stored(encoding: str, ckpt: Run) -> None:
     old = saved("old", len(OLD), encoding, 1)
@@ -165,6 +168,7 @@ def test_zeros_are_rows_of_zeros(ckpt: Run) -> None:
     assert not load_file("out.safetensors")[f"{NAME}.weight"][1].any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encoding", SHARING)
 def test_new_rows_beside_a_scale_of_the_whole_weight_are_encoded_as_before(encoding: str, ckpt: Run) -> None:
     saved("old", len(OLD), encoding, 1)

@@ -181,6 +181,7 @@ def test_a_list_that_is_cut_names_what_python_has(ckpt: Run) -> None:
     assert "--json" not in said
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_no_name_breaks_out(name: str) -> None:
     torch.save({name: torch.ones(2), f"a.{name}.b": torch.ones(3)}, "src.pth")

@@ -83,6 +83,7 @@ def test_another_key_and_no_signature_are_failures(kind: str) -> None:
     assert cs.verify(output).signed is None
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["folder", "shards", "dcp"])
 def test_every_file_of_a_folder_is_bound(kind: str) -> None:
     output = signed(kind)

@@ -204,6 +204,7 @@ def test_preparing_needs_a_folder_that_can_be_written() -> None:
         task(data={"cache": "cache"}).prepare()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("workers", [0, 2])
 def test_preparing_names_a_clip_that_cannot_be_used_and_leaves_no_half_file(workers: int) -> None:
     corpus("train.csv", TEXTS)

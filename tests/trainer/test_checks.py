@@ -616,6 +616,7 @@ def in_part(source: Path, how: str) -> Job:
     return toy.job("part.init.safetensors", model={"classes": 5})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("how", "new"), [("pad", [4]), ("map init", [1, 4]), ("map mean", [])], ids=["pad", "map", "mean"]
 )
@@ -646,6 +647,7 @@ def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new:
     assert not torch.equal(starts["permuted", 0]["body.first.weight"], other_order)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("how", "row"), [("pad", 4), ("map init", 1)])
 def test_the_new_part_of_a_tensor_is_looked_at_too(source: Path, how: str, row: int) -> None:
     job = in_part(source, how)

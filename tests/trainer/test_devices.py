@@ -73,6 +73,7 @@ def test_recurrent_layers_compute_in_float32_where_autocast_does_not(kind: type[
     assert layer(packed)[0].data.dtype == torch.float32
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.float32), ("float32", torch.float32)])
 def test_the_lstm_of_a_run_is_in_float32(precision: str, dtype: torch.dtype) -> None:
     loop = loop_of(precision=precision)
@@ -349,6 +350,7 @@ def test_a_gpu_that_runs_out_later_leaves_the_last_step_and_says_how_to_go_on(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tried", [True, False], ids=["tried", "sharded, or of a source of one's own"])
 def test_what_has_no_deterministic_backward_pass_is_an_error_before_the_first_step(
     tried: bool, ckpt: Run, monkeypatch: pytest.MonkeyPatch

@@ -69,6 +69,7 @@ def test_a_conformer_of_espnet_itself_was_trained_from_a_transplant() -> None:
     assert f"loss {found['first_loss']:.1f} to {found['last_loss']:.1f}" in page
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_model_is_trained_by_its_own_loss_and_judged_by_its_own_figures() -> None:
     write(metric="acc", evaluate_every=10)

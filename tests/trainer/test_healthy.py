@@ -263,6 +263,7 @@ def loud(job: Job, tensors: dict[str, torch.Tensor]) -> None:
     tensors["bert.encoder.layer.0.intermediate.dense.weight"].mul_(1000)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("spoil", "short", "status"),
     [(zeros, "varied", "FAIL"), (deaf, "dead", "FAIL"), (loud, "scale", "WARN"), (loud, "drawn", "FAIL")],

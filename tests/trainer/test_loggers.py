@@ -169,6 +169,7 @@ def test_wandb_gets_settings_rows_checks_and_result(wandb: FakeWandb) -> None:
     assert "wandb logs to run/wandb/offline-run-id1, and sends nothing" in found.notes[-1]
 
 
+@pytest.mark.long
 def test_mlflow_gets_settings_rows_checks_and_result(mlflow: FakeMLflow) -> None:
     found = train(sets=["loggers=mlflow", "steps=8", "freeze={'body.first*': 4}"])
     assert mlflow.uris == [Path("run/mlruns").absolute().as_uri()]

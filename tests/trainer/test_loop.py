@@ -65,6 +65,7 @@ def test_the_step_is_that_of_torch() -> None:
         torch.testing.assert_close(value, state_tensors(twin.model)[key], msg=key)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
@@ -83,6 +84,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert math.isfinite(loop.state.progress.last_loss or math.nan)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_clip_with_inf_changes_no_buffer(replaced: bool) -> None:
     """Batch norm's statistics were inf for ever, and every evaluation after it NaN."""

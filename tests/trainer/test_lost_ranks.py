@@ -204,6 +204,7 @@ is_idle = lambda: False  # the GPU has not done the last step, and never will
 """
 
 
+@pytest.mark.long
 def test_a_process_that_waits_for_its_gpu_is_freed_and_saves_nothing_of_that_step() -> None:
     write(save_every=3)
     before = WRITES_AT_ONCE + KILLS + PLAYED + HANGS

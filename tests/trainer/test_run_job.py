@@ -270,6 +270,7 @@ def heard() -> str:
     return "x.yaml"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [

@@ -111,6 +111,7 @@ def test_a_run_that_was_killed_before_it_saved_may_be_begun_anew_and_leaves_noth
     assert not os.path.exists("run/best.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["best.safetensors", "steps/4/model.safetensors"])
 @pytest.mark.usefixtures("cheap")
 def test_what_a_killed_run_left_is_no_init_of_the_run_that_replaces_it(name: str, begun: str, ckpt: Run) -> None:

@@ -139,6 +139,7 @@ def stop_at(step: int, number: int = signal.SIGTERM, **options: Any) -> cs.Train
     return cs.train(observer=observe, **started, **options)
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_gives_the_handlers_back(number: int, code: int, init: str) -> None:
@@ -390,6 +391,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     """It recorded no setting that is younger, and a beam of 4 where there is none now."""

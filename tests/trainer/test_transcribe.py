@@ -139,6 +139,7 @@ def test_what_cannot_be_read_is_an_error() -> None:
     assert cs.transcribe("alone.safetensors", path, config="x.yaml").sounds[0].path == path
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize(
     ("number", "size", "hint"),

@@ -267,6 +267,7 @@ def test_weights_of_bitsandbytes_are_found_by_the_names_that_they_decode_to(mode
         cs.lora_merge("coded", folder)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("columns", "status"), [(IN, "PASS"), (IN + 64, "FAIL")])
 def test_only_the_number_of_parameters_is_compared_if_a_weight_cannot_be_decoded(columns: int, status: str) -> None:
     from safetensors.torch import load_file, save_file
@@ -283,6 +284,7 @@ def test_only_the_number_of_parameters_is_compared_if_a_weight_cannot_be_decoded
     assert report.row("adapter-shapes").status.value == status
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("layers", "settings", "said"),
     [
@@ -306,6 +308,7 @@ def test_selected_modules_of_the_base_without_factors_are_named_as_by_lora_merge
     assert not any("without factors: " in one.what for one in cs.check(folder).row("adapter-config").found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -28,6 +28,7 @@ def warned() -> list[tuple[str, ...]]:
     return [one.keys for one in cs.check("x.gguf").row("scales").found]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", TYPES)
 def test_rows_of_zeros_have_scales_of_zero(kind: str) -> None:
     for rows in ((), (0,), (63,), (3, 4, 5)):

@@ -403,6 +403,7 @@ def test_the_hook_of_the_page_refuses_a_commit() -> None:
     assert git("commit", "-m", "good", env=env).startswith("0")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [-1, -60, 1 << 70])
 def test_an_added_token_with_an_id_that_is_no_row_is_no_crash(model: Path, number: int) -> None:
     def give(document: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ def check_family(kind: str, folder: Path) -> None:
     assert report.row("configuration").status.value == "PASS"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", SAMPLE)
 def test_a_new_model_passes(kind: str, tmp_path: Path) -> None:
     check_family(kind, tmp_path / "model")

@@ -44,6 +44,7 @@ def said(folder: Path) -> list[str]:
     return [one.what for one in row.found if "global scales" in one.what]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("module", "number"), [("k_proj", 12), ("gate_proj", 8), ("layers.2.self_attn.q_proj", 3)])
 @pytest.mark.parametrize("size", [12.0, 1 / 12])

@@ -44,6 +44,7 @@ def spread(layer: int, role: str) -> float:
     return 3 ** (0.5 * math.sin(1.7 * layer + 2.3 * ROLES.index(role)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("factor", [16, 1 / 16, 32])
 @pytest.mark.parametrize("scheme", ["", "int8", "fp8-channel", "int4-group128"])
 def test_half_of_the_layers_are_named(scheme: str, factor: float) -> None:
@@ -74,6 +75,7 @@ HEALTHY: dict[str, Size] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["", "int8"])
 @pytest.mark.parametrize("size", HEALTHY)
 def test_differences_of_trained_layers_are_no_faults(size: str, scheme: str) -> None:
@@ -83,6 +85,7 @@ def test_differences_of_trained_layers_are_no_faults(size: str, scheme: str) -> 
     assert found("coded.safetensors" if scheme else "plain.safetensors") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("factor", "notes"), [(1, 0), (3, 0), (16, 1)])
 def test_verbs_that_decode_note_them(factor: float, notes: int) -> None:
     write("plain.safetensors", spread)

@@ -159,6 +159,7 @@ def test_a_single_nan_of_a_large_tensor_is_counted(dtype: torch.dtype, tmp_path:
     assert measured(found, tmp_path).nan == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", range(0, 1 << 18, 19_001))
 def test_one_large_value_counts_in_the_deviation_wherever_it_is(place: int, tmp_path: Path) -> None:
     found = torch.randn(LARGE, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
@@ -166,6 +167,7 @@ def test_one_large_value_counts_in_the_deviation_wherever_it_is(place: int, tmp_
     assert math.isclose(measured(found, tmp_path).std, float(found.double().std(correction=0)), rel_tol=0.01)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("columns", [1 << power for power in range(10, 21, 2)])
 def test_a_sample_has_its_part_of_each_column(columns: int, tmp_path: Path) -> None:
     found = torch.full((max(16 << 20, 16 * columns) // columns, columns), 0.01, dtype=torch.bfloat16)

@@ -80,6 +80,7 @@ def test_the_layer_that_is_odd_is_named(
     assert told.keys() == {check} | fused
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("scheme", "end", "number"),
     [
@@ -164,6 +165,7 @@ def modelopt(state: Tensors) -> Tensors:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("rename", [dict, modelopt])
 def test_global_scales_that_are_all_inverse_are_named(rename: Callable[[Tensors], Tensors]) -> None:
     """The mean of each family is as usual: only the product with the scales of blocks and the codes shows the fault."""

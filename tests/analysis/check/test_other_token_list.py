@@ -75,6 +75,7 @@ def test_sound_lists_and_lists_without_placeholders_get_no_warning(tokens: Seque
     assert not findings(tokens, values)
 
 
+@pytest.mark.long
 def test_a_real_model_passes_with_its_own_list_but_not_with_a_changed_one(minilm: Path) -> None:
     copytree(minilm, "m")
     assert not of_list("m")

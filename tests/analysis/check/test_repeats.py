@@ -149,6 +149,7 @@ HEALTHY: dict[str, Callable[[], Tensors]] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_is_equal_on_purpose_is_not_reported(name: str, step: int, tmp_path: Path) -> None:
     dtype = (torch.float32, torch.bfloat16)[([*HEALTHY].index(name) + (step == FINE)) % 2]  # one of both for each step

@@ -43,6 +43,7 @@ def test_a_check_that_passes_says_which_encodings_it_found(tmp_path: Path) -> No
     assert (row.status.value, row.looked_at) == ("PASS", "3 tensors fp8 with one scale")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_without_any_quantised_tensor_fail(name: str, tmp_path: Path) -> None:
     folder, words = folder_of(name, tmp_path), "no tensor is quantised"
@@ -86,6 +87,7 @@ def test_settings_of_plain_weights_that_name_no_method_fail(
     assert found(folder, "has no quant_method") == statuses
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "awq"])
 @pytest.mark.parametrize("factor", [2, 0.5])
 def test_another_group_size_than_the_scales_have_fails(name: str, factor: float, tmp_path: Path) -> None:
@@ -99,6 +101,7 @@ def test_another_group_size_than_the_scales_have_fails(name: str, factor: float,
     assert found(folder, "quantization_config says") == ["FAIL"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [("fp8-block", ".weight_scale_inv", ".weight_scale"), ("fp8-channel", ".weight_scale", ".weight_scale_inv")],

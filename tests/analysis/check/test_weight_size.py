@@ -68,6 +68,7 @@ def first_layers(minilm: Path, tokens: int) -> Path:
     return Path("plain")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("times", "is_found"), [(0.01, True), (0.1, False), (10.0, False)])
 def test_the_embedding_of_a_real_model_is_compared_with_its_matrices(times: float, is_found: bool, model: Path) -> None:
     said = warned(changed(model, ("word_embeddings.weight",), lambda one: one * times))
@@ -161,6 +162,7 @@ def test_inverse_scales_of_gguf_are_found(model: Path) -> None:
     assert warned(Path("some.gguf"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("factor", "wanted"), [(1.0, False), (1000.0, True), (0.001, True)])
 def test_plain_weights_that_were_all_multiplied_are_found(factor: float, wanted: bool, model: Path) -> None:
     assert bool(warned(changed(model, ("dense.weight", "query.weight"), lambda one: one * factor))) is wanted

@@ -73,6 +73,7 @@ def test_padded_and_equal_rows_in_float16_and_in_bfloat16() -> None:
     halves(here, {"x": here["head.weight"].T, "y": here["emb.weight"], "z": here["a.bias"], "v": here["w"]})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scale", [1.0, 0.02])
 @pytest.mark.parametrize("dims", [(2, 1, 0), (2, 3, 1, 0)])
 def test_kernels_of_jax_in_float16_and_in_bfloat16(dims: tuple[int, ...], scale: float) -> None:

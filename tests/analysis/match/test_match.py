@@ -98,6 +98,7 @@ TRUE = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backwards", [False, True])
 def test_fairseq_s_wav2vec2_is_transformers(backwards: bool) -> None:
     ours, theirs = infos(fairseq_wav2vec2()), infos(transformers_wav2vec2())
@@ -305,6 +306,7 @@ def test_a_thousand_modules_of_one_shape_under_a_prefix_are_one_rule() -> None:
     assert elapsed_s < 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backwards", [False, True])
 def test_densenet_under_a_prefix_is_one_rule(backwards: bool) -> None:
     plain = densenet121()

@@ -22,6 +22,7 @@ def seeded() -> None:
     torch.manual_seed(11)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("torch_shape", "dims"), [((7, 5, 3), (2, 1, 0)), ((7, 5, 3, 2), (2, 3, 1, 0))])
 def test_kernels_of_convolutions_as_in_flax(torch_shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
     here = {f"conv.{n}.weight": random(*torch_shape) for n in range(LAYERS)}

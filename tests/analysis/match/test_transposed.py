@@ -70,6 +70,7 @@ def comparisons(size: int, shape: Callable[[int], Shape], monkeypatch: pytest.Mo
     return counts[0], counts[1]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", [one_shape, two_shapes, own_shape])
 def test_twice_the_tensors_take_twice_the_comparisons(
     shape: Callable[[int], Shape], monkeypatch: pytest.MonkeyPatch

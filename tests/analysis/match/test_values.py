@@ -244,6 +244,7 @@ def experts(*, stacked: bool, turned: bool, fused: bool) -> Tensors:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 def test_stacked_experts_and_single_ones(turned: bool, fused: bool) -> None:
@@ -251,6 +252,7 @@ def test_stacked_experts_and_single_ones(turned: bool, fused: bool) -> None:
     both(single, experts(stacked=True, turned=turned, fused=fused))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fused", [False, True])
 def test_stacks_are_changed_as_a_whole_if_they_can(fused: bool) -> None:
     found, _ = both(experts(stacked=True, turned=False, fused=True), experts(stacked=True, turned=True, fused=fused))

@@ -156,6 +156,7 @@ def test_a_pickle_that_is_spelled_as_a_text_is_found(kind: str, how: str, ckpt: 
     assert not Path(CANARY).exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", hidden(""))
 def test_a_pickle_that_is_spelled_as_a_text_is_one(how: str) -> None:
     Path("x.pkl").write_bytes(hidden(english(random.Random(0)))[how])

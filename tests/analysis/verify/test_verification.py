@@ -79,6 +79,7 @@ def flipped(path: Path, position: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_what_was_written_is_sound(name: str) -> None:
     found = cs.verify(made(name))
@@ -180,6 +181,7 @@ def test_tied_tensors_that_differ_are_found() -> None:
     assert [(f.key, "tied to embed" in f.why) for f in cs.verify(output).failed] == [("out", True)]
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_a_link_to_an_output_finds_the_sources(form: str) -> None:
@@ -369,6 +371,7 @@ def test_a_tensor_that_only_the_plan_has_is_said_to_be_missing_where_it_is_missi
     assert fault.why == "is in the output, but not in the plan"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("policy", ["pad", "overlap"])
 def test_what_lies_over_a_checkpoint_is_compared_whole(policy: str) -> None:
     torch.manual_seed(1)

@@ -139,6 +139,7 @@ def folder_output(kind: str) -> str:
     return "out"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["one", "shards", "dcp"])
 def test_files_that_the_recipe_does_not_know_are_listed(kind: str) -> None:
     output = Path(folder_output(kind))
@@ -218,6 +219,7 @@ def cast(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value.bfloat16() for key, value in state.items() if "scale" not in key}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("change", "said"),
     [(inverse, "perhaps they are inverse scales"), (cast, "quantised codes that were cast without their scales")],

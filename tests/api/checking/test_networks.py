@@ -25,6 +25,7 @@ def test_a_whole_file_passes() -> None:
     assert failures(recorded("", "ldm")) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("lost", "said"),
     [

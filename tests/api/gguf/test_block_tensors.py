@@ -27,6 +27,7 @@ def said(notes: Any) -> list[str]:
     return [note for note in notes if re.search(r"\blacks? ", note)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("gone", "lost"),
     [
@@ -55,6 +56,7 @@ def test_a_way_back_to_transformers_says_it_too() -> None:
     assert said(cs.convert("y.gguf", layout="transformers").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "is_said"), [("llama", True), ("gemma2", False)])
 def test_a_way_back_without_an_output_layer_says_that_it_is_tied(kind: str, is_said: bool) -> None:
     """Nothing in the file shows whether the model was tied or has lost its output layer."""
@@ -68,6 +70,7 @@ def test_a_way_back_without_an_output_layer_says_that_it_is_tied(kind: str, is_s
     assert not any("there is no output.weight" in note for note in plan.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gone", ["blk.1.attn_q.bias", "blk.0.attn_k.bias"])
 def test_a_bias_that_other_blocks_have_is_said(gone: str) -> None:
     model("qwen2")
@@ -77,6 +80,7 @@ def test_a_bias_that_other_blocks_have_is_said(gone: str) -> None:
     assert said(cs.inspect("y.gguf").notes) == [f"{block} lacks attn{rest}, which 1 of 2 blocks of this kind have"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gguf_type", [None, "q8_0"])
 @pytest.mark.parametrize("kind", [*MODELS, *test_more_models.KINDS, *test_experts.MODELS, *DEEPSEEK, "gpt_oss"])
 def test_nothing_is_said_of_a_whole_model(kind: str, gguf_type: str | None) -> None:

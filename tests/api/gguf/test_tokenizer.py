@@ -93,6 +93,7 @@ def test_tokens_kinds_merges_and_special_ids() -> None:
     assert "89 rows without a token get the names [PAD6] to [PAD95]" in notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("pre", "name"),
     [

@@ -42,6 +42,7 @@ def written() -> None:
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", WRONG)
 def test_an_entry_that_is_wrong_is_said(change: str) -> None:
     written()
@@ -68,6 +69,7 @@ def test_another_number_of_rows_than_tokens_is_said() -> None:
     assert not metadata_notes({"token_embd.weight": (90, 64)}, {"general.architecture": "llama"}, 90)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [*MODELS, *KINDS])
 def test_nothing_is_said_of_a_model_as_it_is(name: str) -> None:
     model(name) if name in MODELS else saved(name)

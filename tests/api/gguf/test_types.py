@@ -74,6 +74,7 @@ def test_a_mixture_rounds_some_matrices_less(mixture: str, most: str, number: st
     assert {step.key: step.dtype for step in plan.steps} == found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "number"), [("q4_k", "14"), ("q5_k", "16"), ("q3_k", "11"), ("q6_k", "18")])
 def test_one_type_for_all_matrices(kind: str, number: str) -> None:
     llama(num_hidden_layers=2)

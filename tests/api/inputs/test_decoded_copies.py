@@ -40,6 +40,7 @@ def recorded(path: str) -> dict[str, float]:
     return {os.path.dirname(one["path"]): one["weight"] for one in json.loads(recipe)["adapters"]}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("weights", [None, [0.5]])
 @pytest.mark.parametrize("quantised", ENCODED, ids=lambda one: one.name)
 def test_the_base_is_not_recorded_as_an_adapter(

@@ -268,6 +268,7 @@ def test_a_plan_in_a_file_makes_the_same(verb: str, models: dict[str, Path], tmp
 DECODING = {**EVERY, "convert": lambda at, encoding: cs.convert(at["a"], dequantize=encoding == "dequantize")}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", DECODING)
 def test_the_settings_that_codes_are_decoded_with_must_not_change(verb: str, models: dict[str, Path]) -> None:
     plan = DECODING[verb]({**models, "a-plain": models["g-plain"]}, "dequantize")

@@ -157,6 +157,7 @@ def test_experts_in_one_tensor_stay_encoded(
     assert distance(plain(tmp_path / "out")[EXPERTS], wanted) < 0.3
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("name", ERRORS)
@@ -277,6 +278,7 @@ def codes_of(words: torch.Tensor) -> torch.Tensor:
     return (words[:, None, :].long() >> (4 * torch.arange(8)[None, :, None]) & 15).reshape(-1, words.shape[1])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_columns_in_another_order_get_the_codes_and_scales_that_they_have_in_order(verb: str, tmp_path: Path) -> None:
     """The same weights with sorted columns, in another folder, are rounded to the same codes."""

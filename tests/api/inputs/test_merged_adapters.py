@@ -51,6 +51,7 @@ MADE: dict[str, Callable[[], cs.Plan]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", MADE)
 @pytest.mark.parametrize("output", ["out.safetensors", "made/out.pth"])
 def test_further_verbs_keep_the_record(merged: str, verb: str, output: str) -> None:

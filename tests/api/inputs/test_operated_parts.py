@@ -49,6 +49,7 @@ def copied(key: str) -> str:
     return re.sub(r"(gate_up|k|q)_proj", "z_proj", key)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("number", "quantised"), [*enumerate(ZOO)], ids=[each.name for each in ZOO])
 def test_no_operation_computes_on_a_part(number: int, quantised: Quantised, tmp_path: Path) -> None:
     """Each encoding with two operations, each operation with at least four encodings: all are refused in one place."""
@@ -92,6 +93,7 @@ def test_a_copy_of_one_part_is_refused(quantised: Quantised, tmp_path: Path) -> 
                 cs.rename(folder, operations=[{"copy": one(key), "into": into}])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("quantised", ZOO, ids=lambda one: one.name)
 def test_a_copy_of_all_parts_is_a_copy_of_the_weight(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")

@@ -129,6 +129,7 @@ def adapter() -> Path:
     return folder
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "nvfp4", "int8"])
 def test_codes_that_are_copied_beside_computed_ones_are_noted(scheme: str) -> None:
     """The codes of one role are copied with inverse scales, and those of another role are computed anew."""

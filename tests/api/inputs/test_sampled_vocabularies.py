@@ -22,6 +22,7 @@ CASES: tuple[tuple[Encode, str, Change, str], ...] = (
 )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize(("encode", "end", "change", "said"), CASES)
 def test_wrong_scales_or_biases_of_a_table_are_said(

@@ -66,6 +66,7 @@ def test_recipes_of_mergekit_and_extraction_have_the_note() -> None:
     assert not noted(cs.lora_extract("tuned", "base", rank=4))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "int8"])
 def test_quantised_models_are_decoded(scheme: str) -> None:
     for name in ("tuned", "other"):

@@ -72,6 +72,7 @@ def test_each_form_of_transformers_has_a_name_in_meta(network: str) -> None:
     assert_same(converted({f"{prefix}.{key}": value for key, value in in_memory.items()}, "meta"), meta)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_classifier_of_meta_is_that_of_transformers(network: str) -> None:
     """It has the class token and the mean of the patches as inputs."""
@@ -143,6 +144,7 @@ def test_the_matrices_of_timm_are_told_apart_by_shapes() -> None:
         assert torch.equal(hf[f"dinov2.encoder.layer.1.mlp.{name}.weight"], timm["blocks.1.mlp.fc1.weight"])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS[2:])
 def test_timm_adds_the_position_embedding_of_the_class_token_to_it(network: str) -> None:
     """What was recorded is timm's own result for the same sum; the two halves add up to it exactly."""
@@ -174,6 +176,7 @@ def test_position_embeddings_for_other_tokens_are_an_error(network: str, number:
         converted({**recorded(network, "timm"), "pos_embed": torch.ones(1, number, 16)}, "transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", [(), (4,), (0,), (1, 1, 1, 1)])
 def test_tensors_of_other_ranks_are_an_error(shape: tuple[int, ...]) -> None:
     timm, hf = recorded(REGISTERS, "timm"), converted(recorded(REGISTERS, "meta"), "transformers")

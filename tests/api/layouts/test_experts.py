@@ -133,6 +133,7 @@ def test_a_transplant_into_transformers_leaves_its_own_files_to_it() -> None:
     assert_same(load_file("theirs/model.safetensors"), wanted)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("family", ["mixtral", "qwen-moe"])
 def test_a_transplant_into_a_file_converts_experts_both_ways(family: str) -> None:
     files = [RECORDED / family / f"{layout}.safetensors" for layout in ("transformers", "stacked")]
@@ -228,6 +229,7 @@ def test_a_layer_without_its_stacked_experts_is_an_error() -> None:
         cs.convert("stacked.safetensors", layout="transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("broken", ["one expert too few", "a layer without up_proj", "a width that config.json denies"])
 def test_faults_of_experts_that_mlx_has_stacked_are_found(broken: str) -> None:
     folder = RECORDED / "qwen-moe.qwen3"

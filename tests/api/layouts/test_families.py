@@ -156,6 +156,7 @@ def ways() -> list[tuple[str, str, str]]:
     return covering(found, lambda way: [(way[0], way[2]), *({parts(way)[0]} - recorded)])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("network", "here", "layout"), ways())
 def test_there_and_back_is_the_identity(network: str, here: str, layout: str) -> None:
     family = NETWORKS[network]
@@ -188,6 +189,7 @@ def outputs() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("network", "layout"), outputs())
 def test_transformers_loads_it_and_computes_the_same(network: str, layout: str) -> None:
     import transformers

@@ -43,6 +43,7 @@ def test_the_prefix_of_comfyui() -> None:
     assert_same(converted(wanted, "bfl"), bfl)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["flux", "flux.schnell"])
 @pytest.mark.parametrize(("here", "there"), [("bfl", "diffusers"), ("diffusers", "bfl")])
 def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:

@@ -72,6 +72,7 @@ def test_what_has_no_name_or_is_no_matrix_is_an_error() -> None:
         converted_and_noted({**nano, "transformer.h.1.mlp.c_fc.weight": torch.ones(16)}, "transformers")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "module._orig_mod"])
 def test_a_prefix_that_training_added_is_removed(wrapper: str) -> None:
     """nanoGPT compiles its network, and stores it as it is then."""
@@ -112,6 +113,7 @@ def test_modules_that_were_compiled_inside_get_a_hint_that_works() -> None:
     assert_same(made, converted_and_noted(nano, "transformers")[0])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["transformers", "megatron"])
 def test_a_network_without_biases_gets_zeros(layout: str) -> None:
     """nanoGPT trains without biases by default; transformers and Megatron always have them."""

@@ -43,6 +43,7 @@ def test_each_group_has_its_queries_then_its_key_and_its_value() -> None:
     assert_same(converted(made, "transformers", heads="8/2"), plain)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", ["qwen2", "qwen3"])
 def test_a_distributed_checkpoint_that_megatron_saved(network: str) -> None:
     shutil.copytree(GOLDEN / "megatron_dist" / network, "iter_0000010")

@@ -40,6 +40,7 @@ def test_experts_are_in_the_order_of_their_numbers() -> None:
         assert torch.equal(plain[f"model.layers.0.block_sparse_moe.experts.{number}.w2.weight"], grouped[key])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["megatron-dist", "megatron-local-dist"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_layers_of_a_distributed_checkpoint_may_be_single(network: str, layout: str) -> None:
@@ -54,6 +55,7 @@ def test_layers_of_a_distributed_checkpoint_may_be_single(network: str, layout: 
     assert_same(converted(single, "megatron", heads=NETWORKS[network]), recorded(network, "megatron"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", NETWORKS)
 def test_experts_of_transformer_engine_may_be_single(network: str) -> None:
     """As Megatron-Bridge has them for quantising."""

@@ -37,6 +37,7 @@ def run(stack: str = "encoder", whole: Tensors | None = None, rank: int = 0, **b
     torch.save(state, f"run/mp_rank_{rank:02d}/model_optim_rng.pt")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stack", ["encoder", "transformer"])
 def test_a_folder_of_ranks_becomes_transformers(stack: str) -> None:
     run(stack, checkpoint_version=3.0)
@@ -47,6 +48,7 @@ def test_a_folder_of_ranks_becomes_transformers(stack: str) -> None:
     assert any("have the order of checkpoint_version 2 or 3" in note for note in plan.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("root", [None, "model"])
 def test_the_file_of_the_only_rank_becomes_transformers(root: str | None) -> None:
     run(checkpoint_version=3.0)
@@ -81,6 +83,7 @@ def in_order(tensors: Tensors, version: int) -> Tensors:
     return made
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stack", ["encoder", "transformer"])
 @pytest.mark.parametrize("version", [0, 1, 0.0, 1.0])
 def test_older_versions_have_other_orders_of_rows(stack: str, version: float) -> None:
@@ -110,6 +113,7 @@ def run_two_ranks(stack: str, version: int, **beside: Any) -> None:
         run(stack, parts, rank, args=argparse.Namespace(tensor_model_parallel_size=2), **beside)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("stack", "version", "stated"),
     [("encoder", 1, 1.0), ("encoder", 0, 0), ("transformer", 0, 0.0), ("transformer", 0, None)],

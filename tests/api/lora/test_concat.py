@@ -33,6 +33,7 @@ def layer(name: str, out: int, into: int, rank: int, seed: int, dtype: torch.dty
     return {f"{name}.lora_A.weight": a.to(dtype), f"{name}.lora_B.weight": b.to(dtype)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", JOINED)
 def test_the_change_is_that_of_peft_s_cat(name: str) -> None:
     adapters, weights = JOINED[name]

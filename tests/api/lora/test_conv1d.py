@@ -153,6 +153,7 @@ def lay(folder: str) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", GPT2_EXTRACTED)
 @pytest.mark.parametrize("configured", ["base", "tuned"])
 def test_peft_opens_what_is_extracted_of_a_gpt2(name: str, configured: str) -> None:

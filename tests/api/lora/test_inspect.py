@@ -113,6 +113,7 @@ UNSOUND: dict[str, str | bytes] = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", UNSOUND)
 def test_a_configuration_of_any_types_is_no_fault(kind: str, ckpt: Any) -> None:
     configured(UNSOUND[kind])

@@ -53,6 +53,7 @@ def noted(folder: str) -> list[str]:
     return notes
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [0.005, 0.02, 0.08])
 def test_magnitudes_of_another_base(size: float) -> None:
     adapter(base("own", 0))
@@ -76,6 +77,7 @@ def test_the_same_base_with_weights_of_another_size_is_not() -> None:
     assert noted("other") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "int8", "int4-group128"])
 def test_a_quantised_base_is_decoded(scheme: str) -> None:
     adapter(base("own", 0))

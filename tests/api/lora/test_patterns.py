@@ -43,6 +43,7 @@ def test_plain_names_are_looked_up_and_never_compiled(monkeypatch: pytest.Monkey
     assert config.rank_of("model.layers.0.v_proj") == 5
 
 
+@pytest.mark.long
 def test_too_many_expressions_are_an_error() -> None:
     rows = {f"layers.{i}.q": 3 for i in range(patterns.EXPRESSIONS + 1)}
     with pytest.raises(cs.ConfigError, match="alpha_pattern has more than 10000 patterns that are not plain names"):

@@ -92,6 +92,7 @@ def test_nearly_all_values_are_the_exact_sums_rounded(dtype: str, share: float) 
     assert np.count_nonzero(found.view("u2") != wanted.view("u2")) < share * found.size
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tile", [1, 700, 1 << 19])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_which_rows_are_asked_for_changes_nothing(dtype: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:

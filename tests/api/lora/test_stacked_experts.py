@@ -95,6 +95,7 @@ def test_an_adapter_of_experts_that_the_base_lacks_is_a_fault() -> None:
     assert "model.layers.1.mlp.experts" in rows["adapter-base"].found[0].what
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [qwen, mixtral])
 def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Callable[[], Any]) -> None:
     """PEFT makes parameters of ``all-linear``: the experts, and the matrix of the router."""
@@ -150,6 +151,7 @@ def test_factors_that_do_not_fit_are_an_error() -> None:
         cs.lora_merge("base", ["adapter"])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "fields",
     [

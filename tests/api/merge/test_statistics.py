@@ -122,6 +122,7 @@ def test_linear_layers_are_merged_by_what_they_see(make: Any, memory: str | None
     assert linear == (8 if make is gpt2 else 15)
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_changes_are_scaled_by_the_magnitudes_of_inputs_of_the_base(make: Any, tmp_path: Path) -> None:
@@ -690,6 +691,7 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
         cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
     statistics = made((300, 400), torch.float64, turned=turned)

@@ -221,6 +221,7 @@ def test_a_field_that_decides_is_said(one: dict[str, Any], other: dict[str, Any]
     assert f": {field}{'.alibi' if field == 'attn_config' else ''} is " in note
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("model_type", "theta", "note"),
     [

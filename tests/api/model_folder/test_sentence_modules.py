@@ -45,6 +45,7 @@ def plan_of(verb: str) -> cs.Plan:
     return cs.convert("m", dtype="bf16")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["convert", "rename", "transplant", "average"])
 def test_modules_go_along_and_their_weights_are_named(verb: str) -> None:
     sentences("m")
@@ -209,6 +210,7 @@ MEAN, CLS = (
 )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

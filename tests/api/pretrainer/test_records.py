@@ -14,6 +14,7 @@ import ckptsurgeon as cs
 from .cases import CASES, pretrainer
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("strategy", ["symlink", "copy"])
 def test_a_file_of_unknown_origin_is_never_replaced_unasked(strategy: str, server: SimpleNamespace) -> None:
     Path("collected").mkdir()

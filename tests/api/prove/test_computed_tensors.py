@@ -71,6 +71,7 @@ def test_a_buffer_that_older_checkpoints_lack_is_filled() -> None:
     assert cs.prove(path, older).verdict == "SAME"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "key"), [("Marian", "model.encoder.layers.0.fc1.weight"), ("Bart", POSITIONS)])
 def test_weights_that_are_missing_are_an_error(kind: str, key: str) -> None:
     path = saved(kind, "m")

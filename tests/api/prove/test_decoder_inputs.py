@@ -106,6 +106,7 @@ def test_a_value_that_is_no_id_is_an_error(value: Any) -> None:
     assert caught.value.hint.startswith("Correct decoder_start_token_id, or give the arguments")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("field", ["decoder_start_token_id", "bos_token_id"])
 def test_a_value_of_generation_config_json_that_is_no_id_is_an_error(field: str) -> None:
     t5()
@@ -142,6 +143,7 @@ def test_the_default_of_a_class_comes_last() -> None:
         cs.prove("a", "a", inputs="texts.txt")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("file", "field"),
     [
@@ -163,6 +165,7 @@ def test_a_start_token_that_the_decoder_lacks_is_named(file: str, field: str, st
     assert caught.value.hint.startswith(f"Correct {field}, or give the arguments")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("text", ["...\n", "...\n...\n"])
 def test_texts_without_tokens_are_an_error(text: str) -> None:
     """The normaliser of the tokeniser may remove all of a text."""
@@ -191,6 +194,7 @@ def test_verbs_run_t5_whose_start_token_is_in_generation_config_json() -> None:
     assert cs.prove("a", "a", inputs="texts.txt").verdict == "SAME"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["MBart", "PLBart"])
 def test_a_class_that_starts_with_the_last_token_makes_its_tokens(kind: str) -> None:
     """It moves the token of the language to the front; with a start token, the decoder gets this one."""
@@ -281,6 +285,7 @@ def test_an_id_without_a_row_in_a_nested_configuration_is_named() -> None:
     assert any(said in note for note in cs.transplant("a", "a/config.json").notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tokens", [4, 3])
 def test_tokens_that_the_decoder_lacks_are_an_error(tokens: int) -> None:
     torch.manual_seed(0)
@@ -299,6 +304,7 @@ def test_tokens_that_the_decoder_lacks_are_an_error(tokens: int) -> None:
     assert "--inputs FILE.safetensors" in caught.value.hint
 
 
+@pytest.mark.long
 def test_verbs_run_an_encoder_decoder_on_texts() -> None:
     t5()
     tokeniser()
@@ -317,6 +323,7 @@ def test_a_decoder_without_a_start_token_is_an_error() -> None:
     assert caught.value.hint.startswith("Neither config.json nor generation_config.json has the token")
 
 
+@pytest.mark.long
 def test_a_decoder_of_sound_gets_its_start_token(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = transformers.WhisperConfig(

@@ -81,6 +81,7 @@ def wanted(*paths: str) -> Any:
     return processor(images, return_tensors="pt")["pixel_values"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [vit, clip_vision])
 def test_a_folder_of_images_is_one_batch_in_natural_order(make: Any) -> None:
     model = make()

@@ -42,6 +42,7 @@ def noted(off: int) -> list[str]:
     return [verb for verb, notes in VERBS.items() if sum(ONE_STEP in note for note in notes(path)) == 1]
 
 
+@pytest.mark.long
 def test_zero_points_of_another_format_are_noted_once() -> None:
     assert noted(1) == list(VERBS)
 
@@ -69,6 +70,7 @@ def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
     assert " ".join(done.err.split()).count(ONE_STEP) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["prove", "stats"])
 def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     """Not on tensors that are missing; the bits of MLX are only in its settings."""
@@ -85,6 +87,7 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     assert "quantization_config" in raised.value.hint
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("times", "drift"), [(1, None), (8, "model.layers.2")])
 def test_codes_of_rows_with_few_large_weights_are_explained_and_a_wrong_scale_is_named(
     times: float, drift: str | None

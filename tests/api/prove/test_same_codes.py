@@ -25,6 +25,7 @@ def cast(key: str, one: torch.Tensor) -> torch.Tensor:
     return one.bfloat16() if key.endswith(".scales") else one
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("change", "verdict"), [(in_order, "DIFFERENT"), (cast, "EQUIVALENT")])
 def test_rounding_explains_no_difference_of_the_same_codes(change: Change, verdict: str) -> None:

@@ -121,6 +121,7 @@ def test_experts_in_other_orders_merge_into_the_same_expert(
     assert (before - plain).abs().max() > 1e-3 * before.abs().max()
 
 
+@pytest.mark.long
 def test_the_mean_of_aligned_experts_is_the_expert_bit_for_bit(
     made: Callable[[str], tuple[Path, str]], tmp_path: Path
 ) -> None:

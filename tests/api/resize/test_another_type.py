@@ -33,6 +33,7 @@ def test_every_pair_that_is_said_to_stay_equal_is_compared() -> None:
     assert {pair for pair, cases in TYPES.items() if any(one.expected == EQUAL for one in cases.values())} == ALIKE
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "other", "name", "case"), ALL, ids=[f"{a}-{b}-{name}" for a, b, name, _ in ALL])
 def test_a_network_of_another_type_loads_and_computes_as_it_is_said(
     kind: str, other: str, name: str, case: Case, source: Saved, tmp_path: Path

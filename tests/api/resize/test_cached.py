@@ -94,6 +94,7 @@ def test_the_second_plan_is_the_same_and_builds_nothing(
     assert plan_text(source(kind), fields, more) == without
 
 
+@pytest.mark.long
 def test_other_fields_and_versions_are_other_entries(source: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     cs.resize(source("llama"), set={"intermediate_size": 80})
     number = len(entries())

@@ -287,6 +287,7 @@ def fill(value: float, rows: Any) -> Callable[[torch.Tensor], None]:
     return lambda tensor: tensor.__setitem__(rows, value)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_are_an_error_that_names_the_tokens(
     value: float, english: Callable[[str], Path], german: Path, tmp_path: Path
@@ -365,6 +366,7 @@ def test_options_that_have_no_effect_are_errors(english: Callable[[str], Path], 
         cs.resize(source, tokenizer=tmp_path / "vocab.json", donor=source, new_tokens="omp", omp_k=4)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -60,6 +60,7 @@ def test_equally_many_experts_of_each_group_are_kept(source: Path, tmp_path: Pat
     assert all([at // 4 for at in experts] == [0, 0, 0, 1, 1, 1] for experts in found)
 
 
+@pytest.mark.long
 def test_a_list_of_experts_takes_equally_many_of_each_group(source: Path, tmp_path: Path) -> None:
     for listed in ("0..5", [0, 2, 4, 5, 6, 7]):
         with pytest.raises(

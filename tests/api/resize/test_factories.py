@@ -70,6 +70,7 @@ def outputs(net: Any, path: str, **fields: int) -> torch.Tensor:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "more", "is_equal"),
     [

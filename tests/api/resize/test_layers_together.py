@@ -75,6 +75,7 @@ def test_nothing_is_refused_if_the_source_does_not_run_either(bitnet: Path, monk
     assert cs.resize(bitnet, set={"num_key_value_heads": 4}).notes
 
 
+@pytest.mark.long
 def test_the_proof_of_a_network_that_cannot_run_says_what_to_do(
     bitnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def grouped_by_hand(rows: torch.Tensor, heads: list[int]) -> list[list[int]]:
             for head in heads]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("heads", [[0, 1], [1, 3]])
 def test_experts_join_the_one_with_the_most_similar_row(heads: list[int], source: Saved, tmp_path: Path) -> None:
     plan = cs.resize(source("mixtral"), **TWO, merge_experts="similar", keep={"num_local_experts": heads})

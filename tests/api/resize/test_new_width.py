@@ -80,6 +80,7 @@ def test_the_width_of_tied_embeddings_may_grow_by_zeros(source: Saved) -> None:
     assert "new" not in str(raised.value.hint)  # the norms of BERT subtract the mean
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "width", "heads"),
     [("gpt_bigcode", "n_embd", "n_head"), ("gpt2", "n_embd", "n_head"), ("vit", "hidden_size", "num_attention_heads")],

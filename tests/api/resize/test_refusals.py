@@ -286,6 +286,7 @@ def test_groups_of_one_expert_are_allowed_if_the_network_runs(tmp_path: Path) ->
         cs.resize(tmp_path / "in", set={"n_group": 4, "topk_group": 1})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("kind", ["falcon", "gpt_bigcode"])
 def test_a_switch_of_shared_keys_is_one_error_that_says_why(kind: str, value: bool, tmp_path: Path) -> None:
@@ -332,6 +333,7 @@ def test_another_type_is_not_a_field(made: Path) -> None:
     assert "--as qwen3_moe" in str(raised.value.hint) or "model_type" in str(raised.value.hint)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "is_said"),
     [
@@ -522,6 +524,7 @@ def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path
     assert plan.notes[0].endswith("the outputs change")
 
 
+@pytest.mark.long
 def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(tmp_path: Path) -> None:
     fields = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 60}
     transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")
@@ -538,6 +541,7 @@ def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(
     assert not any("not repeated" in note for note in plan.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["codes under the key of the weight", "codes under another key"])
 @pytest.mark.parametrize(
     "asked",
@@ -563,6 +567,7 @@ def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind:
     assert ".resized." not in raised.value.message
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("has_config", [True, False])
 @pytest.mark.parametrize("type", [None, "q8_0"])
 def test_a_gguf_file_is_refused_with_the_command_that_helps(tmp_path: Path, type: str | None, has_config: bool) -> None:

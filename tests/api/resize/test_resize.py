@@ -64,6 +64,7 @@ def test_every_approximate_change_has_a_figure() -> None:
     assert {(kind, name) for kind, figures in FIGURES.items() for name in figures} == wanted
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(FULL, reason="each way of each network is a case of its own above")
 @pytest.mark.parametrize("kind", ["llama", "whisper"])
 def test_a_network_is_resized_in_every_way(kind: str, source: Callable[[str], Path], tmp_path: Path) -> None:
@@ -73,6 +74,7 @@ def test_a_network_is_resized_in_every_way(kind: str, source: Callable[[str], Pa
             check(kind, name, source(kind), tmp_path / name)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "whisper", "t5"])
 def test_a_width_is_not_changed_while_the_output_layer_is_tied(kind: str, source: Callable[[str], Path]) -> None:
     fields = {name: value for name, value in CASES[kind]["wider"].set.items() if name != "tie_word_embeddings"}

@@ -36,6 +36,7 @@ def test_moments_of_an_optimizer_are_not_resized(root: str, training: Path) -> N
     assert "name the file of the optimizer's state with" in str(error.value.hint)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("root", ["model", "momentum_encoder"])
 def test_other_state_dicts_are(root: str, training: Path) -> None:
     plan = cs.resize("training.pth", config=training, root=root, set={"hidden_size": 128})

@@ -26,6 +26,7 @@ OPERATIONS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("kind", "name", "rounded"), OPERATIONS)

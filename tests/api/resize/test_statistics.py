@@ -57,6 +57,7 @@ def seen(model: Any) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("memory", [None, "1KB"])
 def test_statistics_are_what_hooks_see(llama: Any, tmp_path: Path, memory: str | None) -> None:
     values, own = made(tmp_path, memory=memory), seen(llama)
@@ -230,6 +231,7 @@ def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> Non
     torch.testing.assert_close(values[f"{name}.inputs"], wanted)
 
 
+@pytest.mark.long
 def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_experts("mixtral", tmp_path)
     cls = transformers.models.mixtral.modeling_mixtral.MixtralExperts
@@ -379,6 +381,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", HOSTILE)
 def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_path: Path) -> None:
     made(tmp_path)

@@ -43,6 +43,7 @@ def error(folder: Path, experts: int, *, has_router: bool, times: int = 1, capac
         return error_of(*(one(input_ids=ids, decoder_input_ids=ids).logits for one in (dense, model)))
 
 
+@pytest.mark.long
 def test_only_equal_probabilities_are_exact_and_they_send_every_token_to_the_first_expert(source: Saved) -> None:
     folder = source("t5")
     assert error(folder, 4, has_router=False, times=4) < 1e-5

@@ -56,6 +56,7 @@ def last_row_changed(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CHANGES)
 def test_tied_tensors_with_other_values_are_not_resized(case: str, tied: Path, tmp_path: Path) -> None:
     source = stored_twice(tied, tmp_path / "in", last_row_changed)
@@ -66,6 +67,7 @@ def test_tied_tensors_with_other_values_are_not_resized(case: str, tied: Path, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_second_copy_changes_nothing(case: str, tied: Path, tmp_path: Path) -> None:
     source = stored_twice(tied, tmp_path / "in", lambda value: value)

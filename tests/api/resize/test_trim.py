@@ -183,6 +183,7 @@ def test_the_texts_of_a_template_are_those_outside_of_tags_and_its_strings() -> 
     assert chat_texts(None) == chat_texts([1, {"name": "x"}]) == chat_texts("") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", ["settings", "list", "chat_template.jinja", "chat_template.json"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_encoded_as_before(kind: str, where: str, corpus: Path, tmp_path: Path) -> None:
@@ -271,6 +272,7 @@ def test_the_classes_of_transformers_open_the_smaller_tokeniser(
     assert len(found) == field(tmp_path / "out", network) < len(vocab) + more
 
 
+@pytest.mark.long
 def test_ends_of_words_as_in_clip(tmp_path: Path) -> None:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|end|>", end_of_word_suffix="</w>"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -52,6 +52,7 @@ def test_numbers_in_paths_fractions_dates_and_times_are_no_score(printed: str) -
     assert command("").score(f"{printed}\nthe score is 0.5 ({printed})").score == 0.5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("printed", "note"),
     [

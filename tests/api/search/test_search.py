@@ -198,6 +198,7 @@ def test_comments_do_not_make_another_recipe(evaluation: Evaluation) -> None:
     assert len(searched(command, trials=2).trials) == 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -211,6 +211,7 @@ def test_models_that_do_not_fit_the_configuration_are_an_error_before_the_first_
     assert not Path("soup.safetensors.study").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -290,6 +291,7 @@ def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: py
     wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
+@pytest.mark.long
 def test_a_process_that_ended_while_it_was_idle_is_replaced() -> None:
     written("judge.yaml", "Near")
     before = set(os.listdir("/proc/self/fd"))
@@ -324,6 +326,7 @@ def test_answers_are_read_from_descriptors_of_any_number() -> None:
         assert SplitEvaluator(processes, "dev", "far").evaluate("base.safetensors").score is not None
 
 
+@pytest.mark.long
 def test_a_child_does_not_import_from_the_working_directory() -> None:
     Path("torch.py").write_text("open('imported', 'w')\n")
     searched(sampler="sobol", trials=1)

@@ -369,6 +369,7 @@ def lists_of_one_name(first: str, second: str) -> list[str]:
     return paths
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("letters", "options", "message", "hint"),
     [

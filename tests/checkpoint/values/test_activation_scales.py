@@ -42,6 +42,7 @@ def test_sound_scales_get_no_note(dtype: torch.dtype) -> None:
     assert found_in(fp8(dtype)) == ([], [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("lowest", [0.01, 0.0])
 def test_scales_of_many_channels_are_read(lowest: float) -> None:
     state = fp8()
@@ -69,6 +70,7 @@ def test_the_value_of_an_unset_scale_is_no_fault() -> None:
     assert found_in(state) == ([], [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inverse_scales_of_one_layer_are_said(dtype: torch.dtype) -> None:
     state = fp8(dtype)

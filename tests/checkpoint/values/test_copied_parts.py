@@ -18,6 +18,7 @@ ENCODERS = {"gptq": gptq, "awq": awq, "nf4": nf4, "mlx": mlx}
 PARTS = {"gptq": ".scales", "awq": ".scales", "nf4": ".weight.absmax", "mlx": ".biases"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ENCODERS)
 def test_scales_of_another_layer_are_said(name: str) -> None:
     state, end = coded_tensors(ENCODERS[name]), PARTS[name]

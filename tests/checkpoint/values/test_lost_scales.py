@@ -61,6 +61,7 @@ def test_plain_weights_of_8_bits_have_no_note(dtype: torch.dtype) -> None:
     assert not found(cs.inspect(save(narrow)).notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", ["fp8-block", "fp8-channel"])
 def test_codes_with_scales_have_no_note(scheme: str) -> None:
     Path("plain").mkdir()

@@ -66,6 +66,7 @@ def cast(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda one: one.to(dtype).double().clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
@@ -84,6 +85,7 @@ def test_all_verbs_say_so() -> None:
     assert silent(write_model(Path("m"), state, GPTQ), SAID) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sym", [True, False])
 def test_symmetric_zero_points_get_one_note(sym: bool) -> None:
     state = changed(coded_tensors(gptq), cast(torch.float32))
@@ -99,6 +101,7 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_zero_points_are_not(change: str) -> None:
     state = changed(coded_tensors(asymmetric_gptq), CHANGES[change])

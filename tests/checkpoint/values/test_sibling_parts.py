@@ -30,6 +30,7 @@ def ordered(*, of_layers: bool = True) -> State:
     return state
 
 
+@pytest.mark.long
 def test_an_order_of_columns_of_another_layer_is_said() -> None:
     state = ordered()
     assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []
@@ -61,6 +62,7 @@ def test_orders_that_differ_everywhere_or_in_two_columns_are_not() -> None:
     assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_global_scale_unlike_those_of_q_and_k_is_said(shared: bool) -> None:
     state: State = {"model.norm.weight": torch.ones(IN)}

@@ -40,6 +40,7 @@ CASES: tuple[tuple[Encode, dict[str, Any], int], ...] = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("where", [ONE, LAYER])
@@ -63,6 +64,7 @@ def test_zero_points_of_another_format_are_said(
     assert not [note for note in cs.inspect(path).notes if "for each weight, as version" in note]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(("encode", "settings", "step"), CASES[1:])
 def test_those_of_half_of_a_matrix_are_said(encode: Encode, settings: dict[str, Any], step: int, axis: int) -> None:
@@ -81,6 +83,7 @@ def test_half_of_a_matrix_is_no_other_version_of_the_format() -> None:
     assert [("qzeros that are not the middle" in one, ONE in one) for one in said if "qzeros" in one] == [(True, True)]
 
 
+@pytest.mark.long
 def test_zero_points_of_asymmetric_codes_may_differ() -> None:
     """Also if a few tensors are symmetric, and if settings say for which modules."""
     state = coded_tensors(awq)

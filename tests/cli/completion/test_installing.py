@@ -19,6 +19,7 @@ OURS = (sys.executable, "-P", "-m", "ckptsurgeon")
 """What runs the program where no file named ckpt did."""
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize(
     ("shell", "written", "start"),

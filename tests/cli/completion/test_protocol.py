@@ -34,6 +34,7 @@ def test_what_nothing_begins_with_has_no_candidates(shell: str, line: str) -> No
     assert told(line, shell) == ("words", [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("error", "code"), [("ValueError", 0), ("RecursionError", 0), ("SystemExit", 1)])
 def test_a_bug_says_nothing_in_a_line_that_is_typed(error: str, code: int) -> None:
     program = (

@@ -254,6 +254,7 @@ def test_another_version_is_another_entry(name: str, monkeypatch: pytest.MonkeyP
     assert len(entries()) == 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "change",
     [

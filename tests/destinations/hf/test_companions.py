@@ -104,6 +104,7 @@ def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
     assert json.loads(Path("out/config.json").read_text())["id2label"] == {"0": "a", "1": "b"}
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize(("source", "dtype"), [("float32", "bf16"), ("bfloat16", "keep")])
 def test_a_folder_opens_in_the_dtype_that_its_weights_have(source: str, dtype: str) -> None:

@@ -31,6 +31,7 @@ def recorded(described: model.ModelDescription) -> Any:
     return model.module_target(lambda: model.built(described), kind="transformers", name=described.name).tensors
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda config: str(config["model_type"]))
 def test_the_shapes_are_those_of_the_model_with_values(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     shapes_of: Callable[[model.ModelDescription], Any] = model._shapes_of

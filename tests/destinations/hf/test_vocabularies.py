@@ -330,6 +330,7 @@ def test_pieces_of_another_tokeniser_do_not_go_along(name: str) -> None:
     assert name not in {one.name for one in cs.transplant("bert", where, vocab=lists).target.companions}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("beside", "text"),
     [

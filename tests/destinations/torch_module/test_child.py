@@ -21,6 +21,7 @@ def test_the_result_of_code_that_reads_comes_back() -> None:
     assert in_child(lambda: (Path("there").read_text(), os.close(os.open("there", os.O_RDONLY)))) == ("kept", None)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "change",
     [

@@ -59,6 +59,7 @@ def test_a_planted_permutation_is_found_back(seed: int) -> None:
     assert all(torch.equal(found[key], one[key]) for key in one)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(12))
 def test_no_permutation_of_one_layer_gains_and_few_of_both(seed: int) -> None:
     one, other = perceptron(seed), perceptron(seed + 100)

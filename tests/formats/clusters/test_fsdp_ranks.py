@@ -25,6 +25,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(a, b)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_parts_of_all_ranks_are_put_together(name: str, layout: Layout) -> None:
     wanted = load_file(layout(name))

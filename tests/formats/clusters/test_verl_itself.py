@@ -22,6 +22,7 @@ RUNS = {"fsdp1": 2, "fsdp2": 3, "replicated": 4, "tied": 2}
 """The runs and the number of their ranks."""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", RUNS)
 def test_a_conversion_makes_what_the_merger_of_verl_makes(name: str) -> None:
     wanted = load_file(RECORDED / f"{name}.safetensors")

@@ -75,6 +75,7 @@ def test_quantised_matrices_are_decoded_and_the_others_are_copied() -> None:
             assert (abs(found[key] - value) <= 0.55 * steps + 1e-3).all(), key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("path", "options", "error"), [(TINY, (), 0.003), (Q5_1, ("--dequantize",), 0.08)])
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_computes_what_whisper_cpp_computed(

@@ -140,6 +140,7 @@ def test_an_attribute_whose_tensor_has_no_place_is_not_counted() -> None:
     assert other_tensors(module, script_tensors(module)) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
 def test_a_payload_in_it_runs_nothing(payload: bytes) -> None:
     written("scripted")

@@ -464,6 +464,7 @@ def test_a_tokeniser_is_whose_it_is_said_to_be(source: str | None, whose: str) -
         assert Path("again/tokenizer_config.json").read_bytes() == Path("out/tokenizer_config.json").read_bytes()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("source", "order"), [("base", "wxyz"), ("union", "wxyz"), ("b", "zyxw")])
 def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> None:
     write()

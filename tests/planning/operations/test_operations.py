@@ -179,6 +179,7 @@ def test_a_constant_is_a_tensor_of_the_first_source() -> None:
     assert cs.verify("out.pth").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
 def test_a_sum_is_rounded_once(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -284,6 +285,7 @@ def test_ties_survive_operations_that_see_both_alike() -> None:
     assert [step.tied_to for step in plan.steps] == ["", "embed", ""]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", ["rename", "transplant"])
 def test_flags_a_file_and_a_recipe_give_one_plan(verb: str, ckpt: Any) -> None:
     operations = [{"split": "head.weight", "into": ["head.a", "head.b"], "dim": 0}]

@@ -118,6 +118,7 @@ def test_the_notes_on_a_spec_have_no_secret(hub: Hub, form: list[str], ckpt: Run
     assert SECRET not in written()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", LINES)
 def test_no_error_has_a_secret(hub: Hub, verb: str, ckpt: Run) -> None:
     """Addresses that lead nowhere, in all the ways that there are."""

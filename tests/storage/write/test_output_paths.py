@@ -110,6 +110,7 @@ def test_a_second_writer_of_a_file_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert (written("out.pth"), left()) == (0.0, [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wait", [30, math.inf])
 def test_a_second_writer_waits_and_then_sees_what_the_first_wrote(wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(3) as pool, in_commit(monkeypatch) as (there, on):
@@ -206,6 +207,7 @@ def test_an_output_below_a_file_is_refused_as_such(output: str) -> None:
         write(1.0, "new/out.pth")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("wait", "hint"), [(None, "Use wait=SECONDS, or"), (0.01, "Use a longer wait, or")])
 def test_the_hint_of_a_second_writer_is_to_wait_longer(wait: float | None, hint: str) -> None:
     with holder("out.pth") as process:
@@ -243,6 +245,7 @@ def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     assert left() == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("given", [(), ("30",)])
 def test_the_command_waits_when_it_is_told_to(given: tuple[str, ...], ckpt: Callable[..., Any]) -> None:
     with holder("out.pth") as process:

@@ -73,6 +73,7 @@ HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", HEALTHY)
 def test_zero_points_that_fit_are_not_said(name: str) -> None:
     encode, settings = HEALTHY[name]
@@ -130,6 +131,7 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRONG)
 def test_those_that_do_not_are(name: str) -> None:
     encode, settings, change, text = WRONG[name]
@@ -141,6 +143,7 @@ def test_those_that_do_not_are(name: str) -> None:
 TABLE = "model.embed_tokens"
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("begin", [0, 180])
 def test_rows_of_a_table_with_the_scales_of_the_next_rows_are_said(begin: int) -> None:
@@ -163,6 +166,7 @@ def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPat
     assert said_by(write_model(Path("m"), exchanged(state, ".qzeros"), settings), UNFIT_ZEROS) == [*QUICK]
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq's zero points of another layer", "lost by gptq"])
 def test_all_verbs_say_so(name: str) -> None:

@@ -64,6 +64,7 @@ def checked(path: Path | str) -> list[tuple[str, str]]:
     return [(one.status.value, one.what) for one in row.found]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_scales_that_are_all_negative_are_noted(method: str) -> None:
     assert notes(model(method)) == []
@@ -74,6 +75,7 @@ def test_scales_that_are_all_negative_are_noted(method: str) -> None:
     assert (status, what.startswith("2 tensors of scales with negative values")) == ("FAIL", True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["int8", "int4-packed"])
 def test_those_of_other_integers_too(name: str, tmp_path: Path) -> None:
     folder = BY_NAME[name].folder(tmp_path / "m")
@@ -105,6 +107,7 @@ def test_the_signs_of_auto_round_are_usual(draw: Callable[[int], torch.Tensor]) 
         assert checked(path) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("method", "end"), [("nf4", ".weight.absmax"), ("gptq", ".scales"), ("awq", ".scales"), ("mlx", ".scales"), ("llm_int8", ".SCB")]
 )  # fmt: skip
@@ -131,6 +134,7 @@ def test_groups_of_zeros_of_mlx_are_usual() -> None:
     assert notes(save_model(Path("m"), SETTINGS["mlx"], coded)) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["bnb-nf4-nested", "bnb-fp4-nested"])
 def test_scales_of_scales_of_zero_are_noted(name: str, tmp_path: Path) -> None:
     folder = FOUR_BITS[name].folder(tmp_path / "m")
@@ -141,6 +145,7 @@ def test_scales_of_scales_of_zero_are_noted(name: str, tmp_path: Path) -> None:
     assert [one for one in notes(folder) if SAID[NESTED] in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("part", "is_noted"), [(1.0, False), (0.9, False), (0.0, True), (-1.0, True)])
 def test_scales_that_are_negative_without_their_offset_are_noted(part: float, is_noted: bool) -> None:
     """bitsandbytes quantises the differences of the scales from their mean, which is the offset."""
@@ -169,6 +174,7 @@ def blocks(kind: str, change: Callable[[np.ndarray], np.ndarray]) -> str:
     return "m.gguf"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q5_0"])
 def test_scales_of_gguf_blocks_that_are_all_negative_or_zero_are_noted(kind: str) -> None:
     assert notes(blocks(kind, lambda one: one)) == []

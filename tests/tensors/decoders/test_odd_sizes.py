@@ -122,6 +122,7 @@ def warned(path: Path) -> bool:
     return bool(cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["nf4", "llm_int8"])
 def test_inverse_scales_of_narrow_models_are_noted(method: str) -> None:
     """Inverse scales of bitsandbytes, whose codes are below 1, make weights that are only 20 to 50 times too large."""
@@ -134,6 +135,7 @@ def test_inverse_scales_of_narrow_models_are_noted(method: str) -> None:
     assert warned(path)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["nf4", "llm_int8", "gptq", "auto_round", "awq", "mlx"])
 @pytest.mark.parametrize(("factor", "clip"), [(1.0, torch.inf), (20.0, torch.inf), (25.0, 0.08)])
 def test_large_weights_with_their_own_scales_are_not(method: str, factor: float, clip: float) -> None:

@@ -240,6 +240,7 @@ def test_a_scale_that_is_no_number_is_an_error_that_names_the_tensor(value: floa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [-1, 4, 2**31 - 1])
 def test_an_order_that_names_no_group_is_an_error(number: int, tmp_path: Path) -> None:
     folder = BY_NAME["gptq"].folder(tmp_path / "m")

@@ -37,6 +37,7 @@ def said(notes: Any, text: str = SAID) -> list[str]:
     return [one for one in notes if text in one]
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("form", "bits"), KINDS)

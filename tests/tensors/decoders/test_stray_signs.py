@@ -64,6 +64,7 @@ def checked(path: Path | str) -> list[str]:
     return [one.what for one in cs.check(path).row("scales").found]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_a_few_negative_scales_are_noted(method: str) -> None:
     encode = getattr(coded_matrices, method)
@@ -94,6 +95,7 @@ def longer_below(number: int) -> torch.Tensor:
     return torch.where(weight < 0, weight * weight.abs() * 16, weight / 2)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("draw", [normal, shifted, positive, ternary, longer_below])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_signs_that_auto_round_chooses_are_usual(draw: Draw, sign: int) -> None:
@@ -105,6 +107,7 @@ def test_scales_that_training_moved_past_zero_are_usual() -> None:
     assert notes(model(coded_matrices.gptq, "gptq", tiny)) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("encode", [mlx, old_mlx])
 def test_a_scale_of_mlx_with_the_sign_of_its_bias_is_noted(encode: Encode) -> None:
     def one(parts: Parts) -> Parts:

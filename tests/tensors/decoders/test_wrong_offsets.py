@@ -162,11 +162,13 @@ def is_meant(note: str) -> bool:
     return OFF_BY_ONE in note or WRONG_OFFSETS in note
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 def test_right_zero_points_and_biases_are_not_noted(case: str) -> None:
     assert not said(model(case, 0))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", [case for case, one in CASES.items() if one[-1]])
 def test_wrong_zero_points_and_biases_are_noted(case: str) -> None:
     found = said(model(case, len(LAYERS)))
@@ -207,6 +209,7 @@ def one_step(path: Path) -> list[str]:
     return [verb for verb, told in notes.items() if any(ONE_STEP in one for one in told)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("case", "wrong", "is_noted"),
     [

@@ -41,6 +41,7 @@ def test_blocks_are_those_of_ggml(kind: str) -> None:
     assert sum(one.squares for one in losses) == pytest.approx(float(((meant - values) ** 2.0).sum()), rel=1e-4)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_does_not_depend_on_the_blocks_beside_it(kind: str) -> None:
     """Sums of one block alone are added in another order by numpy, unless they are added row by row."""

@@ -192,6 +192,7 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert any("says bits 8" in note for note in VERBS[verb](model("gptq", bits=8).folder(tmp_path / "m")).notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 def test_two_files_that_say_otherwise_of_the_same_codes_are_said(verb: str, tmp_path: Path) -> None:
     folder = model("gptq", sym=True).folder(tmp_path / "m")
@@ -246,6 +247,7 @@ def test_weights_alike_contradict_blocks_unless_their_name_is_that_of_fused_ones
 TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed", "mxfp4")
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", TOLD)
@@ -336,6 +338,7 @@ DIFFERING = [
 ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "first", "second", "why"), DIFFERING)
 def test_codes_are_not_put_under_settings_that_decode_them_otherwise(
     name: str, first: dict[str, Any], second: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

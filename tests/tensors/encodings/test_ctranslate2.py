@@ -35,6 +35,7 @@ def stored(source: Path) -> Arrays:
         return {key: found.tensor(key).numpy() for key in found}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CODED)
 def test_values_are_codes_times_the_reciprocal_of_their_scale(name: str) -> None:
     """Bit for bit as ``dequantize_kernel`` in CTranslate2's src/ops/dequantize_cpu.cc."""
@@ -50,6 +51,7 @@ def test_values_are_codes_times_the_reciprocal_of_their_scale(name: str) -> None
     assert made.keys() == parts.keys() - {*scales}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CODED)
 def test_weights_are_those_of_the_network_up_to_rounding(name: str) -> None:
     original, parts, made = (
@@ -63,6 +65,7 @@ def test_weights_are_those_of_the_network_up_to_rounding(name: str) -> None:
         assert error.max() > 0
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", *CODED])
 def test_the_encoder_computes_what_ctranslate2_computes(name: str) -> None:
     """CTranslate2 itself decoded the weights and ran the encoder."""
@@ -80,6 +83,7 @@ def test_the_encoder_computes_what_ctranslate2_computes(name: str) -> None:
     assert all(abs(made - one).max() > 1e-4 for one in others)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key", ["encoder/conv2/weight", "decoder/layer_1/ffn/linear_0/weight"])
 @pytest.mark.parametrize("name", ["int8", "int16"])
 def test_a_part_of_a_weight_is_decoded_alone(name: str, key: str) -> None:

@@ -69,6 +69,7 @@ FAULTS: dict[Callable[[State], None], str] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_mlx_of_two_layers_has_a_note(fault: Callable[[State], None]) -> None:
     state = mlx()
@@ -79,6 +80,7 @@ def test_mlx_of_two_layers_has_a_note(fault: Callable[[State], None]) -> None:
     assert any("up_proj" in one.what or "8 quantised" in one.what for one in found)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_sound_mlx_has_none(layers: int) -> None:
     assert not cs.inspect(save(mlx(layers))).notes

@@ -153,6 +153,7 @@ def test_all_of_a_module_is_needed_if_the_folder_says_that_it_is_quantised() -> 
     assert one.parts == {".X": "m.X", ".y": "m.y", ".workspace": "m.workspace"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, {"quant_method": "secret"}], ids=["alone", "in a folder"])
 @pytest.mark.parametrize("end", ["_scale", "_s"])
 def test_a_flat_model_is_looked_through_in_a_number_of_looks_that_grows_with_it(
@@ -256,6 +257,7 @@ def test_integers_called_weight_are_codes_only_if_something_shows_it(dtype: str)
     assert "ids.weight" in find_codes({**table, "ids.weight_scale": TensorInfo("float32", (8, 1))}).by_key
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
 def test_a_table_of_integers_is_copied_and_named(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]

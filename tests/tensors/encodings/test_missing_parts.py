@@ -110,6 +110,7 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert said(VERBS[verb](folder_of("fp8-block", tmp_path, without(".weight_scale_inv"))))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "edit", "why"),
     [

@@ -87,6 +87,7 @@ def test_a_plain_module_that_is_not_excluded_is_said(algorithm: str, place: str)
 VISUAL = tuple(f"visual.blocks.{number}.mlp.up_proj" for number in range(LAYERS))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "entries", [VISUAL, ("model.layers.2.*",), ("*.experts.3.*",), ("mlp*",), ("layers.2", "up_proj")]
 )

@@ -61,6 +61,7 @@ ANOTHER = [
 ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "changed", "why"), ANOTHER)
 def test_codes_are_not_put_under_settings_of_their_module_that_decode_them_otherwise(
     name: str, changed: dict[str, Any], why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +183,7 @@ def test_settings_in_a_file_of_their_own_follow_too(tmp_path: Path) -> None:
 GATED = tuple(f"model.layers.{n}.{name}" for n in (0, 1) for name in ("self_attn.q_proj", "mlp.gate_proj"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "changed", "columns"),
     [
@@ -205,6 +207,7 @@ def test_settings_by_which_no_codes_are_as_wide_as_the_model_are_said(
             assert all(f"would have {columns} columns" in note and f"says {IN} (hidden_size)" in note for note in said)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "settings",
     [

@@ -65,6 +65,7 @@ def test_scales_of_blocks_in_another_dtype_are_said(case: str, dtype: torch.dtyp
     assert any(f"28 quantised tensors have weight_scale in {name}" in one for one in said(all_of_them))
 
 
+@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("case", CASES)

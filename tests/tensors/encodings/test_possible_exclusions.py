@@ -94,6 +94,7 @@ def test_autoawq_compares_entries_with_any_part_of_a_name(tmp_path: Path) -> Non
 EXPRESSIONS = [r"-:.*\.([{0}-{0}])\..*", r"-:^model\.layers\.(?!0|{1}).*", r"-:.*\.(?:{0}|[7-9])\.mlp.*"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("entry", EXPRESSIONS)
 def test_expressions_of_gptqmodel_exclude_the_layers_that_they_match(entry: str, tmp_path: Path) -> None:
     folder = folder_of("gptq", tmp_path)
@@ -103,6 +104,7 @@ def test_expressions_of_gptqmodel_exclude_the_layers_that_they_match(entry: str,
     assert failures(with_settings(folder, {"dynamic": {}})) == [f"{THREE[1]}.weight"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -205,6 +207,7 @@ def test_before_version_5_transformers_compared_the_beginning_of_a_name(tmp_path
         assert failures(with_settings(folder, {"modules_to_not_convert": [entry]})) == found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "entry", [r"re:.*\.layers\.\d{1,2}\.mlp.*", r"re:(?i).*MLP\.up.*", r"re:.*\bup_proj\b", r"re:.*\.[^.]+\.up_proj$"]
 )
@@ -305,6 +308,7 @@ def with_gates(folder: Path, *plain: str) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("part", ["vision_tower.encoder", "visual", "decoder", "layers"])
 @pytest.mark.parametrize("first", ["model", "bert"])
 def test_an_entry_may_have_one_more_word_before_the_key(part: str, first: str, tmp_path: Path) -> None:
@@ -364,6 +368,7 @@ def test_plain_layers_are_said_with_all_settings_that_say_which_are_quantised(
     assert failures(with_settings(folder, settings)) == ([f"{THREE[1]}.weight"] if is_said else [])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("section", ["", "text_config"])
 @pytest.mark.parametrize("name", ["gptq", "fp8-block"])
 def test_layers_for_multi_token_prediction_may_be_plain(name: str, section: str, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def test_a_scale_that_is_no_number_is_found(model: Quantised, bad: float, tmp_pa
     assert scales or model.name in WITHOUT_FLOATS
 
 
+@pytest.mark.costly
 @each_encoding
 def test_diff_compares_codes_byte_for_byte(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
     first, second = str(model.folder(tmp_path / "a")), str(model.folder(tmp_path / "b", 1))

@@ -47,6 +47,7 @@ def sharded(model: Quantised, folder: Path, *, apart: Callable[[str], bool]) -> 
     return folder
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", EDITS)
 @pytest.mark.parametrize("output", ["out.safetensors", "out.pth", "out"])
 def test_codes_that_only_settings_tell_are_still_codes_in_the_output(verb: str, output: str, tmp_path: Path) -> None:
@@ -92,6 +93,7 @@ def test_what_a_user_says_of_that_entry_stays(tmp_path: Path) -> None:
     assert "quantization_config" not in cs.convert(folder, metadata={"quantization_config": ""}).metadata
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["gptq", "awq", "bnb-nf4", "bnb-int8", "fp8-block", "mlx", "int4-or-8"])
 def test_parts_whose_codes_are_in_another_shard_are_no_numbers(name: str, tmp_path: Path) -> None:
     model = BY_NAME[name]

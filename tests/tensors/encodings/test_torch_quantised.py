@@ -50,6 +50,7 @@ def test_they_are_named_and_counted_and_not_measured(ckpt: Run) -> None:
     assert (done.code, "2 not measured" in done.out, METHOD in done.out) == (0, True, True)
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_scale_that_is_not_finite_is_found(bad: float, ckpt: Run) -> None:
@@ -74,6 +75,7 @@ def test_a_scale_that_is_not_finite_is_found(bad: float, ckpt: Run) -> None:
     assert ckpt("convert", "bad.pth", "--dequantize", "-o", "x.pth").code == 3
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("models")
 def test_they_are_compared_by_what_they_decode_to(ckpt: Run) -> None:
     done = ckpt("diff", "a.pth", "b.pth", "--values")
@@ -155,6 +157,7 @@ def test_a_dtype_does_not_apply_to_them(ckpt: Run) -> None:
     assert "does not apply to 2 quantised weights" in " ".join(done.err.split())
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("models")
 def test_what_is_said_can_be_done(ckpt: Run) -> None:
     assert ckpt("convert", "a.pth", "--dequantize", "--dtype", "float32", "-o", "x.pth").code == 0
@@ -164,6 +167,7 @@ def test_what_is_said_can_be_done(ckpt: Run) -> None:
     assert cs.filter("a.pth", exclude=list(LAYERS)).counts == {"copied": 2}
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("models")
 def test_a_quantised_destination_of_another_encoding_gets_them_encoded_again(ckpt: Run) -> None:
     assert ckpt("convert", "plain.pth", "--quantize", "int8", "-o", "int8.safetensors").code == 0

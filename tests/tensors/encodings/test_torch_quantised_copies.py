@@ -68,6 +68,7 @@ COPIES: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", COPIES)
 def test_a_verb_that_copies_returns_equal_tensors(verb: str, ckpt: Run) -> None:
     done = ckpt(*COPIES[verb])
@@ -116,6 +117,7 @@ def test_those_in_memory_are_copied_and_decoded_as_those_of_files() -> None:
     assert all(torch.equal(one, state[key].dequantize()) for key, one in loaded("plain.pth").items())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("ending", [".scales", ".zero_points"])
 @pytest.mark.parametrize("gone", [False, True], ids=["with its source", "without its source"])
 def test_a_flipped_parameter_of_a_channel_is_found(ending: str, gone: bool, ckpt: Run) -> None:

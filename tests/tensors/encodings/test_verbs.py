@@ -167,6 +167,7 @@ def test_transplant_of_codes_into_a_plain_network_is_refused(model: Quantised, t
     refused(error, model)
 
 
+@pytest.mark.costly
 @each_encoding
 def test_transplant_into_a_declared_network_never_draws_codes(model: Quantised, tmp_path: Path) -> None:
     folder = model.folder(tmp_path / "m")
@@ -186,6 +187,7 @@ def test_transplant_into_a_declared_network_never_draws_codes(model: Quantised, 
     assert error.value.exit_code == 4
 
 
+@pytest.mark.costly
 @each_encoding
 def test_a_destination_keeps_its_codes_or_gets_all_of_another_s(model: Quantised, tmp_path: Path) -> None:
     ours, theirs = model.folder(tmp_path / "a"), model.folder(tmp_path / "b", 1)

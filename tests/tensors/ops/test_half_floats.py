@@ -27,6 +27,7 @@ def test_every_float16_becomes_the_same_float32(share: int, monkeypatch: pytest.
     assert np.array_equal(from_half(values).view("<u4"), numpys(values, "<f4").view("<u4"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("share", [1, 16])
 def test_floats_are_rounded_alike_beside_every_float16_and_halfway(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(half_floats, "SHARE", share)

@@ -30,6 +30,7 @@ def test_a_cast_in_pieces_has_the_values_and_losses_of_a_single_cast(
     assert (lost != CastLosses()) == (destination != "bfloat16")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
 def test_a_cast_of_many_values_takes_little_more_memory_than_its_result(source: str, destination: str) -> None:
     given = values(source, 16 * CACHED)

@@ -14,6 +14,7 @@ from ckptsurgeon.tensors.ops.powers import odd_ones, power_of
 EVERY = np.arange(1 << 16, dtype=np.uint16)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("power", [-15, -8, -2, -1, 1, 2, 8, 15])
 def test_every_value_times_a_power_of_two(dtype: str, power: int, monkeypatch: pytest.MonkeyPatch) -> None:

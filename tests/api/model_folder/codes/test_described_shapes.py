@@ -125,6 +125,7 @@ def test_a_state_of_another_weight_fails_the_check(changes: dict[str, Any]) -> N
     assert [one.status for one in found] == [Status.FAIL]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("shape", "status"), [([32, 64], "PASS"), ([64, 32], "FAIL")])
 def test_a_transposed_state_does_not_fit_the_width_of_the_model(shape: list[int], status: str) -> None:
     nf4(shape=shape)

@@ -435,6 +435,7 @@ def test_ids_of_the_end_that_are_no_numbers_are_not_compared(value: Any) -> None
     assert "a reserved token" in str(notes({"eos_token_id": [3]}, None, {"eos_token": "</s>"}, tokens))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "is_noted"), [("AlbertForMaskedLM", False), ("ModernBertForTokenClassification", False), ("BertLMHeadModel", True)]
 )  # fmt: skip

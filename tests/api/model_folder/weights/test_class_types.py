@@ -29,6 +29,7 @@ def llama(path: str, **changes: Any) -> str:
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", [*VERBS, "gguf", "fits", "diff", "check"])
 def test_every_verb_says_it(verb: str) -> None:
     llama("m", model_type="mistral")

@@ -192,6 +192,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_said_of_models_of_transformers(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
