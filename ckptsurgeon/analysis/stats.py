@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..engine.checksums import check_values
-from ..engine.compute.bands import banded
+from ..engine.compute.column_bands import banded
 from ..engine.compute.reading import read_part
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo

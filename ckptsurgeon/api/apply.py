@@ -219,7 +219,7 @@ def _tasks(
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
-    from ..engine.output.companions import existing_checkpoint
+    from ..engine.output.companion_files import existing_checkpoint
     from ..engine.output.layout import as_written, is_folder
     from ..formats.base.marks import has_weights
 

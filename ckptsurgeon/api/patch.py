@@ -243,7 +243,7 @@ def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, 
 
     The name of a single file is ''. Raises OutputError if files would be replaced without ``force``.
     """
-    from ..engine.output.companions import existing_checkpoint, stale_companions
+    from ..engine.output.companion_files import existing_checkpoint, stale_companions
 
     size = sum(file.size for file in index.files)
     if not index.folder:

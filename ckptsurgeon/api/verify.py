@@ -54,7 +54,7 @@ def verify(
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
-    from ..engine.context import MergeContext
+    from ..engine.apply_settings import MergeContext
     from ..methods.merge._registry import load_plugin
     from ..planning.recipe import parse_recipe
     from ..planning.recipe_text import folder_of_recipe

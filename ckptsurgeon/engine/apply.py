@@ -26,21 +26,8 @@ from .check_steps import check_step
 from .checksums import recipe_notes
 from .compute.growth import grown_notes
 from .consuming import source_consumer
-from .identity import identity_digest
 from .inputs import PlanInputs
-from .output.carried_entries import carried_entries
-from .output.companions import (
-    StaleCompanions,
-    copy_companions,
-    implied_notes,
-    stale_companions,
-)
-from .output.diffusers_pipeline import check_subfolder, component_notes
-from .output.layout import OutputFile, OutputOptions, OutputShape, as_written, is_folder, lay_out
-from .output.quantisers import quantisers_of
-from .output.signing import earlier_signature_notes, earlier_signatures, signing
-from .part_receipt import PartReceipt
-from .part_run import (
+from .one_output_part import (
     PartRun,
     adapter_notes,
     check_unchanged,
@@ -50,10 +37,23 @@ from .part_run import (
     unsound_copy_notes,
     unsound_notes,
 )
+from .output.carried_entries import carried_entries
+from .output.companion_files import (
+    StaleCompanions,
+    copy_companions,
+    implied_notes,
+    stale_companions,
+)
+from .output.diffusers_pipeline import check_subfolder, component_notes
+from .output.layout import OutputFile, OutputOptions, OutputShape, as_written, is_folder, lay_out
+from .output.quantisers import quantisers_of
+from .output.signing import earlier_signature_notes, earlier_signatures, signing
+from .output_parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
+from .part_receipt import PartReceipt
 from .prefetch import prefetch
 from .processes import Helpers
+from .same_run import identity_digest
 from .staged_output import StagedOutput, staged_output
-from .write_parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 
 if TYPE_CHECKING:
     from ..tensors.odd_scales.notes import Found

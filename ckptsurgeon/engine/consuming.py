@@ -28,10 +28,10 @@ from ..storage.small_files import read_file
 from ..storage.write.consuming import check_deletable, consume, delete
 from ..tensors.composition import leaves
 from ..util.text import count, escape, human_bytes, listing
-from .identity import is_known
 from .inputs import PlanInputs
 from .output.layout import OutputOptions, OutputShape, writer_of
-from .write_parts import steps_of_parts
+from .output_parts import steps_of_parts
+from .same_run import is_known
 
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 

@@ -18,7 +18,7 @@ from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ..tensors.quantised.methods import is_packed_in_floats
 from .checksums import bad_checksum, combine, crc32
-from .part_run import SMALL, PartRun
+from .one_output_part import SMALL, PartRun
 
 __all__ = ["THREADS", "CopyPiece", "copying", "ranges_of"]
 

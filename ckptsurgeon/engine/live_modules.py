@@ -23,7 +23,7 @@ from .compute.compute_steps import check_equal
 from .compute.reading import read_part, relevant
 from .compute.rows import overlay
 from .inputs import PlanInputs
-from .part_run import changed_error, check_unchanged, keeping, lost_notes, unsound_notes
+from .one_output_part import changed_error, check_unchanged, keeping, lost_notes, unsound_notes
 from .prefetch import prefetch
 
 if TYPE_CHECKING:

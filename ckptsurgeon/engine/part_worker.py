@@ -14,15 +14,15 @@ from ..storage.read.base import Progress
 from ..storage.write.folders import StagedFolder
 from ..util.text import escape
 from .check_steps import check_step
-from .identity import identity_digest
 from .inputs import PlanInputs
+from .one_output_part import PartRun, keeping
 from .output.layout import OutputOptions, as_written, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
+from .output_parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .part_receipt import PartReceipt
-from .part_run import PartRun, keeping
 from .prefetch import prefetch
 from .processes import SEEN_S, ProcessGroup
-from .write_parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
+from .same_run import identity_digest
 
 __all__ = ["PartWorker", "run_worker"]
 

@@ -15,14 +15,14 @@ from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing, uneven
 from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES
+from .apply_settings import MEMORY, MergeContext
 from .compute.compute import costs_of
-from .context import MEMORY, MergeContext
 from .inputs import PlanInputs
+from .one_output_part import PartRun
 from .output.layout import OutputOptions, OutputShape, as_written, is_folder, lay_out
 from .output.quantisers import quantisers_of
-from .part_run import PartRun
+from .output_parts import plan_of_parts, steps_of_parts, write_parts
 from .processes import shared_out
-from .write_parts import plan_of_parts, steps_of_parts, write_parts
 
 __all__ = ["sharing_of"]
 

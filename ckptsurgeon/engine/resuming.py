@@ -16,10 +16,10 @@ from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
 from ..storage.write.staging import StagedFile
 from ..util.text import count, human_bytes, listing
 from .checksums import crc32
-from .identity import changed_on_disk, difference, identity_of, is_known, on_disk
 from .inputs import PlanInputs
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .part_receipt import PartReceipt
+from .same_run import changed_on_disk, difference, identity_of, is_known, on_disk
 
 __all__ = ["PartsJournal", "unfinished_parts"]
 

@@ -18,16 +18,16 @@ from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.companions import existing_checkpoint, replaced
+from .one_output_part import PartRun
+from .output.companion_files import existing_checkpoint, replaced
 from .output.diffusers_pipeline import component_weights
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .output.signing import check_signable
+from .output_parts import write_frame
 from .part_receipt import PartReceipt
-from .part_run import PartRun
 from .processes import SEEN_S, Helpers, pauses
 from .rank_files import SpreadFile
 from .resuming import PartsJournal, unfinished_parts
-from .write_parts import write_frame
 
 __all__ = ["StagedOutput", "staged_output"]
 

@@ -18,7 +18,7 @@ from ..storage.upload.scratch import UploadedFolder, uploaded_folder
 from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.companions import INDEX_BYTES, checkpoint_files, replaced
+from .output.companion_files import INDEX_BYTES, checkpoint_files, replaced
 from .output.layout import OutputOptions, OutputShape, writer_of
 from .processes import Helpers
 from .staged_output import StagedOutput

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.values import value_notes
-from ckptsurgeon.engine.part_run import unsound_copy_notes
+from ckptsurgeon.engine.one_output_part import unsound_copy_notes
 from ckptsurgeon.tensors.dtypes import has_non_finite, size_of_float
 
 from ..conftest import Result

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
 from ckptsurgeon.engine.consuming import SourceConsumer
-from ckptsurgeon.engine.part_run import PartRun
+from ckptsurgeon.engine.one_output_part import PartRun
 from ckptsurgeon.storage.read.local import ConsumedFile, LocalFile
 from ckptsurgeon.storage.write import consuming, folders
 from ckptsurgeon.storage.write.consuming import consume

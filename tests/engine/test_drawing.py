@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.destinations.torch_module import missing_draws, simple_draws
-from ckptsurgeon.engine import write_parts
+from ckptsurgeon.engine import output_parts
 from ckptsurgeon.engine.compute import drawing
 from ckptsurgeon.planning.target import Draw
 from ckptsurgeon.tensors.info import TensorInfo
@@ -109,8 +109,8 @@ def test_torch_is_imported_beside_computing_if_it_draws(draws: bool, monkeypatch
     def imported() -> None:
         seen.append((threading.current_thread().name, sys.getswitchinterval() < usual))
 
-    monkeypatch.setattr(write_parts, "_import_torch", imported)
-    monkeypatch.setattr(write_parts, "sys", _WithoutTorch())
+    monkeypatch.setattr(output_parts, "_import_torch", imported)
+    monkeypatch.setattr(output_parts, "sys", _WithoutTorch())
     cs.apply(plan, "out.safetensors")
     assert seen == [("import", True)] * draws
     assert sys.getswitchinterval() == usual

@@ -22,10 +22,10 @@ from torch.distributed import HashStore
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import part_worker, processes, staged_output
+from ckptsurgeon.engine.apply_settings import MergeContext, memory_error
 from ckptsurgeon.engine.compute import compute
 from ckptsurgeon.engine.compute.reading import OutputBlock
-from ckptsurgeon.engine.context import MergeContext, memory_error
-from ckptsurgeon.engine.part_run import PartRun
+from ckptsurgeon.engine.one_output_part import PartRun
 from ckptsurgeon.engine.process_store import error_of, row_of
 from ckptsurgeon.engine.processes import ProcessGroup, shared_out
 from ckptsurgeon.storage.write.journal import JOURNAL

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import staged_output
-from ckptsurgeon.engine.part_run import PartRun
+from ckptsurgeon.engine.one_output_part import PartRun
 from ckptsurgeon.storage.write.folders import StagedFolder
 from ckptsurgeon.storage.write.journal import JOURNAL
 
@@ -333,7 +333,7 @@ def test_other_writers_of_that_folder_leave_the_parts(fail_after: Callable[..., 
 
 def test_another_version_is_an_error(fail_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     begin(fail_after, 2)
-    monkeypatch.setattr("ckptsurgeon.engine.identity.__version__", "99.0")
+    monkeypatch.setattr("ckptsurgeon.engine.same_run.__version__", "99.0")
     with pytest.raises(cs.OutputError, match=r"ckptsurgeon .* has written them, but this is 99\.0"):
         write()
 

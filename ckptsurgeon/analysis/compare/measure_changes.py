@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.compute.bands import banded
+from ...engine.compute.column_bands import banded
 from ...engine.prefetch import fetch_tensors
 from ...errors import FormatError
 from ...planning.keys.pattern_hints import chosen_keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.compute.bands import OpenFiles, banded
+from ...engine.compute.column_bands import OpenFiles, banded
 from ...engine.compute.reading import read_part
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo

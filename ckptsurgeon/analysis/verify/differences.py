@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.apply_settings import MergeContext
 from ...engine.compute.compute import computed_blocks
 from ...engine.compute.extracting_lora import factor_pairs
 from ...engine.compute.reading import cast_for, read_part
 from ...engine.compute.rows import overlaid_boxes, overlaid_part
-from ...engine.context import MergeContext
-from ...engine.part_run import is_copy
+from ...engine.one_output_part import is_copy
 from ...planning.plan.compute import Factor
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES, contiguous_stride

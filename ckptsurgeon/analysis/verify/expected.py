@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.context import MergeContext
+from ...engine.apply_settings import MergeContext
 from ...planning.plan.files import PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Failure

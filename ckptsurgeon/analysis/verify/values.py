@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.apply_settings import MergeContext, factorising_bytes
 from ...engine.check_steps import check_step
 from ...engine.checksums import crc32
 from ...engine.compute.adding_lora import is_single
-from ...engine.compute.pursuit import is_pursuit
-from ...engine.context import MergeContext, factorising_bytes
+from ...engine.compute.matching_pursuit import is_pursuit
 from ...engine.output.quantisers import stored_quantiser
 from ...errors import ConfigError, FormatError, VerifyError
 from ...planning.plan.rows import VocabularyRows

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.resizable import Resizable
-from ...engine.context import MEMORY
+from ...engine.apply_settings import MEMORY
 from ...errors import ConfigError, PlanError
 from ...planning.aligning.groups import RESIDUAL, Group, taking
 from ...planning.aligning.stored import StoredTensors

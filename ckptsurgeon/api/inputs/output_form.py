@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engine.output.layout import OutputOptions, is_on_folder_name
-from ...engine.output.spelling import Spelling
+from ...engine.output.option_names import Spelling
 from ...util.text import escape
 from .argument_types import Path
 

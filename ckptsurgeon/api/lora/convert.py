@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...engine.apply_settings import BUFFERS, MEMORY, memory_error
 from ...engine.compute.compute import memory_bytes, with_costs
-from ...engine.context import BUFFERS, MEMORY, memory_error
 from ...errors import ConfigError
 from ...methods.lora.adapter import AdapterModule
 from ...methods.lora.composed import COMPOSED, composed_shape

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import is_given, is_live, path_of, place_of
+from ...engine.apply_settings import MemoryLimitError, memory_error
 from ...engine.compute.compute import memory_bytes
 from ...engine.compute.torch_arrays import check_device
-from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...methods.merge._registry import check_number, load_plugin, method_named

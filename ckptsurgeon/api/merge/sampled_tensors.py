@@ -12,7 +12,7 @@ import numpy as np
 
 from ...analysis.compare.measure_changes import StoredTensor
 from ...analysis.compare.tensor_difference import values_of
-from ...engine.compute.bands import banded
+from ...engine.compute.column_bands import banded
 from ...engine.compute.random_numbers import random_numbers
 from ...methods.merge._slices import Slice
 from ...tensors.ops.regions import Array, Box

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...engine.output.companions import existing_checkpoint
+from ...engine.output.companion_files import existing_checkpoint
 from ...errors import CheckpointError, ConfigError, OutputError, PlanError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg

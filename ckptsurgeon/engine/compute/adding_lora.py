@@ -21,7 +21,7 @@ from ...tensors.ops.casts import CastLosses, count_nonzero, goes_to_zero, raw_dt
 from ...tensors.ops.regions import Array, blocks, box_shape
 from ..part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks
-from .wide import matrix_of, rows_of, whole
+from .wide_matrices import matrix_of, rows_of, whole
 
 __all__ = [
     "AdapterChanges",

@@ -22,7 +22,7 @@ from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, blocks
 from ...util.text import escape, human_bytes
-from ..context import (
+from ..apply_settings import (
     BUFFERS,
     MEMORY,
     MemoryNeed,
@@ -35,18 +35,18 @@ from ..context import (
 )
 from ..inputs import PlanInputs
 from ..output.shards import parse_size
-from ..resample.adapt import ADAPTERS
+from ..resample.resize_in_parts import ADAPTERS
 from .adding_lora import adapting_bytes, adapting_of, adapting_passes, adapting_places, kept_bytes
-from .bands import banded
+from .column_bands import banded
 from .computed_codes import coding_of, part_of
 from .encoding import encoding_boxes
 from .extracting_lora import factoring_bytes, factoring_of, factoring_passes, factoring_places, factoring_reason
+from .matching_pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes, pursuit_passes
 from .merging import merging_of
 from .one_block import THREADS, block_limit, computed_block
-from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes, pursuit_passes
 from .reading import Blockwise, OutputBlock, Part, Seen, keep_freed_memory, numbered_blocks, read_part
 from .rows import copying_rows
-from .strips import STRIP_BYTES, coding_boxes, held_bytes
+from .transposed_codes import STRIP_BYTES, coding_boxes, held_bytes
 
 __all__ = [
     "Computed",

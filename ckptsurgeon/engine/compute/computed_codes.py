@@ -18,10 +18,10 @@ from ...tensors.encoders._extremes import Read, shifted
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CACHED, CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
-from ..context import MergeContext
+from ..apply_settings import MergeContext
 from .encoding import column_strips, measured_block
 from .reading import Blockwise, OutputBlock, Seen
-from .strips import in_strips
+from .transposed_codes import in_strips
 
 __all__ = ["ComputedWeight", "coding_of", "fits", "part_of"]
 

@@ -16,7 +16,7 @@ from ...planning.target import TargetSpec
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array
 from ..checksums import combine
-from ..part_run import PartRun, has_slot
+from ..one_output_part import PartRun, has_slot
 from .compute_steps import raw
 from .one_block import THREADS
 from .reading import Part, keep_freed_memory

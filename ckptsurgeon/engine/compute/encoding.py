@@ -16,7 +16,7 @@ from ...tensors.encoders._extremes import Read
 from ...tensors.encoders._losses import RoundingLoss
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
-from .bands import OpenFiles
+from .column_bands import OpenFiles
 from .reading import OutputBlock, read_part
 
 __all__ = ["Roundings", "column_strips", "encoded_block", "encoding_boxes", "measured_block"]

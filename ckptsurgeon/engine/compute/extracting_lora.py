@@ -39,10 +39,10 @@ from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, blocks, box_shape
 from ...util.text import escape
-from .bands import banded
+from .column_bands import banded
 from .random_numbers import random_numbers
 from .reading import Blockwise, OutputBlock, Part, Seen, read_part
-from .wide import matrix_of
+from .wide_matrices import matrix_of
 
 __all__ = [
     "FactorCache",

@@ -22,7 +22,7 @@ from ...tensors.ops.casts import CastLosses, cast, widened
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, box_shape
 from ...util.text import count, escape
-from ..context import (
+from ..apply_settings import (
     MemoryNeed,
     MergeContext,
     bytes_of_whole,

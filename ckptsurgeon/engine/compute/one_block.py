@@ -19,9 +19,9 @@ from ...tensors.ops.casts import CACHED, CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.torchrun import cores_of_process
-from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
-from .bands import OpenFiles
+from ..resample.resize_in_parts import ADAPTERS, adaptation_box, adapted, centred
+from .column_bands import OpenFiles
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block
 from .reading import OutputBlock, Part, Seen, cast_for, named, naming_scales, read_as, read_part

@@ -22,7 +22,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.regions import SPARSE, Array, Box, box_shape
 from ...util.text import escape
-from .bands import BandedFiles, OpenFiles
+from .column_bands import BandedFiles, OpenFiles
 
 if TYPE_CHECKING:
     from ...planning.plan.step import Step

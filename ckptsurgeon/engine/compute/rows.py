@@ -14,7 +14,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import average, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
-from .bands import OpenFiles
+from .column_bands import OpenFiles
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 
 __all__ = [

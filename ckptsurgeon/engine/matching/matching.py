@@ -23,7 +23,7 @@ from ...tensors.composition import join, reshape, take
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array
 from ...util.text import human_bytes
-from ..context import memory_error
+from ..apply_settings import memory_error
 from .assignment import assignment, solver, value_of
 from .similarity import TensorPair, add_products, band_bytes, dot_products
 

@@ -16,7 +16,7 @@ from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
-from .spelling import OPTIONS, Spelling
+from .option_names import OPTIONS, Spelling
 
 __all__ = [
     "ComponentWriter",

@@ -19,11 +19,11 @@ from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
-from .companions import file_names, without_adapter, written_to_folder
+from .companion_files import file_names, without_adapter, written_to_folder
 from .diffusers_pipeline import ComponentWriter, check_pipeline, component_files
+from .option_names import OPTIONS, Spelling
 from .ranks import RankOptions, check_ranks, rank_shares
 from .shards import DEFAULT_SHARD, parse_size, sharded
-from .spelling import OPTIONS, Spelling
 from .unfit_format import too_many, unfit_dtype, unknown_suffix, unknown_to
 
 __all__ = [

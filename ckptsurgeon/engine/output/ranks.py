@@ -14,7 +14,7 @@ from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.pattern_hints import matched
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
-from .spelling import Spelling
+from .option_names import Spelling
 
 __all__ = ["RankOptions", "check_ranks", "rank_shares"]
 

@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ...formats.base.header import OutTensor, Writer
 from ...formats.base.sharded_writer import split_shards
 from ...util.text import count, escape
-from .spelling import OPTIONS, Spelling
+from .option_names import OPTIONS, Spelling
 
 __all__ = ["DEFAULT_SHARD", "parse_size", "sharded"]
 

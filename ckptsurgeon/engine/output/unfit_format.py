@@ -12,7 +12,7 @@ from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
-from .spelling import Spelling
+from .option_names import Spelling
 
 __all__ = ["too_many", "unfit_dtype", "unknown_suffix", "unknown_to"]
 

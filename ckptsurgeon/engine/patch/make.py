@@ -18,7 +18,7 @@ from ...storage.read.uri import shown
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ..checksums import combine, crc32
-from ..part_run import check_unchanged
+from ..one_output_part import check_unchanged
 from .bases import read_tensor
 from .blocks import BLOCK, FLOATS, Bytes, Decoder, Encoder
 from .factored import matrix_shape, why_exact

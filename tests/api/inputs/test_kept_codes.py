@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import adding_lora, encoding, one_block, strips
+from ckptsurgeon.engine.compute import adding_lora, encoding, one_block, transposed_codes
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.tensors.encoders import _encode, _extremes
 
@@ -147,7 +147,7 @@ EXPERTS = "model.layers.0.mlp.experts.gate_up_proj"
 def test_experts_in_one_tensor_stay_encoded(
     verb: str, elements: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (encoding, strips):
+    for module in (encoding, transposed_codes):
         monkeypatch.setattr(module, "ELEMENTS", elements)
     a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     checked(VERBS[verb](a, b), tmp_path / "out")
@@ -170,7 +170,7 @@ def test_blocks_of_any_size_give_the_same_parts(
     plan = VERBS[verb](a, b)
     cs.apply(plan, tmp_path / "out")
     for elements, of_weights in ((1 << 7, 1 << 20), (1 << 10, 1 << 9), (1 << 12, 300)):
-        for module in (encoding, strips, _encode):
+        for module in (encoding, transposed_codes, _encode):
             monkeypatch.setattr(module, "ELEMENTS", elements)
         monkeypatch.setattr(_extremes, "ELEMENTS", 100)
         monkeypatch.setattr(adding_lora, "ADAPTING_ELEMENTS", of_weights)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import context
+from ckptsurgeon.engine import apply_settings
 
 Run = Callable[..., Any]
 State = dict[str, torch.Tensor]
@@ -62,7 +62,7 @@ def shapes() -> tuple[State, State]:
 def test_a_larger_model_gives_its_leading_part(
     shapes: tuple[State, State], elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "ELEMENTS", elements)
+    monkeypatch.setattr(apply_settings, "ELEMENTS", elements)
     a, b = shapes
     found = merged(on_mismatch=["slice", "n=skip"])
     assert torch.allclose(found["w"], 0.25 * a["w"] + 0.75 * b["w"][:3])
@@ -74,7 +74,7 @@ def test_a_larger_model_gives_its_leading_part(
 def test_where_all_have_it_it_is_merged_and_the_rest_is_the_firsts(
     shapes: tuple[State, State], elements: int, swap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "ELEMENTS", elements)
+    monkeypatch.setattr(apply_settings, "ELEMENTS", elements)
     first, second = shapes[::-1] if swap else shapes
     found = merged(PAIR[::-1] if swap else PAIR, on_mismatch="overlap")
     for key in first:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import context
+from ckptsurgeon.engine import apply_settings
 
 Run = Callable[..., Any]
 MODELS = ["a.pth", "b.pth"]
@@ -55,7 +55,7 @@ def test_the_weighted_mean_is_torch_s() -> None:
 def test_slices_of_any_size_give_the_same(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write()
     whole = merged(method="linear", weights=[0.3, 0.7])
-    monkeypatch.setattr(context, "ELEMENTS", elements)
+    monkeypatch.setattr(apply_settings, "ELEMENTS", elements)
     cut = merged(method="linear", weights=[0.3, 0.7])
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import context
+from ckptsurgeon.engine import apply_settings
 from ckptsurgeon.vocabulary.vocabulary import read_vocabulary
 from fixtures.mergekit_cases import GOLDEN
 
@@ -80,7 +80,7 @@ def merged(vocab: str, output: str = "out/", **how: Any) -> State:
 def test_rows_go_by_token_and_one_that_a_model_lacks_is_that_of_those_that_have_it(
     vocab: str, tokens: str, elements: int, states: dict[str, State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "ELEMENTS", elements)
+    monkeypatch.setattr(apply_settings, "ELEMENTS", elements)
     Path("list.txt").write_text("\n".join(tokens))
     found = merged(vocab)
     for key in ("embed.w", "out.w"):

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import pursuit
+from ckptsurgeon.engine.compute import matching_pursuit
 from fixtures.mergekit_cases import GOLDEN
 from fixtures.resizing.cases import VOCABULARIES
 
@@ -174,14 +174,14 @@ def test_a_tied_donor_has_one_embedding_for_both(english: Callable[[str], Path],
 
 
 def test_costs_say_how_often_the_donor_is_read(english: Callable[[str], Path], german: Path) -> None:
+    from ckptsurgeon.engine.apply_settings import MergeContext
     from ckptsurgeon.engine.compute.compute import costs_of
-    from ckptsurgeon.engine.context import MergeContext
 
     plan = cs.resize(english("gpt2"), tokenizer=german, new_tokens="omp", omp_k=7)
     assert costs_of(plan, MergeContext()).passes == 2
     step = next(step for step in plan.steps if step.more)
-    assert sum(pursuit.pursuit_bytes(step)) < costs_of(plan, MergeContext()).memory_nbytes
-    assert pursuit.pursuit_passes(step, 1000) == 1 + 7
+    assert sum(matching_pursuit.pursuit_bytes(step)) < costs_of(plan, MergeContext()).memory_nbytes
+    assert matching_pursuit.pursuit_passes(step, 1000) == 1 + 7
     with pytest.raises(cs.PlanError, match="rows of new tokens are sums of many other rows") as error:
         costs_of(plan, MergeContext(memory=17 << 20))
     advised = int(re.findall(r"--memory (\d+)B", error.value.hint)[0])
@@ -198,10 +198,10 @@ def test_rows_do_not_depend_on_memory_or_blocks(
         return (tmp_path / name / "model.safetensors").read_bytes()
 
     first = written("first")
-    monkeypatch.setattr(pursuit, "BAND_ROWS", 13)
+    monkeypatch.setattr(matching_pursuit, "BAND_ROWS", 13)
     monkeypatch.setattr("ckptsurgeon.engine.compute.one_block.BLOCK_BYTES", 3000)
     monkeypatch.setattr(
-        pursuit, "pursuit_bytes", lambda step, of=pursuit.pursuit_bytes: (of(step)[0], 1 << 40)
+        matching_pursuit, "pursuit_bytes", lambda step, of=matching_pursuit.pursuit_bytes: (of(step)[0], 1 << 40)
     )  # the donor's rows are read again for each step
     assert written("second") == first
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted, centred, pseudo_inverse
 from ckptsurgeon.engine.resample.resample import apply_taps, resampled
+from ckptsurgeon.engine.resample.resize_in_parts import adaptation_box, adapted, centred, pseudo_inverse
 from ckptsurgeon.planning.mismatch.policy_fits import fit
 from ckptsurgeon.tensors.ops.regions import Array, blocks
 

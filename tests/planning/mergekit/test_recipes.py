@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import context
+from ckptsurgeon.engine import apply_settings
 from ckptsurgeon.engine.compute import aligning as filling
 from ckptsurgeon.planning.mergekit.tokenizer import TEMPLATES
 from fixtures.mergekit_cases import GOLDEN
@@ -488,7 +488,7 @@ def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> 
 def test_rows_are_mergekits_token_by_token(
     name: str, elements: int, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "ELEMENTS", elements)
+    monkeypatch.setattr(apply_settings, "ELEMENTS", elements)
     monkeypatch.setattr(filling, "ELEMENTS", elements)
     recipe, wanted, config = golden(name)
     cs.apply(cs.merge(recipe, dtype="float32"), models / "out")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import one_block
-from ckptsurgeon.engine.compute.bands import OpenFiles
+from ckptsurgeon.engine.compute.column_bands import OpenFiles
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.composition import decoded
 from ckptsurgeon.tensors.decoders import _decoder, _tables

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....engine.compute.bands import banded
+from ....engine.compute.column_bands import banded
 from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import blocks

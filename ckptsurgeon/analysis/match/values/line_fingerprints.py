@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....engine.compute.bands import banded
+from ....engine.compute.column_bands import banded
 from ....engine.compute.reading import read_part
 from ....tensors.dtypes import DTYPES
 from ....tensors.info import TensorInfo

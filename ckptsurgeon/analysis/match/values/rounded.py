@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....engine.compute.bands import BandedFiles, OpenFiles, banded
+from ....engine.compute.column_bands import BandedFiles, OpenFiles, banded
 from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast

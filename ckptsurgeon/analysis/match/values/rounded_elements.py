@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....engine.compute.bands import banded
+from ....engine.compute.column_bands import banded
 from ....engine.compute.reading import read_part
 from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast

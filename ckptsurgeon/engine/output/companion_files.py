@@ -1,4 +1,4 @@
-"""Writes the companions of an output (small files such as config.json), and finds the files of an earlier output."""
+"""Writes the companion files of an output (small ones such as config.json), and finds those of an earlier output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the files (parts) of an output, one after another."""
+"""Writes the parts (files) of an output, one after another; ``one_output_part`` writes each of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..tensors.composition import leaves
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
 from .copy_bytes import THREADS, CopyPiece, copying, ranges_of
+from .one_output_part import PartRun, check_unchanged, checked_on_the_way, is_copy
 from .output.layout import OutputFile, OutputShape
-from .part_run import PartRun, check_unchanged, checked_on_the_way, is_copy
 from .rank_files import SpreadFile
 
 __all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]

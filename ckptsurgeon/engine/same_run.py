@@ -1,4 +1,4 @@
-"""Compares two runs, to find out whether the second can continue, or write parts of, the output of the first."""
+"""Tells whether two runs are the same, so that the second can continue, or write parts of, the output of the first."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import bands
-from ckptsurgeon.engine.compute.bands import BandedFiles
+from ckptsurgeon.engine.compute import column_bands
+from ckptsurgeon.engine.compute.column_bands import BandedFiles
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors.ops.regions import Array, Box
 
@@ -22,7 +22,7 @@ ROWS, COLUMNS = 64, 200
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An open file with a matrix of 32-bit words, of which a band has 16 columns."""
-    monkeypatch.setattr(bands, "BAND_BYTES", 16 * ROWS * 4)
+    monkeypatch.setattr(column_bands, "BAND_BYTES", 16 * ROWS * 4)
     save_file({"w": torch.arange(ROWS * COLUMNS, dtype=torch.int32).reshape(ROWS, COLUMNS)}, "w.safetensors")
     return cs.open_checkpoint("w.safetensors")
 

@@ -22,7 +22,7 @@ from .encoding import ELEMENTS, Roundings, encoding_boxes, measured_block
 from .reading import Blockwise, OutputBlock, Seen
 
 if TYPE_CHECKING:
-    from ..context import ParallelMap
+    from ..apply_settings import ParallelMap
 
 __all__ = ["STRIP_BYTES", "coding_boxes", "held_bytes", "in_strips"]
 

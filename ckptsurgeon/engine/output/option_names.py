@@ -1,4 +1,4 @@
-"""Says how messages call the options of an output: as options, or as fields of the recipe that contains them."""
+"""Names the options of an output in messages: as options, or as fields of the recipe that contains them."""
 
 from __future__ import annotations
 

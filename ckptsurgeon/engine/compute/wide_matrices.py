@@ -1,4 +1,4 @@
-"""Reads the values of tensors as matrices of a wider dtype."""
+"""Reads the values of tensors as matrices of a wide dtype, double precision unless another is given."""
 
 from __future__ import annotations
 
