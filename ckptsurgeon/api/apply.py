@@ -221,7 +221,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
     from ..engine.output.companion_files import existing_checkpoint
     from ..engine.output.layout import as_written, is_folder
-    from ..formats.base.marks import has_weights
+    from ..formats.base.format_table import has_weights
 
     path, written = options.path, set[str]()
     index: tuple[str, ...] = ()
@@ -250,7 +250,7 @@ def _index_left(path: str, names: Sequence[str]) -> str:
 
     ``names`` are the names of the files in the folder.
     """
-    from ..formats.base.marks import shards_among
+    from ..formats.base.format_table import shards_among
 
     where, name = os.path.split(path)
     found = f"{escape(where) or '.'} still has {escape(name)}{INDEX}"
@@ -292,7 +292,7 @@ def output_formats() -> list[str]:
 
 def output_suffixes() -> Mapping[str, Sequence[str]]:
     """Return the suffixes of files in each format that can be written; none if the format is always a folder."""
-    from ..formats.base.marks import writers
+    from ..formats.base.format_table import writers
 
     return writers().suffixes
 

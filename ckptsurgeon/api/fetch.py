@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..formats.base.marks import is_weights
+from ..formats.base.format_table import is_weights
 from ..formats.unsupported.text import text_kind
 from ..storage.fetch.fetch import fetch as _fetch
 from ..storage.fetch.record import Fetched, FetchedFile

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, suppress
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, place_of
 from ..errors import CheckpointError
-from ..formats.base.marks import is_weights
+from ..formats.base.format_table import is_weights
 from ..storage.read.base import Folder
 from ..storage.read.uri import open_source, scheme_of, shown
 from ..util.text import escape

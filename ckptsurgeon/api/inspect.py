@@ -290,7 +290,7 @@ def _written(
     else:
         text = "".join(f"# {line}\n" for line in said) + dump_yaml(document)
     if output is not None:
-        from ..storage.write.staging import write_text
+        from ..storage.write.staged_file import write_text
 
         write_text(output, text, inputs=inputs, force=force, wait=wait)
     return text

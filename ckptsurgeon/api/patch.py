@@ -14,12 +14,12 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.zero_notes import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, OutputError
-from ..formats.base.marks import is_weights
+from ..formats.base.format_table import is_weights
 from ..planning.plan.files import PlanTarget
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
 from ..storage.write.output_paths import check_output, check_space, identities, output_lock
-from ..storage.write.staging import StagedFile, staged_file
+from ..storage.write.staged_file import StagedFile, staged_file
 from ..util.text import count, escape, listing
 from .inputs.argument_types import Path, Patterns, Progress, checked
 from .inputs.patch_patterns import approximated

@@ -105,7 +105,7 @@ def view(
         notes = tuple(dict.fromkeys((*notes, *more_notes)))
         page = Page(page_html(data, title, plays=plays), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
-            from ..storage.write.staging import write_text
+            from ..storage.write.staged_file import write_text
 
             inputs = [file for one in opened for file in one.open_files().values()]
             inputs += [stack.enter_context(closing(file)) for file in _files(run)]
@@ -172,7 +172,7 @@ def _merge_page(plan: Plan, *, output: Path | None, force: bool, wait: float | N
 
 
 def _write(page: Page, target: str, opened: Sequence[Checkpoint], *, force: bool, wait: float | None) -> None:
-    from ..storage.write.staging import write_text
+    from ..storage.write.staged_file import write_text
 
     inputs = [file for one in opened for file in one.open_files().values()]
     write_text(target, page.html, inputs=inputs, force=force, wait=wait)

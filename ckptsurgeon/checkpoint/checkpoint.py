@@ -10,8 +10,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, FormatError, SourceError
+from ..formats.base.format_table import indexed_name, shards_of, tensor_rank
 from ..formats.base.header import FilePrint, Header
-from ..formats.base.marks import indexed_name, shards_of, tensor_rank
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of

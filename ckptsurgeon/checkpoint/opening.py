@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..errors import CheckpointError, ConfigError, SourceError
 from ..formats._archive import open_member
 from ..formats._open import read_header
+from ..formats.base.format_table import has_weights
 from ..formats.base.header import Header
-from ..formats.base.marks import has_weights
 from ..formats.unsupported.files import PIECE_OF_DCP, piece_of_dcp
 from ..formats.unsupported.folders import PIPELINE
 from ..formats.unsupported.text import not_a_checkpoint

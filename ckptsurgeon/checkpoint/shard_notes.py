@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.marks import RANK_INDEX, indexed_name, shard_name, tensor_rank
+from ..formats.base.format_table import RANK_INDEX, indexed_name, shard_name, tensor_rank
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local

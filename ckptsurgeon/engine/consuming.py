@@ -25,7 +25,7 @@ from ..storage.read.consumed_shard import CONSUMED
 from ..storage.read.local import ConsumedFile, LocalFile
 from ..storage.read.uri import scheme_of
 from ..storage.small_files import read_file
-from ..storage.write.consuming import check_deletable, consume, delete
+from ..storage.write.shard_deletion import check_deletable, consume, delete
 from ..tensors.composition import leaves
 from ..util.text import count, escape, human_bytes, listing
 from .inputs import PlanInputs

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..storage.read.base import Advance, File
-from ..storage.write.staging import StagedFile
+from ..storage.write.staged_file import StagedFile
 from ..tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ..tensors.quantised.methods import is_packed_in_floats
 from .checksums import bad_checksum, combine, crc32

@@ -13,7 +13,7 @@ from ..checkpoint.values.value_notes import is_said_not_finite
 from ..errors import FormatError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
-from ..storage.write.staging import StagedFile
+from ..storage.write.staged_file import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
 from ..tensors.torch_quantisers import codes_of

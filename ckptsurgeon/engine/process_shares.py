@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..planning.plan.plan import Plan
 from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing, unevenness
 from ..planning.plan.step import Step
-from ..storage.write.staging import StagedFile
+from ..storage.write.staged_file import StagedFile
 from ..tensors.dtypes import DTYPES
 from .apply_settings import MEMORY, MergeContext
 from .compute.compute import costs_of

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from ..formats.base.rank_layout import SpreadLayout
 from ..storage.write.folders import StagedFolder
-from ..storage.write.staging import StagedFile
+from ..storage.write.staged_file import StagedFile
 from .checksums import crc32
 
 __all__ = ["SpreadFile"]

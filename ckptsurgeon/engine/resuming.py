@@ -13,7 +13,7 @@ from ..errors import ConfigError, FormatError, OutputError, PatternError, PlanEr
 from ..planning.plan.plan import Plan
 from ..storage.write.folders import StagedFolder, unfinished_error
 from ..storage.write.journal import Journal, UnfinishedOutput, unfinished_output
-from ..storage.write.staging import StagedFile
+from ..storage.write.staged_file import StagedFile
 from ..util.text import count, human_bytes, listing
 from .checksums import crc32
 from .inputs import PlanInputs

@@ -14,7 +14,7 @@ from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.plan.plan import Plan
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
-from ..storage.write.staging import StagedFile, staged_file
+from ..storage.write.staged_file import StagedFile, staged_file
 from ..util.text import escape
 from .consuming import SourceConsumer
 from .inputs import PlanInputs

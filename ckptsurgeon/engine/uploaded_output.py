@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import CheckpointError, ConfigError, OutputError
-from ..formats.base.marks import shards_among
+from ..formats.base.format_table import shards_among
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..formats.tf.writer import TensorFlowWriter
 from ..planning.plan.plan import Plan

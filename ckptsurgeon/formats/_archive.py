@@ -20,8 +20,8 @@ from ..util.text import escape, human_bytes, listing
 from ._choosing import only_pickle
 from ._espnet_pack import META
 from .base import limits
+from .base.format_table import is_exported, is_weights
 from .base.header import FilePrint, Header, naming
-from .base.marks import is_exported, is_weights
 from .base.slice import FileSlice
 from .base.unpacked import GZIP, UnpackedFile, first_bytes
 from .torch.tar import is_tar, plain_members

@@ -14,7 +14,7 @@ from ..storage.read.base import File, Folder
 from ..util.text import count, escape, listing
 from ._espnet_pack import META, packed_weights
 from .base import limits
-from .base.marks import (
+from .base.format_table import (
     EXPORTED,
     HDF5,
     INDEX,

@@ -11,8 +11,8 @@ from ..storage.read.local import link_of
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, note_of, only_pickle
+from .base.format_table import TRACKER, formats_for, has_weights, is_weights
 from .base.header import Format, Header, no_collection
-from .base.marks import TRACKER, formats_for, has_weights, is_weights
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.unpacked import GZIP
 from .torch.tar import is_tar

@@ -19,8 +19,8 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
 from ._open import open_header
 from .base import limits
+from .base.format_table import has_weights
 from .base.header import Header
-from .base.marks import has_weights
 from .torch.zero import StateFile, buffers, frozen, groups_of, tied, with_ties
 
 __all__ = ["FORMAT"]

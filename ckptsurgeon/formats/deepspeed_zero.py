@@ -16,8 +16,8 @@ from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
 from ._open import open_header
+from .base.format_table import has_weights
 from .base.header import Header, naming
-from .base.marks import has_weights
 from .pickle.values import GlobalName, OpaqueResult
 from .torch.zero import (
     StateFile,

@@ -19,8 +19,8 @@ from ..util.text import count, escape, listing, natural_key
 from ._open import read_header
 from .base import limits
 from .base.flatten import named_once
+from .base.format_table import TRACKER, has_weights, tracked_folder
 from .base.header import Header, naming
-from .base.marks import TRACKER, has_weights, tracked_folder
 from .clusters.joining import equal_bytes, not_compared
 from .clusters.megatron_layers import join_ranks
 from .clusters.megatron_settings import MegatronSettings, settings_of

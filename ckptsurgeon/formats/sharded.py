@@ -22,8 +22,8 @@ from ..util.notes import Note
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
+from .base.format_table import indexed_name, missing_shards, numbered, shard_name
 from .base.header import FilePrint, Header
-from .base.marks import indexed_name, missing_shards, numbered, shard_name
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.untrusted import parse_json, unique_keys
 from .unsupported.text import json_kind, not_a_checkpoint

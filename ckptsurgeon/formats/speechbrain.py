@@ -18,8 +18,8 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import escape, listing
 from ._open import read_header
+from .base.format_table import has_weights
 from .base.header import FilePrint, Header
-from .base.marks import has_weights
 from .pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["FORMAT"]

@@ -20,8 +20,8 @@ from ..util.text import count, escape, listing
 from ._open import read_header
 from ._safetensors_layout import SafetensorsWriter
 from .base import limits
+from .base.format_table import RANK_INDEX, rank_file, tensor_rank
 from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayout, OutTensor
-from .base.marks import RANK_INDEX, rank_file, tensor_rank
 from .base.rank_layout import RankShares, SpreadLayout, part_of
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.untrusted import check_elements, parse_json

@@ -19,8 +19,8 @@ from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing
 from .base import limits
+from .base.format_table import is_weights
 from .base.header import FilePrint, Header, naming
-from .base.marks import is_weights
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes

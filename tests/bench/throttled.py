@@ -35,7 +35,7 @@ class Device:
 def throttle(rate: float) -> None:
     """Let all tensors that this process reads from local files and writes to them pass through one device."""
     from ckptsurgeon.storage.read.local import LocalFile
-    from ckptsurgeon.storage.write.staging import StagedFile
+    from ckptsurgeon.storage.write.staged_file import StagedFile
 
     device = Device(rate)
 

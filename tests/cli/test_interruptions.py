@@ -124,12 +124,12 @@ def test_a_signal_while_it_starts_is_json_if_asked_for(files: object) -> None:
 
 
 WRITING = """
-from ckptsurgeon.storage.write import staging
-real = staging.StagedFile.write
+from ckptsurgeon.storage.write import staged_file
+real = staged_file.StagedFile.write
 def write(self, offset, data):
     real(self, offset, data)
     {do}
-staging.StagedFile.write = write
+staged_file.StagedFile.write = write
 """
 
 
@@ -162,7 +162,7 @@ SWALLOWED = "\n    try:\n        stop()\n    except BaseException:\n        pass
 
 @pytest.mark.long
 def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
-    once = "\n    staging.StagedFile.write = real"
+    once = "\n    staged_file.StagedFile.write = real"
     done = prepared(WRITING.format(do=once + SWALLOWED), *CONVERT)
     assert done.stderr == "error: interrupted; out.safetensors was already written.\n"
     assert (done.returncode, left()) == (130, ["out.safetensors"])
@@ -188,8 +188,8 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 @pytest.mark.long
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
-    setup = "from ckptsurgeon.storage.write import folder_exchange, staging\n"
-    setup += "folder_exchange.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
+    setup = "from ckptsurgeon.storage.write import folder_exchange, staged_file\n"
+    setup += "folder_exchange.sync_folder = staged_file.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
     done = prepared(setup, *CONVERT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already written.\n"
     assert (done.returncode, left()) == (130, [output])

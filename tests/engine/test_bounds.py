@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base import sharded_writer as _sharded_writer
-from ckptsurgeon.formats.base.marks import writers
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.untrusted import growth, most_segments
 
 FORMATS = {"safetensors": "out.safetensors", "pth": "out.pth", "dcp": "dcp"}

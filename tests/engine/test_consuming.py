@@ -17,9 +17,9 @@ from ckptsurgeon.engine import staged_output
 from ckptsurgeon.engine.consuming import SourceConsumer
 from ckptsurgeon.engine.one_output_part import PartRun
 from ckptsurgeon.storage.read.local import ConsumedFile, LocalFile
-from ckptsurgeon.storage.write import consuming, folders
-from ckptsurgeon.storage.write.consuming import consume
+from ckptsurgeon.storage.write import folders, shard_deletion
 from ckptsurgeon.storage.write.journal import JOURNAL
+from ckptsurgeon.storage.write.shard_deletion import consume
 
 from .sharded import SHARD, VERBS, files, write_sources
 
@@ -143,7 +143,7 @@ def test_a_consumed_shard_is_not_renamed_in_place(after_each: Any) -> None:
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_done: bool, monkeypatch: Any) -> None:
     write(plan("whole"), "wanted")
-    ours, shards = consuming._leave, list[str]()
+    ours, shards = shard_deletion._leave, list[str]()
     with monkeypatch.context() as patched:
 
         def leave(fd: int, path: str, shard: Any) -> None:
@@ -160,7 +160,7 @@ def test_a_run_that_stops_within_the_deletion_of_a_shard_goes_on(call: str, is_d
                 patched.setattr(os, call, stopped)
             ours(fd, path, shard)
 
-        patched.setattr(consuming, "_leave", leave)
+        patched.setattr(shard_deletion, "_leave", leave)
         with pytest.raises(Interrupted):
             write(plan(), consume=True)
     write(plan(), consume=True)

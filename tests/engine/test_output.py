@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import copy_bytes
-from ckptsurgeon.storage.write import folder_exchange, folders, staging
+from ckptsurgeon.storage.write import folder_exchange, folders, staged_file
 
 from ..helpers.declare import declare
 from ..helpers.forked import Forked, as_ckpt
@@ -286,14 +286,14 @@ def started(output: str, *more: str) -> Forked:
     """Begin to write, and wait for a signal when the first bytes are there."""
 
     def work() -> int:
-        real = staging.StagedFile.write
+        real = staged_file.StagedFile.write
 
-        def slow(file: staging.StagedFile, offset: int, data: Any) -> None:
+        def slow(file: staged_file.StagedFile, offset: int, data: Any) -> None:
             real(file, offset, data)
             open("writing", "w").close()
             signal.pause()
 
-        staging.StagedFile.write = slow  # type: ignore[method-assign]
+        staged_file.StagedFile.write = slow  # type: ignore[method-assign]
         return as_ckpt("transplant", "src.pth", "dst.yaml", "-o", output, *more)
 
     process = Forked(work)
@@ -542,14 +542,14 @@ def test_a_temp_folder_that_another_run_removes_at_once_is_made_again(monkeypatc
 
 
 def test_a_file_that_ends_up_shorter_than_it_should_is_not_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = staging.StagedFile.flush
+    real = staged_file.StagedFile.flush
 
-    def flush(self: staging.StagedFile, size: int) -> None:
+    def flush(self: staged_file.StagedFile, size: int) -> None:
         with self.descriptor() as fd:
             os.ftruncate(fd, size - 1)
         real(self, size)
 
-    monkeypatch.setattr(staging.StagedFile, "flush", flush)
+    monkeypatch.setattr(staged_file.StagedFile, "flush", flush)
     with pytest.raises(cs.OutputError, match="bytes, although"):
         write()
     assert names() == INPUTS

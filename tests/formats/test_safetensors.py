@@ -16,8 +16,8 @@ from safetensors.torch import save
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats._open import read_header
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.marks import writers
 from ckptsurgeon.storage.read.uri import open_source
 
 from ..helpers.depth import examples_of

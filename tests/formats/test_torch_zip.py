@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.marks import writers
 
 from ..helpers.torch_files import bytes_of, rezipped, same, saved, variety, write
 

@@ -10,8 +10,8 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.formats import _safetensors_layout as safetensors_layout
 from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.marks import writers
 from ckptsurgeon.formats.base.sharded_writer import split_shards
 from ckptsurgeon.formats.torch.pickle_writer import state_dict_pickle
 

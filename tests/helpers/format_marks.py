@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ckptsurgeon.formats import _open
-from ckptsurgeon.formats.base import marks
+from ckptsurgeon.formats.base import format_table
 from ckptsurgeon.formats.base.header import Format
 from ckptsurgeon.storage.read.base import Source
 
@@ -16,14 +16,14 @@ __all__ = ["asked_of_all", "held_marks"]
 
 def asked_of_all(source: Source, head: bytes) -> list[Format]:
     """Return the formats that would be asked without the table."""
-    every = marks.formats()
+    every = format_table.formats()
     return [one for one in every if head.startswith(one.magic)] or [one for one in every if not one.magic]
 
 
 @pytest.fixture
 def held_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail a test that opens a source which a format recognises, but the table says that it does not."""
-    chosen = marks.formats_for
+    chosen = format_table.formats_for
 
     def held(source: Source, head: bytes = b"") -> Iterator[Format]:
         found = [*chosen(source, head)]

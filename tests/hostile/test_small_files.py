@@ -260,7 +260,7 @@ MAY_OPEN = {
     "destinations/hf/stock_code.py": "files of installed packages",
     "storage/cached_documents.py": "our own cache, which is written and checked against its checksum",
     "storage/upload/pending.py": "fsspec's own file systems",
-    "storage/write/consuming.py": "what is left of a shard, which is written, and the shard, which is deleted",
+    "storage/write/shard_deletion.py": "what is left of a shard, which is written, and the shard, which is deleted",
     "storage/write/folders.py": "descriptors of folders, and what is written",
     "storage/write/headers.py": "files whose headers are replaced, by no link, and the journal, which is written",
     "storage/write/journal.py": "the journal, which is written",

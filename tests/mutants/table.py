@@ -321,7 +321,7 @@ MUTANTS = (
         "the table of formats' marks rules out no format that reads a file",
         '"hdf5": Mark(head=rb"\\x89HDF|\\0*\\Z", to="hdf5"',
         '"hdf5": Mark(head=rb"\\x89HDF", to="hdf5"',
-        "formats/base/test_marks.py",
+        "formats/base/test_format_table.py",
     ),
     Mutant(
         "scaled layers of icefall are multiplied by e to the power of their scales",

@@ -504,10 +504,10 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 ) -> None:
     import errno
 
-    from ckptsurgeon.storage.write import staging
+    from ckptsurgeon.storage.write import staged_file
 
     cs.train(**toy.STARTED, device="cpu", seed=1, run="whole")
-    real = staging.StagedFile.write
+    real = staged_file.StagedFile.write
 
     def full(self: Any, offset: int, data: Any) -> None:
         if f"steps{os.sep}8" in self.shown:
@@ -517,7 +517,7 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
         real(self, offset, data)
 
     with monkeypatch.context() as broken:
-        broken.setattr(staging.StagedFile, "write", full)
+        broken.setattr(staged_file.StagedFile, "write", full)
         done = ckpt("train", *toy.START, "--device", "cpu", "--seed", "1")
     assert done.code == 5
     assert "there is no space left" in done.err

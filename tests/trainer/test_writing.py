@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.write.staging import StagedFile
+from ckptsurgeon.storage.write.staged_file import StagedFile
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.state.checkpointing import Snapshot
 from ckptsurgeon.trainer.state.model_tensors import state_tensors

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CheckpointError
 from ...formats._safetensors_entry import EntryError, tensor_of
 from ...formats.base import limits
-from ...formats.base.marks import shard_name
+from ...formats.base.format_table import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
 from ...formats.unsupported.text import text_kind
 from ...storage.read.base import File, Folder

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...errors import CheckpointError, FormatError
 from ...formats._open import read_header
 from ...formats.base import limits
-from ...formats.base.marks import is_weights
+from ...formats.base.format_table import is_weights
 from ...formats.base.slice import FileSlice
 from ...storage.read.base import File
 from .archives.packed import look_at_packed, packing_of

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ...errors import CheckpointError
 from ...formats.base import limits
-from ...formats.base.marks import indexed_name, is_weights, missing_shards, shards_among
+from ...formats.base.format_table import indexed_name, is_weights, missing_shards, shards_among
 from ...storage.read.base import File
 from ...util.text import count, listing
 from ..check.shards import index_facts

@@ -13,8 +13,8 @@ from ...checkpoint.find_state_dict import find_root
 from ...checkpoint.opening import CheckpointLike, open_checkpoint, place_of
 from ...errors import CheckpointError, FormatError, UnsafeError
 from ...formats.base import limits
+from ...formats.base.format_table import indexed_name, missing_shards, numbered, shards_among
 from ...formats.base.header import Header
-from ...formats.base.marks import indexed_name, missing_shards, numbered, shards_among
 from ...storage.read.base import File, Folder
 from ...storage.read.uri import open_source
 from ...tensors.info import TensorInfo

@@ -40,7 +40,7 @@ def write_proposal(
             f"{escape(path)} is not written: match proposes neither rules nor operations.",
             hint="Leave --output out to see what is missing.",
         )
-    from ...storage.write.staging import write_text
+    from ...storage.write.staged_file import write_text
     from ...storage.yaml_text import dump_yaml  # imports yaml, which most commands do not need
 
     recipe: dict[str, Any] = {"verb": "rename"}

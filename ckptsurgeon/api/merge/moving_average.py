@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import ConfigError, OutputError
-from ...formats.base.marks import writers
+from ...formats.base.format_table import writers
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
 from ...storage.read.uri import scheme_of

@@ -26,7 +26,7 @@ from ...destinations.hf.files import (
 )
 from ...destinations.hf.sentence_modules import is_module_weights
 from ...errors import ConfigError, SourceError
-from ...formats.base.marks import shards_among
+from ...formats.base.format_table import shards_among
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...formats.clusters.rank_files import has_rank_files
 from ...formats.unsupported.folders import PIPELINE

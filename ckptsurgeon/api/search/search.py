@@ -17,7 +17,7 @@ from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
 from ...storage.write.output_paths import check_is_path, check_parent
-from ...storage.write.staging import write_text
+from ...storage.write.staged_file import write_text
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..apply import apply

@@ -18,7 +18,7 @@ from ...storage.descriptors import sync
 from ...storage.json_text import read_json
 from ...storage.small_files import read_file
 from ...storage.write.output_paths import output_error, output_lock
-from ...storage.write.staging import write_text
+from ...storage.write.staged_file import write_text
 from ...util.text import brief_repr, escape, listing
 
 __all__ = ["BEST", "PICTURE", "Study", "opened_study"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...destinations.hf.files import CONFIG
-from ...formats.base.marks import INDEX, is_weights
+from ...formats.base.format_table import INDEX, is_weights
 from ...planning.plan.plan import Plan
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.config_differences import with_config_said

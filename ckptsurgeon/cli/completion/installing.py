@@ -138,7 +138,7 @@ def install(shell: str) -> tuple[str, str]:
     OutputError if a file cannot be written.
     """
     from ...storage.write.output_paths import output_error
-    from ...storage.write.staging import staged_file
+    from ...storage.write.staged_file import staged_file
 
     path = os.path.realpath(_place(shell))
     start = {"bash": "~/.bashrc", "zsh": os.path.join(os.environ.get("ZDOTDIR") or "~", ".zshrc")}.get(shell, "")

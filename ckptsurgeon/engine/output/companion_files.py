@@ -12,8 +12,8 @@ from typing import Any
 
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
+from ...formats.base.format_table import writers
 from ...formats.base.header import Sharding, Writer
-from ...formats.base.marks import writers
 from ...formats.base.sharded_writer import OF_DIFFUSERS, RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ...errors import ConfigError, OutputError
+from ...formats.base.format_table import indexed_name, is_weights
 from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
-from ...formats.base.marks import indexed_name, is_weights
 from ...formats.base.sharded_writer import IndexedShards
 from ...formats.unsupported.folders import PIPELINE, object_in, pipeline_index
 from ...planning.plan.step import Step

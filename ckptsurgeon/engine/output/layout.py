@@ -10,8 +10,8 @@ from math import prod
 from typing import Any, TypeGuard
 
 from ...errors import ConfigError, OutputError
+from ...formats.base.format_table import Writers, is_exported, is_weights, writers
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
-from ...formats.base.marks import Writers, is_exported, is_weights, writers
 from ...formats.base.rank_layout import RankWriter, SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.plan.plan import Plan

@@ -14,7 +14,7 @@ from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...storage.write.journal import JOURNAL
 from ...storage.write.output_paths import check_output, output_error, output_lock
-from ...storage.write.staging import StagedFile, staged_file
+from ...storage.write.staged_file import StagedFile, staged_file
 from ...util.text import escape, listing
 from .layout import OutputOptions
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 
 from ...errors import ConfigError, OutputError
+from ...formats.base.format_table import Writers, writers
 from ...formats.base.header import Writer
-from ...formats.base.marks import Writers, writers
 from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES

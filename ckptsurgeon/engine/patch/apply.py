@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from ...storage.read.base import Progress
-from ...storage.write.staging import StagedFile
+from ...storage.write.staged_file import StagedFile
 from ...util.text import escape
 from ..checksums import crc32
 from .bases import Base, not_the_base, tasks

@@ -22,7 +22,7 @@ from ...formats.base.untrusted import parse_json
 from ...storage.json_text import unique_keys
 from ...storage.read.base import File
 from ...storage.read.uri import open_source
-from ...storage.write.staging import StagedFile
+from ...storage.write.staged_file import StagedFile
 from ...util.text import escape, together
 from .blocks import zstandard
 from .index import VERSIONS, PatchIndex

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ...errors import ConfigError, UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
+from .format_table import INDEX, numbered, shard_name
 from .header import UNSEALED, IndexFile, OutputLayout, OutTensor, seal_of
 from .limits import RECIPE_BYTES
-from .marks import INDEX, numbered, shard_name
 
 __all__ = [
     "OF_DIFFUSERS",

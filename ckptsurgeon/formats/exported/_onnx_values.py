@@ -15,7 +15,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape, number_in
 from ..base import limits
-from ..base.marks import shard_name
+from ..base.format_table import shard_name
 from ..base.untrusted import check_elements, check_sizes
 from ._onnx_messages import DOUBLES, FLOATS, NUMBERS, RAW, OnnxTensor
 

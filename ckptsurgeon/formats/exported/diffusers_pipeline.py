@@ -19,8 +19,8 @@ from ...util.text import escape, listing
 from .._choosing import Choice, choose, note_of
 from .._open import open_header
 from ..base.flatten import named_once
+from ..base.format_table import has_weights, is_exported, is_weights
 from ..base.header import FilePrint, Header
-from ..base.marks import has_weights, is_exported, is_weights
 from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
 from ..unsupported.folders import PIPELINE, pipeline_index
 from ._pipeline_writer import PipelineWriter

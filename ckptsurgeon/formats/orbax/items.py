@@ -11,7 +11,7 @@ from ...errors import FormatError
 from ...storage.read.base import Folder
 from ...storage.read.local import LocalFolder
 from ...util.text import escape, listing, natural_key
-from ..base.marks import is_exported, is_weights
+from ..base.format_table import is_exported, is_weights
 from .files import MANIFEST
 from .tree import METADATA
 

@@ -13,8 +13,8 @@ from ...storage.read.base import File, Folder
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ..base import limits
+from ..base.format_table import is_weights
 from ..base.header import FilePrint
-from ..base.marks import is_weights
 from ..base.untrusted import parse_json
 from .coqui import MOMENTS
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...util.text import escape, listing
-from ..base.marks import is_weights, shards_among
+from ..base.format_table import is_weights, shards_among
 from ..zip.archive import is_of_export, is_of_torch
 from .text import ANEW, UnreadableFile, argument, text_kind
 

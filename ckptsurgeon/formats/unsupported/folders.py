@@ -10,8 +10,8 @@ from typing import Any
 from ...errors import CheckpointError
 from ...storage.read.base import Folder
 from ...util.text import escape, listing, natural_key
+from ..base.format_table import RELEASE, TRACKER, has_weights, is_weights, tracked_folder
 from ..base.limits import BESIDE_BYTES
-from ..base.marks import RELEASE, TRACKER, has_weights, is_weights, tracked_folder
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 

@@ -20,7 +20,7 @@ from ...util.text import escape
 from ..read.base import File
 from ..read.uri import open_source
 from ..write.output_paths import output_error, remove_leftovers
-from ..write.staging import StagedFile
+from ..write.staged_file import StagedFile
 from .cache import CachedFile
 from .download import download
 from .hub import commit_of, from_hub, pinned

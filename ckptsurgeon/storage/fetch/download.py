@@ -12,7 +12,7 @@ from ...errors import OutputError, SourceError
 from ...util.text import escape
 from ..read.http.client import Address, RetryLimits, address_of, ask, connection_errors, content_length, status_error
 from ..read.http.spool import FreeSpace
-from ..write.staging import StagedFile
+from ..write.staged_file import StagedFile
 from .origin import FetchOrigin
 from .placing import FileTransaction
 

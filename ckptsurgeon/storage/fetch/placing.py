@@ -11,7 +11,7 @@ from ...errors import OutputError
 from ...util.text import escape
 from ..descriptors import sync_folder
 from ..write.output_paths import check_output, output_error, temp_name
-from ..write.staging import StagedFile, temp_file
+from ..write.staged_file import StagedFile, temp_file
 
 __all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
 

@@ -13,7 +13,7 @@ from ...errors import OutputError
 from ...util.text import escape
 from ..descriptors import sync_folder
 from .output_paths import output_error, temp_name
-from .staging import libc
+from .staged_file import libc
 
 __all__ = ["check_exchange", "names_inside", "place_folder"]
 

@@ -14,7 +14,7 @@ from ..descriptors import lock, sync_folder
 from .folder_exchange import check_exchange, names_inside, place_folder
 from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
 from .output_paths import check_space, folder_of, output_error, remove_leftovers, temp_name
-from .staging import StagedFile
+from .staged_file import StagedFile
 
 __all__ = ["FileStream", "StagedFolder", "locked_folder", "staged_folder", "unfinished_error"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...errors import OutputError, SourceError
 from ...storage.small_files import open_file
-from ...storage.write.staging import staged_file
+from ...storage.write.staged_file import staged_file
 from ...util.text import escape
 from ..config.settings import Features
 from .arrow import Cell

@@ -21,7 +21,7 @@ from ...errors import ConfigError, FormatError, OutputError, SourceError
 from ...storage.descriptors import sync_folder
 from ...storage.small_files import read_file
 from ...storage.write.output_paths import output_error
-from ...storage.write.staging import staged_file
+from ...storage.write.staged_file import staged_file
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from .checkpoint_files import (

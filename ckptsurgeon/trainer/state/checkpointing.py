@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...storage.write.folders import staged_folder
-from ...storage.write.staging import staged_file
+from ...storage.write.staged_file import staged_file
 from ..folder.checkpoint_files import MODEL, MOMENTS, finish, saving
 from ..folder.hypotheses import clip_sounds, hypotheses, hypotheses_file
 from ..folder.run_folder import BEST, RunFolder

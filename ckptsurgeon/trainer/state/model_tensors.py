@@ -16,7 +16,7 @@ from ...planning.target import TargetSpec
 from ...util.text import listing
 
 if TYPE_CHECKING:
-    from ...storage.write.staging import StagedFile
+    from ...storage.write.staged_file import StagedFile
 
 __all__ = [
     "BufferSnapshot",

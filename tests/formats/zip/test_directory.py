@@ -15,8 +15,8 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.marks import writers
 from ckptsurgeon.formats.zip import layout as written
 from ckptsurgeon.formats.zip.archive import read_archive
 from ckptsurgeon.storage.read.local import LocalFile

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
+from ckptsurgeon.formats.base.format_table import writers
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.marks import writers
 
 from ...helpers.hub.server import Hub
 from ...helpers.torch_files import same, saved, variety

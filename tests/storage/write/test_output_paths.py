@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.write import folders, staging
+from ckptsurgeon.storage.write import folders, staged_file
 from ckptsurgeon.storage.write.output_paths import output_lock
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def in_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event
         return place
 
     monkeypatch.setattr(folders, "place_folder", holding(folders.place_folder))
-    monkeypatch.setattr(staging, "_place", holding(staging._place))
+    monkeypatch.setattr(staged_file, "_place", holding(staged_file._place))
     try:
         yield there, on
     finally:

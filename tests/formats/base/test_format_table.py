@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptsurgeon.formats.base.marks import FOLDERS, MARKS, formats_for, missing_shards, module_of, writers
+from ckptsurgeon.formats.base.format_table import FOLDERS, MARKS, formats_for, missing_shards, module_of, writers
 from ckptsurgeon.storage.read.uri import open_source
 from ckptsurgeon.util.registry import module_names
 

@@ -1,4 +1,4 @@
-"""Tells by names and first bytes which files are checkpoints, and which modules of formats may read them.
+"""The table of all formats: tells by names and first bytes which files are checkpoints, and which modules read them.
 
 A new format works without a row in the table ``MARKS``: it is then tried for every source. With a row, files of other
 formats open faster. If its files have a new suffix, add it to ``SUFFIXES``, so that such files in a folder are taken
