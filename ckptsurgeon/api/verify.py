@@ -143,7 +143,7 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
         )
     if not isinstance(output, (str, os.PathLike)):
         raise ConfigError(
-            "--patch compares the bytes of files, but the output is in memory.", hint="Give the path of a file."
+            "--patch compares the bytes of files, but the output is in memory.", hint="Give the path of the output."
         )
     with closing(open_patch(os.fspath(patch))) as opened:
         found = verify_patched(os.fspath(output), opened, progress)

@@ -37,11 +37,12 @@ class _Row:
 
 
 def difference_view(found: Difference, *, every: bool = False, depth: int | None = None) -> RenderableType:
-    """Return the differences by kind, a table with a row for each branch, and the number of tensors that are the same.
+    """Return a list of the differences by kind, a table of branches, and the number of tensors that are the same.
 
-    A branch is the part of the model whose keys have the same beginning. Numbered layers with the same description
-    share one row, which has their largest difference; with ``every``, each tensor has its own row. With ``depth``,
-    there is one row for each module at that level instead.
+    In the list, numbered layers with the same description share one row, which has their largest difference; with
+    ``every``, each tensor has its own row. The table shows how many tensors differ in each branch: the part of the
+    model whose keys have the same beginning. There is no table if the list is short, or if there is only one branch.
+    With ``depth``, there is no list, and the table has a row for each module at that level.
     """
     kinds = _kinds(found)
     if depth is not None:

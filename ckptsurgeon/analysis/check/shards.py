@@ -57,8 +57,9 @@ class ShardFacts:
 class IndexFacts:
     """The content of an index: ``places`` maps each key to its shard; ``total`` is the ``total_size``, or None.
 
-    ``has_bad_total`` is true if ``total_size`` is a number that cannot be a size in bytes. ``shards`` are all files in
-    the index. ``others`` are files in the same folder that are named like shards, but are not in the index.
+    ``has_bad_total`` is true if ``total_size`` is a number, but not a whole number that fits in an int64. ``shards``
+    are all files in the index. ``others`` are files in the same folder that are named like shards, but are not in the
+    index.
     """
 
     name: str

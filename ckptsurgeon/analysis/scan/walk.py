@@ -221,9 +221,9 @@ def _listed(source: Folder, path: str, skipped: list[str]) -> list[FoundFile]:
 
 
 def _one(one: FoundFile) -> tuple[int, list[Finding], bool]:
-    """Scan one file of a folder; returns its size in bytes, its findings, and whether its server sent it as a whole.
+    """Scan one file of a folder; returns its size in bytes, its findings, and whether its server sent the whole file.
 
-    The size is 0 if the file was not opened.
+    A server sends the whole file if it does not support range requests. The size is 0 if the file was not opened.
     """
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))], False

@@ -134,9 +134,10 @@ def _other_list(
     target: TargetSpec,
     destination: ModelFolder | None,
 ) -> str:
-    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is recorded.
+    """Return a note if the source's list in ``--vocab`` is not the recorded list; otherwise ''.
 
-    Raises PlanError if the destination's list in ``--vocab`` is the recorded list: then the two lists are swapped.
+    '' is also returned if no list is recorded, or if the recorded file may not be a token list. Raises PlanError if the
+    destination's list in ``--vocab`` is the recorded list and the source's list is not: the user swapped them.
     """
     old, new = zip(change.paths, (change.source.tokens, change.new.tokens), strict=True)
     if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):

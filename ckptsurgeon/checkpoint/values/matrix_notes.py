@@ -85,7 +85,7 @@ def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
         if len(means) >= FEWEST_SHIFTED and len(keys) > MOSTLY * len(means):
             yield (
                 f"the values of {len(keys)} of {len(means)} matrices that were looked at have a mean {way} 0 by over "
-                f"{percent(SHIFT)} of their size: {SHIFTED_VALUES}: {listing(keys)}"
+                f"{percent(SHIFT)} of their root mean square: {SHIFTED_VALUES}: {listing(keys)}"
             )
 
 

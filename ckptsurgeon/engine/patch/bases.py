@@ -35,7 +35,7 @@ class Base(Protocol):
     name: str
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
+        """Return the number of bytes of a tensor; None if it is missing, or is not stored as plain bytes."""
         ...
 
     def read(self, key: str, begin: int, view: memoryview) -> None:
@@ -73,7 +73,7 @@ class OldCheckpoint:
         self._checkpoint, self._path, self.name = checkpoint, path, escape(checkpoint.path)
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
+        """Return the number of bytes of a tensor; None if it is missing, or is not stored as plain bytes."""
         info = self._checkpoint.get(key)
         return info.nbytes if info is not None and info.is_plain else None
 
@@ -118,7 +118,7 @@ class PatchedCheckpoint:
         self._lock, self._local = threading.Lock(), threading.local()
 
     def nbytes(self, key: str) -> int | None:
-        """Return the number of bytes of a tensor; None if the checkpoint does not have it as plain bytes."""
+        """Return the number of bytes of a tensor; None if it is missing."""
         return self._tensors[key].nbytes if key in self._tensors else None
 
     def crc(self, key: str, nbytes: int) -> int | None:

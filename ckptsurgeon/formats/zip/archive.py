@@ -185,7 +185,7 @@ def _find_directory(file: File) -> tuple[int, int, int]:
 def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
     """Return the zip64 end record at ``where``: (disk, first disk, entries on this disk, entries, bytes, offset).
 
-    Raises FormatError unless the record ends exactly at the offset ``end``.
+    Raises FormatError if the record is damaged, or does not end exactly at the offset ``end``.
     """
     if where + _END64.size != end:
         raise FormatError(f"{escape(file.uri)} has its zip64 end record at the wrong position.", rule="zip64")

@@ -123,7 +123,7 @@ def _collect(
     found.notes += [*notes, *(with_prefix(f"{name}: ", note) for note in adapter.notes)]
     for each in placed:
         parts = found.parts.setdefault(each.name, [])
-        if parts and parts[-1].source == source:
+        if any(part.source == source and part.named.component == each.component for part in parts):
             raise PlanError(f"the adapter {name} has two modules with the name {escape(each.name)}.")
         parts.append(_Part(source, one, each))
         if each.component:

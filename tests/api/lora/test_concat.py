@@ -236,6 +236,19 @@ def test_adapters_of_different_models_are_an_error() -> None:
     assert config_of("joined")["base_model_name_or_path"] == "me/this"
 
 
+def test_models_of_a_pipeline_whose_modules_have_the_same_names_are_named() -> None:
+    state = layer("text_encoder.q", 8, 8, 2, 0) | layer("text_encoder_2.q", 8, 8, 2, 1)
+    save_file(state, "both.safetensors")
+    said = r"several models of a pipeline \(text_encoder in both.safetensors, text_encoder_2 in both.safetensors\)"
+    with pytest.raises(cs.PlanError, match=said):
+        cs.lora_concat(["both.safetensors"])
+    cs.apply(cs.lora_concat(["both.safetensors"], exclude=["text_encoder.*"]), "one/")
+    assert torch.equal(
+        load_file("one/adapter_model.safetensors")["base_model.model.q.lora_A.weight"],
+        state["text_encoder_2.q.lora_A.weight"],
+    )
+
+
 def test_an_edited_plan_that_contradicts_itself_is_an_error() -> None:
     peft_folder("one", layer("q", 8, 8, 2, 1))
     text = json.dumps(cs.lora_concat(["one", "one"]).to_json())

@@ -43,7 +43,8 @@ class _RowError(Exception):
 class Answer:
     """The correspondence of two models: tensors that are only renamed, changed tensors, and undecided tensors.
 
-    ``names`` maps source keys of renamed tensors to destination keys; ``evidence`` maps them to the kind of evidence.
+    ``names`` maps source keys of renamed tensors to destination keys. ``evidence`` maps the same source keys to the
+    kind of evidence.
     """
 
     names: Mapping[str, str]

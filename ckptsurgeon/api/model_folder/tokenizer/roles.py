@@ -158,7 +158,7 @@ def _starts_of_t5(
         if role:
             named = f"{brief_token(names[role])}, the {role} of the tokeniser"
             meant = f"padding is {brief_token(names['pad_token'])} ({pad})"
-            begins = ", with which its decoder begins" if field == START else ""
+            begins = ", with which the decoder of a T5 model begins" if field == START else ""
             yield f"{field}_id of {file} is {value} ({named}), while {meant}{begins}"
 
 

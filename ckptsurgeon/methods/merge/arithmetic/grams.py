@@ -46,11 +46,11 @@ def held_by_grams(shape: tuple[int, ...], inputs: int, itemsize: int, parameters
 
 
 def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge: float) -> Merging | Array:
-    """Return a function that merges slices by RegMean; for a weight stored as (in, out), return the merged tensor.
+    """Return a function that merges slices by RegMean; a weight stored as (in, out) is merged at once, and returned.
 
     A tensor of two dimensions is the weight of a linear layer. A tensor of three dimensions stacks the weights of
-    experts, each with its own Gram matrix. Other tensors are averaged. ``alpha`` and ``ridge`` are the parameters of
-    ``regmean``.
+    experts, each with its own Gram matrix. Other tensors are averaged. A weight stored as (in, out) cannot be merged in
+    slices, because its rows belong to the inputs. ``alpha`` and ``ridge`` are the parameters of ``regmean``.
     """
     parts = positive_shares(weights)
     if len(tensors.shape) not in (2, 3) or 0 in tensors.shape:
