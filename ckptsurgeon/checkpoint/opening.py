@@ -243,7 +243,7 @@ def _of_header(
 
         header = with_flat_model(header)
     if isinstance(header.tree, dict) and ("args" in header.tree or "param_shapes" in header.tree):
-        from ..formats.clusters.single_ranks import single_rank_notes
+        from ..formats.ranks.single_ranks import single_rank_notes
 
         header = replace(header, notes=(*header.notes, *single_rank_notes(header.tree)))
     found, passed = find_root(header.tree, root, called or uri)

@@ -53,8 +53,8 @@ class _DeepSpeedUniversal:
 
         Raises FormatError if a file is not valid, UnsafeError if there are too many parameters.
         """
-        from .clusters import universal
-        from .clusters.zero_steps import parameter_step_notes
+        from .ranks import universal
+        from .ranks.zero_steps import parameter_step_notes
 
         assert isinstance(source, Folder)
         tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"

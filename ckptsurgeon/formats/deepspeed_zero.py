@@ -73,7 +73,7 @@ class _DeepSpeedZero:
         """
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
-        from .clusters.zero_ranks import check_names
+        from .ranks.zero_ranks import check_names
 
         check_names(source.uri, names)
         every: list[StateFile] = []
@@ -179,7 +179,7 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
         first.append(own[0][0])
     if len({stage for _, stage, _ in made}) > 1:
         raise FormatError("the ranks were saved with different stages of ZeRO.", rule="zero states")
-    from .clusters.zero_tensor_parallel import join_tensor_parallel
+    from .ranks.zero_tensor_parallel import join_tensor_parallel
 
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
     notes = dict.fromkeys(note for _, _, found in made for note in found)
@@ -208,9 +208,9 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile], ties:
     ``ties`` is {further name of a tied parameter: its name}; the further names are left out. Raises FormatError if the
     states do not fit together.
     """
-    from .clusters import zero_ranks
-    from .clusters.zero_steps import optimizer_step_notes
-    from .clusters.zero_values import unlike_notes
+    from .ranks import zero_ranks
+    from .ranks.zero_steps import optimizer_step_notes
+    from .ranks.zero_values import unlike_notes
 
     states = [_with_stage(entry(one, "optimizer_state_dict", dict)) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")

@@ -13,7 +13,7 @@ from ..util.text import count, escape
 from ._open import read_header
 from .base.header import Header
 from .base.sharded_writer import folder_frame, folder_recipe
-from .clusters.rank_files import has_rank_files, rank_files
+from .ranks.rank_files import has_rank_files, rank_files
 from .torch.rank_writer import FsdpWriter
 from .torch.zero import StateFile
 
@@ -31,7 +31,7 @@ class _FsdpRanks:
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
-        from .clusters.joining import RankJoiner
+        from .ranks.joining import RankJoiner
 
         assert isinstance(source, Folder)
         found = rank_files(source)

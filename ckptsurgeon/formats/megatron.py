@@ -21,11 +21,11 @@ from .base import limits
 from .base.flatten import named_once
 from .base.format_table import TRACKER, has_weights, tracked_folder
 from .base.header import Header, naming
-from .clusters.joining import equal_bytes, not_compared
-from .clusters.megatron_layers import join_ranks
-from .clusters.megatron_settings import MegatronSettings, settings_of
-from .clusters.megatron_stages import StageNotes
 from .pickle.values import OpaqueResult
+from .ranks.joining import equal_bytes, not_compared
+from .ranks.megatron_layers import join_ranks
+from .ranks.megatron_settings import MegatronSettings, settings_of
+from .ranks.megatron_stages import StageNotes
 from .torch.zero import StateFile
 
 __all__ = ["FORMAT", "with_flat_model"]

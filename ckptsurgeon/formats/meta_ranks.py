@@ -21,7 +21,7 @@ from ._open import open_header
 from .base import limits
 from .base.flatten import keys_with_tensors
 from .base.header import Header
-from .clusters.joining import equal_bytes, not_compared
+from .ranks.joining import equal_bytes, not_compared
 from .torch.zero import StateFile
 
 __all__ = ["FORMAT"]

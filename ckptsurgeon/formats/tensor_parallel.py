@@ -185,7 +185,7 @@ def _joined(
     ``trees`` has the tensors of each rank, ``axes`` the axis of each tensor that is split. Raises FormatError if a rank
     lacks a tensor, if shapes do not fit, or if ``equal_bytes`` finds that a tensor that is not split differs.
     """
-    from .clusters.joining import equal_bytes
+    from .ranks.joining import equal_bytes
 
     if len(trees) * len(trees[0]) > limits.RANK_PIECES:
         raise FormatError(f"{escape(folder.uri)} has more than {limits.RANK_PIECES} parts of tensors.", rule="pieces")

@@ -24,10 +24,10 @@ from .base.header import FilePrint, Header, naming
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.slice import TensorPiece, assembled
 from .base.untrusted import check_sizes
-from .clusters.megatron_dist import is_megatron, left_out, note_on
 from .pickle import machine as _pickle
 from .pickle.torch import rebuilders
 from .pickle.values import GlobalName, OpaqueResult, Unhashable, brief
+from .ranks.megatron_dist import is_megatron, left_out, note_on
 from .torch.dcp_files import PieceFiles
 from .torch.dcp_writer import METADATA, DcpWriter
 from .torch.other_tensors import dtype_of

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from tests.formats.clusters.test_deepspeed_universal import WRONG as WRONG_UNIVERSAL
-from tests.formats.clusters.test_deepspeed_universal import universal
-from tests.formats.clusters.test_fsdp_ranks import WRONG, changed
-from tests.formats.clusters.test_megatron import WRONG as WRONG_MEGATRON
-from tests.formats.clusters.test_megatron import save as save_megatron
-from tests.formats.clusters.test_tensor_parallel import WRONG as WRONG_FILES
-from tests.formats.clusters.test_tensor_parallel import written as written_files
+from tests.formats.ranks.test_deepspeed_universal import WRONG as WRONG_UNIVERSAL
+from tests.formats.ranks.test_deepspeed_universal import universal
+from tests.formats.ranks.test_fsdp_ranks import WRONG, changed
+from tests.formats.ranks.test_megatron import WRONG as WRONG_MEGATRON
+from tests.formats.ranks.test_megatron import save as save_megatron
+from tests.formats.ranks.test_tensor_parallel import WRONG as WRONG_FILES
+from tests.formats.ranks.test_tensor_parallel import written as written_files
 
 from ..promises.clauses import RANKS
 from .case import Case, all_named, broken, by_refusal, each

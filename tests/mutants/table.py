@@ -153,7 +153,7 @@ MUTANTS = (
         "the first matrices of multi-latent attention are joined if the arguments say that they are split",
         "if rows and there * ranks == rows:",
         "if not rows:",
-        "formats/clusters/test_megatron_latent.py",
+        "formats/ranks/test_megatron_latent.py",
     ),
     Mutant(
         "ranks of version 0 have all queries of all ranks before the keys",
@@ -171,7 +171,7 @@ MUTANTS = (
         "experts of Transformer Engine have their gates before their values after ranks are joined",
         'linear_fc1|dense_h_to_4h)\\.(?:weight|bias)\\d*")',
         'linear_fc1|dense_h_to_4h)\\.(?:weight|bias)")',
-        "formats/clusters/test_megatron_latent.py",
+        "formats/ranks/test_megatron_latent.py",
     ),
     Mutant(
         "statistics of a norm that was trained on are of another model",
@@ -201,31 +201,31 @@ MUTANTS = (
         "optimizer states of DeepSpeed whose values are not those of the model states are named",
         "(one + 0x7FFF + (one >> 16 & 1)) >> 16 == other",
         "one >> 16 == other",
-        "formats/clusters/test_zero_ranks.py",
+        "formats/ranks/test_zero_ranks.py",
     ),
     Mutant(
         "ranks of DeepSpeed that are missing by their names are an error",
         "if None not in there and lacking:",
         "if False:",
-        "formats/clusters/test_zero_ranks.py",
+        "formats/ranks/test_zero_ranks.py",
     ),
     Mutant(
         "a parameter of a universal checkpoint without a folder is an error",
         "lacking = [key for key in dict.fromkeys(shapes) if key not in weights]",
         "lacking = list[str]()",
-        "formats/clusters/test_zero_ranks.py",
+        "formats/ranks/test_zero_ranks.py",
     ),
     Mutant(
         "each rank's part of a tied output layer of Megatron is compared",
         "return any(equal_bytes(a, b, handles) is False for a, b in zip(ours, theirs, strict=True))",
         "return equal_bytes(ours[0], theirs[0], handles) is False",
-        "formats/clusters/test_megatron.py",
+        "formats/ranks/test_megatron.py",
     ),
     Mutant(
         "a pipeline stage of Megatron that is a copy of another is named",
         "other = self._stages.setdefault(sample, name) if sample else name",
         "other = name",
-        "formats/clusters/test_megatron.py",
+        "formats/ranks/test_megatron.py",
     ),
     Mutant(
         "processes of a machine share its cores between their threads",
@@ -2862,7 +2862,7 @@ MUTANTS = (
         "only stages of Megatron that predict later tokens may have the word embedding again",
         "    predicts = any(key.startswith(_PREDICTS) for key in stage)",
         "    predicts = True",
-        "formats/clusters/test_megatron.py",
+        "formats/ranks/test_megatron.py",
     ),
     Mutant(
         "numbers of a range in an operation that match nothing are said",

@@ -28,7 +28,7 @@ from ...destinations.hf.sentence_modules import is_module_weights
 from ...errors import ConfigError, SourceError
 from ...formats.base.format_table import shards_among
 from ...formats.base.sharded_writer import RECIPE_FILE
-from ...formats.clusters.rank_files import has_rank_files
+from ...formats.ranks.rank_files import has_rank_files
 from ...formats.unsupported.folders import PIPELINE
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion

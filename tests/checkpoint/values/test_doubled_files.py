@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
 
-from ...formats.clusters import test_megatron, test_meta_ranks
+from ...formats.ranks import test_megatron, test_meta_ranks
 from ...formats.test_deepspeed_zero import zero_folder
 
 SAID = "in all compared parts of tensors that are split between them"

@@ -11,7 +11,7 @@ from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import count, escape, listing
-from .samples import sample_of
+from .byte_samples import sample_of
 
 __all__ = ["StageNotes"]
 

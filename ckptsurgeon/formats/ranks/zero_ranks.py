@@ -13,7 +13,7 @@ from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import count, escape, listing
 from ..torch.zero import StateFile
-from .samples import sample_of
+from .byte_samples import sample_of
 
 __all__ = [
     "check_names",
