@@ -57,7 +57,6 @@ def change_of(old: State, new: State, key: str) -> torch.Tensor:
     return (new[key].double() - old[key].double()).reshape(len(old[key]), -1)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
 @pytest.mark.parametrize("rank", [4, 2])
 def test_the_product_of_the_best_factors_is_added(dtype: torch.dtype, rank: int) -> None:

@@ -126,7 +126,6 @@ def test_with_a_language_model_the_best_score_of_all_texts_is_found(seed: int, t
 RECORDED = json.loads((ROOT / "fixtures" / "golden" / "pyctcdecode" / "texts.json").read_text())["texts"]
 
 
-@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_the_texts_are_those_of_pyctcdecode(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,6 @@ def test_a_model_without_an_output_layer_is_an_error() -> None:
         job(TEXTS)
 
 
-@pytest.mark.long
 def test_what_resize_sets_to_zero_is_not_taken_for_weights_that_were_lost() -> None:
     model()
     job(TEXTS)
@@ -316,7 +315,6 @@ def test_a_mixture_of_experts_is_trained_from_published_files() -> None:
     assert (spoilt.status, spoilt.says) == ("FAIL", "1 tensor of 21 differ: model.layers.1.mlp.experts.down_proj")
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::RuntimeWarning")  # of PEFT
 def test_adapters_of_a_mixture_of_experts_are_merged_and_opened_by_peft() -> None:
     peft = pytest.importorskip("peft")

@@ -123,7 +123,6 @@ def test_what_is_saved_loads_strictly_with_every_tie() -> None:
     loop.model.load_state_dict(found, strict=True)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "symlink", "replace", "rename"])
 def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, in whichever call it shows."""

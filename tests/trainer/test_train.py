@@ -391,7 +391,6 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cheap")
 def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     """It recorded no setting that is younger, and a beam of 4 where there is none now."""

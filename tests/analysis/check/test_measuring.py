@@ -167,7 +167,6 @@ def test_one_large_value_counts_in_the_deviation_wherever_it_is(place: int, tmp_
     assert math.isclose(measured(found, tmp_path).std, float(found.double().std(correction=0)), rel_tol=0.01)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("columns", [1 << power for power in range(10, 21, 2)])
 def test_a_sample_has_its_part_of_each_column(columns: int, tmp_path: Path) -> None:
     found = torch.full((max(16 << 20, 16 * columns) // columns, columns), 0.01, dtype=torch.bfloat16)

@@ -65,7 +65,6 @@ def test_the_figures_are_there_by_layer_and_role() -> None:
     assert "a.safetensors" in found.text
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["<script>x</script>", "</noscript><img src=x onerror=y>", "a\x1b[31m", "@@DATA@@"])
 def test_a_name_cannot_be_a_tag(name: str) -> None:
     found = page(name=name)

@@ -254,7 +254,6 @@ def test_a_tied_output_layer_that_is_stored_twice_moves_with_the_embeddings(save
     )
 
 
-@pytest.mark.long
 def test_tensors_with_several_names_stay_tied(saved: Saved, tmp_path: Path) -> None:
     folder, weights = saved("gpt2"), {}
     other = planted(folder, tmp_path / "planted")

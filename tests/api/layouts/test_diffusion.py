@@ -163,7 +163,6 @@ def test_a_model_alone_is_written_without_prefix_for_diffusers_and_with_it_for_t
     assert_same(converted_and_noted({f"unet.{key}": value for key, value in ours.items()}, "ldm")[0], theirs)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     "lost",
     [

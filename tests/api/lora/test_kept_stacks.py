@@ -133,7 +133,6 @@ def test_each_expert_keeps_its_share_of_the_energy() -> None:
     assert_same(after, {key: best(value, rank[key]) for key, value in before.items()})
 
 
-@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("make", [mixtral, qwen])
 def test_a_router_gets_its_rank_by_the_name_of_its_weight(make: Callable[[], Any]) -> None:

@@ -116,7 +116,6 @@ def test_experts_that_no_input_is_routed_to_are_averaged_and_said(tmp_path: Path
     assert unused or alone
 
 
-@pytest.mark.long
 def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
     saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a")
     mask = torch.ones(3, 10, dtype=torch.int64)

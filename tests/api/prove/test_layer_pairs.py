@@ -55,7 +55,6 @@ def test_layers_that_pass_their_input_on_are_left_out(tmp_path: Path) -> None:
     assert any("0, 1, 2, 3 of the second" in note for note in again.notes)
 
 
-@pytest.mark.long
 def test_a_fault_in_a_moved_layer_is_named_by_the_first_networks_key(tmp_path: Path) -> None:
     folder = qwen3(tmp_path / "in")
     out = deeper(folder, "out", "identity")

@@ -278,7 +278,6 @@ def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
     assert said.endswith(f": the router and the experts of {name} are in another order (experts 0 and 2 are exchanged)")
 
 
-@pytest.mark.long
 def test_exchanged_experts_that_inputs_do_not_use_are_named(ckpt: Any) -> None:
     """For one token, two of four experts are used: the two others are exchanged."""
     save_file({"input_ids": torch.tensor([[3]])}, "ids.safetensors")

@@ -70,7 +70,6 @@ def outputs(net: Any, path: str, **fields: int) -> torch.Tensor:
     return found
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "more", "is_equal"),
     [

@@ -61,7 +61,6 @@ SHARING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.costly
 @pytest.mark.parametrize("name", SHARING)
 def test_heads_that_share_keys_become_wider(name: str, tmp_path: Path) -> None:
@@ -100,7 +99,6 @@ def test_one_shared_key_is_not_pooled(tmp_path: Path) -> None:
         cs.resize(tmp_path / "in", set={"num_kv_heads": 1})
 
 
-@pytest.mark.long
 def test_new_channels_of_gate_and_values_are_initialised_beside_new_numbers(source: Saved, tmp_path: Path) -> None:
     fields = {"intermediate_size": 136, "hidden_size": 96, "num_attention_heads": 6}
     plan = cs.resize(source("phi3"), set=fields, new_channels="init")

@@ -300,7 +300,6 @@ def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> 
         resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
 
 
-@pytest.mark.long
 def test_moments_that_share_memory_in_the_source_do_not_share_it_in_the_output(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source, adam)
     step = torch.tensor(4.0)

@@ -524,7 +524,6 @@ def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path
     assert plan.notes[0].endswith("the outputs change")
 
 
-@pytest.mark.long
 def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(tmp_path: Path) -> None:
     fields = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 60}
     transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")

@@ -231,7 +231,6 @@ def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> Non
     torch.testing.assert_close(values[f"{name}.inputs"], wanted)
 
 
-@pytest.mark.long
 def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_experts("mixtral", tmp_path)
     cls = transformers.models.mixtral.modeling_mixtral.MixtralExperts

@@ -57,7 +57,6 @@ def test_a_vocabulary_is_trimmed(kind: str, english: Models, tmp_path: Path) -> 
     assert len(check_kept(english(kind), tmp_path / "out", kind)) < 340
 
 
-@pytest.mark.long
 def test_sinks_are_kept_with_their_heads(source: Saved, tmp_path: Path) -> None:
     """The sinks are parameters of the attention itself, which has the heads in its layers."""
     weights = load_file(source("gpt_oss") / "model.safetensors")
@@ -74,7 +73,6 @@ def test_sinks_are_kept_with_their_heads(source: Saved, tmp_path: Path) -> None:
     assert torch.equal(after[f"{key}.q_proj.bias"][:16], weights[f"{key}.q_proj.bias"][16:32])
 
 
-@pytest.mark.long
 def test_influences_are_those_of_the_list_that_becomes_shorter(source: Saved, tmp_path: Path) -> None:
     """Whisper has two layers in the encoder, and two in the decoder."""
     folder, file = source("whisper"), tmp_path / "stats.safetensors"

@@ -291,7 +291,6 @@ def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: py
     wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
-@pytest.mark.long
 def test_a_process_that_ended_while_it_was_idle_is_replaced() -> None:
     written("judge.yaml", "Near")
     before = set(os.listdir("/proc/self/fd"))

@@ -65,7 +65,6 @@ def test_a_configuration_gets_the_rows_of_resize(
     assert cs.diff(tmp_path / "out", wanted, values=True).same
 
 
-@pytest.mark.long
 def test_the_folder_of_a_model_gets_the_rows_too(resized: tuple[Path, Path], german: Path, tmp_path: Path) -> None:
     """A folder is a checkpoint, but its config.json says which tensor is the embedding, and which the output layer."""
     source, wanted = resized

@@ -73,7 +73,6 @@ HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", HEALTHY)
 def test_zero_points_that_fit_are_not_said(name: str) -> None:
     encode, settings = HEALTHY[name]
@@ -131,7 +130,6 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
 }  # fmt: skip
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", WRONG)
 def test_those_that_do_not_are(name: str) -> None:
     encode, settings, change, text = WRONG[name]
