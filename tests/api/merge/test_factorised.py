@@ -115,7 +115,6 @@ def test_no_more_memory_is_taken_than_is_said(method: str, shape: tuple[int, int
     assert 0.1 * costs.memory_nbytes < taken < costs.memory_nbytes + (4 << 20)
 
 
-@pytest.mark.long
 def test_the_number_of_threads_makes_no_difference() -> None:
     save((300, 400), torch.float64)  # in float32, nearly all values are rounded to the same
     names = {threads: {method: f"{threads}/{method}.safetensors" for method in SPECTRAL} for threads in ("1", "2")}

@@ -691,6 +691,7 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
         cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
     statistics = made((300, 400), torch.float64, turned=turned)

@@ -98,7 +98,6 @@ def test_a_database_of_another_version_is_not_called_damaged() -> None:
     assert caught.value.hint == "Copy the whole folder again."
 
 
-@pytest.mark.long
 def test_twenty_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("x").mkdir()
     node = leaf({f"{number:06}": Reference("nodes", number, 1) for number in range(20_000)})
