@@ -1,8 +1,9 @@
 """Reads the checkpoints of torch before 1.6, or of its legacy option: several pickles, then the bytes of each storage.
 
 The pickles are a magic number, the protocol version, system information, the saved object, and the list of storage
-keys. Then, for each key, an int64 number of elements and the data follow. Follows ``_legacy_save`` in
-``torch/serialization.py``.
+keys. Then, for each key, an int64 number of elements and the data follow, both little-endian: torch swaps the bytes on
+a big-endian machine when it writes and when it reads, and ignores the ``little_endian`` of the system information.
+Follows ``_legacy_save`` in ``torch/serialization.py`` and ``torch/csrc/serialization.cpp``.
 """
 
 from __future__ import annotations
@@ -48,17 +49,16 @@ class _TorchLegacy:
 
     def _read(self, source: File, name: str) -> Header:
         pickles = _Pickles(source)
-        magic, protocol, system = (pickles.plain() for _ in range(3))
+        magic, protocol, _ = (pickles.plain() for _ in range(3))
         if magic != MAGIC or protocol != PROTOCOL:
             raise FormatError(
                 f"{escape(source.uri)} has an unknown version of torch's protocol.", rule="legacy protocol"
             )
-        big = isinstance(system, dict) and system.get("little_endian") is False
         object_at = pickles.position
         declared: dict[str, tuple[str, int]] = {}
         pickles.run(lambda pid: _declare(declared, pid), rebuild=False)
         keys = pickles.plain()
-        storages = _locate(source, name, declared, keys=keys, at=pickles.position, big=big)
+        storages = _locate(source, name, declared, keys=keys, at=pickles.position)
         head = pickles.data[: pickles.position]
         pickles.position = object_at
         tree = pickles.run(lambda pid: _resolve(storages, pid), rebuild=True)
@@ -127,14 +127,12 @@ def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
     return None
 
 
-def _locate(
-    file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
-) -> dict[str, Storage]:
+def _locate(file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int) -> dict[str, Storage]:
     """Return {key: storage} for the storages, which follow the pickles; each begins with its number of elements.
 
     ``declared`` has (dtype, number of elements) of each key from the pickles. ``keys`` are the keys in the order of the
-    file, ``at`` is the offset of the first storage. If ``big`` is true, the numbers are big-endian. Raises FormatError
-    if the storages are not those that the pickles declare.
+    file, ``at`` is the offset of the first storage. Raises FormatError if the storages are not those that the pickles
+    declare.
     """
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} has no valid list of storages.", rule="legacy")
@@ -155,7 +153,7 @@ def _locate(
                 f"{escape(file.uri)}: the storage {escape(key)} has {count} elements, but the pickle says {numel}.",
                 rule="storage size",
             )
-        storages[key] = Storage(within, at + 8, nbytes, None, key, big)
+        storages[key] = Storage(within, at + 8, nbytes, None, key)
         at += 8 + nbytes
     missing = sorted(declared.keys() - storages.keys())
     if missing:

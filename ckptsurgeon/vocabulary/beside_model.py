@@ -80,8 +80,8 @@ def vocabulary_beside(path: str) -> Vocabulary:
     vocabulary = _in_row_order(name, own, read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
-            f"{escape(path)} does not say which embedding row belongs to which token, nor does any other file in its "
-            "folder.",
+            f"{escape(path)} does not say which embedding row belongs to which token, and its folder names no "
+            "tokeniser whose order of rows ckpt knows.",
             hint="Save the tokenizer.json of the model's tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)

@@ -126,6 +126,13 @@ def _without_source() -> dict[str, Any]:
     return {"init": "start.safetensors"}
 
 
+def _in_memory() -> dict[str, Any]:
+    with cs.open_checkpoint("start.safetensors") as found:
+        state = {key: found.tensor(key) for key in found}
+    cs.apply(cs.transplant(state, "net.yaml"), "start.safetensors", force=True)
+    return {"init": "start.safetensors"}
+
+
 def _plain() -> dict[str, Any]:
     cs.apply(cs.convert("start.safetensors"), "plain.safetensors")
     cs.apply(cs.transplant("plain.safetensors", "net.yaml"), "start.safetensors", force=True)
@@ -144,8 +151,12 @@ def _foreign() -> dict[str, Any]:
     [
         (dict, "train.keep_optimizer needs initial weights that ckpt wrote"),
         (_foreign, "train.keep_optimizer needs initial weights that ckpt wrote"),
-        (_without_source, "no moments of Adam were found for start.safetensors: english is no longer at its path"),
-        (_plain, "no moments of Adam were found for start.safetensors: none in plain.safetensors"),
+        (
+            _without_source,
+            "no moments of Adam were found in the sources of start.safetensors: english is no longer at its path",
+        ),
+        (_in_memory, r"in the sources of start.safetensors: .* was in memory\. Leave"),
+        (_plain, "no moments of Adam were found in the sources of start.safetensors: none in plain.safetensors"),
         (lambda: {"init": "start.safetensors", "sets": ["optimizer=sgd"]}, "but train.optimizer is sgd"),
     ],
 )

@@ -324,14 +324,16 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
 
 
 def find_sources(
-    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
+    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike] | None, stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
     """Open the sources of an output that still exist and have not changed; ``stack`` closes them.
 
     Paths of sources are relative to ``folder``, the folder of the output. ``moved`` maps names of sources to new paths
-    or to tensors. Returns two dicts, {index of a source: open source} and {index of a source: reason why it is not
-    open}. Raises ConfigError for an unknown name in ``moved``, SourceError if a new path does not exist.
+    or to tensors; None if the command has no option ``--source``, which the reasons would advise. Returns two dicts,
+    {index of a source: open source} and {index of a source: reason why it is not open}. Raises ConfigError for an
+    unknown name in ``moved``, SourceError if a new path does not exist.
     """
+    has_option, moved = moved is not None, moved or {}
     names = {source.name for source in sources}
     for name in moved:
         if name not in names:
@@ -343,13 +345,12 @@ def find_sources(
     absent: dict[int, str] = {}
     for index, source in enumerate(sources):
         if "://" in source.path and source.name not in moved:  # a URL in a file is fetched only on request
-            absent[index] = f"{source.name} is remote; --source '{source.name}={source.path}' fetches it"
+            fetched = f"; --source '{source.name}={source.path}' fetches it"
+            absent[index] = f"{source.name} is remote{fetched if has_option else ''}"
             continue
         if source.memory and source.name not in moved:
-            absent[index] = (
-                f"{source.name} was in memory; --source '{source.name}=FILE' compares the output with a file of the "
-                "same tensors"
-            )
+            compared = f"; --source '{source.name}=FILE' compares the output with a file of the same tensors"
+            absent[index] = f"{source.name} was in memory{compared if has_option else ''}"
             continue
         given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
         try:

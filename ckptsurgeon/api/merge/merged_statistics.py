@@ -124,7 +124,10 @@ def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:
 
 
 def _plain(parameters: Parameters, models: int) -> dict[str, Any]:
-    """Return {name of a parameter: number, or list with a number for each model}; ConfigError for other values."""
+    """Return {name of a parameter: number, or list with a number for each model}.
+
+    Raises ConfigError if a parameter is not the same for all tensors, or if its value is not valid.
+    """
     method, found = merge_methods()[METHOD], {}
     for name, settings in method_settings(method, parameters).items():
         if any(one.pattern is not None or one.layers for one in settings):

@@ -134,9 +134,10 @@ def _check_not_merged(is_merged: bool, method: Method, name: str) -> None:
 def _files(
     given: Rules, models: Mapping[int, Checkpoint], views: Sequence[SourceView], paths: Sequence[str]
 ) -> dict[int, str]:
-    """Return {index of a model: path of its statistics}; the arguments are those of ``opened_statistics``.
+    """Return {index of a model: path of its statistics}, from ``given``; ``paths`` are the paths of the models.
 
-    Raises ConfigError for an unknown model, and for a model with two files.
+    The arguments are those of ``opened_statistics``. Raises ConfigError for an unknown model, and for a model with two
+    files.
     """
     names = {views[number].source.name: number for number in models}
     for place, path in enumerate(paths):

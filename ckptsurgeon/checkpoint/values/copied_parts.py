@@ -61,8 +61,9 @@ def _copies(
     """Yield (names of both weights, text), as ``copied_parts`` does, for one group of quantised tensors.
 
     ``group`` has pairs (tensor, ending of the key of its part): parts of one kind, such as scales, whose first bytes
-    are equal. A tensor is yielded if its part equals the part of an earlier tensor in the group, but the other parts of
-    the two tensors (codes, if the equal parts are scales) differ.
+    are equal. Parts are compared at three places (``_pieces``). A tensor is yielded if its part equals the part of an
+    earlier tensor in the group, but their other parts differ (codes, if the equal parts are scales). Parts with too
+    little information may be equal by chance, and are passed over.
     """
     by_bytes: dict[bytes, list[tuple[QuantisedTensor, str]]] = defaultdict(list)
     for one, end in group:

@@ -201,7 +201,10 @@ def _idle_for(builders: Collection[int], original: Callable[..., Any]) -> Callab
 
 
 def _larger(described: ModelDescription) -> ModelDescription | None:
-    """Return the description of the same model with more tokens; None if the model has no tokens (images, sound)."""
+    """Return the description of the same model with more tokens; None if the model has no tokens (images, sound).
+
+    None is also returned if the model has two vocabularies, of which neither is the main one.
+    """
     config = copy.deepcopy(described.config)
     try:
         text = config.get_text_config()

@@ -96,10 +96,11 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
 
 
 def copying_rows(step: Step, stored: Part, compute: Blockwise) -> Blockwise:
-    """Return a function that computes blocks as ``compute`` does, but copies rows that the tensor ``stored`` has.
+    """Return a function that computes blocks as ``compute`` does, but copies from ``stored`` the rows of the source.
 
-    Both compute a part of a quantised tensor, such as its codes or scales. The rows of this part are independent of
-    each other, so a row that is copied need not be encoded again.
+    ``compute`` computes a part of a quantised tensor, such as its codes or scales; ``stored`` is the same part of the
+    source's tensor. An output row that is one row of the source is copied, and so keeps its bytes. The rows of a part
+    are independent of each other.
     """
     rows, (info, source) = _rows(step), stored
 

@@ -76,7 +76,8 @@ class ArrayReader:
             arrays = count(len(self._missing), "array")
             yield (
                 f"{count(total, 'chunk')} of {arrays} {'is' if total == 1 else 'are'} not stored, and read as the fill "
-                f"value of the array (usually 0), since nothing says that they are lost: {listing([*self._missing], 3)}"
+                "value of the array (usually 0): the checkpoint does not say whether they were left out or lost: "
+                f"{listing([*self._missing], 3)}"
             )
 
     def _notes_on_large(self) -> list[str]:

@@ -159,9 +159,10 @@ class RankJoiner:
         return self._once(key, infos)
 
     def _once(self, key: str, infos: Mapping[int, TensorInfo]) -> TensorInfo:
-        """Return the first rank's tensor ``key``, which is not split; add ``key`` to ``differing`` if ranks differ.
+        """Return the tensor ``key``, which is not split, of the first rank that has it.
 
-        ``infos`` is {rank: its tensor}. If values cannot be compared, ``key`` is added to ``unknown`` instead.
+        ``infos`` is {rank: its tensor}. ``key`` is added to ``differing`` if the tensors differ, or to ``unknown`` if
+        they cannot be compared. Raises FormatError if a rank that should have the tensor lacks it.
         """
         rank, first = next(iter(infos.items()))
         self._check_ranks(key, infos, self._reach[rank])

@@ -248,7 +248,7 @@ def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[in
     for dim, found in enumerate(cuts):
         said = given.get(dim, found)
         if not isinstance(said, (tuple, list)) or not all(type(one) is int for one in said):
-            raise UnknownDistributedError("the order of the splits is not known")
+            raise UnknownDistributedError(f"shard_order is not valid for dimension {dim}")
         if sorted(said) != sorted(found) or (list(found) != sorted(found) and list(said) != list(found)):
             raise UnknownDistributedError("the placements contradict shard_order")
         yield said

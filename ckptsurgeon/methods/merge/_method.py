@@ -269,7 +269,7 @@ class Method:
         return 0 if self.held is None else self.held(shape, inputs, itemsize, self._all(parameters))
 
     def is_read_whole(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-        """Return whether the method reads a tensor of this shape as a whole, without factorising it."""
+        """Return whether the method reads a tensor of this shape as a whole; False for a method that factorises it."""
         return self.reads_whole is not None and self.reads_whole(shape, self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

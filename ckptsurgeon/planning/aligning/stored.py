@@ -162,7 +162,8 @@ class StoredTensors:
                 raise PlanError(f"the checkpoint does not have all {units} experts of {escape(part.key)}.")
             parts.append(Part(tuple(keys[number] for number in range(units))))
         if not parts:
-            raise PlanError(f"the checkpoint has no tensor for {escape(part.key)} of the network.")
+            which = f"expert {part.expert}" if part.expert >= 0 else f"a part of dimension {part.dim}"
+            raise PlanError(f"the checkpoint has no tensor for {which} of {escape(part.key)} in the network.")
         return parts
 
 

@@ -186,7 +186,7 @@ class _Conversion:
             if matched(now, self._now) and name in target.doubled:
                 yield (
                     f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ in the source, "
-                    "the output computes something else"
+                    f"the output computes something else than the source: {target.library} uses only one of them"
                 )
             elif matched(of, self._now) and not matched(now, self._now):
                 self._do([{"copy": of, "into": [of, now]}])

@@ -235,7 +235,10 @@ def _row(row: Any, size: int, *, empty: bool) -> Row:
 def _lent(pair: Any, places: int, size: int) -> tuple[int, int]:
     place, row = pair
     if not (_within(place, places) and _within(row, size)):
-        raise ValueError(f"{pair!r:.40} is not a pair of a row of the output and a row of the source")
+        raise ValueError(
+            f"the field lent has {pair!r:.40}, but must have pairs of a row of the output (less than {places}) and a "
+            f"row of the source (less than {size})"
+        )
     return place, row
 
 

@@ -282,7 +282,8 @@ class VocabularyAxes:
 def _remedy(key: str, axis: int, more: int) -> str:
     """Return the hint for a tensor that has more or fewer rows than its list has tokens.
 
-    ``more`` is the number of rows that have no token. It is below 0 if there are too few rows, or no axis ``axis``.
+    ``more`` is the number of rows that have no token. It is below 0 if there are too few rows, or if the tensor does
+    not have the axis ``axis``.
     """
     padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
     given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"

@@ -140,9 +140,10 @@ _OF_ANY, _OF_BLOCKS = ".weight_scale", ".weight_scale_inv"
 
 @dataclass(frozen=True)
 class OddTensors:
-    """Quantised tensors (``names``) that have ``found`` (a dtype or a name), while most similar tensors have ``usual``.
+    """Quantised tensors (``names``) that have ``found``, while most similar tensors have ``usual``.
 
-    ``others`` is the number of tensors that have ``usual``.
+    Both are the dtype of the codes, the dtype of the scales ("scales of float32"), or the name of the scales, such as
+    "weight_scale". ``others`` is the number of tensors that have ``usual``.
     """
 
     found: str

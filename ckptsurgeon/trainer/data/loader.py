@@ -182,7 +182,7 @@ size is in seconds.
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of a batch: ``clips`` clips, or, if ``seconds`` is not None, this number of seconds.
+    """The size of a batch: ``clips`` clips, or, if ``seconds`` is not None, this number of seconds after padding.
 
     If the size is in seconds, a batch has as many clips as fit when each is padded to the longest, but at least one.
     """
@@ -211,7 +211,10 @@ class BatchSize:
             yield pool
 
     def cut(self, places: Sequence[int], lengths: Sequence[float]) -> list[list[int]]:
-        """Cut the clip indices ``places``, which are sorted by length (up or down), into batches of this size."""
+        """Cut the clip indices ``places``, which are sorted by length (up or down), into batches of this size.
+
+        A size in seconds counts padded clips: the number of clips times the longest length.
+        """
         if self.seconds is None:
             return [list(places[begin : begin + self.clips]) for begin in range(0, len(places), self.clips)]
         batches: list[list[int]] = []

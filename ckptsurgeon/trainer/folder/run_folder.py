@@ -198,7 +198,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _absent(path: str) -> list[str]:
-    """Return the parent folders of a path that do not exist yet, and the nearest parent folder that exists."""
+    """Return a path's parent folders up to the nearest one that exists, this one included; [] if the path exists."""
     path, found = os.path.abspath(path), []
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

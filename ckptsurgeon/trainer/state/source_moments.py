@@ -106,12 +106,12 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
     assert init.recipe is not None
     sources = init.recipe.sources
     folder = folder_of_recipe(init.path, (one.path for one in sources))
-    there, absent = find_sources(sources, folder, {}, stack)
+    there, absent = find_sources(sources, folder, None, stack)
     found = {number: one for number in there if (one := _moments(sources[number], folder, stack)) is not None}
     if not found:
         why = "; ".join(absent.values()) or f"none in {listing([escape(one.name) for one in sources], where='')}"
         raise ConfigError(
-            f"{OPTION}: no moments of Adam were found for {escape(init.path)}: {why}.",
+            f"{OPTION}: no moments of Adam were found in the sources of {escape(init.path)}: {why}.",
             hint=f"Leave {OPTION} out. Moments are only read from checkpoints of Coqui STT ({FIRST} and {SECOND}).",
         )
     return found

@@ -153,7 +153,7 @@ def _cuts_out(step: Mapping[str, Any]) -> bool:
 
 @notes_of(NoteKind.VOCABULARY)
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
-    """Yield a note if WordPiece gets words with a mark that no token has, or a text that was not split into words."""
+    """Yield a note if words begin with a mark with which no WordPiece token begins, or if no step splits texts."""
     marks = {"ByteLevel": BYTES, "Metaspace": SPACES}
     types = types_in(head.get("pre_tokenizer"))
     for kind in sorted(marks.keys() & types):
