@@ -144,6 +144,7 @@ def carry_out(
             *(recipe_notes(written, inputs.sources, sums) if any(one.recipe for one in inputs.sources) else ()),
             *(implied_notes(written) if written.target.implied else ()),
             *_left_out_notes(plan, written, options),
+            *_large_tensor_notes(shape, options),
             *(component_notes(path, shape.subfolders, written.steps) if shape.subfolders else ()),
             *(former.notes if shape.folder else ()),
             *(earlier_signature_notes(signatures) if signatures else ()),
@@ -247,6 +248,15 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
     elif left and is_folder(options):
         why = "PEFT reads an adapter only from a folder with one safetensors file"
         yield f"these files are not written, because {why}: {listing(left, 12, where='')}"
+
+
+def _large_tensor_notes(shape: OutputShape, options: OutputOptions) -> Iterable[str]:
+    """Yield a note if tensors are larger than the size of shards that the user gave."""
+    if not options.max_shard_size:
+        return ()
+    from .output.shards import large_tensor_notes
+
+    return large_tensor_notes((part.layout.slots for part in shape.parts), options.max_shard_size, options.spelling)
 
 
 def _check_equal(plan: Plan, inputs: PlanInputs) -> None:

@@ -655,3 +655,20 @@ def test_an_address_that_is_only_read_is_no_place_for_an_output(output: str) -> 
 def test_only_checkpoints_are_written_to_addresses() -> None:
     with pytest.raises(cs.OutputError, match="this output cannot be written to an address"):
         cs.view("src.pth", output="memory://page.html")
+
+
+@pytest.mark.parametrize(
+    ("large", "said"),
+    [
+        (["a"], "1 tensor is larger (4.0 kB), and so is its file, because a tensor is never divided: a"),
+        (
+            ["a", "b"],
+            "2 tensors are larger (up to 4.0 kB), and so are their files, because a tensor is never divided: a, b",
+        ),
+        ([], ""),
+    ],
+)
+def test_a_tensor_that_is_larger_than_a_shard_is_said(large: list[str], said: str) -> None:
+    save_file({key: torch.zeros(1000 if key in large else 10) for key in "abcd"}, "in.safetensors")
+    found = cs.apply(cs.convert("in.safetensors"), "out/", max_shard_size="1KB").notes
+    assert found == ((f"--max-shard-size 1KB: {said}",) if said else ())

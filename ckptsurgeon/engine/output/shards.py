@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...errors import ConfigError
 from ...formats.base.header import OutTensor, Writer
 from ...formats.base.sharded_writer import split_shards
-from ...util.text import count, escape
+from ...util.text import count, escape, human_bytes, listing
 from .option_names import OPTIONS, Spelling
 
-__all__ = ["DEFAULT_SHARD", "parse_size", "sharded"]
+__all__ = ["DEFAULT_SHARD", "large_tensor_notes", "parse_size", "sharded"]
 
 DEFAULT_SHARD = "5GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -57,6 +57,23 @@ def sharded(tensors: Sequence[OutTensor], text: str, writer: Writer, spelling: S
             hint=f"Write a size that several tensors fit in, as in {_fitting(2 * max(stored))}.",
         )
     return shards
+
+
+def large_tensor_notes(slots: Iterable[Mapping[str, tuple[int, int]]], text: str, spelling: Spelling) -> Iterator[str]:
+    """Yield a note on the tensors that are larger than the shard size ``text``, so that their files are larger too.
+
+    ``slots`` has {key: (offset, number of bytes)} of each shard.
+    """
+    size = parse_size(text, spelling=spelling)
+    large = {key: nbytes for shard in slots for key, (_, nbytes) in shard.items() if nbytes > size}
+    if large:
+        given, most = spelling.given("--max-shard-size", text), human_bytes(max(large.values()))
+        are, and_so = ("is", "is its file") if len(large) == 1 else ("are", "are their files")
+        tensors, up_to = count(len(large), "tensor"), "" if len(large) == 1 else "up to "
+        yield (
+            f"{given}: {tensors} {are} larger ({up_to}{most}), and so {and_so}, because a tensor is never divided: "
+            f"{listing([*large])}"
+        )
 
 
 def _fitting(nbytes: int) -> str:
