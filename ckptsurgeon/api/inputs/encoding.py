@@ -91,7 +91,8 @@ def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
         return []
     if any(one.stored is not None for one in opened):
         notes = [note for one in opened for note in notes_on_activations(one)]
-        notes += [note for one in opened if one.stored is not None for note in marker_notes(one.stored, one)]
+        stored = [(one.stored, one) for one in opened if one.stored is not None]
+        notes += [note for old, one in stored for note in marker_notes(old, without_markers(old, one))]
         return list(dict.fromkeys(notes))
     names = listing([one.path for one in opened], where="")
     return [f"--encoding {encoding} changes nothing: there are no quantised tensors in {names}"]

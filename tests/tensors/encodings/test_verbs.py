@@ -351,6 +351,19 @@ def test_the_tensor_by_which_comfyui_knows_of_scales_goes_when_the_weights_are_d
         assert "m.scaled_fp8" in [step.key for step in plan.steps]
 
 
+def test_a_transplant_that_decodes_says_that_the_tensor_by_which_comfyui_knows_of_scales_goes() -> None:
+    codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    state = {"m.a.weight": codes, "m.a.scale_weight": torch.ones(()), "m.scaled_fp8": codes[0, :2].clone()}
+    save_file(state, "x.safetensors")
+    save_file(state, "y.safetensors")
+    save_file({"m.a.weight": torch.ones(4, 4)}, "plain.safetensors")
+    said = "left out: m.scaled_fp8, which tells ComfyUI that weights have scales"
+    for source, into in (("x", "y"), ("x", "plain"), ("plain", "x")):
+        plan = cs.transplant(f"{source}.safetensors", f"{into}.safetensors", encoding="dequantize")
+        assert plan.notes.count(said) == 1
+        assert [step.key for step in plan.steps] == ["m.a.weight"]
+
+
 def test_a_description_of_codes_is_as_long_as_its_source_s(tmp_path: Path) -> None:
     nf4 = next(one for one in ZOO if one.name == "bnb-nf4")
     ours = nf4.folder(tmp_path / "ours")
