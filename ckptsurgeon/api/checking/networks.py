@@ -69,13 +69,18 @@ def _plain(checkpoint: Checkpoint) -> Tensors:
 def _layout_of(tensors: Tensors) -> tuple[Family, Layout] | None:
     """Return the layout of Stable Diffusion or Flux that the tensors have; None if they are another network.
 
-    The first block of Flux may be missing, which has one of the marks of its layout.
+    One of the marks of the layout may be missing: the first block of Flux, or an attention of the VAE.
     """
     pipeline = pipeline_in(tensors)
-    families = [(FLUX, 1)] if pipeline is None else [(family_of(pipeline), 0), (FLUX, 1)]
-    for family, most in families:
-        for layout in family.layouts:
-            lacking = sum(mark not in tensors for mark in layout.marks)
-            if lacking <= most and not layout.only_written and layout.fits(tensors):
-                return family, layout
+    families = [FLUX] if pipeline is None else [family_of(pipeline), FLUX]
+    found = [
+        (family, layout, sum(mark not in tensors for mark in layout.marks))
+        for family in families
+        for layout in family.layouts
+        if not layout.only_written and layout.fits(tensors)
+    ]
+    for most in (0, 1):
+        pairs = [(family, layout) for family, layout, lacking in found if lacking == most]
+        if pairs:
+            return max(pairs, key=lambda pair: len(known_keys(pair[1], tensors))) if most else pairs[0]
     return None

@@ -36,8 +36,10 @@ def check_blocks(unknown: Collection[str], layout: Layout, tensors: Tensors, lab
             f"{escape(gap[0])} is missing{where}, although {escape(gap[1])} is there.", hint="Complete the model first."
         )
     for block in layout.lacking:
+        is_partly_there = f"{block}.proj_in.weight" in tensors  # an attention without transformer blocks
+        lost = f"{block}.transformer_blocks.0" if is_partly_there else block
         raise PlanError(
-            f"{escape(block)} is missing{where}, judging by the other blocks of the network.",
+            f"{escape(lost)} is missing{where}, judging by the other blocks of the network.",
             hint="Complete the model first.",
         )
 

@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.checking.networks import network_notes
+from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 from ..layouts.test_diffusion import recorded
 from ..layouts.test_flux import recorded as flux
@@ -36,6 +38,43 @@ def test_a_whole_file_passes() -> None:
 def test_what_a_file_lacks_is_named(lost: str, said: str) -> None:
     (found,) = failures({key: value for key, value in recorded("", "ldm").items() if not key.startswith(lost)})
     assert found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("network", "layout", "lost", "named"),
+    [
+        ("", "ldm", f"{U_NET}.middle_block.1", ""),
+        ("", "diffusers", "unet.mid_block.attentions.0", ""),
+        ("", "ldm", f"{U_NET}.middle_block.1.transformer_blocks.0", ""),
+        ("", "ldm", f"{U_NET}.input_blocks.1.0", ".in_layers.2.bias"),
+        (".unet", "ldm", f"{U_NET}.middle_block.1", ""),
+        (".unet", "ldm", f"{U_NET}.input_blocks.1", ""),
+        (".unet", "ldm", f"{U_NET}.output_blocks.0", ""),
+        (".unet", "diffusers", "down_blocks.0", ""),
+        (".unet", "diffusers", "up_blocks.0", ""),
+        ("", "ldm", f"{VAE}.encoder.down.2", ".block.0"),
+        ("", "ldm", f"{VAE}.decoder.up.2", ".block.0"),
+        ("", "diffusers", "vae.decoder.up_blocks.2", ".resnets.0"),
+        (".vae", "ldm", "decoder.up.0", ".block.0"),
+        (".vae", "diffusers", "encoder.down_blocks.2", ".resnets.0"),
+        (".vae", "ldm", "encoder.mid.attn_1", ".norm.bias"),
+        (".vae", "diffusers", "encoder.mid_block.attentions.0", ".group_norm.bias"),
+    ],
+)
+def test_a_block_at_the_end_or_in_the_middle_is_named(network: str, layout: str, lost: str, named: str) -> None:
+    tensors = recorded(network, layout)
+    assert not list(network_notes(open_checkpoint(tensors)))
+    less = {key: value for key, value in tensors.items() if not key.startswith(f"{lost}.")}
+    (note,) = network_notes(open_checkpoint(less))
+    assert note.startswith(f"{lost}{named} is missing, ")
+
+
+def test_a_distilled_u_net_without_attention_in_the_middle_is_not_judged() -> None:
+    """SSD-1B has one residual block in the middle, and KOALA has none."""
+    for first in (1, 0):
+        lost = tuple(f"{U_NET}.middle_block.{number}." for number in range(first, 3))
+        tensors = {key: value for key, value in recorded(".unet", "ldm").items() if not key.startswith(lost)}
+        assert not list(network_notes(open_checkpoint(tensors)))
 
 
 def test_a_vae_of_another_model_is_named() -> None:

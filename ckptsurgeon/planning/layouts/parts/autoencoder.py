@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from itertools import count, takewhile
+from itertools import count, pairwise, takewhile
 
 __all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_names", "completed", "groups_alike"]
 
@@ -17,6 +17,7 @@ __all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_n
 class Autoencoder:
     """The number of residual blocks of each level, in the encoder (``down``) and the decoder (``up``), in order of use.
 
+    It is 0 for a level that is missing: the encoder and the decoder have equally many levels.
     ``is_quantised`` is true if the autoencoder has ``quant_conv`` and ``post_quant_conv``, which Flux's lacks.
     """
 
@@ -41,13 +42,19 @@ def autoencoder_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> Autoe
     encoder, decoder, block = ("down", "up", "block") if is_ldm else ("down_blocks", "up_blocks", "resnets")
     down = _levels(keys, f"{prefix}encoder.{encoder}", block)
     up = _levels(keys, f"{prefix}decoder.{decoder}", block)
+    if not any(down) or not any(up):
+        return None
+    size = max(len(down), len(up))
+    down, up = ((*one, *(0,) * (size - len(one))) for one in (down, up))
     is_quantised = any(f"{prefix}{one}.{leaf}" in keys for one in _AROUND for leaf in ("weight", "bias"))
-    return Autoencoder(down, up[::-1] if is_ldm else up, is_quantised) if down and up else None
+    return Autoencoder(down, up[::-1] if is_ldm else up, is_quantised)
 
 
 def _levels(keys: Collection[str], module: str, block: str) -> tuple[int, ...]:
+    """Return the number of residual blocks of each level; 0 if they are missing, although the next level is there."""
     numbers = (_number(keys, f"{module}.{level}.{block}.{{}}") for level in count())
-    return tuple(takewhile(bool, numbers))
+    found = takewhile(any, pairwise(numbers))
+    return tuple(one for one, _ in found)
 
 
 def _number(keys: Collection[str], modules: str) -> int:

@@ -21,7 +21,8 @@ Levels = tuple[tuple[int, ...], ...]
 class UNet:
     """The structure of a U-Net: the numbers of transformer blocks after the residual blocks of each level.
 
-    ``down`` is for the way down, ``up`` for the way up. ``middle`` is the number of transformer blocks in the middle.
+    ``down`` is for the way down, ``up`` for the way up. ``middle`` is the number of transformer blocks in the middle; 0
+    if they are missing.
     ``embedding`` is the module in diffusers that embeds sizes or classes, which the original code calls ``label_emb``;
     '' if there is none.
     """
@@ -56,19 +57,32 @@ def unet_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> UNet | None:
 
     ``is_ldm`` is true for the names of the original code, false for diffusers' names.
     """
-    if is_ldm and f"{prefix}input_blocks.0.0.weight" in keys:
+    if is_ldm:
         down = _levels(keys, f"{prefix}input_blocks", 1, ("0.op",))
         up = _levels(keys, f"{prefix}output_blocks", 0, ("1.conv", "2.conv"))
-        middle = _depth(keys, f"{prefix}middle_block.1")
+        middle = _middle(keys, f"{prefix}middle_block.1", f"{prefix}middle_block.2")
         embedding = _their_embedding(keys, prefix, (*down, (middle,)))
-    elif not is_ldm and _has(keys, f"{prefix}down_blocks.0.resnets.0", "norm1", "conv1"):
-        down, up = (tuple(_blocks(keys, f"{prefix}{way}_blocks")) for way in ("down", "up"))
-        middle = _depth(keys, f"{prefix}mid_block.attentions.0")
-        embedding = _embedding_in(keys, prefix)
     else:
-        return None
-    is_whole = middle and down and up and all(down) and all(up)  # other networks have no attention in the middle
-    return UNet(down, middle, up, embedding) if is_whole else None
+        down, up = (tuple(_blocks(keys, f"{prefix}{way}_blocks")) for way in ("down", "up"))
+        middle = _middle(keys, f"{prefix}mid_block.attentions.0", f"{prefix}mid_block.resnets.1")
+        embedding = _embedding_in(keys, prefix)
+    is_whole = middle > 0 and down and up and all(down) and all(up)
+    second = "output_blocks.1.0.in_layers.0" if is_ldm else "up_blocks.1.resnets.0.norm1"
+    has_way_up = any(up) or f"{prefix}{second}.weight" in keys  # a ControlNet has none
+    is_part = middle >= 0 and has_way_up and any(map(any, (*down, *up)))
+    return UNet(down, middle, up, embedding) if is_whole or is_part else None
+
+
+def _middle(keys: Collection[str], attention: str, after: str) -> int:
+    """Return the number of transformer blocks in the middle: 0 if they are missing, -1 in other networks.
+
+    ``attention`` is their module, and ``after`` the residual block behind it. Smaller networks that were distilled from
+    Stable Diffusion have neither of them, and other networks have another attention.
+    """
+    depth = _depth(keys, attention)
+    is_other = not _has(keys, attention, "proj_in") and _has(keys, attention, "norm", "group_norm", "qkv", "to_q")
+    is_missing = not is_other and _has(keys, after, "in_layers.0", "in_layers.2", "norm1", "conv1")
+    return depth or (0 if is_missing else -1)
 
 
 def _levels(keys: Collection[str], module: str, first: int, ends: tuple[str, ...]) -> Levels:
@@ -79,7 +93,7 @@ def _levels(keys: Collection[str], module: str, first: int, ends: tuple[str, ...
     """
     levels: list[list[int]] = [[]]
     for block in (f"{module}.{number}" for number in count(first)):
-        is_resnet, is_end = _has(keys, block, "0.in_layers.0", "0.in_layers.2"), _has(keys, block, *ends)
+        is_resnet, is_end = _has(keys, block, "0.in_layers.0", "0.in_layers.2", "1.proj_in"), _has(keys, block, *ends)
         if is_resnet:
             levels[-1].append(_depth(keys, f"{block}.1"))
         if is_end:
@@ -92,7 +106,9 @@ def _levels(keys: Collection[str], module: str, first: int, ends: tuple[str, ...
 def _blocks(keys: Collection[str], module: str) -> Iterator[tuple[int, ...]]:
     for level in (f"{module}.{number}" for number in count()):
         number = _number(keys, f"{level}.resnets.{{}}", ("norm1", "conv1"))
-        if not number:
+        if not number and not _has(keys, f"{level}.resnets.1", "norm1", "conv1"):  # the first one may be missing
+            number = _number(keys, f"{level}.attentions.{{}}", ("proj_in", "proj_out"))
+        if not number and not _has(keys, level, "downsamplers.0.conv", "upsamplers.0.conv"):
             return
         yield tuple(_depth(keys, f"{level}.attentions.{place}") for place in range(number))
 
@@ -146,14 +162,14 @@ def unet_names(unet: UNet, prefix: str, theirs: str) -> dict[str, str]:
             names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
             number += 1
     names |= _resnet("mid_block.resnets.0", "middle_block.0") | _resnet("mid_block.resnets.1", "middle_block.2")
-    names["mid_block.attentions.0"] = "middle_block.1"
+    names |= {"mid_block.attentions.0": "middle_block.1"} if unet.middle else {}
     number = 0
     for level, depths in enumerate(unet.up):
         for place, depth in enumerate(depths):
             names |= _block(f"up_blocks.{level}", place, f"output_blocks.{number}", depth)
             number += 1
         if level + 1 < len(unet.up):
-            behind = 2 if depths[-1] else 1
+            behind = 2 if any(depths[-1:]) else 1
             names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{behind}.conv"
     return {f"{prefix}{ours}": f"{theirs}{name}" for ours, name in names.items()}
 
@@ -162,13 +178,14 @@ def completed(unet: UNet) -> UNet:
     """Return the structure with the blocks that it must have, judging by its other blocks.
 
     A level on the way up has one residual block more than the level of the same size on the way down, and either all
-    residual blocks of a level have attention, or none.
+    residual blocks of a level have attention, or none. The middle always has it.
     """
     levels = max(len(unet.down), len(unet.up))
     down, up = ((*way, *((),) * (levels - len(way))) for way in (unet.down, unet.up))
     numbers = [max(len(one), len(other) - 1) for one, other in zip(down, up[::-1], strict=True)]
     return replace(
         unet,
+        middle=unet.middle or 1,
         down=tuple(_filled(one, number) for one, number in zip(down, numbers, strict=True)),
         up=tuple(_filled(one, number + 1) for one, number in zip(up, numbers[::-1], strict=True)),
     )
@@ -198,7 +215,7 @@ def groups_alike(unet: UNet, prefix: str) -> tuple[tuple[str, ...], ...]:
     places = [("down", *one) for one in _places(unet.down)] + [("up", *one) for one in _places(unet.up)]
     blocks = [f"{way}_blocks.{level}.resnets.{number}" for way, level, number, _ in places]
     depths = {f"{way}_blocks.{level}.attentions.{number}": depth for way, level, number, depth in places if depth}
-    depths["mid_block.attentions.0"] = unet.middle
+    depths |= {"mid_block.attentions.0": unet.middle} if unet.middle else {}
     scaled = [f"down_blocks.{level}.downsamplers.0.conv" for level in range(len(unet.down) - 1)]
     scaled += [f"up_blocks.{level}.upsamplers.0.conv" for level in range(len(unet.up) - 1)]
     groups = (
