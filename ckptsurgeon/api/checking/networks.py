@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.layouts.families.flux import FAMILY as FLUX
+from ...planning.layouts.families.flux import IN_PIPELINE as FLUX_IN_PIPELINE
 from ...planning.layouts.families.stable_diffusion import family_of
 from ...planning.layouts.incomplete_layers import check_complete
 from ...planning.layouts.layout import Family, Layout, Tensors
@@ -17,6 +17,9 @@ from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
 
 __all__ = ["missing_notes", "network_notes"]
+
+_TEXTS = ("vector_in.in_layer", "text_embedder.linear_1")
+"""The endings of the names of Flux's embedding of texts."""
 
 
 def network_notes(checkpoint: Checkpoint) -> Iterator[Note]:
@@ -30,30 +33,31 @@ def network_notes(checkpoint: Checkpoint) -> Iterator[Note]:
 
 @notes_of(NoteKind.MISSING_TENSORS)
 def missing_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note on the first block or tensor that is missing, although other blocks show that the network needs it.
+    """Yield a note on the first block or tensor that a network lacks, although other blocks show that it needs it.
 
-    No note is given if tensors are quantised, because it may be that only some layers are.
+    Stable Diffusion is one network here: a U-Net, a VAE and text encoders. No note is given if tensors are quantised,
+    because it may be that only some layers are.
     """
-    tensors = _plain(checkpoint)
-    found = _layout_of(tensors)
-    if found is None or checkpoint.codes:
+    if checkpoint.codes:
         return
-    family, layout = found
-    named = known_keys(layout, tensors)
-    try:
-        check_blocks([key for key in tensors if key not in named], layout, tensors, "")
-        check_complete(family, layout, tensors, "")
-    except PlanError as error:
-        yield error.message.removesuffix(".")
+    tensors = _plain(checkpoint)
+    layouts = _layouts_of(tensors)
+    named = [known_keys(layout, tensors) for _, layout in layouts]
+    for place, (family, layout) in enumerate(layouts):
+        others = set[str]().union(*named[:place], *named[place + 1 :])
+        own = {key: info for key, info in tensors.items() if key not in others}
+        try:
+            check_blocks([key for key in own if key not in named[place]], layout, own, "")
+            check_complete(family, layout, own, "")
+        except PlanError as error:
+            yield error.message.removesuffix(".")
 
 
 @notes_of(NoteKind.OTHER_COMPONENT)
 def _width_notes(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield a note if the U-Net of a file makes another number of channels than the VAE decodes."""
-    found = _layout_of(_plain(checkpoint))
-    if found is None:
-        return
-    names = found[1].names
+    found = _layouts_of(_plain(checkpoint))
+    names = found[0][1].names if found else {}
     out, into = (checkpoint.get(f"{names.get(one)}.weight") for one in (f"{UNET}conv_out", f"{VAE}decoder.conv_in"))
     if out is None or into is None or len(out.shape) != 4 or len(into.shape) != 4:
         return
@@ -66,21 +70,27 @@ def _plain(checkpoint: Checkpoint) -> Tensors:
     return {key: info for key, info in checkpoint.items() if key.endswith((".weight", ".bias"))}
 
 
-def _layout_of(tensors: Tensors) -> tuple[Family, Layout] | None:
-    """Return the layout of Stable Diffusion or Flux that the tensors have; None if they are another network.
-
-    One of the marks of the layout may be missing: the first block of Flux, or an attention of the VAE.
-    """
+def _layouts_of(tensors: Tensors) -> list[tuple[Family, Layout]]:
+    """Return the layouts that Stable Diffusion and Flux have in the tensors: both, for Flux with its VAE."""
     pipeline = pipeline_in(tensors)
-    families = [FLUX] if pipeline is None else [family_of(pipeline), FLUX]
-    found = [
-        (family, layout, sum(mark not in tensors for mark in layout.marks))
-        for family in families
-        for layout in family.layouts
-        if not layout.only_written and layout.fits(tensors)
-    ]
-    for most in (0, 1):
-        pairs = [(family, layout) for family, layout, lacking in found if lacking == most]
-        if pairs:
-            return max(pairs, key=lambda pair: len(known_keys(pair[1], tensors))) if most else pairs[0]
-    return None
+    families = [FLUX_IN_PIPELINE] if pipeline is None else [family_of(pipeline), FLUX_IN_PIPELINE]
+    return [(family, layout) for family in families if (layout := _layout_of(family, tensors)) is not None]
+
+
+def _layout_of(family: Family, tensors: Tensors) -> Layout | None:
+    """Return the layout of a family that the tensors have; None if they are another network.
+
+    One of the marks of the layout may be missing: the first block of Flux, or an attention of the VAE. Networks that
+    have the blocks of Flux, but no embedding of texts, are others.
+    """
+    layouts = [layout for layout in family.layouts if not layout.only_written and layout.fits(tensors)]
+    pairs = [(layout, [mark for mark in layout.marks if mark not in tensors]) for layout in layouts]
+    whole = next((layout for layout, lost in pairs if not lost), None)
+    partly = [layout for layout, lost in pairs if len(lost) == 1 and not _is_embedding(lost[0], tensors)]
+    return whole or max(partly, key=lambda one: len(known_keys(one, tensors)), default=None)
+
+
+def _is_embedding(lost: str, tensors: Tensors) -> bool:
+    """Return whether a missing weight is of Flux's embedding of texts, which lacks its bias, too."""
+    module = lost.rpartition(".")[0]
+    return module.endswith(_TEXTS) and f"{module}.bias" not in tensors

@@ -83,8 +83,36 @@ def test_a_vae_of_another_model_is_named() -> None:
     assert failures(tensors) == ["the U-Net makes 4 channels, but the VAE decodes 16"]
 
 
-@pytest.mark.parametrize("lost", ["double_blocks.0", "single_blocks.1.linear2.weight"])
+@pytest.mark.parametrize("lost", ["double_blocks.0", "single_blocks.1.linear2.weight", "vector_in.in_layer.weight"])
 def test_what_flux_lacks_is_named(lost: str) -> None:
     tensors = flux("bfl")
     (found,) = failures({key: value for key, value in tensors.items() if not key.startswith(lost)})
     assert found.startswith(f"{lost} is missing, although ")
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix", "vae", "lost"),
+    [
+        ("bfl", f"{U_NET}.", f"{VAE}.", "single_blocks.0.linear1.weight"),
+        ("diffusers", "transformer.", "vae.", "single_transformer_blocks.0.proj_out.weight"),
+        ("diffusers", "transformer.", "vae.", "transformer_blocks.0"),
+    ],
+)
+def test_the_transformer_in_a_whole_pipeline_of_flux_is_checked(layout: str, prefix: str, vae: str, lost: str) -> None:
+    own = recorded(".vae", {"bfl": "ldm"}.get(layout, layout))
+    tensors = {f"{prefix}{key}": value for key, value in flux(layout).items()}
+    tensors |= {f"{vae}{key}": value for key, value in own.items()}
+    assert not list(network_notes(open_checkpoint(tensors)))
+    less = {key: value for key, value in tensors.items() if not f"{key}.".startswith(f"{prefix}{lost}.")}
+    (note,) = network_notes(open_checkpoint(less))
+    assert note.startswith(f"{prefix}{lost} is missing, although other ")
+    level = f"{vae}decoder.up.2" if layout == "bfl" else f"{vae}decoder.up_blocks.2"
+    less = {key: value for key, value in tensors.items() if not key.startswith(f"{level}.")}
+    (note,) = network_notes(open_checkpoint(less))
+    assert note.startswith(f"{level}.{'block' if layout == 'bfl' else 'resnets'}.0 is missing, ")
+
+
+def test_another_network_with_the_blocks_of_flux_is_not_judged() -> None:
+    for layout, embedding in (("bfl", "vector_in."), ("diffusers", "time_text_embed.text_embedder.")):
+        tensors = {key: value for key, value in flux(layout).items() if not key.startswith(embedding)}
+        assert not list(network_notes(open_checkpoint(tensors)))

@@ -8,12 +8,13 @@ https://github.com/black-forest-labs/flux
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..changes import Fused, Swapped
 from ..layout import NO_NUMBERS, Change, Family, Layout, Numbers, Tensors
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "IN_PIPELINE"]
 
 _DOUBLE, _SINGLE = "transformer_blocks.{n}", "single_transformer_blocks.{n}"
 _THEIR_DOUBLE, _THEIR_SINGLE = "double_blocks.{n}", "single_blocks.{n}"
@@ -95,18 +96,24 @@ def _bfl(prefix: str) -> Layout:
     )  # fmt: skip
 
 
+def _diffusers(prefix: str = "") -> Layout:
+    marks = (
+        "x_embedder.weight", "time_text_embed.text_embedder.linear_1.weight",
+        "transformer_blocks.0.norm1_context.linear.weight", "single_transformer_blocks.0.proj_mlp.weight",
+    )  # fmt: skip
+    return Layout(
+        "diffusers", "diffusers", "diffusers 0.42.1",
+        {ours: f"{prefix}{ours}" for ours in (*_THEIRS, *_IMAGE, *_TEXT, *_BOTH)},
+        tuple(f"{prefix}{mark}" for mark in marks),
+    )  # fmt: skip
+
+
 FAMILY = Family(
     "flux",
-    (
-        Layout(
-            "diffusers", "diffusers", "diffusers 0.42.1", {ours: ours for ours in (*_THEIRS, *_IMAGE, *_TEXT, *_BOTH)},
-            ("x_embedder.weight", "time_text_embed.text_embedder.linear_1.weight",
-             "transformer_blocks.0.norm1_context.linear.weight", "single_transformer_blocks.0.proj_mlp.weight"),
-        ),
-        _bfl(""),
-        _bfl(_COMFY),
-    ),
+    (_diffusers(), _bfl(""), _bfl(_COMFY)),
     _widths,
     some=(tuple(name for name in _OUTER if "guidance" in name),),
     alike=(tuple(name for name in _OUTER if "guidance" not in name),),
-)  # fmt: skip
+)
+IN_PIPELINE = replace(FAMILY, layouts=(*FAMILY.layouts, _diffusers("transformer.")))
+"""The family with the names of a transformer in a pipeline of diffusers, too; these names are only checked."""
