@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 
-__all__ = ["is_transposed", "layout_notes", "square_siblings", "transposed_hint", "transposed_note"]
+__all__ = ["is_transposed", "layout_notes", "reshape_hint", "square_siblings", "transposed_hint", "transposed_note"]
 
 _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
 """Matches a key in a list of layers; its groups are the text before the first number, and the last segment."""
@@ -64,6 +64,19 @@ def transposed_hint(key: str, option: str = "--operations", dims: int = 2) -> st
     """
     last = f", dims: [{dims - 2}, {dims - 1}]" if dims != 2 else ""
     return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'{last}}}"
+
+
+def reshape_hint(key: str, have: Shape, want: Shape) -> str:
+    """Return a hint: how --operations adds axes of the size 1 to ``key``, or removes them; '' if this does not help.
+
+    The other axes keep their sizes: (11, 16, 1), the weight of a convolution, becomes (11, 16) for a linear layer with
+    (14, 16). ``have`` is the shape of the tensor, ``want`` that of the destination.
+    """
+    sizes = iter([size for size in have if size != 1])
+    shape = [next(sizes, 0) if size != 1 else 1 for size in want]
+    if len(have) == len(want) or 0 in shape or next(sizes, None) is not None:
+        return ""
+    return f"Reshape with --operations, as in - {{reshape: '{escape(key)}', shape: {shape}}}"
 
 
 KERNEL, WEIGHT = "kernel", "weight"

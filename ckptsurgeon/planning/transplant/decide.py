@@ -264,14 +264,14 @@ class _Decider:
     def _mapped(self, step: Step) -> Step | None:
         """Return the step that maps the rows of a tensor by token.
 
-        The result is None if the tensor has no vocabulary axis, or if other axes differ, too. Raises PlanError if the
-        rows of new tokens would be means, but the tensor does not have floating-point numbers.
+        The result is None if the tensor has no vocabulary axis, or if other axes or their number differ, too. Raises
+        PlanError if the rows of new tokens would be means, but the tensor does not have floating-point numbers.
         """
         assert self.axes is not None
         assert self.options.vocabulary is not None
         have, want = step.source_shape, step.shape
         axis = self.axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
-        if axis is None or any(h != w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis):
+        if axis is None or (*have[:axis], *have[axis + 1 :]) != (*want[:axis], *want[axis + 1 :]):
             return None
         rows = self.axes.rows(step.key, axis, have, want)
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:

@@ -10,7 +10,7 @@ from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.pattern_hints import matched, nearest
 from ..keys.renaming import KeyMatcher
-from ..keys.transposed import is_transposed, transposed_hint
+from ..keys.transposed import is_transposed, reshape_hint, transposed_hint
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_fits import fitting_policies
 from ..plan.files import SourceView, TensorOrigin
@@ -112,9 +112,12 @@ def _mismatch_error(
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = fitting_policies(first.source_shape, first.shape, first.source_dtype, first.key)[1:]
     module, source_module = _module(first.key), _module(origin.key)
-    how = transposed_hint(origin.key, dims=len(first.source_shape))
-    turned = f"{how}. Or use" if is_transposed(first.source_shape, first.shape) else "Use"
-    hint = f"{turned} --on-mismatch {escape(module)}=init"
+    how = (
+        transposed_hint(origin.key, dims=len(first.source_shape))
+        if is_transposed(first.source_shape, first.shape)
+        else reshape_hint(origin.key, first.source_shape, first.shape)
+    )
+    hint = f"{f'{how}. Or use' if how else 'Use'} --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
     if {_module(step.key) for step, _, _ in faults} != {module}:
         hint += " for one, --ignore-mismatch for all"

@@ -369,6 +369,18 @@ def lists_of_one_name(first: str, second: str) -> list[str]:
     return paths
 
 
+@pytest.mark.parametrize("options", [{}, {"vocab": "en.txt:ru.txt", "vocab_keys": "ctc"}])
+def test_an_output_layer_that_is_a_convolution_can_be_reshaped(options: dict[str, Any]) -> None:
+    """The heads of NeMo are convolutions of width 1."""
+    save_file({"ctc.weight": torch.randn(len(EN), 8, 1)}, "nemo.safetensors")
+    with pytest.raises(PlanError, match=r"shape mismatch: ctc\.weight is \(9, 8, 1\)") as error:
+        cs.transplant("nemo.safetensors", "ru.yaml", **options)
+    asked = "- {reshape: 'ctc.weight', shape: [9, 8]}"
+    assert f"Reshape with --operations, as in {asked}. Or use --on-mismatch ctc=init" in error.value.hint
+    given = {"vocab": "en.txt:ru.txt", "operations": yaml.safe_load(asked)}
+    assert cs.transplant("nemo.safetensors", "ru.yaml", **given).counts["mapped"] == 1
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("letters", "options", "message", "hint"),
