@@ -64,7 +64,7 @@ TORCHAO, TYPE, PLAIN = "tensor_names", '"_type"', '{"_type": "Tensor"}'
 
 
 def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
-    """Return the ``quantization_config`` of a folder; {} if there is none, or it cannot be read."""
+    """Return the quantisation settings in the files of a folder; {} if there are none, or they cannot be read."""
     if folder is None:
         return {}
     with suppress(CheckpointError):

@@ -320,7 +320,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class AdapterWriting:
-    """The options for writing an adapter: none for format and shard size, which follow from the tensors' names."""
+    """The options for writing an adapter. They do not set format and shard size, which the tensors' names determine."""
 
     output: OutputUnlessDry = None
     force: Force = False

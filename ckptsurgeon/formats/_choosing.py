@@ -109,7 +109,7 @@ class Choice:
 
 
 def only_pickle(names: Sequence[str]) -> list[str]:
-    """Return [name] of the only pickle among file names; [] if there is none, or several."""
+    """Return [name] of the only name that ends in ``.pkl`` among file names; [] if there is none, or several."""
     found = [name for name in names if name.lower().endswith(_PICKLED)]
     return found if len(found) == 1 else []
 

@@ -154,7 +154,10 @@ def _stages(folder: Folder) -> list[list[str]]:
     if missing:
         shown = [f"mp_rank_{rank:02d}{f'_{stage:03d}' if stages > 1 else ''}" for stage, rank in missing[:1000]]
         raise FormatError(
-            f"{escape(folder.uri)} lacks the folders of some ranks: {listing(shown)}.", details=shown, rule="ranks"
+            f"{escape(folder.uri)} lacks the folders of some ranks: {listing(shown)}.",
+            hint="Fetch the whole folder again, without the folders of other runs.",
+            details=shown,
+            rule="ranks",
         )
     return [[found[stage, rank] for rank in range(ranks)] for stage in range(stages)]
 
@@ -235,13 +238,11 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
             hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
-    for said, there, what, noun in (
-        (settings.tensor, ranks, "tensor", "rank"), (settings.pipeline, stages, "pipeline", "stage")
-    ):  # fmt: skip
+    for said, there, what in ((settings.tensor, ranks, "tensor"), (settings.pipeline, stages, "pipeline")):
         if said and said != there:
             raise FormatError(
-                f"{escape(first.file.uri)} is from a run with {what}_model_parallel_size {said}, but the folder has "
-                f"{count(there, noun)}.",
+                f"{escape(first.file.uri)} is from a run with {what}_model_parallel_size {said}, but the folders "
+                f"of its ranks are those of a run with {there}.",
                 hint="Fetch the whole folder again, without the folders of other runs.",
                 rule="ranks",
             )

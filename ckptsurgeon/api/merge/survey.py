@@ -129,7 +129,10 @@ def _compared(plan: Plan, sources: Sequence[Checkpoint]) -> _Compared:
 
 
 def _notes(again: Sequence[str]) -> Sequence[str]:
-    """Return the note on the tensors ``again``, which are left out because the base's tensor is compared already."""
+    """Return the note on the tensors ``again``; [] if there are none.
+
+    These tensors are left out because an earlier tensor is merged with the same tensor of the base.
+    """
     said = "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
     return [f"{said}{listing(again, 3, where='')}"] if again else []
 

@@ -84,7 +84,7 @@ def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCh
     """
     if choices.spelled or choices.new not in FILLED or choices.donor or choices.picks is not None:
         raise ConfigError(
-            "--trim adds no tokens, so --token-map, --new-tokens subword and omp, --donor and --omp-k have no effect.",
+            "--trim adds no tokens, so --token-map, --donor, --omp-k, and --new-tokens subword or omp have no effect.",
             hint="Leave them out.",
         )
     path, rows = _size(base, fields, "--trim")

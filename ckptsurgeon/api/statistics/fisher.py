@@ -108,9 +108,10 @@ def _check_memory(network: Network, owners: Mapping[str, str], wanted: set[str],
 
 
 def _loaded(network: Network, owners: Mapping[str, str], wanted: set[str]) -> dict[str, nn.Parameter]:
-    """Load all weights into the network; return {first name: parameter}, for parameters that may have several names.
+    """Load all weights into the network; return {first name: parameter} of all parameters.
 
-    Raises ConfigError if the checkpoint lacks weights.
+    ``owners`` is the result of ``_owners``: a tied parameter has several names, but is returned only once. Only the
+    parameters named in ``wanted`` get gradients. Raises ConfigError if the checkpoint lacks weights.
     """
     made: dict[str, nn.Parameter] = {}
     for name, owner in owners.items():

@@ -239,7 +239,7 @@ class _Descent:
         info = self._model[key]
         orders: Mapping[int, Any] = self._orders
         for dim, placed in sorted(self._places.get(key, {}).items()):
-            order = order_along(info.shape[dim], placed, self._groups, orders)
+            order = order_along(info.shape[dim], placed, orders)
             if dim != but and order != list(range(info.shape[dim])):
                 info = take(info, dim, [(index, index + 1) for index in order])
         return info

@@ -88,7 +88,7 @@ class UnpackedFile(File):
         return self._packed.has_changed()
 
     def descriptor(self) -> AbstractContextManager[None]:
-        """Return a context whose value is None and not a file descriptor: no named local file has these bytes."""
+        """Return a context whose value is None, because there is no descriptor: no named local file has these bytes."""
         return nullcontext()
 
     def folder(self) -> Folder:

@@ -37,7 +37,7 @@ def unblosc(data: bytes, nbytes: int) -> bytes:
     (blosc allocates this size), of a block, and of the chunk.
     """
     if len(data) < _BLOSC_HEADER or int.from_bytes(data[4:8], "little") != nbytes:
-        raise ValueError(f"the Blosc header does not give {nbytes:,} bytes as the size of the data")
+        raise ValueError(f"the Blosc header does not say that the chunk unpacks to {nbytes:,} bytes")
     if int.from_bytes(data[12:16], "little") != len(data):
         raise ValueError("the compressed size in the Blosc header is wrong")
     library = _package("blosc", "Blosc")

@@ -107,9 +107,7 @@ def placed_in(group: int, parts: Sequence[Part]) -> list[_Placed]:
     return [_Placed(group, part) for part in parts]
 
 
-def order_along(
-    size: int, placed: Sequence[_Placed], groups: Sequence[Group], orders: Mapping[int, tuple[Order, Order]]
-) -> list[int]:
+def order_along(size: int, placed: Sequence[_Placed], orders: Mapping[int, tuple[Order, Order]]) -> list[int]:
     """Return, for each new position on an axis of ``size`` elements, the old index of the element that moves there.
 
     ``placed`` are the parts on this axis. ``orders`` maps the index of a group to the order of its units and the order
@@ -144,7 +142,7 @@ def taking(
     for key, dims in where(groups).items():
         for dim in sorted(dims) if key not in ties else ():
             size, block = tensors[key].shape[dim], _block(dims[dim], tensors[key].shape[dim])
-            order = order_along(size, dims[dim], groups, orders)
+            order = order_along(size, dims[dim], orders)
             if order != list(range(size)):
                 units = [index // block for index in order[::block]]
                 indices = indices_text([(unit, unit + 1) for unit in units])

@@ -236,7 +236,7 @@ class ModelPart:
 
 
 def _depth(homes: Sequence[str], key: str) -> int:
-    """Return the length of the longest name in ``homes`` of a module that contains the key; -1 if none contains it."""
+    """Return the length of the longest of the module names ``homes`` that contain the key; -1 if none."""
     fits = [len(home) for home in homes if not home or key == home or key.startswith(f"{home}.")]
     return max(fits, default=-1)
 

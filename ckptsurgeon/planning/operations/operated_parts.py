@@ -22,8 +22,9 @@ def operated_parts(
     """Return {key: quantised tensor} for quantised tensors with a part that operations copied, changed or used.
 
     ``source`` has the stored tensors and ``codes`` its quantised tensors; ``derived`` are the tensors after the
-    operations. A key in the map is the key of an unchanged part, or of a tensor that was made from parts. Decoded
-    weights are not in the map, nor blocks of GGUF, which contain their own scales.
+    operations. The map has the key of each tensor that an operation made from a part, and the keys of all parts of
+    the same quantised tensor that no operation changed. Decoded weights are not in the map, nor blocks of GGUF, which
+    contain their own scales.
 
     Raises QuantisedError if an operation quantised a part.
     """

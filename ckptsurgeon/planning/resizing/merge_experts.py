@@ -58,7 +58,7 @@ class AlignedExperts:
         for dim in sorted({part.dim for part in own}):
             along = [part for part in own if part.dim == dim]
             block = min(part.block for part in along)
-            found = order_along(shape[dim], placed_in(0, along), (), {0: (order, order)})
+            found = order_along(shape[dim], placed_in(0, along), {0: (order, order)})
             units = [index // block for index in found[::block]]
             indices = indices_text([(unit, unit + 1) for unit in units])
             yield {"take": f"{quoted(key)}.{expert}", "dim": dim - 1, "block": block, "indices": indices}

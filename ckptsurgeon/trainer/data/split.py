@@ -146,8 +146,9 @@ class Manifest(Protocol):
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips of a manifest; a clip's ``seconds`` are NaN if the manifest does not contain its length.
 
-        If ``texts`` is false, no transcripts are read, and each clip's text is ''. Raises ConfigError if the manifest
-        is malformed; the message gives the file and the line.
+        If ``texts`` is false, no transcripts are read, and each clip's text is ''; but a class, which is the text in a
+        CSV for classification, is always read. Raises ConfigError if the manifest is malformed; the message gives the
+        file, and the line or the name of the entry.
         """
         ...
 

@@ -267,7 +267,7 @@ QKV = "decoder__layers__0__self_attention__linear_qkv__weight"
 WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "a rank less": (lambda: os.rename("d/mp_rank_00", "d/mp_rank_02"), "lacks the folders of some ranks: mp_rank_00", "ranks"),
     "a file less": (lambda: os.unlink("d/mp_rank_01/model_optim_rng.pt"), "has no model_optim_rng.pt in mp_rank_01", "ranks"),
-    "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but the folder has 2", "ranks"),
+    "another number of ranks": (argued(tensor_model_parallel_size=4), "tensor_model_parallel_size 4, but the folders of its ranks are those of a run with 2", "ranks"),
     "stages that are missing": (argued(pipeline_model_parallel_size=2), "pipeline_model_parallel_size 2, but", "ranks"),
     "a rank with two folders": (
         lambda: shutil.copytree("d/mp_rank_01", "d/mp_rank_01_000"),

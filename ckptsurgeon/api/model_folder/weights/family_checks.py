@@ -139,7 +139,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""
         if found and kind in lacking:
             has = f"no {kind} model has {escape(found)}"
-            yield f"config.json says {kind} (model_type), but {has}: transformers ignores it"
+            yield f"config.json says {kind} (model_type), but {has}: transformers ignores this tensor"
         elif layer and not found and kind in having:
             yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
 
@@ -158,7 +158,7 @@ def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> It
         there = next((key for key in biases if key in keys), "")
         if there and not flag:
             spoken = f"says {field}: false" if field in config else f"does not set {field}"
-            yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores it"
+            yield f"config.json {spoken}, but there is {escape(there)}: transformers ignores this tensor"
         elif flag and not there:
             yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"
 
@@ -187,6 +187,8 @@ def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
             said = f"config.json says {field}: {escape(json.dumps(config[field]))}"
             name = module.replace("\\", "").rstrip(".")
             but = (
-                f"there is {escape(there)}: transformers ignores it" if there else f"there is no {name}: {INITIALISED}"
+                f"there is {escape(there)}: transformers ignores this tensor"
+                if there
+                else f"there is no {name}: {INITIALISED}"
             )
             yield f"{said}, but {but}"

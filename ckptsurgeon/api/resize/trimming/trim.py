@@ -157,7 +157,11 @@ def _decoder(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _is_named(token: str, path: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether a token occurs in the tokeniser's settings, such as its chat template."""
+    """Return whether the tokeniser's settings use a token, for example in its chat template.
+
+    ``path`` is the tokenizer.json, and ``settings`` are the fields of tokenizer_config.json. Its field
+    ``added_tokens_decoder``, which lists the added tokens, is left out.
+    """
     own = [value for name, value in settings.items() if name != DECODER]
     texts = [json.dumps(own, ensure_ascii=False)]
     texts += [

@@ -53,7 +53,7 @@ VERBS = {
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama"}, MIXED),
         ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"attention_bias": False},
          "config.json says attention_bias: false, but there is model.layers.0.self_attn.q_proj.bias: "
-         "transformers ignores it"),
+         "transformers ignores this tensor"),
     ],
 )  # fmt: skip
 def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any], note: str) -> None:
