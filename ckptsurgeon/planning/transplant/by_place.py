@@ -113,15 +113,18 @@ class PositionalRows:
         """Return whether the tensor ``key`` was found to have a row for each token, and not for each label."""
         return key in self._sizes and key not in self._labels
 
-    def resized(self, keys: Iterable[str]) -> list[str]:
+    def resized(self, keys: Iterable[str], unmapped: str = "") -> list[str]:
         """Return notes on the resized tensors in ``keys`` that have a row for each token or each label.
 
         For tokens, they say that rows are copied by position, not by token; for labels, that labels are not compared.
+        With --vocab, ``unmapped`` is a clause that says that it does not map these rows.
         """
+        by_token = unmapped or f"{BY_TOKEN} maps rows by token"
+        option = "--vocab-keys" if unmapped else BY_TOKEN
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
-            + ("position" if are_labels else f"position, not by token; {BY_TOKEN} maps rows by token")
-            + (_labels_note(before, after) if are_labels else "")
+            + ("position" if are_labels else f"position, not by token; {by_token}")
+            + (_labels_note(before, after, option) if are_labels else "")
             for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
 
@@ -233,7 +236,7 @@ def _are_pair(modules: Set[str]) -> bool:
     return 1 < len(modules) == len({re.sub(r"\d+", "", one) for one in modules})
 
 
-def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
+def _labels_note(before: int, after: int, option: str) -> str:
     """Return the end of a note on a classifier whose number of rows changes: it says that labels are not compared.
 
     ``before`` and ``after`` are the numbers of rows. If they are so large that the rows may belong to tokens, the text

@@ -27,6 +27,9 @@ from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
+ABSENT = ("missing", "excluded")
+"""The reasons of steps for tensors that are in no source, or whose sources are excluded."""
+
 # ``--drop-last``: the last layers to initialise, in the order that the destination declares; names do not matter.
 
 
@@ -295,16 +298,30 @@ class _Decider:
         if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
         passed = self.axes.passed_over(steps)
-        if any(step.rows is not None for step in steps):
-            return passed
+        if any(step.rows is not None for step in steps) or all(step.reason in ABSENT for step in steps):
+            return passed  # if the sources have no tensor of the destination, another error says so
         anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
         if not anew:
-            raise self.axes.none_found()
+            raise self.axes.none_found(self.changes)
         rules = ", ".join(dict.fromkeys(step.rule for step in anew))
         return [
             f"{vocabulary} maps no rows: {listing([step.key for step in anew])} are initialised by {rules}",
             *passed,
         ]
+
+    def said_of_lists(self, steps: Sequence[Step], resized: Sequence[str]) -> str:
+        """Return a clause for notes on tensors with rows of tokens in ``resized``, which --vocab does not map.
+
+        It names the tensors that --vocab maps in the same layers. The result is '' without --vocab.
+        """
+        vocabulary = self.options.vocabulary
+        if vocabulary is None:
+            return ""
+        layers = {key.rpartition(".")[0] for key in resized}
+        mapped = [step.key for step in steps if step.rows is not None and step.key.rpartition(".")[0] in layers]
+        but = f", but maps {listing(mapped, 3, where='')}, in the same layer" if mapped else ""
+        tokens = f"{vocabulary.rows.size} and {len(vocabulary.rows.rows)} tokens"
+        return f"{vocabulary.said} ({tokens}) does not map these rows{but}"
 
     def _resized(self, step: Step, origin: TensorOrigin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
@@ -370,6 +387,7 @@ def decide(
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []
-    decisions.notes += by_place.resized(resized) if by_place is not None else ()
+    if by_place is not None:
+        decisions.notes += by_place.resized(resized, decider.said_of_lists(decisions.steps, resized))
     decisions.notes += transposed_notes(decider.changes, owned.values()) if decider.changes else ()
     return decisions

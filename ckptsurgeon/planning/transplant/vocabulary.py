@@ -13,7 +13,7 @@ from ..keys.renaming import KeyMatcher
 from ..plan.rows import VocabularyRows
 from ..plan.step import Step
 from ..target import TargetSpec
-from .by_place import vocabulary_keys
+from .by_place import ShapeChange, vocabulary_keys
 
 __all__ = ["VocabularyAxes", "VocabularyOptions"]
 
@@ -84,8 +84,10 @@ class VocabularyAxes:
         if (hits or declared is not None) and self._options.rows.is_identity and have == want:
             return None  # no row moves, even if there are further rows of padding
         if hits:
-            axis = self._options.keys[max(hits)][1]
-            axis = axis if axis is not None else self._only(key, have, want)
+            flag, asked = self._options.keys[max(hits)]
+            axis = asked if asked is not None else self._only(key, have, want)
+            if asked is not None:
+                self._check_axis(flag, key, asked, have, want)
             return self._checked(key, axis, have, want, asked=True)
         if declared is not None:
             return self._checked(key, declared, have, want)
@@ -165,6 +167,23 @@ class VocabularyAxes:
             raise self._ambiguous(key, found, want)
         return found[0] if found else 0
 
+    def _check_axis(self, flag: OptionPattern, key: str, axis: int, have: Shape, want: Shape) -> None:
+        """Raise PlanError if a tensor lacks the axis that --vocab-keys names, or if only another axis fits the lists.
+
+        An axis that is too long may have rows of padding, so another axis is proposed only if its mapping is possible.
+        """
+        fitting = [one for one in self._fitting(have, want) if _alike(have, want, one)]
+        is_there = axis < min(len(have), len(want))
+        if is_there and (not fitting or axis in fitting or _alike(have, want, axis)):
+            return
+        shapes = f"{escape(key)} is {shape_text(have)} in the source and {shape_text(want)} in"
+        why = f"its axis {axis} is not the vocabulary's" if is_there else f"has no axis {axis}"
+        use = f"{flag.option} {escape(flag.pattern.text)}"
+        raise PlanError(
+            f"{use}={axis}: {shapes} {escape(self._target.name)}, {'and' if is_there else 'so it'} {why}.",
+            hint=f"Use {use}={fitting[0]}." if len(fitting) == 1 else "Axes are counted from 0.",
+        )
+
     def _checked(self, key: str, axis: int, have: Shape, want: Shape, *, asked: bool = False) -> int:
         """Return ``axis``; raise PlanError if the size of this axis is not the number of tokens in the list.
 
@@ -181,16 +200,23 @@ class VocabularyAxes:
                 raise PlanError(
                     f"the vocabulary {name} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
-                    hint=f"The lists fit in the other order: put the source's list first, {self._new}."
-                    if are_swapped
-                    else _remedy(key, axis, more),
+                    hint=self._other_order if are_swapped else _remedy(key, axis, more),
                 )
         return axis
+
+    @property
+    def _other_order(self) -> str:
+        return f"The lists fit in the other order: put the source's list first, {self._new}."
 
     def _are_swapped(self, axis: int, have: Shape, want: Shape) -> bool:
         """Return whether the two lists seem to be swapped: each list is as long as the axis in the other model."""
         sizes = (len(self._options.rows.rows), self._options.rows.size)
         return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
+
+    def _fit_swapped(self, pairs: Sequence[tuple[Shape, Shape]]) -> bool:
+        """Return whether an axis fits the swapped lists in one of the (source, destination) shapes ``pairs``."""
+        alike = [(have, want) for have, want in pairs if len(have) == len(want)]
+        return any(self._are_swapped(axis, have, want) for have, want in alike for axis in range(len(have)))
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
@@ -261,20 +287,29 @@ class VocabularyAxes:
         if self._padded or any(self._fitting(step.source_shape, step.shape) for step in steps):
             return None
         shapes = [f"{s.key} from {shape_text(s.source_shape)} to {shape_text(s.shape)}" for s in steps]
+        pairs = [(step.source_shape, step.shape) for step in steps]
+        if self._fit_swapped(pairs):
+            hint = self._other_order
+        else:
+            hint = (
+                "Give the vocabularies of these models, with their blank and special tokens. If the tensors have "
+                "further rows of padding, select them: --vocab-keys GLOB, or GLOB=AXIS."
+            )
         return PlanError(
             f"{self._old} has {count(rows.size, 'token')} and {self._new} {len(rows.rows)}, "
             f"but no tensor changes from {rows.size} to {len(rows.rows)} rows. These differ: {listing(shapes)}.",
-            hint="Give the vocabularies of these models, with their blank and special tokens. If the tensors have "
-            "further rows of padding, select them: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint=hint,
             details=shapes,
         )
 
-    def none_found(self) -> PlanError:
-        """Return the error for a --vocab that maps no tensor."""
+    def none_found(self, changes: Sequence[ShapeChange]) -> PlanError:
+        """Return the error for a --vocab that maps no tensor; ``changes`` are the tensors with another shape."""
         rows = self._options.rows
         return PlanError(
             f"{self._said}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
-            hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
+            hint=self._other_order
+            if self._fit_swapped([(one.have, one.want) for one in changes])
+            else "Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
             "number of rows in both models, must also be selected.",
         )
 

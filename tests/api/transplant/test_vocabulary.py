@@ -297,7 +297,18 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is unknown"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not the index of an axis"),
-    ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),
+    (
+        {"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"},
+        PlanError,
+        "--vocab-keys ctc=7: ctc.weight is (9, 8) in the source and (7, 8) in ru.yaml, so it has no axis 7. Use "
+        "--vocab-keys ctc=0.",
+    ),
+    (
+        {"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=1"},
+        PlanError,
+        "ctc.weight is (9, 8) in the source and (7, 8) in ru.yaml, and its axis 1 is not the vocabulary's. Use "
+        "--vocab-keys ctc=0.",
+    ),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blank>"]}, ConfigError, "does not have the form SRC=DST"),
     ({"vocab": "en.txt:ru.txt", "token_map": ["<blnk>=<blank>"]}, ConfigError, "Did you mean <blank>"),
     (
@@ -356,6 +367,36 @@ def test_a_list_of_another_length_than_any_tensor_is_named_with_the_sizes() -> N
     tokens("long.txt", list("abcdefg"))
     with pytest.raises(PlanError, match=r"short\.txt has 2 tokens and long\.txt 7.*w from \(5, 4\) to \(7, 4\)"):
         cs.transplant("five.safetensors", "seven.safetensors", vocab="short.txt:long.txt")
+
+
+@pytest.mark.parametrize("options", [{}, {"on_mismatch": "init"}])
+def test_lists_in_the_wrong_order_are_said_without_a_list_of_the_destination(options: dict[str, Any]) -> None:
+    save_file({"w": torch.zeros(9, 4), "b": torch.ones(2)}, "source.safetensors")
+    save_file({"w": torch.zeros(7, 4), "b": torch.ones(2)}, "destination.safetensors")
+    with pytest.raises(PlanError) as error:
+        cs.transplant("source.safetensors", "destination.safetensors", vocab="ru.txt:en.txt", **options)
+    assert error.value.hint == "The lists fit in the other order: put the source's list first, en.txt."
+
+
+@pytest.mark.parametrize("options", [{}, {"vocab_keys": "ctc"}, {"exclude": "ema"}])
+def test_a_prefix_of_all_keys_is_named_with_vocab_too(options: dict[str, Any]) -> None:
+    save_file({"enc.w": torch.ones(3), "ctc.weight": torch.zeros(len(RU), 8)}, "new.safetensors")
+    keys = {"model.enc.w": torch.ones(3), "model.ctc.weight": torch.zeros(9, 8), "ema.w": torch.ones(2)}
+    torch.save(keys, "pl.pth")
+    with pytest.raises(PlanError, match="nothing would be loaded") as error:
+        cs.transplant("pl.pth", "new.safetensors", vocab="en.txt:ru.txt", **options)
+    assert error.value.hint.startswith("--map 'model=' would match 2 of 2 tensors.")
+
+
+def test_a_layer_of_which_vocab_maps_only_the_bias_is_said() -> None:
+    save_file({"ctc.weight": torch.zeros(10, 4), "ctc.bias": torch.zeros(9)}, "source.safetensors")
+    save_file({"ctc.weight": torch.zeros(7, 4), "ctc.bias": torch.zeros(7)}, "destination.safetensors")
+    options: dict[str, Any] = {"vocab": "en.txt:ru.txt", "on_mismatch": "slice"}
+    (note,) = cs.transplant("source.safetensors", "destination.safetensors", **options).notes
+    assert note == (
+        "ctc.weight goes from 10 to 7 rows by position, not by token; --vocab en.txt:ru.txt (9 and 7 tokens) does not "
+        "map these rows, but maps ctc.bias, in the same layer"
+    )
 
 
 def lists_of_one_name(first: str, second: str) -> list[str]:
