@@ -319,6 +319,10 @@ def _planned(
 
             lists = models.folders, request.change, models.kept_folder
             plan = with_recorded_tokens_said(plan, models.opened, target, *lists)
+        if request.change is not None and plan.rows is not None:
+            from ...vocabulary.special_tokens import special_tokens_note
+
+            plan = replace(plan, notes=(*plan.notes, *special_tokens_note(plan.rows, request.change)))
     others = (*request.others, *(one.path for one in target.given))  # so that the output does not overwrite them
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 

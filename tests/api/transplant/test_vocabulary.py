@@ -399,6 +399,14 @@ def test_a_layer_of_which_vocab_maps_only_the_bias_is_said() -> None:
     )
 
 
+def test_special_tokens_of_only_one_list_are_named() -> None:
+    tokens("icefall.txt", ["<blk>", *EN[1:]])
+    (note,) = cs.transplant("en.pth", "ru.yaml", vocab="icefall.txt:ru.txt").notes
+    assert "keep the row with --token-map '<blk>=<blank>'" in note
+    kept = cs.transplant("en.pth", "ru.yaml", vocab="icefall.txt:ru.txt", token_map=["<blk>=<blank>"])
+    assert not kept.notes
+
+
 def lists_of_one_name(first: str, second: str) -> list[str]:
     """Write a/vocab.txt and b/vocab.txt, with a token for each letter."""
     paths = []
