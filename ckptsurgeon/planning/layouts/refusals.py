@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from ...errors import PlanError
@@ -24,7 +25,7 @@ def check_named(odd: Sequence[str], family: Family, source: Layout, target: Layo
         raise PlanError(
             f"{count(len(odd), 'tensor')} of {escape(label)} {has} no name in the layout {target.name} of the family "
             f"{family.name}: {listing(odd)}; the other tensors have the layout {source.name}.",
-            hint=_hint(odd),
+            hint=_hint(odd, source),
             details=odd,
         )
 
@@ -61,7 +62,11 @@ def check_fit(layouts: Iterable[Layout], config: Mapping[str, Any], label: str) 
             )
 
 
-def _hint(odd: Sequence[str]) -> str:
+def _hint(odd: Sequence[str], source: Layout) -> str:
+    levels = zip(*(name.split(".") for name in source.names.values()), strict=False)
+    prefix = ".".join(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
+    if prefix and not any(f"{key}.".startswith(f"{prefix}.") for key in odd):
+        return f"Convert one model at a time: ckpt filter --include {escape(prefix)} takes this one out."
     if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED if not is_marker(key)):
         return "Decode quantised weights first, with ckpt convert --dequantize."
     return "Leave them out first, with ckpt filter --exclude."

@@ -79,6 +79,15 @@ def test_both_spellings_are_of_one_network(network: str) -> None:
     assert ours is theirs
 
 
+@pytest.mark.parametrize("network", ["", ".vae"])
+def test_the_prefix_of_the_vae_that_comfyui_writes(network: str) -> None:
+    ldm, prefix = recorded(network, "ldm"), "" if network else "first_stage_model."
+    tensors = {f"vae.{key.removeprefix(prefix)}" if key.startswith(prefix) else key: ldm[key] for key in ldm}
+    ((family, layout),) = recognised({key: TensorInfo("float32", tuple(one.shape)) for key, one in tensors.items()})
+    assert (family.name, layout.name) == ("stable-diffusion", "ldm")
+    assert_same(converted_and_noted(tensors, "diffusers")[0], recorded(network, "diffusers"))
+
+
 @pytest.mark.long
 def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     ldm, wanted = recorded("", "ldm"), recorded("", "diffusers")

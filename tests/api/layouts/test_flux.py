@@ -74,3 +74,13 @@ def test_what_has_no_name_is_an_error_and_other_networks_are_not_recognised() ->
     assert not recognised(hunyuan)
     shared = {key: value for key, value in bfl.items() if "_mod." not in key}  # Flux.2 has one modulation for all
     assert not recognised(shared)
+
+
+def test_the_models_in_a_file_of_comfyui_are_converted_one_at_a_time() -> None:
+    vae = recorded("ldm", "stable-diffusion.vae")
+    tensors = {f"{PREFIX}{key}": value for key, value in recorded("bfl").items()}
+    tensors |= {f"vae.{key}": value for key, value in vae.items() if key.startswith("decoder.")}
+    with pytest.raises(PlanError, match="110 tensors of .* have no name in the layout diffusers") as error:
+        converted(tensors, "diffusers")
+    taken = "ckpt filter --include model.diffusion_model takes this one out."
+    assert error.value.hint == f"Convert one model at a time: {taken}"

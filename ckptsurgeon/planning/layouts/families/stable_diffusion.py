@@ -62,6 +62,7 @@ def family_of(pipeline: Pipeline) -> Family:
     ]
     theirs = [_ldm(pipeline, ldm)]
     theirs += [replace(_ldm(pipeline, _flat(ldm)), only_read=True)] if _flat(ldm) != ldm else []
+    theirs += [_of_comfyui(theirs[0])] if pipeline.vae else []
     if prefix := pipeline.prefix:
         layouts += [_without(one, prefix, is_bare=True) for one in layouts]
         theirs.append(_without(theirs[0], THEIR_UNET if prefix == UNET else THEIR_VAE, is_bare=prefix == VAE))
@@ -144,6 +145,17 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
         written=_SHORTER if pipeline.texts == SD_2 else "",
         lacking=tuple(pipeline.lacking().values()),
     )  # fmt: skip
+
+
+def _of_comfyui(layout: Layout) -> Layout:
+    """Return the layout with the prefix of the VAE that ComfyUI writes in files of Flux and other networks."""
+
+    def named(name: str) -> str:
+        return f"{VAE}{name.removeprefix(THEIR_VAE)}" if name.startswith(THEIR_VAE) else name
+
+    names = {ours: named(theirs) for ours, theirs in layout.names.items()}
+    marks, lacking = tuple(map(named, layout.marks)), tuple(map(named, layout.lacking))
+    return replace(layout, names=names, marks=marks, lacking=lacking, only_read=True)
 
 
 def _component(layout: Layout, component: str, others: Mapping[str, str]) -> Layout:

@@ -74,11 +74,13 @@ class Pipeline:
 def pipeline_in(tensors: Tensors) -> Pipeline | None:
     """Return the structure of the networks that have these tensors; None if they are other networks.
 
-    The tensors are those of an original all-in-one file, of a pipeline of diffusers, or of a single U-Net or
-    autoencoder.
+    The tensors are those of an original all-in-one file, also with ComfyUI's prefix of the VAE, of a pipeline of
+    diffusers, or of a single U-Net or autoencoder.
     """
     for is_ldm, unet, vae in _PREFIXES:
         found = unet_in(tensors, unet, is_ldm=is_ldm), autoencoder_in(tensors, vae, is_ldm=is_ldm)
+        if vae == THEIR_VAE and found[1] is None:  # ComfyUI writes the other prefix into files of Flux
+            found = found[0], autoencoder_in(tensors, VAE, is_ldm=is_ldm)
         if any(found):
             ours = their_encoders_in(tensors) if is_ldm else encoders_in(tensors, _PROJECTION)
             return Pipeline(*found, ours if unet else ())
