@@ -52,6 +52,11 @@ _UNET = (
     "mid_block.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv1.weight",
     "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
 )  # fmt: skip
+_THEIR_UNET = (
+    "time_embed.0.weight", "input_blocks.0.0.in_layers.0.weight", "middle_block.0.in_layers.0.weight",
+    "output_blocks.0.0.in_layers.0.weight", "input_blocks.0.0.transformer_blocks.0.attn2.to_k.weight",
+)  # fmt: skip
+"""The names of the original code, with 0 in place of each number."""
 _Q, _GATE, _AFTER = (
     "layers.0.self_attn.q_proj",
     "layers.0.mlp.gate_proj.weight",
@@ -81,6 +86,11 @@ FAMILIES = (
     _Family("", ("down_blocks.0.motion_modules.0.proj_in.weight",)),
     _Family("", ("down_blocks.0.temp_attentions.0.proj_in.weight",)),
     _Family("Stable Diffusion's U-Net", _UNET, lists=""),
+    _Family("", ("control_model.time_embed.0.weight",)),
+    _Family("", ("input_blocks.0.0.time_stack.0.norm1.weight",)),  # Stable Video Diffusion
+    _Family("Stable Diffusion", (*(f"model.diffusion_model.{one}" for one in _THEIR_UNET),
+                                 "first_stage_model.decoder.conv_in.weight"), lists=""),
+    _Family("Stable Diffusion's U-Net", _THEIR_UNET, lists=""),
     _Family("DeepSeek", ("layers.0.self_attn.kv_a_proj_with_mqa.weight", "layers.0.mlp.shared_experts.up_proj.weight"),
             rf"{_LATENT}|{_NORMS}|{_MLP}|{_SCORED}|{_PREDICTOR}", around=_AROUND),
     _Family("GLM-4.5 or dots.llm1", (f"{_Q}.weight", "layers.0.mlp.gate.e_score_correction_bias",

@@ -21,6 +21,8 @@ INNER = re.compile(
     r"\bmixer\.|(^|[._])(added_)?([qk]|query|key)_?(norm|layernorm)|norm_(added_)?[qk]\b|\.linear\.|_a_layernorm"
 )
 """Norms within a mixer, norms of queries and keys, and the linear layers of adaptive norms."""
+LEVELS = re.compile(r"(^|[._])((input|output|down|up)_blocks|(encoder|decoder)\.(down|up))$")
+"""Matches the lists of the levels and blocks of a U-Net or an autoencoder, which are no layers."""
 NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
@@ -43,7 +45,7 @@ def summary_of_keys(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> 
 
     ``names`` are the names of the weights: the keys, and the names of the quantised weights. The number of layers is
     the length of the list of modules with the most tensors, or of two such lists: encoder and decoder. It is not known
-    if these lists have at most half of the tensors.
+    if these lists have at most half of the tensors, or for the levels of a U-Net.
     """
     text = "\n".join(tensors)  # one search in the text of all keys takes a tenth of the time of one in each key
     if any(mark in text for mark in OTHERS):
@@ -54,7 +56,7 @@ def summary_of_keys(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> 
     chosen = [lists[path] for path in dict.fromkeys(sides) if path in lists]
     layers = [len(one.numbers) for one in chosen]
     keys = [key for one in chosen for key in one.keys]
-    if 2 * len(keys) <= len(tensors):
+    if 2 * len(keys) <= len(tensors) or any(map(LEVELS.search, sides)):
         return ModelSummary(name, is_by_keys=True) if name else None
     if not name and max(layers) < 2:
         return None

@@ -247,3 +247,20 @@ def test_one_shard_does_not_show_the_whole_model() -> None:
     assert str(cs.inspect(".").model) == "Llama (by its keys), 3 layers, 4 wide, 336 parameters, bfloat16, float32"
     Path("config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3}))
     assert cs.inspect(names[0]).model is None
+
+
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+def test_the_blocks_of_a_u_net_or_autoencoder_are_no_layers(layout: str) -> None:
+    for network in ("unet", "vae", "refiner"):
+        found = recorded(GOLDEN / f"stable-diffusion.{network}" / f"{layout}.safetensors")
+        name = {"unet": "Stable Diffusion's U-Net (by its keys)", "refiner": "Stable Diffusion (by its keys)"}
+        assert str(summary_of_keys(found, found) or "") == name.get(network, "")
+    unet = {key: info for key, info in found.items() if "output_blocks." in key or "up_blocks." in key}
+    assert summary_of_keys(unet, unet) is None
+
+
+def test_other_networks_with_blocks_of_the_original_u_net_have_no_name() -> None:
+    unet = recorded(GOLDEN / "stable-diffusion.unet" / "ldm.safetensors")
+    control = {**unet, **{key.replace("model.diffusion_model.", "control_model."): unet[key] for key in unet}}
+    video = {**unet, "model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.weight": TensorInfo("float32", (2,))}
+    assert [summary_of_keys(one, one) for one in (control, video)] == [None, None]
