@@ -46,6 +46,11 @@ UNMIXED_FILE_TYPES = {"q3_k": 11, "q4_k": 14, "q5_k": 16}
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
 """Prefixes of llama.cpp's own entries. The type of a new entry with such a name is derived from its name and value."""
 
+_OF_IMAGES = frozenset((
+    "flux", "sd1", "sdxl", "sd3", "aura", "hidream", "cosmos", "ltxv", "hyvid", "wan", "lumina2", "qwen_image",
+))  # fmt: skip
+"""The architectures of diffusion models, which have no tokens: ``IMG_ARCH_LIST`` in ComfyUI-GGUF's ``loader.py``."""
+
 
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
     """Return the metadata of a GGUF output, and notes on missing or contradicting entries.
@@ -70,7 +75,8 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
         found, notes = with_new_tokens(found, plan, embedded, rows, is_kept=is_kept)
     if source is None and ARCHITECTURE in found and inputs.sources:
         folder = model_folder(inputs.sources[0])
-        tokens, notes = tokenizer_entries(folder, rows)
+        is_of_images = _said(found[ARCHITECTURE]) in _OF_IMAGES
+        tokens, notes = ({}, ()) if is_of_images else tokenizer_entries(folder, rows)
         if folder.files:
             from ..model_folder.folder_checks import source_file_notes
 

@@ -63,6 +63,8 @@ NO_OUTPUT = Note(
 
 FLUX, ORIGINAL = "flux", "bfl"
 """The family of Flux, also its architecture in GGUF, and the layout of its original code."""
+DIFFUSION = "stable-diffusion"
+"""The family of Stable Diffusion."""
 
 
 def llama_cpp_layout(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
@@ -89,8 +91,11 @@ def _is_done(checkpoint: Checkpoint) -> bool:
 def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     stated = folder.config.get("model_type")
     why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
-    if is_auto and (flux := next((one for family, one in recognised(checkpoint) if family.name == FLUX), None)):
-        return _of_flux(flux, checkpoint)
+    known = {family.name: one for family, one in recognised(checkpoint)} if is_auto else {}
+    if FLUX in known:
+        return _of_flux(known[FLUX], checkpoint)
+    if DIFFUSION in known:
+        return _of_stable_diffusion(known[DIFFUSION], checkpoint)
     if is_auto:
         keep = "its tensors keep their names, because llama.cpp's layout of them is not known"
         note = Note(NoteKind.METADATA_REFUSED, f"llama.cpp will not load the output: {keep}: {why}")
@@ -116,6 +121,22 @@ def _of_flux(layout: Layout, checkpoint: Checkpoint) -> NamedLayout:
         f"convert {escape(checkpoint.path)} --layout {ORIGINAL} -o NAME.safetensors"
     )
     return NamedLayout(notes=(Note(NoteKind.METADATA_REFUSED, said),))
+
+
+def _of_stable_diffusion(layout: Layout, checkpoint: Checkpoint) -> NamedLayout:
+    """Return the layout of a U-Net in GGUF: ComfyUI-GGUF reads the names of the original code, without a prefix.
+
+    It knows the architectures sd1, also of Stable Diffusion 2, and sdxl.
+    """
+    if "input_blocks.0.0.weight" not in checkpoint:
+        said = (
+            "llama.cpp reads no diffusion models, and ComfyUI-GGUF reads only U-Nets with the names of the original "
+            "code, as in input_blocks.0.0.weight"
+        )
+        return NamedLayout(notes=(Note(NoteKind.METADATA_REFUSED, said),))
+    name = "sdxl" if "unet.add_embedding.linear_1" in layout.names else "sd1"
+    note = f"{ARCHITECTURE} is {name}, with which ComfyUI-GGUF reads the output; llama.cpp reads no diffusion models"
+    return NamedLayout(metadata={ARCHITECTURE: name}, notes=(note,))
 
 
 def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:

@@ -166,6 +166,30 @@ def test_flux_gets_the_architecture_with_which_comfyui_reads_it() -> None:
     assert any("ComfyUI-GGUF will not load the output" in n and "--layout bfl" in n for n in plan.notes)
 
 
+@pytest.mark.parametrize(("network", "name"), [("unet", "sd1"), ("xl", "sdxl")])
+def test_a_u_net_gets_the_architecture_with_which_comfyui_reads_it(ckpt: Any, network: str, name: str) -> None:
+    recorded = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / f"stable-diffusion.{network}"
+    prefix = "model.diffusion_model."
+    tensors = load_file(recorded / "ldm.safetensors")
+    unet = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    save_file(unet, "unet.safetensors")
+    told = ckpt("convert", "unet.safetensors", "-o", "unet.gguf")
+    assert told.code == 0, told
+    assert f"general.architecture is {name}, with which ComfyUI-GGUF reads the output" in " ".join(told.err.split())
+    assert "will not load" not in told.err
+    assert "tokeniser" not in told.err
+    told = ckpt("inspect", "unet.gguf")
+    assert f"model  {name}, " in told.out
+    assert not {"layers", "wide", "warning:", "note:"} & set(told.out.replace(",", "").split() + told.err.split())
+
+
+def test_a_vae_in_gguf_gets_no_architecture() -> None:
+    recorded = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "stable-diffusion.vae"
+    plan = cs.convert(recorded / "ldm.safetensors", layout="auto")
+    assert "general.architecture" not in plan.metadata
+    assert any(note.startswith("llama.cpp reads no diffusion models, and ComfyUI-GGUF reads") for note in plan.notes)
+
+
 def test_a_tensor_without_a_name_is_an_error() -> None:
     model("llama")
     tensors = load_file("model/model.safetensors")
