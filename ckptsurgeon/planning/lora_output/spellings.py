@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,13 @@ _OF_KOHYA = {
     "lora_unet": "unet", "lora_transformer": "transformer", "lora_te": "text_encoder", "lora_te1": "text_encoder",
     "lora_te2": "text_encoder_2", "lora_te3": "text_encoder_3",
 }  # fmt: skip
+
+_WRAPPER = "text_model."
+_CLIP = re.compile(
+    r"^(text_model[._])*"
+    r"(?=encoder[._]layers[._]\d+[._](self_attn[._]|mlp[._]fc|layer_norm)|embeddings[._]|final_layer_norm)"
+)
+"""Matches the beginning of names in CLIP's text encoder: transformers has ``text_model.`` there before 5.6."""
 
 
 @dataclass
@@ -194,6 +202,8 @@ def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
         made.notes += _diffusers_notes(modules)
     kept = [module if _alpha(module) is not None else folded(module, 1.0) for module in modules]
     made.notes += folding_notes(modules, kept)
+    if to == "kohya":
+        made.notes += _wrapper_notes(kept)
     prefixes = {module.component for module in modules}
     for module in kept:
         name = _comfy_name(module) if to == "comfy" else _kohya_name(module, prefixes)
@@ -251,7 +261,24 @@ def _kohya_name(module: NewModule, components: set[str]) -> str:
         raise _no_component(module, "kohya")
     if prefix == "lora_te" and "text_encoder_2" in components:
         prefix = "lora_te1"  # SDXL has two text encoders
-    return f"{prefix}_{module.name.replace('.', '_')}"
+    return f"{prefix}_{_wrapped(module).replace('.', '_')}"
+
+
+def _wrapped(module: NewModule) -> str:
+    """Return the name of a module, with ``text_model.`` once if the module is of a text encoder of CLIP."""
+    if not _TO_KOHYA.get(module.component, module.component).startswith("lora_te"):
+        return module.name
+    return _CLIP.sub(_WRAPPER, module.name, count=1)
+
+
+def _wrapper_notes(modules: Sequence[NewModule]) -> list[str]:
+    """Return [note] on modules whose names get or lose ``text_model.``; [] if there are none."""
+    found = [module.name for module in modules if _wrapped(module).replace(".", "_") != module.name.replace(".", "_")]
+    if not found:
+        return []
+    number = f"{count(len(found), 'module')} of text encoders {'has' if len(found) == 1 else 'have'}"
+    said = f"{number} {_WRAPPER} once in the new names, as in kohya's; their own names differ, as in transformers 5.6"
+    return [f"{said}: {listing(found, where='')}"]
 
 
 def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:

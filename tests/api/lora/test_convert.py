@@ -328,6 +328,25 @@ def test_the_prefix_of_a_pipeline_s_model_is_replaced(name: str, to: str, wanted
 
 
 @pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("text_encoder.encoder.layers.0.mlp.fc1", "lora_te_text_model_encoder_layers_0_mlp_fc1"),
+        ("text_encoder.text_model.text_model.final_layer_norm", "lora_te_text_model_final_layer_norm"),
+        ("text_encoder.text_model.encoder.layers.0.mlp.fc1", "lora_te_text_model_encoder_layers_0_mlp_fc1"),
+        ("text_encoder_2.encoder.block.0.layer.0.SelfAttention.q", "lora_te2_encoder_block_0_layer_0_SelfAttention_q"),
+        ("text_encoder.encoder.layers.0.mlp.dense_h_to_4h", "lora_te_encoder_layers_0_mlp_dense_h_to_4h"),
+    ],
+)
+def test_text_model_is_once_in_kohya_s_names_of_clip(name: str, wanted: str) -> None:
+    """Transformers 5.6 leaves it out of the names of CLIPTextModel; the names of T5 never had it."""
+    plan = cs.lora_convert(of_modules(name), to="kohya")
+    assert {step.key.partition(".")[0] for step in plan.steps} == {wanted}
+    said = "1 module of text encoders has text_model. once in the new names, as in kohya's"
+    changes = wanted.replace("_", ".").count("text.model") != name.replace("_", ".").count("text.model")
+    assert any(note.startswith(said) for note in plan.notes) == changes
+
+
+@pytest.mark.parametrize(
     ("names", "options", "why"),
     [
         ((f"{SD}input_blocks.4.1.q",), {"to": "diffusers", "component": "unet"}, "names of the original code"),
