@@ -212,7 +212,10 @@ def test_an_init_that_does_not_fit_is_for_transplant_to_fit(ckpt: Run) -> None:
     torch.save(wide.state_dict(), "wide.pth")
     said = refused(ckpt, "--init", "wide.pth", code=4)
     assert said.startswith("wide.pth does not fit x.yaml: shape mismatch: layer_1.weight is (12, 60)")
-    assert said.endswith("ckpt transplant wide.pth x.yaml makes an init that fits.")
+    assert said.endswith("ckpt transplant wide.pth x.yaml --ignore-mismatch makes an init that fits.")
+    made = ckpt("transplant", "wide.pth", "x.yaml", "--ignore-mismatch")
+    assert made.code == 0
+    assert ckpt("train", "x.yaml", "--check-only", "--device", "cpu", "--init", "x.init.safetensors").code == 0
 
 
 def test_a_run_that_went_on_and_was_killed_has_no_report() -> None:

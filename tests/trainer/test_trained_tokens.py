@@ -21,7 +21,7 @@ from .test_hypotheses import configuration
 
 MODEL = {"name": "hybrid_asr", "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "n_mels": 20}
 TRAINED = "{} was trained with the token list en.txt, in which row 2 is 'a', not 'd' as in rev.txt"
-LISTS = {"en": "abcd", "rev": "dcba", "ru": "wxyzab"}
+LISTS = {"en": "abcd", "rev": "dcba", "ru": "wxyzab", "more": "dcbaxy"}
 
 
 @pytest.fixture
@@ -69,6 +69,11 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
         "en.txt:rev.txt in ckpt transplant"
     ]
     assert of_init("en.yaml") == []
+    job = build_job("more.yaml", device="cpu", init=read_init("run/best.safetensors"))
+    with pytest.raises(cs.PlanError, match="shape mismatch") as refused:
+        job.model()
+    fits = "ckpt transplant run/best.safetensors more.yaml --vocab en.txt:more.txt makes an init that fits."
+    assert refused.value.hint == fits
     cs.train("rev.yaml", run="other", keep_going=True)
     both = ["run/best.safetensors", "other/best.safetensors"]
     apart = (

@@ -31,7 +31,10 @@ from .tokenizer.swapped_lists import swapped_lists_error
 if TYPE_CHECKING:
     from ...vocabulary.replacement import NewVocabulary
 
-__all__ = ["TrainedList", "other_tokens", "trained_list", "with_other_lists_said", "with_recorded_tokens_said"]
+__all__ = [
+    "TrainedList", "lists_for_vocab", "other_tokens", "trained_list", "with_other_lists_said",
+    "with_recorded_tokens_said",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,13 @@ def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
         return ""
     lists = "SRC_TOKENS:DST_TOKENS" if recorded.tokens is None else f"{_short(recorded.path)}:{_short(own)}"
     return f"{_told(recorded, (own, tokens))}: use --vocab {escape(lists)}"
+
+
+def lists_for_vocab(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
+    """Return the token lists of a checkpoint and of a destination, as SRC:DST for ``--vocab``; '' if one is unknown."""
+    own, recorded = _list_of(target), _recorded(recipe, path)
+    known = own and recorded is not None and recorded.tokens is not None and recorded.kind == target.kind
+    return f"{_short(recorded.path)}:{_short(own)}" if known and recorded is not None else ""
 
 
 def _list_of(target: TargetSpec) -> str:

@@ -24,6 +24,7 @@ from ..system.long_convolution import use_matrix_products
 from ..system.random_state import preserve_random_state, seed_all
 from ..system.recurrent import keep_recurrent_in_float32
 from ..tasks._task import Task
+from .fitting_init import command_that_fits
 from .init_checkpoint import InitCheckpoint
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Job:
         except PlanError as error:
             raise PlanError(
                 f"{escape(path)} does not fit {escape(self.document.name)}: {error.message}",
-                hint=f"ckpt transplant {escape(path)} {escape(self.document.path)} makes an init that fits.",
+                hint=command_that_fits(self.init, self.document.path, self.target) if self.init is not None else "",
                 details=error.details,
                 rule=error.rule,
             ) from error
