@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ..analysis.fits.compare import compared, layer_notes
 from ..analysis.fits.fit import Fit
@@ -49,7 +49,9 @@ def fits(
     the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
     because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
-    transplant that makes it fit; this transplant is planned but not carried out. The result has the notes of
+    transplant that makes it fit; this transplant is planned but not carried out. If the destination is a quantised
+    model, keys and shapes are those of its weights; a checkpoint that has them is decoded, by its headers, and compared
+    with the class that config.json describes, too. The result has the notes of
     ``inspect`` on both, and on files in their folders that contradict the weights. If source and destination are both
     model folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights
     compute different results.
@@ -76,6 +78,10 @@ def fits(
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
+        elif _is_quantised_folder(place):
+            from .checking.decoded_class import with_decoded_class
+
+            found = with_decoded_class(found, os.fspath(cast("str", place)))
         ours = _folder_of(place, target)
         notes = [*_advice(found, checkpoint, ours, target, source, root), *notes, *found.notes]
         notes += _model_notes(found, checkpoint, ours, target)
@@ -111,6 +117,13 @@ def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
             said = f"{escape(path)} describes a quantised model: keys and shapes are read from the weights next to it"
             return folder, [said]
     return given, []
+
+
+def _is_quantised_folder(place: CheckpointLike) -> bool:
+    """Return whether ``place`` is the folder of a quantised model, whose weights are compared with its config.json."""
+    if not isinstance(place, (str, os.PathLike)) or not os.path.isdir(place):
+        return False
+    return _configuration(os.path.join(os.fspath(place), CONFIG)).get("quantization_config") is not None
 
 
 def _configuration(path: str) -> dict[str, Any]:

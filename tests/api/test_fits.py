@@ -458,6 +458,27 @@ def test_the_configuration_of_a_quantised_model_stands_for_its_folder(ckpt: Call
     assert "no quantised model can be built" in ckpt("fits", folder, "alone/config.json").err
 
 
+def test_a_quantised_model_is_compared_with_the_class_of_its_configuration(ckpt: Callable[..., Any]) -> None:
+    folder = quantised_folder()
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "intermediate_size": 256, "num_hidden_layers": 2}))
+    done = ckpt("fits", folder, path)
+    assert done.code == 1
+    assert done.out.startswith("does not fit: 9 missing, 3 of other shapes\n")
+    assert "(128, 64) to (256, 64)" in done.out  # of the decoded weight
+    path.write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
+    assert "keys and shapes are not compared with a transformers class" in " ".join(
+        ckpt("fits", folder, path).err.split()
+    )
+    path.write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight_scale_inv"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = cs.fits(folder, path)
+    assert (found.fits, found.uncopied) == (False, {"model.layers.0.mlp.up_proj.weight": "cannot be decoded"})
+
+
 @pytest.mark.parametrize("names", [("q.safetensors", "plain.safetensors"), ("plain.safetensors", "q.safetensors")])
 def test_quantised_against_plain_is_said(names: tuple[str, str]) -> None:
     codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
