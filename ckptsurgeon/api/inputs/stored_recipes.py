@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ...engine.inputs import PlanInputs
 
 __all__ = [
+    "COPIES",
+    "MIXES",
     "changed_tensor",
     "counted_notes",
     "merged_adapters",

@@ -1,4 +1,7 @@
-"""Compares token lists with the list in a source's recipe, or in the lineage.json of the source's training run."""
+"""Compares token lists with the list in a source's recipe, or in the lineage.json of the source's training run.
+
+The list of a copy or a mean of such checkpoints is found through the sources in its recipe.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
 from ...destinations._document import read_document
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
+from ...planning.plan.files import PlanSource, given_sources
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe
 from ...planning.recipe_text import folder_of_recipe
@@ -23,7 +28,7 @@ from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
 from ...util.text import brief_repr, escape
 from ...vocabulary.vocabulary import VOCABULARY_BYTES, digest_of_tokens, read_vocabulary, vocabulary_of
-from ..inputs.stored_recipes import stored_recipe
+from ..inputs.stored_recipes import COPIES, MIXES, stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
 from .tokenizer.swapped_lists import swapped_lists_error
@@ -196,14 +201,20 @@ def _list_of(target: TargetSpec) -> str:
 
 
 def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
-    """Return the token list in the recipe of the checkpoint at ``path``, or in its run's lineage.json; else None."""
+    """Return the token list that is recorded for the checkpoint at ``path``; None if no list is.
+
+    It is in the recipe of the checkpoint, in the lineage.json of its run or, if the recipe says that the checkpoint has
+    the rows of its sources, in the records of a source.
+    """
     name = os.path.basename(path)
     if recipe is None:
         run = trained_list(path)
         return None if run is None else RecordedList(name, run.path, run.tokens, run.digest, run.kind, trained=True)
     listed = _list_of_recipe(recipe)
     if listed is None:
-        return None
+        of_sources = _lists_of_sources(recipe, path)
+        is_one = of_sources and all(_alike(of_sources[0], one) for one in of_sources[1:])
+        return replace(of_sources[0], model=name) if is_one else None
     there = os.path.normpath(os.path.join(folder_of_recipe(path, [listed.name]), listed.name))
     tokens: Sequence[str] | None = None
     with suppress(CheckpointError, OSError):
@@ -218,6 +229,41 @@ def _list_of_recipe(recipe: Recipe) -> FilePrint | None:
         return None
     is_replaced = recipe.rows is not None and recipe.rows.destination != os.path.basename(files[0].name)
     return None if is_replaced else files[0]
+
+
+ROWS_KEPT = (*COPIES, *MIXES, "lora merge")
+"""Verbs whose output has the rows of its sources in the same order, unless rows are mapped by token."""
+
+
+def _lists_of_sources(recipe: Recipe, path: str) -> list[RecordedList]:
+    """Return the known token lists of the sources whose rows the checkpoint at ``path`` has, in the same order.
+
+    The list is empty if rows were mapped by token, or if operations may have moved them.
+    """
+    sources = given_sources(recipe.sources)[: 1 if recipe.verb == "lora merge" else None]
+    is_mapped = recipe.rows is not None or recipe.vocabularies or any(one.operations for one in sources)
+    if recipe.verb not in ROWS_KEPT or is_mapped:
+        return []
+    folder = folder_of_recipe(path, [one.path for one in sources])
+    local = [one for one in sources if one.path and not scheme_of(one.path)]
+    found = (_list_of_source(os.path.normpath(os.path.join(folder, one.path)), one) for one in local)
+    return [one for one in found if one is not None]
+
+
+def _list_of_source(path: str, source: PlanSource) -> RecordedList | None:
+    """Return the recorded token list of ``source``, an entry of a recipe; None if no list is.
+
+    A run's records are valid for all checkpoints of the run, also for those that it has removed or replaced. A recipe
+    is valid only for a file with the recorded header.
+    """
+    known = _recorded(None, path)
+    if known is not None:
+        return known
+    with suppress(CheckpointError, OSError), open_checkpoint(path, source.root or None) as one:
+        recipe, files = stored_recipe(one), [(file.name, file.size, file.sha256) for file in one.files]
+        if recipe is not None and files == [(file.name, file.size, file.sha256) for file in source.files]:
+            return _recorded(recipe, path)
+    return None
 
 
 def _is_unchanged(path: str, recorded: FilePrint) -> bool:
@@ -301,7 +347,7 @@ def trained_list(path: str) -> TrainedList | None:
 
 def _folders(path: str) -> Iterator[str]:
     """Yield the local folders in which the records of a checkpoint's run may be, the nearest first."""
-    if scheme_of(path) or not os.path.exists(path):
+    if scheme_of(path):
         return
     folder = os.path.abspath(path)
     folder = folder if os.path.isdir(folder) else os.path.dirname(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.recorded_tokens import other_tokens
 from ckptsurgeon.destinations._load import target_with
 from ckptsurgeon.trainer.job.init_checkpoint import read_init
+from ckptsurgeon.vocabulary.vocabulary import digest_of_tokens, read_vocabulary
 
 MODEL = {"name": "hybrid_asr", "d_model": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "n_mels": 12}
 LETTERS = ["a", "b", "c", "d"]
@@ -40,6 +42,33 @@ def said(**options: object) -> list[str]:
 
 def test_rows_for_other_tokens_are_said() -> None:
     assert said() == [KNOWN]
+
+
+def test_the_list_goes_along_with_copies_and_means() -> None:
+    Path("sub").mkdir()
+    cs.apply(cs.convert("en.pth", dtype="float16"), "sub/half.pth")
+    cs.apply(cs.average(["sub/half.pth", "en.pth"]), "mean.safetensors")
+    for source in ("sub/half.pth", "mean.safetensors"):
+        notes = [note for note in cs.transplant(source, "rev.yaml").notes if "position" in note]
+        assert notes == [KNOWN.replace("en.pth", Path(source).name)]
+    with pytest.raises(cs.PlanError, match=r"for which mean\.safetensors was made"):
+        cs.transplant("mean.safetensors", "en.yaml", vocab="rev.txt:en.txt")
+    cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "rev.pth")
+    cs.apply(cs.convert("rev.pth"), "sub/half.pth", force=True)
+    assert not [note for note in cs.transplant("sub/half.pth", "rev.yaml").notes if "position" in note]
+
+
+def test_the_list_of_a_run_is_known_after_its_checkpoints_are_removed() -> None:
+    tokens = read_vocabulary("en.txt").tokens
+    data = {"kind": "ckpt.lineage", "data": {"tokens": digest_of_tokens(tokens)}, "target": {"kind": "bundled"}}
+    Path("run/steps/3").mkdir(parents=True)
+    Path("run/lineage.json").write_text(json.dumps(data))
+    torch.save({"ctc.bias": torch.zeros(7)}, "run/steps/3/model.pth")
+    cs.apply(cs.rename("run/steps/3/model.pth", map=["ctc=ctc"]), "copy.pth")
+    Path("run/steps/3/model.pth").unlink()
+    for vocab, number in (("en.txt:rev.txt", 0), ("rev.txt:rev.txt", 1)):
+        notes = cs.transplant("copy.pth", "rev.yaml", vocab=vocab).notes
+        assert sum("copy.pth was trained with another token list than rev.txt" in note for note in notes) == number
 
 
 @pytest.mark.costly
