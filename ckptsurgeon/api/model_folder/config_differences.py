@@ -41,6 +41,10 @@ ALIKE = {
 """{name of an activation function: other name of the same function, under which it is compared}"""
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
+OF_SOUNDS = {"hubert", "wav2vec2"}
+"""Model types that compute the same, unless a configuration has a field with its value in ``OF_ONE``."""
+OF_ONE = {"conv_pos_batch_norm": True, "feat_proj_layer_norm": False, "add_adapter": True}
+"""{field that only HuBERT or only wav2vec 2.0 computes with: the value with which the networks differ}"""
 WINDOWED = ("sliding_window", "max_window_layers")
 """Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
@@ -323,12 +327,18 @@ def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, A
         return True
     if field in WINDOWED and not any(map(has_window, configs)):
         return True
-    if field == "model_type" and is_one_network(*configs):
+    if field == "model_type" and (is_one_network(*configs) or _are_of_sounds(configs)):
         return True
     if field == "hidden_act" and any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs):
         return True
     newer = any(isinstance(one.get("rope_parameters"), dict) for one in configs)
     return None in pair and (is_derived(field) or (newer and ROTARY.search(field) is not None))
+
+
+def _are_of_sounds(configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the configurations are of HuBERT and of wav2vec 2.0, and both have the same network."""
+    differs = any(one.get(field) is value for one in configs for field, value in OF_ONE.items())
+    return {one.get("model_type") for one in configs} == OF_SOUNDS and not differs
 
 
 def _is_short(value: Any) -> bool:

@@ -64,6 +64,16 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "differ"), [({}, False), ({"feat_proj_layer_norm": False}, True), ({"conv_pos_batch_norm": True}, True)]
+)
+def test_hubert_and_wav2vec2_compute_the_same_unless_a_field_says_otherwise(
+    fields: dict[str, Any], differ: bool
+) -> None:
+    plan = cs.transplant(model("a", model_type="hubert", **fields), model("b", model_type="wav2vec2"))
+    assert bool(said(plan)) == differ
+
+
+@pytest.mark.parametrize(
     ("fields", "is_warning"),
     [
         ({"rope_theta": 5e5}, True),
