@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -84,7 +85,7 @@ def verify(
             found, absent = find_sources(named, "", sources or {}, stack)
             expected = expected_of_plan(planned, found, absent, context)
         else:
-            raise _no_recipe(path_of(output))
+            raise _trained(checkpoint) or _no_recipe(path_of(output))
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
@@ -98,6 +99,42 @@ def verify(
             *_of_zeros(checkpoint, found.values()),
         )
         return replace(result, notes=(*result.notes, *said))
+
+
+def _trained(checkpoint: Checkpoint) -> ConfigError | None:
+    """Return the error on weights that ``ckpt train`` wrote, None for others; it names the init that can be checked.
+
+    Weights of a run have its lineage in their metadata, or in the lineage.json of the run's folder.
+    """
+    from .model_folder.recorded_tokens import run_of
+
+    path = path_of(checkpoint)
+    folder, lineage = run_of(path)
+    if not lineage and not _is_lineage(checkpoint.metadata.get("lineage", "")):
+        return None
+    step = checkpoint.metadata.get("step", "")
+    after = f" (step {escape(step)})" if step.isdigit() else ""
+    found = lineage.get("init")
+    init = found.get("path") if isinstance(found, dict) else None
+    hint = "ckpt diff compares it with other weights."
+    if isinstance(init, str):
+        there = init if scheme_of(init) else os.path.relpath(os.path.join(folder, init))
+        first, own = (escape(shlex.quote(one)) for one in (there, path))
+        hint = f"ckpt verify {first} checks the init of the run; ckpt diff {first} {own} compares the two."
+    return ConfigError(
+        f"{escape(path)} has weights that ckpt train changed{after}: no recipe can compute them again, so there is "
+        "nothing to verify bit for bit.",
+        hint=hint,
+    )
+
+
+def _is_lineage(text: str) -> bool:
+    """Return whether a string of a file's metadata is the lineage that ``ckpt train`` writes."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "config_sha256" in found and "ckptsurgeon" in found
 
 
 def _no_recipe(path: str) -> ConfigError:

@@ -111,6 +111,22 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
     assert said(weights, "../rev.yaml") == []  # type: ignore[arg-type]
 
 
+def test_weights_that_training_changed_are_not_verified(run: str) -> None:
+    init = cs.transplant("run/best.safetensors", "rev.yaml", vocab="en.txt:rev.txt")
+    cs.apply(init, "rev.init.safetensors")
+    cs.train("rev.yaml", run="after", init="rev.init.safetensors", keep_going=True)
+    for path in ("after/best.safetensors", "after", "after/last"):
+        with pytest.raises(cs.ConfigError, match="weights that ckpt train changed") as caught:
+            cs.verify(path)
+        assert caught.value.hint.startswith(
+            "ckpt verify rev.init.safetensors checks the init of the run; ckpt diff rev"
+        )
+    shutil.copy("run/best.safetensors", "alone.safetensors")
+    with pytest.raises(cs.ConfigError, match=r"alone.safetensors has weights that ckpt train changed \(step 2\)"):
+        cs.verify("alone.safetensors")
+    assert cs.verify("rev.init.safetensors").ok
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("lineage", ["", "[]", "{}", '{"kind": "ckpt.lineage"}', '{"kind": "ckpt.lineage", "data": 3}'])
 def test_a_lineage_that_says_nothing_of_tokens_is_no_error(lineage: str) -> None:

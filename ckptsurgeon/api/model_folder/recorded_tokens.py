@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ...vocabulary.replacement import NewVocabulary
 
 __all__ = [
-    "TrainedList", "lists_for_vocab", "other_tokens", "trained_list", "with_other_lists_said",
+    "TrainedList", "lists_for_vocab", "other_tokens", "run_of", "trained_list", "with_other_lists_said",
     "with_recorded_tokens_said",
 ]  # fmt: skip
 
@@ -328,21 +328,26 @@ class TrainedList:
 
 def trained_list(path: str) -> TrainedList | None:
     """Return the token list of the run that wrote the checkpoint at ``path``; None if no run recorded a list for it."""
+    folder, lineage = run_of(path)
+    data, target = (found if isinstance(found := lineage.get(name), dict) else {} for name in ("data", "target"))
+    digest = data.get("tokens")
+    if not isinstance(digest, str):
+        return None
+    list_path = _list_in(os.path.join(folder, CONFIG))
+    with suppress(CheckpointError, OSError):
+        tokens = read_vocabulary(list_path).tokens if list_path else ()
+        if digest_of_tokens(tokens) == digest:
+            return TrainedList(digest, list_path, tokens, str(target.get("kind")))
+    return TrainedList(digest, list_path, None, str(target.get("kind")))
+
+
+def run_of(path: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the folder and lineage of the run that wrote the checkpoint at ``path``; '' and {} if there is none."""
     for folder in _folders(path):
         lineage = _lineage(os.path.join(folder, LINEAGE))
-        if not lineage or not OF_RUN.fullmatch(os.path.relpath(path, folder)):
-            continue
-        data, target = (found if isinstance(found := lineage.get(name), dict) else {} for name in ("data", "target"))
-        digest = data.get("tokens")
-        if not isinstance(digest, str):
-            return None
-        list_path = _list_in(os.path.join(folder, CONFIG))
-        with suppress(CheckpointError, OSError):
-            tokens = read_vocabulary(list_path).tokens if list_path else ()
-            if digest_of_tokens(tokens) == digest:
-                return TrainedList(digest, list_path, tokens, str(target.get("kind")))
-        return TrainedList(digest, list_path, None, str(target.get("kind")))
-    return None
+        if lineage and OF_RUN.fullmatch(os.path.relpath(path, folder)):
+            return folder, lineage
+    return "", {}
 
 
 def _folders(path: str) -> Iterator[str]:
