@@ -38,7 +38,7 @@ def read_header(source: Source, name: str = "") -> Header:
         return of_archive(read_header(source, source.path), source.folder())
     if isinstance(source, File):
         if source.size == 0:
-            raise FormatError(f"{escape(source.uri)} is empty.", rule="empty")
+            raise FormatError(f"{escape(source.uri)} is empty.", hint="Fetch or save this file again.", rule="empty")
         head = source.read(0, min(_HEAD, source.size))
         for fmt in formats_for(source, head):
             if fmt.sniff(source, head):

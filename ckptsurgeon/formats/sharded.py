@@ -110,7 +110,8 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     try:
         index = parse_json(raw, unique_keys)
     except ValueError as error:
-        raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
+        said = f"{escape(file.uri)} is not valid JSON: {error}."
+        raise FormatError(said, hint="Correct this file, or fetch or save it again.", rule="index") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
         raise not_a_checkpoint(file.uri, json_kind(index), "index")

@@ -148,7 +148,8 @@ def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
     try:
         found: Any = parse_json(raw)
     except ValueError as error:
-        raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
+        said = f"{escape(file.uri)} is not valid JSON: {error}."
+        raise FormatError(said, hint="Correct this file, or fetch or save it again.", rule="index") from None
     ranks, axes = (found.get("ranks"), found.get("axes")) if isinstance(found, dict) else (None, None)
     if type(ranks) is not int or not 1 <= ranks <= limits.RANKS or not isinstance(axes, dict):
         raise FormatError(

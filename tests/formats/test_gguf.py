@@ -381,7 +381,7 @@ WORDED: dict[str, bytes] = {
     ("name", "why"),
     [
         ("version 1", "it has version 1.*a newer llama.cpp"), ("big-endian", "its numbers are big-endian"),
-        ("cut in the tensors", "it ends inside the tensor a"), ("2^60 elements", r"the tensor a of shape \[\d+\]"),
+        ("cut in the tensors", r"it ends inside the tensor a\. Fetch or save this file again\."), ("2^60 elements", r"the tensor a of shape \[\d+\]"),
         ("an unknown type", r"the tensor a is of unknown type \(99\)"), ("a type that was dropped", "Q4_0_4_4"),
         ("an offset that is not aligned", "the tensor a begins at offset 8, which is not a multiple of 32"),
         ("tensors that overlap", "the tensors a and b overlap"), ("one of three files", "one of 3 files"),

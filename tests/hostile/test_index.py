@@ -84,6 +84,17 @@ def lying(change: Change) -> Callable[[], str]:
     return make
 
 
+def test_errors_of_an_empty_shard_and_a_repeated_key_say_what_to_do() -> None:
+    Path("m").mkdir()
+    Path("m/a.safetensors").write_bytes(b"")
+    index(AT, {"a": "a.safetensors"})
+    with pytest.raises(cs.FormatError, match=r"is empty\. Fetch or save this file again\."):
+        cs.open_checkpoint("m")
+    Path(AT).write_text('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}')
+    with pytest.raises(cs.FormatError, match=r"occurs twice\. Correct this file, or fetch or save it again\."):
+        cs.open_checkpoint("m")
+
+
 def test_the_hint_on_a_single_file_beside_an_index_has_paths_that_can_be_given() -> None:
     shards()
     save_file({"a": torch.ones(1)}, "m/model.safetensors")

@@ -168,4 +168,7 @@ class Reader:
 
     def _check(self, nbytes: int, where: str) -> None:
         if self._at + nbytes > self._file.size:
-            raise FormatError(f"the file is truncated: it ends inside {where}.", rule="cut short")
+            raise FormatError(
+                f"the file is truncated: it ends inside {where}.", hint="Fetch or save this file again.",
+                rule="cut short",
+            )  # fmt: skip

@@ -19,7 +19,9 @@ _LENGTH = struct.Struct("<Q")
 
 def cut_short(what: str) -> FormatError:
     """Return the error for a truncated file that ends inside the part ``what``."""
-    return FormatError(f"the file is truncated: it ends inside {what}.", rule="cut short")
+    return FormatError(
+        f"the file is truncated: it ends inside {what}.", hint="Fetch or save this file again.", rule="cut short"
+    )
 
 
 class Cursor:

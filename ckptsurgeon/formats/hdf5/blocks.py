@@ -20,7 +20,8 @@ _PAGES = 64
 
 def cut_short(what: str) -> FormatError:
     """Return the error for a part of the file, ``what``, that reaches beyond the end of the file."""
-    return FormatError(f"the file is truncated or damaged: {what} reaches beyond its end.", rule="cut short")
+    said = f"the file is truncated or damaged: {what} reaches beyond its end."
+    return FormatError(said, hint="Fetch or save this file again.", rule="cut short")
 
 
 def malformed(what: str, why: str) -> FormatError:
