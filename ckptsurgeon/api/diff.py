@@ -94,6 +94,12 @@ def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
     """Raise ConfigError if the path ``first`` is a configuration: only ``second`` may be one."""
     here, there = ("" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second))
     if here and there and is_configuration(here) and os.path.isfile(here):
+        if is_configuration(there) and os.path.isfile(there):
+            raise ConfigError(
+                f"both inputs, {escape(here)} and {escape(there)}, are configurations, which have no tensors.",
+                hint="Give the folders of the models, whose weights and configurations are compared, or one checkpoint "
+                "before a configuration.",
+            )
         raise ConfigError(
             f"the first input, {escape(here)}, is a configuration; only the second may be a configuration.",
             hint=f"Name the checkpoint first: ckpt diff {escape(there)} {escape(here)}.",

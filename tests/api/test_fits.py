@@ -587,6 +587,9 @@ def test_the_checkpoint_comes_first(net: Callable[..., nn.Module], ckpt: Callabl
     refused = ckpt("diff", "dst.yaml", "src.pth")
     assert refused.code == 2
     assert "Name the checkpoint first: ckpt diff src.pth dst.yaml" in refused.err
+    both = ckpt("diff", "dst.yaml", "dst.yaml")
+    assert (both.code, "are configurations, which have no tensors" in both.err) == (2, True)
+    assert "ckpt diff dst.yaml" not in both.err
 
 
 @pytest.mark.parametrize("option", ["--values", "--renames"])
