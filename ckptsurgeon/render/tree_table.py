@@ -9,6 +9,7 @@ from itertools import zip_longest
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from ..tensors.dtypes import DTYPES
 from ..util.text import escape, human_bytes, human_count, shape_text
 from .columns import hanging
 from .tree import Branch
@@ -82,8 +83,9 @@ def _rows(
 
 
 def _joined(names: Collection[str]) -> str:
-    """Return the sorted names of dtypes and encodings as one text; "; " separates them if any of them has a space."""
-    return ("; " if any(" " in one for one in names) else " ").join(sorted(names))
+    """Return the sorted names of dtypes and encodings as one text; "; " separates them if one is of an encoding."""
+    is_plain = all(one in DTYPES and DTYPES[one].kind != "quantized" for one in names)
+    return (" " if is_plain else "; ").join(sorted(names))
 
 
 def _leaf(leaf: Branch, *, named: bool) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from ckptsurgeon.render import tree as trees
 from ckptsurgeon.render.tree import Branch, build_tree, numbers_text
+from ckptsurgeon.render.tree_table import _joined
 from ckptsurgeon.tensors.info import TensorInfo
 
 
@@ -82,3 +83,9 @@ def test_what_repeats_is_collapsed_once(monkeypatch: pytest.MonkeyPatch) -> None
     found = build_tree({key: TensorInfo("float32", (2,)) for key in keys})
     assert [child.name for child in found.children.values()] == ["layers.{0..19}.experts.{0..29}.{up,down}.weight"]
     assert sorted(joins) == [1, 1, 1, 2, 20, 30]
+
+
+@pytest.mark.parametrize("encoding", ["mxfp4", "fp8 with block scales"])
+def test_an_encoding_is_separated_from_dtypes_by_a_semicolon(encoding: str) -> None:
+    assert _joined(["float32", "bfloat16"]) == "bfloat16 float32"
+    assert _joined([encoding, "bfloat16"]) == f"bfloat16; {encoding}"
