@@ -17,6 +17,7 @@ from ..planning.plan.plan import Plan
 from ..planning.plan.rows import VocabularyRows
 from ..planning.plan.step import STORED_ROWS, Step
 from ..tensors.dtypes import DTYPES
+from ..tensors.quantised.encoding import QuantisedTensors
 from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .columns import Columns, Hanging
 from .tree import branch_names
@@ -42,12 +43,13 @@ class _Branch:
     reasons: Counter[str] = field(default_factory=Counter)
     owners: Counter[str] = field(default_factory=Counter)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step, codes: Sequence[QuantisedTensors]) -> None:
+        """Count a step; ``codes`` are the quantised tensors of each source."""
         self.classes[step.kind] += 1
         if step.tied_to:
             self.owners[f"tied to {step.tied_to}"] += 1
             return
-        elements = _values(step)
+        elements = _values(step, codes)
         self.elements += elements
         if step.kind == "copied" and not (step.reason or step.policy):  # the usual case: copied whole, without a note
             self.loaded += elements
@@ -58,14 +60,18 @@ class _Branch:
             self.reasons[reason] += 1
 
 
-def _values(step: Step) -> int:
+def _values(step: Step, codes: Sequence[QuantisedTensors]) -> int:
     """Return the number of values in a tensor; for quantised tensors, the values that codes decode to, not bytes.
 
-    Scales that are stored in addition to codes are not counted. Packed codes that are copied unchanged are counted as
-    stored words.
+    Scales that are stored in addition to codes are not counted. ``codes`` are the quantised tensors of each source.
+    Packed codes that are copied unchanged from a source that is not in ``codes`` are counted as stored words.
     """
     if step.coded is not None:
         return prod(step.coded.shape) if step.coded.role == "codes" else 0
+    if step.source is not None and step.source < len(codes) and step.shape == step.source_shape:
+        coded = codes[step.source].by_key.get(step.source_key)
+        if coded is not None:
+            return coded.at_least if step.source_key == coded.codes else 0
     dtype = DTYPES[step.dtype]
     numbers, nbytes = dtype.block or (dtype.values, 1)
     return prod(step.shape) * numbers // nbytes
@@ -132,20 +138,21 @@ def _reason(step: Step) -> str:
     return ""
 
 
-def _branches(steps: Sequence[Step]) -> list[_Branch]:
-    """Return the steps grouped by module; a module is named by the first segments of its keys."""
-    names = branch_names([step.key for step in steps])
+def _branches(plan: Plan) -> list[_Branch]:
+    """Return the steps of a plan grouped by module; a module is named by the first segments of its keys."""
+    names = branch_names([step.key for step in plan.steps])
+    codes = [one.codes for one in getattr(plan.inputs, "sources", ())]  # a plan read from JSON has no open sources
     found: dict[str, _Branch] = {}
-    for step in steps:
+    for step in plan.steps:
         name = names[step.key]
-        found.setdefault(name, _Branch(name)).add(step)
+        found.setdefault(name, _Branch(name)).add(step, codes)
     return list(found.values())
 
 
 def plan_view(plan: Plan) -> RenderableType:
     """Return a table with the classes of the tensors of each module, and the keys of the sources that are not used."""
     present = list(plan.counts)
-    branches = _branches(plan.steps)
+    branches = _branches(plan)
     rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
     rows += [_branch_row(branch, present) for branch in branches]
     rows.append(_total_row(branches, present))

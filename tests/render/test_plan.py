@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from rich.text import Text
+from safetensors.torch import save_file
 
+import ckptsurgeon as cs
 from ckptsurgeon.planning.plan.coded_part import CodedPart
 from ckptsurgeon.planning.plan.files import PlanSource, PlanTarget
 from ckptsurgeon.planning.plan.plan import Plan
@@ -91,6 +96,25 @@ def coded(key: str, dtype: str, shape: tuple[int, ...], role: str, **more: Any) 
 )
 def test_values_are_counted_as_numbers_not_as_bytes(steps: list[Step], values: str) -> None:
     assert shown(*steps)[-1].endswith(f"100 %  of {values} values")
+
+
+def test_packed_codes_that_are_copied_count_as_the_values_that_they_decode_to() -> None:
+    """A configuration is needed for their number of bits, which a plan does not have, but its open sources do."""
+    packed = {
+        "a.weight_packed": torch.zeros(16, 4, dtype=torch.int32), "a.weight_scale": torch.ones(16, 1),
+        "a.weight_shape": torch.tensor([16, 32]), "b.weight": torch.ones(8),
+    }  # fmt: skip
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    settings = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }  # fmt: skip
+    Path("m").mkdir()
+    save_file(packed, "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    text = io.StringIO()
+    Console(file=text, width=100).print(plan_view(cs.rename("m", map="a=c")))
+    assert text.getvalue().splitlines()[-1].endswith("100 %  of 520 values")
 
 
 def test_the_part_of_a_padded_weight_is_that_of_its_numbers() -> None:
