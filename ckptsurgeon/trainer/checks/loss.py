@@ -185,7 +185,8 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
     together = loss_per_item(model, task, [few], settings=settings, part=part)
     clips = [batch.part(i, i + 1) for i in range(size)]
     alone = loss_per_item(model, task, clips, settings=settings, part=part)
-    near = (SAME_BF16 if settings.precision == "bf16" else SAME) * max(abs(together), 1e-12)
+    share = SAME_BF16 if settings.precision == "bf16" else SAME
+    near, equal = share * max(abs(together), 1e-12), f" (equal within {100 * share:g} %)"
     says = f"loss of {size} clips: {together:.5g} in one batch, {alone:.5g} one by one"
     if not abs(alone - together) <= near:
         return Check(INDEPENDENT, FAIL, says)
@@ -195,7 +196,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
         return Check(INDEPENDENT, PASS, f"{says}; with more padding, the loss cannot be computed: {why}")
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
-        return Check(INDEPENDENT, PASS, says)
+        return Check(INDEPENDENT, PASS, f"{says}{equal}")
     seen = next((f"{kind} {escape(name)}" for name, module in model.named_modules() if (kind := _sees(module))), "")
     if seen:
         return Check(INDEPENDENT, WARN, f"{says}; in this model, padding changes the output of the {seen}, by design")
