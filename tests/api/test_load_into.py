@@ -381,3 +381,35 @@ def test_whatever_a_live_model_has_as_its_configuration_it_is_loaded(config: Any
     ours.config = type("Config", (), {"to_dict": lambda _: config})()  # type: ignore[assignment]
     Path("config.json").write_text("{}")
     assert cs.load_into(ours, "src.pth").counts == {"copied": 9}
+
+
+def test_hints_name_arguments_that_work() -> None:
+    net = nn.Sequential(nn.Linear(4, 3))
+    compiled = nn.ModuleDict({"_orig_mod": net})  # the names that torch.compile gives
+    values = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(3)}
+    for module, rule in ((nn.DataParallel(net), "=module"), (compiled, "=_orig_mod")):
+        with pytest.raises(cs.PlanError, match="nothing would be loaded") as caught:
+            cs.load_into(module, values)
+        assert caught.value.hint == f"map=['{rule}'] would match 2 of 2 tensors."
+        assert cs.load_into(module, values, map=[rule]).counts["copied"] == 2
+    model = nn.ModuleDict({"ctc": nn.Linear(4, 14), "e": nn.Linear(4, 4)})
+    small = nn.ModuleDict({"ctc": nn.Linear(4, 11), "e": nn.Linear(4, 4)}).state_dict()
+    with pytest.raises(cs.PlanError, match="shape mismatch") as caught:
+        cs.load_into(model, small)
+    hint = "Use on_mismatch=['ctc=init'] (or pad, overlap, interpolate), or exclude=['ctc']."
+    assert caught.value.hint == hint
+    assert cs.load_into(model, small, on_mismatch=["ctc=init"]).counts["copied"] == 2
+    assert cs.load_into(model, small, exclude=["ctc"]).counts["copied"] == 2
+
+
+def test_a_module_that_keeps_its_values_is_left_out_of_loadables() -> None:
+    Path("there").mkdir()
+    torch.save(nn.Linear(4, 5).state_dict(), "there/head.ckpt")
+    pretrainer = cs.Pretrainer("collected", {"head": nn.Linear(4, 6)})
+    pretrainer.collect_files("there")
+    with pytest.raises(cs.PlanError, match="nothing would be loaded") as caught:
+        pretrainer.load_collected({"head": {"on_mismatch": "init"}})
+    assert caught.value.hint == (
+        "They are not loaded because of on_mismatch='init' (2). If head is to keep its own values, leave it out of "
+        "loadables."
+    )
