@@ -59,7 +59,7 @@ class IndexFacts:
 
     ``has_bad_total`` is true if ``total_size`` is a number, but not a whole number that fits in an int64. ``shards``
     are all files in the index. ``others`` are files in the same folder that are named like shards, but are not in the
-    index.
+    index. ``stale`` maps other indexes in the folder to their shards that do not exist.
     """
 
     name: str
@@ -67,6 +67,7 @@ class IndexFacts:
     total: int | None = None
     others: tuple[str, ...] = ()
     has_bad_total: bool = False
+    stale: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def shards(self) -> tuple[str, ...]:

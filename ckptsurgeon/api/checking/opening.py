@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from ...analysis.check.shards import IndexFacts, ShardFacts, index_facts, read_shard
@@ -24,6 +24,9 @@ __all__ = ["Opened", "open_to_check"]
 INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
 USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
 """The usual names, without suffix, of the safetensors file of a checkpoint that has only one file."""
+
+_AN_INDEX = re.compile(r"\.(?:safetensors|bin)\.index(?:\.\w+)?\.json$")
+"""Matches the names of indexes, also of variants, such as ``model.safetensors.index.fp8.json``."""
 
 
 @dataclass
@@ -129,7 +132,20 @@ def _index(file: File, folder: Folder) -> IndexFacts | None:
         return None
     own = numbered(indexed_name(file.name).removesuffix(SUFFIX), SUFFIX, any_case=True)
     others = tuple(name for name in folder.names() if name not in found.shards and own.fullmatch(COPY.sub(r"\1", name)))
-    return replace(found, others=others)
+    return replace(found, others=others, stale=dict(_stale(folder, file.name)))
+
+
+def _stale(folder: Folder, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield (index, its shards that do not exist) for the indexes in ``folder``, except the one called ``name``."""
+    names = set(folder.names())
+    for one in sorted(names - {name}):
+        if not _AN_INDEX.search(one):
+            continue
+        with suppress(CheckpointError), closing(folder.file(one)) as file:
+            facts = index_facts(one, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
+            lost = tuple(shard for shard in facts.shards if shard not in names) if facts is not None else ()
+            if lost:
+                yield one, lost
 
 
 def _damaged(path: str, error: FormatError) -> Opened | None:

@@ -121,6 +121,10 @@ def left_over(folder: Path) -> None:
     shutil.copy(folder / FIRST, folder / "model-00001-of-00009.safetensors")
 
 
+def index_left_over(folder: Path) -> None:
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+
+
 def shards_beside_the_whole(folder: Path) -> None:
     save_file(load_file(folder / FIRST) | load_file(folder / SECOND), folder / "model.safetensors", {"format": "pt"})
     (folder / SECOND).unlink()
@@ -302,6 +306,9 @@ def _faults() -> Iterator[Fault]:
     yield Fault(twice, "index-keys", fail, "in several shards: model.embed_tokens.weight")
     yield Fault(wrong_total, "index-total", warn, "12,345 bytes")
     yield Fault(left_over, "orphaned-shards", warn, "model-00001-of-00009.safetensors")
+    yield Fault(
+        index_left_over, "orphaned-shards", warn, "another index, and 1 shard of it is missing: pytorch_model-1.bin"
+    )
     yield Fault(shards_beside_the_whole, "orphaned-shards", warn, "there is no index, so no program loads it: ")
     yield Fault(downloaded_again, "orphaned-shards", warn, "model-00002-of-00002 (1).safetensors")
     yield Fault(edited(UP, put(np.nan)), "not-finite", fail, f"1 NaN value: {UP}")

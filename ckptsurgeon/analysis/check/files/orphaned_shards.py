@@ -30,6 +30,14 @@ def _run(subject: Subject) -> Iterator[Found]:
             "Remove these files if they are from an earlier save.",
             figures={"files": len(names)},
         )
+    for name, lost in index.stale.items() if index is not None else ():
+        missing = f"{count(len(lost), 'shard')} of it {'is' if len(lost) == 1 else 'are'} missing"
+        yield Found(
+            Status.WARN,
+            f"{escape(name)} is another index, and {missing}: {listing([escape(one) for one in lost], SHOWN)}",
+            "Remove this index if it is from an earlier save.",
+            figures={"files": len(lost)},
+        )
 
 
 def _against(subject: Subject) -> str:
