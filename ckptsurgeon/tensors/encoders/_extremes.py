@@ -68,8 +68,8 @@ def extremes(
     if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
         raise PlanError(
             f"{escape(name)} has values that are NaN or infinite, or too large for float32: they cannot be quantised.",
-            hint="ckpt inspect --stats counts such values. In ckpt convert, --exclude leaves the tensor as it is. For a "
-            "merge, take it from a model without them first: ckpt transplant SOUND DAMAGED --include "
+            hint="ckpt inspect --stats counts such values. In ckpt convert, --exclude leaves the tensor as it is. For "
+            "a merge, take it from a model without them first: ckpt transplant SOUND DAMAGED --include "
             f"{escape(name)} -o OUTPUT.",
         )
     return least, greatest
