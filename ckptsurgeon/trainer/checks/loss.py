@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ...util.text import apart, count, escape, percent
+from ...util.text import apart, count, escape, percent, percent_number
 from ..config.settings import Settings
 from ..data.source import first_batch
 from ..evaluation import loss_per_item, uniform_loss
@@ -186,7 +186,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
     clips = [batch.part(i, i + 1) for i in range(size)]
     alone = loss_per_item(model, task, clips, settings=settings, part=part)
     share = SAME_BF16 if settings.precision == "bf16" else SAME
-    near, equal = share * max(abs(together), 1e-12), f" (equal within {100 * share:g} %)"
+    near, equal = share * max(abs(together), 1e-12), f" (equal within {percent_number(share)} %)"
     says = f"loss of {size} clips: {together:.5g} in one batch, {alone:.5g} one by one"
     if not abs(alone - together) <= near:
         return Check(INDEPENDENT, FAIL, says)
