@@ -406,3 +406,10 @@ def test_what_is_not_opened_is_not_counted_as_plain_data(ckpt: Run) -> None:
     torch.save({"x": Calls(os.system, "touch red")}, "d/bad.pth")
     assert "1 plain data, 1 unknown code, 1 corrupt, 2 unreadable" in " ".join(ckpt("scan", "d").out.split())
     assert "NOT OK d  unknown code, not scanned completely" in ckpt("scan", "d").out
+
+
+def test_a_dict_in_a_call_is_shown_as_a_dict() -> None:
+    state = b"}(X\x01\x00\x00\x00xK\x01X\x01\x00\x00\x00yK\x02u"
+    Path("x.pkl").write_bytes(b"\x80\x02cevil\nrun\n" + state + b"\x85R.")
+    (use,) = cs.scan("x.pkl").found[0].uses
+    assert use.calls == ("evil.run({'x': 1, 'y': 2})",)

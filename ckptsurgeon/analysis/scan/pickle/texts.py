@@ -158,11 +158,11 @@ class _Writer:
             self.value(args, depth + 1)
             self.put(")")
 
-    def values(self, values: tuple[Value, ...] | list[Value], depth: int) -> None:
+    def values(self, values: tuple[Value, ...] | list[Value], depth: int, *, are_pairs: bool = False) -> None:
         for i, value in enumerate(values):
             if i:
-                self.put(", ")
-            if self.room < 0 or i == _ITEMS:
+                self.put(": " if are_pairs and i % 2 else ", ")
+            if self.room < 0 or i == (2 * _ITEMS if are_pairs else _ITEMS):
                 self.put("…")
                 return
             self.value(value, depth + 1)
@@ -180,7 +180,7 @@ class _Writer:
             self.put(")")
         elif isinstance(value, list):
             self.put(str(value[0]))
-            self.values(value[1:], depth)
+            self.values(value[1:], depth, are_pairs=value[0] == "{")
             self.put(_CLOSING_BRACKETS[str(value[0])])
         else:
             self.number(value, depth)
