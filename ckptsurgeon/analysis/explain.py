@@ -8,8 +8,7 @@ from ..errors import PatternError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import nearest, unmatched
 from ..planning.keys.renaming import KeyMatcher, rules_of_sets
-from ..planning.mismatch.policies import is_reshape
-from ..planning.mismatch.policy_fits import fitting_policies
+from ..planning.mismatch.policies import fitting_policies, is_reshape
 from ..planning.plan.files import TensorOrigin
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step

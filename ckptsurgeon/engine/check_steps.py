@@ -7,8 +7,7 @@ from math import isfinite, prod
 
 from ..errors import PlanError
 from ..methods.lora.expert_stack import experts_of, is_stack
-from ..planning.mismatch.policies import cast_fault, is_reshape
-from ..planning.mismatch.policy_fits import fit
+from ..planning.mismatch.policies import cast_fault, fit, is_reshape
 from ..planning.plan.coded_part import CodedPart
 from ..planning.plan.rows import DonorRows
 from ..planning.plan.step import Step

@@ -20,7 +20,7 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.cli import application
 from ckptsurgeon.planning.keys.pattern import KeyPattern
-from ckptsurgeon.planning.mismatch.policies import MISMATCH_POLICIES
+from ckptsurgeon.planning.mismatch.policy_text import MISMATCH_POLICIES
 
 from ..cli.conftest import speech_files
 from ..helpers.shell import installed, left_out

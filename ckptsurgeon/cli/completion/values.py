@@ -158,7 +158,7 @@ def _formats() -> Iterable[str]:
 
 
 def _policies() -> Iterable[str]:
-    from ...planning.mismatch.policies import MISMATCH_POLICIES
+    from ...planning.mismatch.policy_text import MISMATCH_POLICIES
 
     return MISMATCH_POLICIES
 

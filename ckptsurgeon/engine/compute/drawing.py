@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...planning.mismatch.policies import parts_of
+from ...planning.mismatch.policy_text import parts_of
 from ...planning.plan.step import Step
 from ...planning.target import TargetSpec
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...planning.mismatch.policies import parts_of
+from ...planning.mismatch.policy_text import parts_of
 from ...planning.plan.rows import OMP, VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ...planning.mismatch.policies import Policy, parse_policy
+from ...planning.mismatch.policy_text import Policy, parse_policy
 from ...planning.mismatch.positions import positions_of
 from ...tensors.ops.regions import Array, Box, box_shape
 from .resample import InterpolationWeights, apply_taps, crossed, dense, from_rows, kept_before, reach_of, resampled

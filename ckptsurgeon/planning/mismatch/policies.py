@@ -1,34 +1,92 @@
-"""The policies for tensors whose shape differs from the destination's, and the reasons why a policy does not fit."""
+"""Decides whether a policy (slice, pad …) can turn a source's shape into the destination's, and if not, why."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from ...errors import ConfigError
 from ...tensors.dtypes import DTYPES
-from ...util.text import count, escape, listing, shape_text
+from ...util.text import count, shape_text
+from .policy_text import MISMATCH_POLICIES, Policy, Shape, parse_policy
+from .positions import positions_of
 
-__all__ = [
-    "MISMATCH_POLICIES",
-    "PATCH",
-    "Policy",
-    "Shape",
-    "cast_fault",
-    "center_fault",
-    "channels_fault",
-    "interpolate_fault",
-    "is_reshape",
-    "moving_fault",
-    "parse_policy",
-    "parts_fault",
-    "parts_of",
-    "patch_fault",
-    "spelled_patch",
-]
+__all__ = ["PolicyFit", "cast_fault", "channels_fault", "fit", "fitting_policies", "is_reshape"]
+
+COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
+"""The policies that compute each new value from several old ones; they accept real floating-point numbers only."""
+
+POWERS = "float8_e8m0fnu"
+"""A dtype of scales: powers of two without a sign, between which nothing can be interpolated."""
+
+_POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
+"""Matches the names of position embeddings: pos_embed, positional_embedding, wpe, pe; but not post_norm."""
+
+
+@dataclass(frozen=True)
+class PolicyFit:
+    """How a policy makes a source's shape fit the destination's: the operation, and the policy with all its arguments.
+
+    If the policy does not make it fit, ``op`` is empty and ``why`` is the reason.
+    """
+
+    op: str = ""
+    policy: str = ""
+    why: str = ""
+
+
+def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit:
+    """Return how ``policy`` makes the shape ``source`` fit ``destination``, or the reason why it does not.
+
+    Raises ConfigError for an unknown policy.
+    """
+    asked = parse_policy(policy)
+    if asked.name in ("error", "init"):
+        return (
+            PolicyFit(op="init", policy=policy)
+            if asked.name == "init"
+            else PolicyFit(why="the policy error always stops with an error")
+        )
+    spelled = _spelled(asked, source, destination, dtype)
+    return PolicyFit(why=spelled) if isinstance(spelled, str) else PolicyFit(op=asked.name, policy=str(spelled))
+
+
+def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
+    """Return the policy with all its arguments; if it cannot turn ``have`` into ``want``, return why, as a string."""
+    name = policy.name
+    if len(have) != len(want):
+        return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"
+    if DTYPES[dtype].is_packed:
+        return f"{dtype} packs several numbers in a byte"
+    if name in COMPUTED and (DTYPES[dtype].kind != "float" or dtype == POWERS):
+        return f"it computes with real floating-point numbers, and the source is {dtype}"
+    if name.startswith("positions"):
+        found = positions_of(policy, have, want)
+        return found if isinstance(found, str) else found.policy
+    if name == "patch":
+        return patch_fault(have, want) or spelled_patch(policy)
+    if name == "interpolate":
+        return interpolate_fault(have, want) or policy
+    faults = {"channels": channels_fault, "center": center_fault}
+    fault = faults[name](have, want) if name in faults else moving_fault(name, have, want)
+    return fault or (parts_fault(policy, have, want) if name == "pad" else "") or policy
+
+
+def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
+    """Return the policies that would make the shape of a tensor called ``key`` fit, the simplest first.
+
+    ``positions-1d`` is never suggested: it fits every table, and without prefix tokens it does the same as
+    ``interpolate``. ``positions-2d`` is only suggested for tensors with the name or shape of position embeddings: many
+    other tables have a square number of rows too.
+    """
+    left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
+    suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]
+    return [policy for policy in suggested if fit(policy, source, destination, dtype).op]
+
+
+def _may_be_positions(shape: Shape, key: str) -> bool:
+    """Return whether a tensor may be position embeddings, by its name or by its shape (1, number, width)."""
+    return _POSITIONS.search(key.lower()) is not None or (len(shape) == 3 and shape[0] == 1)
+
 
 # Casts that are refused.
 
@@ -61,8 +119,6 @@ def cast_fault(source: str, destination: str) -> str:
 INTERPOLATED_DIMENSIONS = 2
 """The most dimensions that are interpolated: linear along one, bilinear along two; weights need no more."""
 
-Shape = Sequence[int]
-
 
 def is_reshape(source: Shape, destination: Shape) -> bool:
     """Return whether one shape is (1,) and the other is () (a scalar); these fit each other."""
@@ -86,25 +142,15 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
 
 def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
     """Return why the policy pad cannot pad each part of a tensor (``parts=``); '' if it can, or without parts."""
-    parts, dim = _parts(policy)
     if not policy.arguments:
         return ""
+    parts, dim = policy.parts
     if parts < 1:
         return f"the number of parts is {parts}, and must be at least 1"
     if dim >= len(source):
         return f"there is no dimension {dim}"
     odd = next((shape[dim] for shape in (source, destination) if shape[dim] % parts), None)
     return f"dimension {dim} has a size of {odd}, which does not divide into {parts} parts" if odd is not None else ""
-
-
-def parts_of(policy: str) -> tuple[int, int]:
-    """Return (number of parts into which a policy such as ``pad:parts=2`` divides a tensor, the dimension)."""
-    return _parts(parse_policy(policy)) if policy.startswith("pad:") else (1, 0)
-
-
-def _parts(policy: Policy) -> tuple[int, int]:
-    parts, dim = policy.number("parts"), policy.number("dim")
-    return 1 if parts is None else parts, dim or 0
 
 
 def interpolate_fault(source: Shape, destination: Shape) -> str:
@@ -115,101 +161,6 @@ def interpolate_fault(source: Shape, destination: Shape) -> str:
     if not 1 <= differing <= INTERPOLATED_DIMENSIONS:
         return f"{count(differing, 'dimension')} differ, and only one or two can be interpolated"
     return ""
-
-
-# The policies by name, and the arguments that some of them have: ``positions-2d:prefix=1,to=12x20``.
-#
-# policy    = name [ ":" argument { "," argument } ]      argument = name "=" value
-
-MISMATCH_POLICIES = (
-    "error", "init", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels",
-    "center",
-)  # fmt: skip
-
-_NUMBER = ("a whole number, as in 1", re.compile(r"[0-9]{1,6}"))
-_GRID = ("a grid of HEIGHTxWIDTH, as in 14x14", re.compile(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}"))
-_METHOD = ("bicubic or bilinear", re.compile("bicubic|bilinear"))
-_TRUTH = ("yes or no", re.compile("yes|no"))
-_RESAMPLING = {"method": _METHOD, "antialias": _TRUTH}
-
-_BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
-"""Matches a policy's name that is followed by another separator than a colon, as in ``pad,parts=2``."""
-
-ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
-    "pad": {"parts": _NUMBER, "dim": _NUMBER},
-    "positions-1d": {"prefix": _NUMBER},
-    "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
-    "patch": _RESAMPLING,
-}
-"""The arguments of each policy by name: a description of the value, and a regular expression that it must match."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy by name, and its arguments, in the order of the documentation."""
-
-    name: str
-    arguments: tuple[tuple[str, str], ...] = ()
-
-    def __str__(self) -> str:
-        return self.name + (
-            ":" + ",".join(f"{name}={value}" for name, value in self.arguments) if self.arguments else ""
-        )
-
-    def get(self, name: str) -> str:
-        """Return an argument, '' if it was not given."""
-        return dict(self.arguments).get(name, "")
-
-    def number(self, name: str) -> int | None:
-        """Return an argument that is a number, None if it was not given."""
-        text = self.get(name)
-        return int(text) if text else None
-
-    def grid(self, name: str) -> tuple[int, int] | None:
-        """Return an argument that is a grid, as (height, width); None if it was not given."""
-        height, _, width = self.get(name).partition("x")
-        return (int(height), int(width)) if width else None
-
-    def given(self, **arguments: str) -> Policy:
-        """Return a policy of the same name with only these arguments; ``from_`` means the argument ``from``."""
-        return Policy(self.name, tuple((name.rstrip("_"), value) for name, value in arguments.items()))
-
-
-@lru_cache(maxsize=256)
-def parse_policy(text: str) -> Policy:
-    """Return the policy in a text such as ``pad`` or ``positions-2d:prefix=1``; raises ConfigError for other texts."""
-    name, colon, rest = text.partition(":")
-    if name not in MISMATCH_POLICIES:
-        begun = _BEGUN.match(name)
-        if begun and begun[1] in ARGUMENTS:
-            raise ConfigError(
-                f"there is no policy {escape(name, 80)!r}.",
-                hint=f"Write a colon before the arguments: {begun[1]}:{escape(text[begun.end() :].rstrip(')'), 80)}.",
-            )
-        near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
-        raise ConfigError(f"there is no policy {escape(name, 80)!r}.", hint=hint)
-    known = ARGUMENTS.get(name, {})
-    if colon and not known:
-        raise ConfigError(f"the policy {name} has no arguments.", hint=f"Write {name}.")
-    given = [_argument(name, one) for one in rest.split(",")] if colon else []
-    twice = [argument for argument, _ in given if [a for a, _ in given].count(argument) > 1]
-    if twice:
-        raise ConfigError(f"the policy {name} has the argument {twice[0]} twice.", hint="Give it once.")
-    return Policy(name, tuple(sorted(given, key=lambda pair: list(known).index(pair[0]))))
-
-
-def _argument(policy: str, text: str) -> tuple[str, str]:
-    known = ARGUMENTS[policy]
-    name, _, value = text.partition("=")
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Its arguments are {listing(list(known), len(known))}."
-        raise ConfigError(f"the policy {policy} has no argument {escape(text, 80)!r}.", hint=hint)
-    wanted, pattern = known[name]
-    if not pattern.fullmatch(value):
-        raise ConfigError(f"the argument {name} of the policy {policy} is {escape(value, 80)!r}, not {wanted}.")
-    return name, value
 
 
 # Kernels of convolutions: other patch sizes, other input channels, larger kernels.

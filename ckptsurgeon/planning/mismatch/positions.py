@@ -13,7 +13,7 @@ from itertools import islice
 from math import isqrt
 
 from ...util.text import count, shape_text
-from .policies import Policy, Shape
+from .policy_text import Policy, Shape
 
 __all__ = ["Positions", "positions_of"]
 

@@ -11,7 +11,7 @@ from ...tensors.dtypes import dtype_named
 from ...util.text import brief_repr, escape
 from ..keys.pattern import OptionPattern, with_equals
 from ..keys.rules import Rule, parse_rule
-from ..mismatch.policies import MISMATCH_POLICIES, parse_policy
+from ..mismatch.policy_text import MISMATCH_POLICIES, parse_policy
 from .vocabulary import VocabularyOptions
 
 __all__ = ["MismatchPolicies", "Options", "parse_mismatch"]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ckptsurgeon.engine.resample.resample import apply_taps, resampled
 from ckptsurgeon.engine.resample.resize_in_parts import adaptation_box, adapted, centred, pseudo_inverse
-from ckptsurgeon.planning.mismatch.policy_fits import fit
+from ckptsurgeon.planning.mismatch.policies import fit
 from ckptsurgeon.tensors.ops.regions import Array, blocks
 
 from ...helpers.depth import examples_of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.planning.mismatch.policies import cast_fault, channels_fault, is_reshape
-from ckptsurgeon.planning.mismatch.policy_fits import fit, fitting_policies
+from ckptsurgeon.planning.mismatch.policies import cast_fault, channels_fault, fit, fitting_policies, is_reshape
 
 
 @pytest.mark.parametrize(
