@@ -20,6 +20,7 @@ from ..destinations.transformers import TOOLKIT as TRANSFORMERS
 from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
+from ..planning.transplant.plan_errors import NOTHING_LOADED
 from ..storage.read.uri import scheme_of
 from ..util.note_kind import NoteKind
 from ..util.notes import Note, notes_of
@@ -60,7 +61,7 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
             return quantised_findings(checkpoint, _plain_class(folder), _architecture(folder), settings)
         plan = _loaded(checkpoint, _configuration(folder))
     except CheckpointError as error:
-        if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
+        if isinstance(error, PlanError) and error.rule == NOTHING_LOADED:
             return [_nothing_of_class(checkpoint, folder, error.hint)]
         said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
         is_of_installed = folder.config.get("transformers_version") == importlib.metadata.version("transformers")

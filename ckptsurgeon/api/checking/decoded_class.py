@@ -18,6 +18,7 @@ from ...errors import CheckpointError, PlanError
 from ...planning.quantised_error import UndecodableWeightError
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
+from ...planning.transplant.plan_errors import NOTHING_LOADED
 from ...tensors.info import TensorInfo
 from ...util.text import escape, shape_text
 from ..class_check import class_findings, not_compared
@@ -85,7 +86,7 @@ def _differences(weights: Checkpoint, target: TargetSpec, path: str) -> Iterator
     try:
         plan = plan_into(specs_of(path), target, options, request)
     except PlanError as error:
-        if not error.message.startswith("nothing would be loaded"):
+        if error.rule != NOTHING_LOADED:
             raise
         yield from ((key, "mismatch" if key in weights else "missing") for key in target.tensors)
         return

@@ -15,8 +15,8 @@ from ...destinations._load import module_destination
 from ...destinations.torch_module.tensors import is_distributed, own_bounds, own_part
 from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
-from ...planning.transplant.by_place import BY_TOKEN
 from ...planning.transplant.options import Options
+from ...planning.transplant.plan_errors import NOTHING_LOADED
 from ...storage.read.spec import SourceSpec
 from ...util.notes import is_serious
 from ...util.text import count, escape, listing
@@ -34,16 +34,6 @@ __all__ = ["ModuleLoading", "load_all", "load_every_tensor", "load_into", "namin
 
 _log = logging.getLogger(__name__)
 SHOWN = 5
-_ARGUMENTS = [
-    (re.compile(f", {re.escape(BY_TOKEN)} for rows by token"), ""),
-    (re.compile(r"--on-mismatch (\w+)(?![\w.=*])"), r"on_mismatch='\1'"),
-    (re.compile(r"--on-mismatch ([\w.*]+=[\w-]+)"), r"on_mismatch=['\1']"),
-    (re.compile(r"--ignore-mismatch"), "on_mismatch='init'"),
-    (re.compile(r"--map '([^']*)'"), r"map=['\1']"),
-    (re.compile(r"--(exclude|include) ([\w.*]*[\w*])"), r"\1=['\2']"),
-    (re.compile(r"with --(map|exclude|include)\b"), r"with \1"),
-]
-"""(option of the command line in hints, the argument of ``load_into`` that has the same effect)."""
 FACTOR = re.compile(r"\.(lora|hada|lokr|ia3|vera|oft|boft)_")
 """Matches the key of an adapter's factor in a model of PEFT."""
 MERGE = "; these are factors of an adapter: merge it first, or the weights are those of its base"
@@ -188,17 +178,9 @@ def _planned(loading: ModuleLoading) -> Plan:
         try:
             return plan_into(loading.specs, target, loading.options, request)
         except PlanError as error:
-            hint = _in_python(error.hint)
-            if loading.name and error.message.startswith("nothing would be loaded") and "because of" in hint:
-                hint += f" If {escape(loading.name)} is to keep its own values, leave it out of loadables."
-            raise PlanError(error.message, hint=hint, details=error.details, rule=error.rule) from error
-
-
-def _in_python(hint: str) -> str:
-    """Return a hint with arguments of ``load_into`` in place of options of the command line."""
-    for option, argument in _ARGUMENTS:
-        hint = option.sub(argument, hint)
-    return hint
+            if loading.name and error.rule == NOTHING_LOADED:
+                error.add_hint(f"If {escape(loading.name)} is to keep its own values, leave it out of loadables.")
+            raise
 
 
 def _check_stateless(model: nn.Module) -> None:

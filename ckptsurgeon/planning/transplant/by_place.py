@@ -113,17 +113,18 @@ class PositionalRows:
         """Return whether the tensor ``key`` was found to have a row for each token, and not for each label."""
         return key in self._sizes and key not in self._labels
 
-    def resized(self, keys: Iterable[str], unmapped: str = "") -> list[str]:
+    def resized(self, keys: Iterable[str], unmapped: str = "", *, has_vocab: bool = True) -> list[str]:
         """Return notes on the resized tensors in ``keys`` that have a row for each token or each label.
 
         For tokens, they say that rows are copied by position, not by token; for labels, that labels are not compared.
-        With --vocab, ``unmapped`` is a clause that says that it does not map these rows.
+        With --vocab, ``unmapped`` is a clause that says that it does not map these rows. ``has_vocab`` is false if the
+        verb has no option --vocab, which the notes propose otherwise.
         """
-        by_token = unmapped or f"{BY_TOKEN} maps rows by token"
-        option = "--vocab-keys" if unmapped else BY_TOKEN
+        by_token = unmapped or (f"{BY_TOKEN} maps rows by token" if has_vocab else "")
+        option = "--vocab-keys" if unmapped else BY_TOKEN if has_vocab else ""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
-            + ("position" if are_labels else f"position, not by token; {by_token}")
+            + ("position" if are_labels else "position, not by token" + (f"; {by_token}" if by_token else ""))
             + (_labels_note(before, after, option) if are_labels else "")
             for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
@@ -240,9 +241,11 @@ def _labels_note(before: int, after: int, option: str) -> str:
     """Return the end of a note on a classifier whose number of rows changes: it says that labels are not compared.
 
     ``before`` and ``after`` are the numbers of rows. If they are so large that the rows may belong to tokens, the text
-    also mentions ``option``, which maps rows by token.
+    also mentions ``option``, which maps rows by token, unless it is ''.
     """
-    return LABELS_NOTE + (f"; if the rows belong to tokens, use {option}" if max(before, after) >= FEWEST else "")
+    return LABELS_NOTE + (
+        f"; if the rows belong to tokens, use {option}" if option and max(before, after) >= FEWEST else ""
+    )
 
 
 def vocabulary_keys(keys: Iterable[str]) -> list[str]:

@@ -10,8 +10,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
 from ..keys.renaming import KeyMatcher
-from ..mismatch.policies import cast_fault, is_reshape
-from ..mismatch.policy_fits import fit
+from ..mismatch.policies import cast_fault, fit, is_reshape
 from ..opaque_tensor_errors import is_uncopied, opaque_error
 from ..plan.files import PlanSource, TensorOrigin, operation_fields
 from ..plan.plan import EqualKeys
@@ -381,13 +380,15 @@ def decide(
     asked = resized or (decider.faults.mismatches and decider.axes is None)
     # To find the vocabulary axes, the model is built again: so read ``target.vocabulary`` only if a message needs it.
     by_place = PositionalRows(decider.changes, target.vocabulary) if asked else None
+    is_live = target.kind == "module"
     if any(vars(decider.faults).values()):
-        is_live = target.kind == "module"
-        raise_faults(decider.faults, names, target.name, decider.axes, by_place, has_dtype=not is_live)
+        raise_faults(decider.faults, names, target.name, decider.axes, by_place, is_live=is_live)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []
     if by_place is not None:
-        decisions.notes += by_place.resized(resized, decider.said_of_lists(decisions.steps, resized))
+        decisions.notes += by_place.resized(
+            resized, decider.said_of_lists(decisions.steps, resized), has_vocab=not is_live
+        )
     decisions.notes += transposed_notes(decider.changes, owned.values()) if decider.changes else ()
     return decisions

@@ -12,7 +12,7 @@ from ..keys.pattern_hints import matched, nearest
 from ..keys.renaming import KeyMatcher
 from ..keys.transposed import is_transposed, reshape_hint, transposed_hint
 from ..llama_cpp.names import layout_hint
-from ..mismatch.policy_fits import fitting_policies
+from ..mismatch.policies import fitting_policies
 from ..plan.files import SourceView, TensorOrigin
 from ..plan.step import Step
 from ..quantised import computing
@@ -52,12 +52,12 @@ def raise_faults(
     axes: VocabularyAxes | None,
     by_place: PositionalRows | None,
     *,
-    has_dtype: bool,
+    is_live: bool,
 ) -> None:
     """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
-    ``names`` are the names of the sources, ``target`` is the name of the destination. ``has_dtype`` is false if the
-    verb has no option --dtype.
+    ``names`` are the names of the sources, ``target`` is the name of the destination. ``is_live`` is true if
+    it is a live module: its verb has neither --dtype nor --vocab.
     """
     if faults.coded:
         coded = [(names[origin.source], origin.coded, what) for origin, what in faults.coded if origin.coded]
@@ -67,15 +67,15 @@ def raise_faults(
         )
     if faults.mismatches:
         wrong = axes.of_no_list([step for step, _, _ in faults.mismatches]) if axes else None
-        raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes else by_place)
+        raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes or is_live else by_place)
     if faults.undrawable:
         raise _undrawable_error(faults.undrawable, target)
     if faults.casts:
-        keep = ", or use --dtype keep" if has_dtype else ""
+        keep = "" if is_live else ", or use --dtype keep"
         exclude = f"Leave {'it' if len(faults.casts) == 1 else 'them'} out with --exclude{keep}."
         raise PlanError(
             f"dtype mismatch: {grouped(faults.casts, '{names} {are} {why}')}.",
-            hint="Use --dtype keep." if faults.in_no_source and has_dtype else exclude,
+            hint="Use --dtype keep." if faults.in_no_source and not is_live else exclude,
             details=[f"{key} is {why}" for key, why in faults.casts],
         )
 
@@ -205,6 +205,9 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
             )
 
 
+NOTHING_LOADED = "nothing loaded"
+"""The ``rule`` of the error for a transplant without a tensor from a source."""
+
 _REMEDIES = {
     "missing": "No source has a tensor named {key}; if it has another name, rename it with --map.",
     "excluded": "{key} is left out ({rule}).",
@@ -231,7 +234,11 @@ def nothing_loaded(
         hint = f"The source has {_some_keys(names)}; the destination has {_some_keys(list(wanted))}. Rename with --map."
     none = f"none of the {len(steps)} tensors" if len(steps) > 1 else "the only tensor"
     no = "" if len(steps) > 1 else " no"
-    return PlanError(f"nothing would be loaded: {none} of the destination gets{no} values from a source.", hint=hint)
+    return PlanError(
+        f"nothing would be loaded: {none} of the destination gets{no} values from a source.",
+        hint=hint,
+        rule=NOTHING_LOADED,
+    )
 
 
 def _layouts_hint(target: TargetSpec, views: Sequence[SourceView]) -> str:
