@@ -21,7 +21,10 @@ torch.set_num_threads(1)
 torch.set_flush_denormal(True)  # gradients of what is learnt become denormal, and slow for one loop before the other
 os.chdir(tempfile.mkdtemp())
 sys.path.insert(0, {root!r})
+from ckptsurgeon.cli.verbs.train import KEPT_BYTES
+from ckptsurgeon.util.freed_memory import keep_freed_memory
 from tests.trainer import toy
+keep_freed_memory(KEPT_BYTES)  # as ckpt train does; both loops have it
 TURNS, TURN = {turns}, {steps}
 STEPS = (TURNS + 1) * TURN + 1
 made = toy.loop(

@@ -16,6 +16,9 @@ from ..training import ProgressDisplay
 if TYPE_CHECKING:
     from ...trainer.run.result import Trained
 
+KEPT_BYTES = 1 << 30
+"""The freed memory that a training process keeps for the tensors of the next step."""
+
 NAME = "train"
 HELP = """Train from initial weights, and check that it worked.
 
@@ -131,6 +134,7 @@ def run(
     from ...render.train import report_view, trained_view
     from ...trainer.run.report import read_report
     from ...trainer.run.train import train
+    from ...util.freed_memory import keep_freed_memory
 
     if report:
         _check_report(
@@ -154,6 +158,7 @@ def run(
             page = [] if found.run is None else [f"ckpt view {quoted(found.run)}"]
             printer.show(report_view(found, every=printer.verbose, next_steps=page))
         return
+    keep_freed_memory(KEPT_BYTES)
     with unwinding(), closing(RunEvents(printer)) as events:
         found = train(
             config, init=init, run=folder, resume=resume, sets=_sets(sets, keep_optimizer=keep_optimizer),

@@ -21,6 +21,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, blocks
+from ...util.freed_memory import keep_freed_memory
 from ...util.text import escape, human_bytes
 from ..apply_settings import (
     BUFFERS,
@@ -44,7 +45,7 @@ from .extracting_lora import factoring_bytes, factoring_of, factoring_passes, fa
 from .matching_pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes, pursuit_passes
 from .merging import merging_of
 from .one_block import THREADS, block_limit, computed_block
-from .reading import Blockwise, OutputBlock, Part, Seen, keep_freed_memory, numbered_blocks, read_part
+from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 from .rows import copying_rows
 from .transposed_codes import STRIP_BYTES, coding_boxes, held_bytes
 

@@ -22,13 +22,14 @@ from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.casts import CastLosses, count_special, raw_dtype
 from ...tensors.ops.regions import Array, box_shape
+from ...util.freed_memory import keep_freed_memory
 from ..apply_settings import MEMORY, MemoryNeed, MergeContext, device_of, merge_of, method_of
 from ..checksums import bad_checksum, combine, crc32
 from ..one_output_part import PartRun, checked_on_the_way
 from .compute import block_places, blockwise, computed_blocks, memory_need, takes_numbers, threads_of
 from .encoding import Roundings
 from .merging import are_variances, count_negative, had_none
-from .reading import OutputBlock, Part, keep_freed_memory, relevant
+from .reading import OutputBlock, Part, relevant
 
 __all__ = ["check_equal", "compute_steps", "computed_together", "grouped", "raw"]
 

@@ -15,11 +15,12 @@ from ...planning.plan.step import Step
 from ...planning.target import TargetSpec
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.regions import Array
+from ...util.freed_memory import keep_freed_memory
 from ..checksums import combine
 from ..one_output_part import PartRun, has_slot
 from .compute_steps import raw
 from .one_block import THREADS
-from .reading import Part, keep_freed_memory
+from .reading import Part
 from .rows import laid_over, overlay
 
 __all__ = ["draw_steps"]

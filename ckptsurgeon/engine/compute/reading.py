@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,7 +33,6 @@ __all__ = [
     "Part",
     "Seen",
     "cast_for",
-    "keep_freed_memory",
     "named",
     "naming_scales",
     "numbered_blocks",
@@ -71,27 +70,6 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
     for index, box in enumerate(boxes):
         yield OutputBlock(index, offset, box)
         offset += prod(box_shape(box)) * itemsize
-
-
-KEPT = 31 << 20
-"""The bytes of the block that ``keep_freed_memory`` frees.
-
-Blocks over 32 MB (DEFAULT_MMAP_THRESHOLD_MAX) have no effect.
-"""
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed arrays of up to 31 MB; with other C libraries this has no effect.
-
-    By default, glibc gets the memory for each array of more than 128 KB from the kernel, and returns it when the array
-    is freed. The kernel must clear each page, which took a third of the time of a merge (400,000 page faults for each
-    750 MB). After a larger block was freed, glibc keeps all freed blocks up to the size of that block, and up to twice
-    as many bytes in total (see "dynamic mmap threshold" in mallopt(3)). So it is enough to free one block here; its
-    pages are never used. If a user sets a threshold, for example with MALLOC_MMAP_THRESHOLD_, this has no effect.
-    """
-    with suppress(MemoryError):  # not essential: everything works without it, but slower
-        np.empty(KEPT, "u1")  # not bytearray, which writes zeros into it
 
 
 SMALL_BYTES = 8 << 20
