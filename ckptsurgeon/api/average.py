@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint, path_of
 from ..engine.inputs import PlanInputs
-from ..errors import ConfigError
+from ..errors import ConfigError, FormatError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
 from ..planning.encoding_checks import with_possible_codes_said
 from ..planning.plan.plan import Plan
@@ -76,7 +76,12 @@ def average(
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
         for place, source in enumerate(sources, 1):
-            opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
+            try:
+                opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
+            except FormatError as error:
+                if error.rule == "several checkpoints":
+                    error.add_hint("To average several, give the path of each.")
+                raise
             opened[-1] = read_as(opened[-1], encoding)
         if running is not None:
             weights = running_weights([_steps_of(one, running) for one in opened])

@@ -210,6 +210,14 @@ def test_what_is_no_tensor_is_left_out_and_said_once() -> None:
         ]
 
 
+def test_a_folder_of_a_run_is_not_its_checkpoints() -> None:
+    Path("run").mkdir()
+    for number in (1, 2):
+        torch.save({"a": torch.ones(2)}, f"run/{number}epoch.pth")
+    with pytest.raises(cs.FormatError, match="has several checkpoints.*To average several, give the path of each"):
+        cs.average(["run"])
+
+
 def test_no_checkpoints_are_not_one() -> None:
     with pytest.raises(cs.ConfigError, match="there are no checkpoints to average"):
         cs.average([])
