@@ -46,7 +46,7 @@ __all__ = ["Checkpoint"]
 
 EXTRA_STATE = "_extra_state"
 """The last part of the keys of what ``get_extra_state`` of a module returns."""
-_WORKED_OUT = ("value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
+_WORKED_OUT = ("value_notes", "_is_plain", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: they are computed again for a checkpoint with other keys."""
 
 
@@ -248,7 +248,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         return search_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
 
-    @property
+    @cached_property
     def _is_plain(self) -> bool:
         return is_plain(self._shown)
 

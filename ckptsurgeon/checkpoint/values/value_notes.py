@@ -248,7 +248,15 @@ def _sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[s
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
     """
-    small = [key for key, info in tensors.items() if _is_small(info)]
+    are_small: dict[tuple[str, tuple[int, ...]], bool] = {}  # tens of thousands of tensors have a few shapes
+    small = []
+    for key, info in tensors.items():
+        is_small = are_small.get((info.dtype, info.shape))
+        if is_small is None:
+            is_small = bool(size_of_float(info.dtype)) and 0 < info.nbytes <= SMALL
+            are_small[info.dtype, info.shape] = is_small
+        if is_small and info.is_plain:
+            small.append(key)
     chosen = _some_of_each_role((key for key in small[:: len(small) // MOST + 1] if not is_masked(key)), SAMPLED)
     return SmallSample(dict(_first_values(chosen, tensors, handles, SMALL)), len(small))
 
@@ -265,10 +273,6 @@ def _first_values(
             continue
         with suppress(CheckpointError):  # commands that read the values report such errors
             yield key, file.read(info.storage.offset + info.offset, min(info.numel, most) * info.itemsize)
-
-
-def _is_small(info: TensorInfo) -> bool:
-    return bool(size_of_float(info.dtype)) and 0 < info.nbytes <= SMALL and info.is_plain and info.storage is not None
 
 
 STATISTICS = ("running_mean", "moving_mean", "moving_mean:0")

@@ -71,31 +71,28 @@ def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], Mapping[str, Set[in
 
 @lru_cache(2)  # the checks of one model call this several times
 def _numbers(keys: Sequence[str]) -> Mapping[str, Set[int]]:
+    """Return {prefix: numbers that occur} of all lists of modules, the outermost list of the first key first."""
     found: dict[str, set[int]] = {}
+    new: list[tuple[str, int]] = []
     seen = {""}
     for key in keys:
         module, _, leaf = key.rpartition(".")
-        if module not in seen:  # many keys are in the same module
-            for prefix, number in _numbered_modules(module, seen):
-                found.setdefault(prefix, set()).add(number)
-        if (index := number_in(leaf)) is not None:
+        inner = module
+        while inner not in seen:  # ends at once for most keys: another key is in the same module
+            seen.add(inner)
+            prefix, _, segment = inner.rpartition(".")
+            if segment.isdigit() and (number := number_in(segment)) is not None:
+                if prefix in found:
+                    found[prefix].add(number)
+                else:
+                    new.append((prefix, number))
+            inner = prefix
+        while new:
+            prefix, number = new.pop()
+            found.setdefault(prefix, set()).add(number)
+        if leaf.isdigit() and (index := number_in(leaf)) is not None:
             found.setdefault(module, set()).add(index)
     return found
-
-
-def _numbered_modules(module: str, seen: set[str]) -> list[tuple[str, int]]:
-    """Return (prefix, number) of a module and of each module that contains it, the outermost first.
-
-    Modules without a number are left out. The search ends at a module that is in ``seen``.
-    """
-    found = []
-    while module not in seen:
-        seen.add(module)
-        prefix, _, segment = module.rpartition(".")
-        if (number := number_in(segment)) is not None:
-            found.append((prefix, number))
-        module = prefix
-    return found[::-1]
 
 
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
