@@ -37,7 +37,8 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
         have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha tensor, so the scale is 1"
         said = f"{have}, although the metadata give {scale}"
         if others := sum("alpha" in parts for parts in modules.values()):
-            yield Note(NoteKind.OTHER, f"{said}; {count(others, 'module')} {'has' if others == 1 else 'have'} one")
+            has = f"{count(others, 'other module')} {'has' if others == 1 else 'have'} an alpha tensor"
+            yield Note(NoteKind.OTHER, f"{said}; {has}")
         else:
             yield f"{said}: to apply this alpha, run ckpt lora merge with --weights {alpha / rank:g}"
 

@@ -165,8 +165,10 @@ class _ModulePatterns:
 class Targets:
     """The modules that an adapter changes: modules that ``chosen`` matches and ``excluded`` does not.
 
-    If ``layers`` is not empty, only modules in layers with these indices are changed. ``lists`` are patterns that find
-    the index of a layer in a name. ``tied`` is PEFT's setting ``ensure_weight_tying``.
+    If ``layers`` is not empty, only modules in layers with these indices are changed, except if ``chosen`` is a regular
+    expression or has the full name of the module. ``lists`` are patterns that find the index of a layer in a name.
+    If ``tied`` is true, modules that may share a tensor with a chosen module (``_TIED``) are changed, too: so PEFT does
+    with ``ensure_weight_tying``.
     """
 
     chosen: _ModulePatterns

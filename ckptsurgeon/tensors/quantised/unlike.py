@@ -200,11 +200,11 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
 
 
 def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
-    """Return the name that scales should have, and the names of the 8-bit weights whose scales have the other name.
+    """Return the ending that keys of scales should have, and the names of the 8-bit weights with the other ending.
 
-    The name is "" if loaders accept either name. Loaders of the method "fp8" (transformers, vLLM, SGLang) accept only
-    ``weight_scale_inv`` if the settings contain a ``weight_block_size``; loaders of compressed-tensors accept only
-    ``weight_scale``, even for blocks.
+    The ending is "" if loaders accept either. Loaders of the method "fp8" (transformers, vLLM, SGLang) accept only
+    ``.weight_scale_inv`` if the settings contain a ``weight_block_size``; loaders of compressed-tensors accept only
+    ``.weight_scale``, even for blocks.
     """
     wanted, other = _scale_names(settings)
     return wanted, [

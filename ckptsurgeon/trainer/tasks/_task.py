@@ -90,7 +90,10 @@ class Batch:
         return self._each(lambda one: one.pin_memory())
 
     def part(self, first: int, last: int) -> Batch:
-        """Return a batch of the examples from index ``first`` up to ``last`` (exclusive), padded as in this batch."""
+        """Return a batch of the examples from index ``first`` up to ``last`` (exclusive), padded as in this batch.
+
+        ``seconds`` stays the total of this batch.
+        """
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:

@@ -48,7 +48,7 @@ def test_no_weight_is_advised_if_other_modules_have_an_alpha() -> None:
     both = {**load_file("a.safetensors"), **{f"lora_unet_layers_0_up.{name}": one for name, one in more.items()}}
     save_file(both, "a.safetensors", {"ss_network_alpha": "4", "ss_network_dim": "2"})
     (note,) = {note for note in cs.inspect("a.safetensors").notes if "ss_network" in note}
-    assert note == f"{SAID.partition(': to apply')[0]}; 1 module has one"
+    assert note == f"{SAID.partition(': to apply')[0]}; 1 other module has an alpha tensor"
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,9 @@ def test_an_operation_with_other_heads_than_the_configuration_is_noted(llama: An
     for destination in ("hf", "hf/config.json"):
         plan = cs.transplant("meta/consolidated.00.pth", destination, map=RULES, operations=of_meta(key_heads=HEADS))
         (note,) = said(plan)
-        assert note.startswith("the operation halves layers.{n}.attention.wk has heads: 4, but the configuration has 2")
+        assert note.startswith(
+            "the operation halves layers.{n}.attention.wk says heads: 4, but the configuration says 2"
+        )
         assert not said(
             cs.transplant("meta/consolidated.00.pth", destination, map=RULES, operations=of_meta())
         )  # fmt: skip
@@ -283,7 +285,7 @@ def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: A
     operations = [{"halves": f"blk.{{n}}.attn_{p}", "heads": heads} for p, heads in (("q", HEADS), ("k", KEYS))]
     assert not said(cs.rename("hf.gguf", map=rules, operations=operations))
     operations[1]["heads"] = HEADS
-    assert "heads: 4, but the configuration has 2" in said(cs.rename("hf.gguf", map=rules, operations=operations))[0]
+    assert "heads: 4, but the configuration says 2" in said(cs.rename("hf.gguf", map=rules, operations=operations))[0]
     back = ["model.layers.{n}.self_attn.q_proj=blk.{n}.attn_q"]
     pairs = [{"pairs": "model.layers.{n}.self_attn.q_proj", "heads": HEADS}]
     assert not said(cs.rename("hf", map=back, operations=pairs))

@@ -182,10 +182,9 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether any code that belongs to the scales ``key`` is not zero; also True if the codes were not measured.
+    """Return whether any code that belongs to the scales ``key`` is not zero; only then are scales of zero a fault.
 
-    If a weight is zero, both its codes and its scales are zero, which is not a fault. For blocks of GGUF, whose codes
-    are never measured, the result is False.
+    The result is True if the codes were not measured. It is False for blocks of GGUF, which contain their scales.
     """
     if _is_of_blocks(subject, key):
         return False

@@ -122,4 +122,4 @@ def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -
     elif one.after not in ("", verb):
         yield f"puts rows into the order {verb}, but tensors with the new name need the order {one.after}; {use}"
     if stated is not None and row["heads"] != stated:
-        yield f"has heads: {row['heads']}, but the configuration has {stated} heads for {_KINDS[one.kind]}"
+        yield f"says heads: {row['heads']}, but the configuration says {stated} heads for {_KINDS[one.kind]}"
