@@ -73,8 +73,8 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
             if not any(_is_from(step, one) for one in range(len(plan.sources))) or step.op == "keep":
                 made = "keeps the destination's values" if step.op == "keep" else "is initialised"
                 yield (
-                    f"{escape(step.key)} {made}, although the output gets the embedding of {name}, which is the output "
-                    f"layer of {name}, too ({TIES})"
+                    f"{escape(step.key)} {made}, although the output gets the embedding of {name}, which {name} also "
+                    f"uses as output layer ({TIES})"
                 )
 
 

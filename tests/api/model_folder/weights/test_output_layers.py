@@ -47,7 +47,7 @@ def test_an_output_layer_that_a_tied_source_has_not_is_said() -> None:
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("tied", "own"))
     assert (
-        "lm_head.weight keeps the destination's values, although the output gets the embedding of tied, which is the output layer of tied, too"
+        "lm_head.weight keeps the destination's values, although the output gets the embedding of tied, which tied also uses as output layer"
         in said
     )
     model("untied", tied=False, head=False)
@@ -61,7 +61,7 @@ def test_a_tied_source_leaves_a_head_of_transformers_initialised_and_that_is_sai
     model("tied", tied=True, head=False)
     said = notes(cs.transplant("tied", "own/config.json"))
     assert (
-        "lm_head.weight is initialised, although the output gets the embedding of tied, which is the output layer of tied, too"
+        "lm_head.weight is initialised, although the output gets the embedding of tied, which tied also uses as output layer"
         in said
     )
 
