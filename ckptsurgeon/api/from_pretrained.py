@@ -22,7 +22,7 @@ from ..storage.json_text import read_json
 from ..tensors.info import TensorInfo
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
-from ..util.text import escape, listing
+from ..util.text import count, escape, listing
 from .inputs.operations import operate
 
 __all__ = ["class_of", "with_loader"]
@@ -65,7 +65,8 @@ def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]
         said = f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
         yield Note(NoteKind.MISSING_TENSORS, said)
     if unused:
-        yield f"from_pretrained of {escape(name)} ignores {listing(unused, 3, where='')}"
+        ignored = f"{count(len(unused), 'tensor')}: {listing(unused, 3, where='')}"
+        yield f"from_pretrained of {escape(name)} ignores {ignored}"
 
 
 def _converted(checkpoint: Checkpoint, known: KnownLayout) -> Mapping[str, TensorInfo]:

@@ -181,7 +181,7 @@ def _by_role(every: Iterable[QuantisedTensor]) -> list[list[QuantisedTensor]]:
 def _chosen(roles: Iterable[list[QuantisedTensor]]) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors to sample: some of each of the roles that have the most tensors.
 
-    Each role is sampled in different layers, so that more layers are covered.
+    Different roles are sampled in different layers, so that more layers are covered.
     """
     layers = [some for some in roles if not is_embedding(some[0].name)]
     most = sorted(layers, key=len, reverse=True)[:ROLES]

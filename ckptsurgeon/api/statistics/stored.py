@@ -134,8 +134,8 @@ def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tu
     merged = said.get(MERGED)
     if not isinstance(merged, Mapping) or not isinstance(merged.get("models"), list):
         raise ConfigError(
-            f"{escape(name)} has no statistics of inputs in a merged model.",
-            hint="Make such statistics with ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
+            f"{escape(name)} has no statistics of the inputs that layers get in a merged model.",
+            hint="Make them with ckpt stats MODEL --inputs FILE --gram --merged-with OTHER=FILE -o STATISTICS.",
         )
     for number, one in enumerate(merged["models"]):
         if isinstance(one, Mapping) and are_of(one, source):

@@ -122,7 +122,7 @@ def _missing(plan: Plan) -> Iterator[str]:
 
 
 def _unused(plan: Plan) -> Iterator[str]:
-    """Yield a note for each source with tensors that are not used; those that options leave out are not in it."""
+    """Yield a note on the unused tensors of each source that has some; tensors that options leave out do not count."""
     unused: dict[int, list[str]] = {}
     for place, key in plan.unexpected:
         unused.setdefault(place, []).append(key)

@@ -215,9 +215,10 @@ def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Ar
 
 
 def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
-    """Return whether the factors of a term stay exact in float32, so that their product may be computed in float32.
+    """Return whether the factors of a term are converted to float32, not float64, before their product is computed.
 
-    They do if their dtypes fit into float32 and the scale is a power of two.
+    They are if the output has 16 bits, all terms are plain LoRA, the base is not float64, and the factors stay exact in
+    float32: they are float32, bfloat16 or float16, and the scale is a power of two (from 2^-20 to 2^20).
     """
     is_power = math.frexp(abs(term.scale))[0] == HALF and SMALLEST <= abs(term.scale) <= 1 / SMALLEST
     dtypes = {info.dtype for info, _ in own[:2]}

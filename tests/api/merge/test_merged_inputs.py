@@ -208,7 +208,7 @@ def test_statistics_of_another_merge_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(cs.ConfigError, match="in a merged model, which the method regmean does not use"):
         cs.merge(both, method="regmean", statistics=same)
     own = {name: tmp_path / f"{name}.stats.safetensors" for name in "ab"}
-    with pytest.raises(cs.ConfigError, match="has no statistics of inputs in a merged model"):
+    with pytest.raises(cs.ConfigError, match="has no statistics of the inputs that layers get in a merged model"):
         cs.merge(both, method="regmean_plusplus", statistics=own)
     cs.merge(both, method="regmean_plusplus", statistics=same)
 

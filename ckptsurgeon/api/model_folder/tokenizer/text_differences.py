@@ -157,7 +157,7 @@ def _file_decides(folder: ModelFolder) -> bool:
 
 
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and on different decoders.
+    """Yield notes if two tokenisers of the same kind look up tokens differently, or any two decode texts differently.
 
     ``ours`` is the folder of the model called ``name``, and ``theirs`` the folder of the model called ``other``.
     """

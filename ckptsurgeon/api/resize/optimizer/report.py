@@ -44,8 +44,8 @@ class MomentsReport:
             yield f"new elements of {filled} begin with {' and '.join(values)}"
         if self.estimated:
             yield (
-                f"the moments of {together(list(self.estimated))} are estimates: each copy of a head has an equal "
-                "share, but different queries read the copies, so their gradients differ"
+                f"the moments of {together(list(self.estimated))} are estimates: each copy of a head is given an equal "
+                "share of the gradient, but different queries read the copies, so their gradients differ"
             )
         if self.lost:
             yield f"parameters that begin with a new state: {self.said_lost()}"
