@@ -161,8 +161,9 @@ def _is_rounded(middle: int, data: bytes) -> bool:
 
 
 def _unlike(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each tensor whose zero points differ from the single value that most other tensors have.
+    """Yield (name, text) for each tensor whose zero points differ from the usual value of its family and bits.
 
+    The usual value is the commonest one among tensors with a single value; these must be more than half of the tensors.
     ``found`` has the pairs that ``_zero_points`` yields.
     """
     groups: dict[tuple[str, int], dict[str, int]] = {}

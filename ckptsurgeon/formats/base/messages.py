@@ -93,7 +93,10 @@ class Messages:
                 raise FormatError(f"the file is not a valid {self._what}: {error}.", rule="protobuf") from None
             found.append(value)
             if len(found) > most:
-                raise FormatError(f"a list of numbers has more than {most:,} items.", rule="message numbers")
+                raise FormatError(
+                    f"the {self._what} has a list of more than {most:,} numbers, the most that ckpt reads.",
+                    rule="message numbers",
+                )
         self._numbers += len(found)
         if self._numbers > limits.MESSAGE_NUMBERS:
             raise UnsafeError(

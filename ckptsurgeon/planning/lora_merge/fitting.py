@@ -243,8 +243,7 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
     if keys:
         merged = f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
         if linear is None:
-            why = "since nothing else shows their layout"
-            yield f"fan_in_fan_out is true, and {merged} (in, out), {why}: {_list(keys)}"
+            yield f"{merged} (in, out), since fan_in_fan_out is true, and nothing else shows the layout: {_list(keys)}"
         else:
             why = f"since config.json has the model type {linear.kind}, which has no Conv1D"
             yield f"fan_in_fan_out is true, but {merged} (out, in), as PEFT does, {why}: {_list(keys)}"

@@ -43,7 +43,8 @@ def blocks_of(settings: Settings) -> tuple[str, ...] | None:
 def plain_expressions(settings: Settings) -> tuple[list[re.Pattern[str]], bool]:
     """Return (expressions that leave modules plain, whether there are further expressions that are not evaluated).
 
-    An expression matches a module if it is found anywhere in the module's name.
+    An expression matches a module if it is found anywhere in the module's name. Expressions that could take long are
+    not evaluated, nor those after the first ``MOST``.
     """
     if not is_autoround(settings):
         return [], False

@@ -80,7 +80,10 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
 
 
 def keep_moments(optimizer: Optimizer, init: InitCheckpoint, frozen: Collection[str]) -> None:
-    """Set the moments of each parameter that is not frozen and was copied from a source with moments."""
+    """Copy the moments and the step count of the sources to the parameters copied from them that are not frozen.
+
+    Sources without moments are skipped.
+    """
     keys = [key for key in optimizer.order if key not in frozen]
     with ExitStack() as stack:
         found = _open(init, stack)

@@ -93,7 +93,7 @@ def test_an_adapter_is_believed_where_nothing_tells(said: bool, config: Any) -> 
         Path("base/config.json").unlink()
     product = adapter("a", ("q", 8, 8), fan_in_fan_out=said)["q"]
     assert torch.allclose(merged("base/model.safetensors", "a")["q.weight"], product.T if said else product)
-    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), since nothing else shows their layout: q"
+    note = "a: 1 module is merged as (in, out), since fan_in_fan_out is true, and nothing else shows the layout: q"
     notes = cs.lora_merge("base/model.safetensors", "a").notes
     assert [one for one in notes if one.startswith("a: ")] == ([note] if said else [])
 

@@ -17,7 +17,8 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
     """Return the matrix nearest to ``vectors`` whose columns (or rows, if it has more columns) are orthonormal.
 
     This is U V^T of the singular value decomposition U S V^T. Directions in which no vector has a component stay zero:
-    for them, any orthonormal vectors would be equally near. So two equal vectors share one direction.
+    for them, any orthonormal vectors would be equally near. So two equal vectors share one direction. ``changes`` has
+    the array library, and the limit up to which a singular value counts as zero.
     """
     xp = changes.xp
     if not min(vectors.shape):
