@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..storage.read.uri import shown
 from ..tensors.info import TensorInfo
-from ..util.text import escape
+from ..util.text import count, escape
 from .inputs.argument_types import CheckpointLike, Path, Progress, checked
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.proposal_file import check_proposal_file, write_proposal
@@ -107,9 +107,12 @@ def _by_values(
         )
     with open_checkpoint(destination, unwrap=False, called="destination") as other:
         checkpoint = _unwrapped(raw, other, for_file=for_file)
-        found = propose(shown(path_of(source)), checkpoint, shown(name), other)
-        found = with_values(found, checkpoint, other, progress)
+        by_names = propose(shown(path_of(source)), checkpoint, shown(name), other)
+        found = with_values(by_names, checkpoint, other, progress)
         notes = [*checkpoint_notes(checkpoint), *checkpoint_notes(other), *found.notes]
+        if by_names.names and not found.names:
+            alike = f"{len(by_names.names)} of {count(len(other), 'tensor')} of {escape(shown(name))}"
+            notes.append(f"names and shapes match for {alike}: leave out --values to see the rules")
         notes += found_heads_notes((one.row for one in found.operations), (checkpoint, other))
         return replace(found, notes=(*notes, *_layout_notes(checkpoint, other, by_values=True))), checkpoint
 
