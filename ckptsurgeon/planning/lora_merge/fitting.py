@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...errors import PlanError
 from ...methods.lora.adapter import Adapter, AdapterModule
@@ -21,11 +21,15 @@ __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "
 
 @dataclass(frozen=True)
 class AdapterView:
-    """An adapter that is merged: the headers of its file (``view``), its modules, and its weight in the sum."""
+    """An adapter that is merged: the headers of its file (``view``), its modules, and its weight in the sum.
+
+    ``copies`` maps the key of a matrix that the adapter saves in full to the key of an earlier one with equal values.
+    """
 
     view: SourceView
     adapter: Adapter
     weight: float = 1.0
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_names(

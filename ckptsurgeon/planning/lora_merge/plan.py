@@ -56,6 +56,8 @@ class BaseChanges:
         self.exclude = exclude
         self.changed: dict[str, TensorChanges] = {}
         self.fresh: dict[str, Input] = {}
+        self.copies: dict[tuple[int, str], str] = {}
+        """{(source, key of a matrix): key of an earlier one with equal values}, for matrices that adapters save."""
         self.left_out: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
@@ -74,6 +76,7 @@ class BaseChanges:
         self.notes += [with_prefix(f"{escape(one.adapter.name)}: ", note) for note in ways.notes]
         for module, key, transposed in zip(modules, weights, ways.transposed, strict=True):
             self._add_module(source, one, module, key, transposed=transposed)
+        self.copies |= {(source, key): first for key, first in one.copies.items()}
         for name, key in one.adapter.saved.items():
             self._add_saved(source, one, names.saved(name), key)
         self._check_fresh()
@@ -185,7 +188,7 @@ def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
     ``dtype`` is the dtype that the user asked for. If an output layer is tied to the embedding, the base may not store
     it. Then it gets a step only if the adapters make it differ from the embedding.
     """
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     ties = tied_keys(changes.base.tensors)
     made = []
     for key, info in changes.base.tensors.items():
@@ -196,7 +199,10 @@ def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
             )
             continue
         step = _step(changes, key, info, _dtype(changes.base.dtype_of(key), dtype))
-        alike = (ties.get(key, key), repr((step.op, step.lora, step.inputs[1:], step.source)))
+        values = ""
+        if step.source:  # an adapter saves both: they may differ
+            values = changes.copies.get((step.source, step.source_key), step.source_key)
+        alike = (ties.get(key, key), values, repr((step.op, step.lora, step.inputs[1:], step.source)))
         owner = first.setdefault(alike, key)
         if key in ties and owner == key:
             changes.notes.append(

@@ -72,6 +72,29 @@ def test_an_embedding_that_was_saved_leaves_the_output_layer_as_it_was() -> None
     assert config["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("rows", [12, 14])
+def test_an_output_layer_and_an_embedding_that_were_both_saved_stay_apart(rows: int) -> None:
+    base()
+    embedding, head = torch.randn(rows, 8), torch.randn(rows, 8)
+    saved = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    adapter(saved, target_modules=[], modules_to_save=["lm_head", "embed_tokens"])
+    out, config, notes = merged("base", "ad")
+    assert torch.equal(out[EMBEDDING], embedding)
+    assert torch.equal(out[HEAD], head)
+    assert config["tie_word_embeddings"] is False
+    assert APART in notes
+
+
+def test_equal_matrices_that_were_both_saved_stay_tied() -> None:
+    base()
+    new = torch.randn(12, 8)
+    saved = {"model.embed_tokens.weight": new, "lm_head.weight": new.clone()}
+    adapter(saved, target_modules=[], modules_to_save=["lm_head", "embed_tokens"])
+    out, config, _ = merged("base", "ad")
+    assert torch.equal(out[EMBEDDING], new)
+    assert (HEAD in out, config["tie_word_embeddings"]) == (False, True)
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_factors_of_the_output_layer_leave_the_embedding_as_it_was(stored: bool) -> None:
     torch.manual_seed(0)
