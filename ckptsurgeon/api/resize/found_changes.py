@@ -25,7 +25,7 @@ from .choices import Choices
 from .network import AskedNetwork
 from .request import Request
 from .scores import Measures
-from .source_names import NamedSource, named_source, refuse_codes, refuse_gguf
+from .source_names import NamedSource, check_fits, named_source, refuse_codes, refuse_gguf
 from .stages import Stages
 
 __all__ = ["FoundChanges", "found_changes"]
@@ -63,6 +63,9 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     def named() -> Checkpoint:
         return operate([opened], rows)[0].checkpoint if rows else opened
 
+    if rows:
+        own = source.network.tensors
+        check_fits(named(), source.network, {key: key for key in named() if key in own}, source.computed)
     alignment = ExpertAlignment(network.base, lambda: named()) if asked.align_experts else None
     choices = replace(_choices(asked, network, statistics), alignment=alignment)
     stages = _stages(asked, network, choices, Measures(lambda: named(), statistics))

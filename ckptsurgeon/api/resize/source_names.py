@@ -22,7 +22,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
 
-__all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes", "refuse_gguf"]
+__all__ = ["NamedSource", "check_fits", "computed_tensors", "named_source", "refuse_codes", "refuse_gguf"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
                 rows.append({"copy": quoted(old), "into": [quoted(new)]})
                 names[new] = old
     if is_renamed_only:
-        _check_fits(source, network, names, computed)
+        check_fits(source, network, names, computed)
     ties, equal = _ties(source, network, names)
     left = dict.fromkeys(quoted(key) for pair in equal for key in (pair.first, pair.second))
     dtypes = frozenset(info.dtype for info in source.values() if DTYPES[info.dtype].is_floating)
@@ -107,7 +107,7 @@ def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
 
 
-def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
+def check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
     """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
 
     ``names`` maps the network's tensors that the source has to their keys in the source. ``computed`` are tensors that

@@ -599,6 +599,17 @@ def test_an_error_of_a_configuration_class_ends_with_one_full_stop(tmp_path: Pat
     assert raised.value.message.endswith(("12).", "heads."))
 
 
+@pytest.mark.parametrize(("declared", "wanted"), [(3, 6), (3, 2), (6, 2)])
+def test_another_number_of_experts_than_config_json_says_is_an_error(
+    declared: int, wanted: int, tmp_path: Path
+) -> None:
+    running.save("mixtral", tmp_path / "in")
+    path = tmp_path / "in/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_local_experts": declared}))
+    with pytest.raises(cs.PlanError, match=r"does not fit its configuration: it has other shapes.*experts"):
+        cs.resize(tmp_path / "in", set={"num_local_experts": wanted})
+
+
 @pytest.mark.parametrize("number", [2, 8])
 def test_a_source_that_lacks_an_expert_is_an_error_that_names_it(number: int, tmp_path: Path) -> None:
     running.save("mixtral", tmp_path / "in")
