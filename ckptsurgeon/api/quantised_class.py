@@ -239,7 +239,10 @@ def _before_layer(name: str) -> str:
 
 
 def _module(key: str) -> str:
-    """Return the module that a key belongs to: ``q_proj`` for ``q_proj.weight`` and ``q_proj.weight.absmax``."""
+    """Return the module that a key belongs to: ``q_proj`` for ``q_proj.weight`` and ``q_proj.weight.absmax``.
+
+    All experts of a layer count as one module: ``mlp.experts`` for ``mlp.experts.0.up_proj.weight``.
+    """
     experts = re.match(r"(.*?\bexperts)\b", key)
     if experts is not None:
         return experts[1]

@@ -78,7 +78,10 @@ def _sums(network: Network, kinds: ForMerges, chosen: frozenset[str]) -> dict[st
 
 
 def _run(network: Network, given: Inputs, sums: dict[str, GramSums | MagnitudeSums], limit: int) -> dict[str, Tensor]:
-    """Run a network, which fills ``sums``; return {key: mean} of its modules, as ``module_means`` collects them."""
+    """Run a network; return {key: statistics} of its layers, routers and experts, as ``collected`` describes them.
+
+    The run also adds the statistics for merge methods to ``sums``. ``limit`` is the memory for weights in bytes.
+    """
     from ..prove.running import run_network
 
     mask = given.arguments.get("attention_mask")

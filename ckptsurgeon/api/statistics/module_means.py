@@ -45,7 +45,8 @@ class _OfExperts(ExpertSums):
 def collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean | _OfExperts]]:
     """Yield {key: statistics}, which is filled when the network runs in the ``with`` block.
 
-    Positions where ``mask`` is 0 are padding, and do not count.
+    These are the mean squares of the inputs of linear layers, how often routers choose each expert, statistics of the
+    experts, and how much each layer changes its input. Positions where ``mask`` is 0 are padding, and do not count.
     """
     from ..prove.blocks import block_names
 

@@ -224,7 +224,10 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
 
 
 def _check_file(origin: FetchOrigin) -> None:
-    """Raise SourceError if ``origin`` is a file that its local folder lacks; the hint contains a similar name."""
+    """Raise SourceError if the local file ``origin`` does not exist or is not a regular file.
+
+    If the file does not exist, but its folder has a file with a similar name, the hint contains this name.
+    """
     if os.path.isfile(origin.path):
         return
     if os.path.islink(origin.path) and not os.path.exists(origin.path):

@@ -190,7 +190,7 @@ def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, 
     if stray is not None:
         raise ConfigError(
             f"--words has a list for the language {escape(stray)}, but --lang does not include this language.",
-            hint=f"Add --lang {stray}.",
+            hint=f"Add --lang {escape(stray)}.",
         )
     for lang in langs:
         check_language(DIALECT.get(lang, lang))

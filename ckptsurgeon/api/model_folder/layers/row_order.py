@@ -64,8 +64,8 @@ def row_orders(
 ) -> dict[str, tuple[str, int]]:
     """Return {old key: (operation, number of heads)} of queries and keys whose new names imply another order of rows.
 
-    The operation ("halves" or "pairs") puts the rows into this order. The result is {} if the numbers of heads are not
-    known. The arguments are those of ``renaming_notes``.
+    The operation ("halves" or "pairs") puts the rows into the order that the new names imply. The result is {} if the
+    numbers of heads are not known. The arguments are those of ``renaming_notes``.
     """
     found = misordered(names, (list(source), destination)) if names else None
     settings = config, settings_of(source)

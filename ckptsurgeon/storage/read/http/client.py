@@ -160,7 +160,7 @@ def content_length(response: httpx2.Response) -> int | None:
 
 
 def offset(said: str) -> int | None:
-    """Return a number of bytes, given as decimal digits; None if it is larger than the size of any file."""
+    """Return a number of bytes from ``said``, which has only digits; None if it is larger than any file can be."""
     return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
