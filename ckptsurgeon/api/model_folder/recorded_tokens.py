@@ -200,11 +200,12 @@ def _list_of(target: TargetSpec) -> str:
     return files[0] if len(files) == 1 and target.vocabulary and not target.lists else ""
 
 
-def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
+def _recorded(recipe: Recipe | None, path: str, outputs: tuple[str, ...] = ()) -> RecordedList | None:
     """Return the token list that is recorded for the checkpoint at ``path``; None if no list is.
 
     It is in the recipe of the checkpoint, in the lineage.json of its run or, if the recipe says that the checkpoint has
-    the rows of its sources, in the records of a source.
+    the rows of its sources, in the records of a source. ``outputs`` are the paths of the checkpoints that have
+    ``path`` among their sources: they are not looked at again, and the search ends after ``GENERATIONS`` of them.
     """
     name = os.path.basename(path)
     if recipe is None:
@@ -212,7 +213,7 @@ def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
         return None if run is None else RecordedList(name, run.path, run.tokens, run.digest, run.kind, trained=True)
     listed = _list_of_recipe(recipe)
     if listed is None:
-        of_sources = _lists_of_sources(recipe, path)
+        of_sources = _lists_of_sources(recipe, path, outputs)
         is_one = of_sources and all(_alike(of_sources[0], one) for one in of_sources[1:])
         return replace(of_sources[0], model=name) if is_one else None
     there = os.path.normpath(os.path.join(folder_of_recipe(path, [listed.name]), listed.name))
@@ -231,26 +232,30 @@ def _list_of_recipe(recipe: Recipe) -> FilePrint | None:
     return None if is_replaced else files[0]
 
 
+GENERATIONS = 8
+"""A token list is searched through this many outputs, each made from the one before."""
+
 ROWS_KEPT = (*COPIES, *MIXES, "lora merge")
 """Verbs whose output has the rows of its sources in the same order, unless rows are mapped by token."""
 
 
-def _lists_of_sources(recipe: Recipe, path: str) -> list[RecordedList]:
+def _lists_of_sources(recipe: Recipe, path: str, outputs: tuple[str, ...]) -> list[RecordedList]:
     """Return the known token lists of the sources whose rows the checkpoint at ``path`` has, in the same order.
 
     The list is empty if rows were mapped by token, or if operations may have moved them.
     """
     sources = given_sources(recipe.sources)[: 1 if recipe.verb == "lora merge" else None]
     is_mapped = recipe.rows is not None or recipe.vocabularies or any(one.operations for one in sources)
-    if recipe.verb not in ROWS_KEPT or is_mapped:
+    outputs = (*outputs, os.path.realpath(path))
+    if recipe.verb not in ROWS_KEPT or is_mapped or len(outputs) > GENERATIONS:
         return []
     folder = folder_of_recipe(path, [one.path for one in sources])
     local = [one for one in sources if one.path and not scheme_of(one.path)]
-    found = (_list_of_source(os.path.normpath(os.path.join(folder, one.path)), one) for one in local)
+    found = (_list_of_source(os.path.normpath(os.path.join(folder, one.path)), one, outputs) for one in local)
     return [one for one in found if one is not None]
 
 
-def _list_of_source(path: str, source: PlanSource) -> RecordedList | None:
+def _list_of_source(path: str, source: PlanSource, outputs: tuple[str, ...]) -> RecordedList | None:
     """Return the recorded token list of ``source``, an entry of a recipe; None if no list is.
 
     A run's records are valid for all checkpoints of the run, also for those that it has removed or replaced. A recipe
@@ -259,10 +264,12 @@ def _list_of_source(path: str, source: PlanSource) -> RecordedList | None:
     known = _recorded(None, path)
     if known is not None:
         return known
+    if os.path.realpath(path) in outputs:  # an output that has replaced its own source
+        return None
     with suppress(CheckpointError, OSError), open_checkpoint(path, source.root or None) as one:
         recipe, files = stored_recipe(one), [(file.name, file.size, file.sha256) for file in one.files]
         if recipe is not None and files == [(file.name, file.size, file.sha256) for file in source.files]:
-            return _recorded(recipe, path)
+            return _recorded(recipe, path, outputs)
     return None
 
 
