@@ -109,7 +109,7 @@ def _trained(checkpoint: Checkpoint) -> ConfigError | None:
     from .model_folder.recorded_tokens import run_of
 
     path = path_of(checkpoint)
-    folder, lineage = run_of(path)
+    folder, lineage = ("", {}) if checkpoint.in_memory else run_of(path)
     if not lineage and not _is_lineage(checkpoint.metadata.get("lineage", "")):
         return None
     step = checkpoint.metadata.get("step", "")

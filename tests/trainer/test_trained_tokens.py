@@ -125,6 +125,10 @@ def test_weights_that_training_changed_are_not_verified(run: str) -> None:
     with pytest.raises(cs.ConfigError, match=r"alone.safetensors has weights that ckpt train changed \(step 2\)"):
         cs.verify("alone.safetensors")
     assert cs.verify("rev.init.safetensors").ok
+    os.chdir("after/last")
+    with pytest.raises(cs.ConfigError) as caught:  # weights in memory are of no folder
+        cs.verify({"a": torch.zeros(2)})
+    assert "ckpt train changed" not in caught.value.message
 
 
 @pytest.mark.costly
