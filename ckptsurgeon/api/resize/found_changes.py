@@ -9,15 +9,9 @@ from functools import cache
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError, PlanError
+from ...errors import ConfigError
 from ...planning.resizing.change import Change
-from ...util.note_kind import NoteKind
-from ...util.notes import Note
-from ...util.text import escape
 from ..inputs.operations import operate
-from ..model_folder.folder import model_folder
-from ..model_folder.layers.experts import INITIALISED, expert_notes
-from ..model_folder.weights.shape_checks import DescribedTensor
 from ..statistics.stored import Statistics, read_statistics
 from .aligned_experts import ExpertAlignment
 from .another_type import AnotherType
@@ -25,7 +19,7 @@ from .choices import Choices
 from .network import AskedNetwork
 from .request import Request
 from .scores import Measures
-from .source_names import NamedSource, check_fits, named_source, refuse_codes, refuse_gguf
+from .source_names import NamedSource, named_source, refuse_codes, refuse_gguf
 from .stages import Stages
 
 __all__ = ["FoundChanges", "found_changes"]
@@ -56,16 +50,11 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     statistics = read_statistics(asked.by, opened) if asked.by else None
     source = named_source(opened, network.base.target({}))
     rows: list[Mapping[str, Any]] = list(source.rows)
-    if rows:
-        _check_experts(opened)
 
     @cache
     def named() -> Checkpoint:
         return operate([opened], rows)[0].checkpoint if rows else opened
 
-    if rows:
-        own = source.network.tensors
-        check_fits(named(), source.network, {key: key for key in named() if key in own}, source.computed)
     alignment = ExpertAlignment(network.base, lambda: named()) if asked.align_experts else None
     choices = replace(_choices(asked, network, statistics), alignment=alignment)
     stages = _stages(asked, network, choices, Measures(lambda: named(), statistics))
@@ -76,22 +65,6 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     if not network.base.is_known:  # the user's code may compute other things, too
         changes = [replace(change, is_exact=None if change.is_exact else change.is_exact) for change in changes]
     return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else ())
-
-
-def _check_experts(opened: Checkpoint) -> None:
-    """Raise PlanError if only some layers of ``opened`` lack experts, or only some experts lack tensors.
-
-    The experts of a layer are stacked into one tensor. If one were missing, each later expert would move up by one
-    place, and so get the router's row of another expert.
-    """
-    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in opened.items()]
-    notes = expert_notes(tensors, model_folder(opened).config)
-    lacks = next((one for one in notes if isinstance(one, Note) and one.kind is NoteKind.MISSING_TENSORS), None)
-    if lacks is not None:
-        raise PlanError(
-            f"{escape(opened.path)} is incomplete: {lacks.removesuffix(f': {INITIALISED}')}.",
-            hint="Copy the missing tensors from the original model.",
-        )
 
 
 def _choices(asked: Request, network: AskedNetwork, statistics: Statistics | None) -> Choices:

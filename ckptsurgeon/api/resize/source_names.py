@@ -19,10 +19,16 @@ from ...planning.quantised_error import dequantise
 from ...planning.target import TargetSpec
 from ...planning.transplant.equal_tensors import are_known_equal, unequal_error
 from ...tensors.dtypes import DTYPES
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
+from ..inputs.operations import operate
+from ..model_folder.folder import model_folder
+from ..model_folder.layers.experts import INITIALISED, expert_notes
+from ..model_folder.weights.shape_checks import DescribedTensor
 
-__all__ = ["NamedSource", "check_fits", "computed_tensors", "named_source", "refuse_codes", "refuse_gguf"]
+__all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes", "refuse_gguf"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,11 @@ def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
                 rows.append({"copy": quoted(old), "into": [quoted(new)]})
                 names[new] = old
     if is_renamed_only:
-        check_fits(source, network, names, computed)
+        _check_fits(source, network, names, computed)
+    else:
+        _check_experts(source)
+        after = operate([source], rows)[0].checkpoint
+        _check_fits(after, network, {key: key for key in after if key in network.tensors}, computed)
     ties, equal = _ties(source, network, names)
     left = dict.fromkeys(quoted(key) for pair in equal for key in (pair.first, pair.second))
     dtypes = frozenset(info.dtype for info in source.values() if DTYPES[info.dtype].is_floating)
@@ -107,7 +117,23 @@ def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
 
 
-def check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
+def _check_experts(source: Checkpoint) -> None:
+    """Raise PlanError if only some layers of ``source`` lack experts, or only some experts lack tensors.
+
+    The experts of a layer are stacked into one tensor. If one were missing, each later expert would move up by one
+    place, and so get the router's row of another expert.
+    """
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in source.items()]
+    notes = expert_notes(tensors, model_folder(source).config)
+    lacks = next((one for one in notes if isinstance(one, Note) and one.kind is NoteKind.MISSING_TENSORS), None)
+    if lacks is not None:
+        raise PlanError(
+            f"{escape(source.path)} is incomplete: {lacks.removesuffix(f': {INITIALISED}')}.",
+            hint="Copy the missing tensors from the original model.",
+        )
+
+
+def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
     """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
 
     ``names`` maps the network's tensors that the source has to their keys in the source. ``computed`` are tensors that
