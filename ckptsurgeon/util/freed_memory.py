@@ -14,8 +14,8 @@ BLOCK = 31 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, as in glibc's malloc.h."""
 
-_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
-"""Variables of the environment by which a user sets what glibc keeps."""
+_SETTINGS = ("mmap_max", "mmap_threshold", "top_pad", "trim_threshold")
+"""The settings of glibc by which a user chooses what it keeps."""
 
 _kept = [0]
 """The largest ``limit`` of all calls so far."""
@@ -29,11 +29,16 @@ def keep_freed_memory(limit: int = 2 * BLOCK) -> None:
     a CPU. A lower limit than an earlier one has no effect, nor has any limit if the user has chosen one, for example
     with MALLOC_TRIM_THRESHOLD_ (mallopt(3)).
     """
-    is_chosen = any(name in os.environ for name in _SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if limit <= _kept[0] or is_chosen or sys.platform != "linux":
+    if limit <= _kept[0] or sys.platform != "linux" or _is_chosen():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, BLOCK)  # if only one of both is set, the other stays at 128 KB
         mallopt(_TRIM_THRESHOLD, limit)
         _kept[0] = limit
+
+
+def _is_chosen() -> bool:
+    """Return whether the user has set one of ``_SETTINGS`` in the environment."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return any(f"MALLOC_{one.upper()}_" in os.environ or f"glibc.malloc.{one}=" in tunables for one in _SETTINGS)

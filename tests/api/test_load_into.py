@@ -403,6 +403,13 @@ def test_hints_name_arguments_that_work() -> None:
     notes = cs.load_into(model, small, on_mismatch="ctc=pad").notes
     assert any("by position, not by token" in note for note in notes)
     assert not any("vocab" in note for note in notes)  # load_into has no such argument
+    turned = {"ctc.weight": torch.zeros(4, 14), "ctc.bias": torch.zeros(14)}
+    with pytest.raises(
+        cs.PlanError, match=r"Transpose with ckpt rename --operations, as in - {transpose: 'ctc\.weight'}"
+    ):
+        cs.load_into(model, turned)
+    notes = cs.load_into(model, turned, on_mismatch="init").notes
+    assert any("Transpose with ckpt rename --operations" in note for note in notes)
 
 
 def test_a_module_that_keeps_its_values_is_left_out_of_loadables() -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint, path_of, place_of
 from ...engine.compute.compute import memory_bytes, with_costs
+from ...engine.compute.reading import read_part
 from ...engine.inputs import PlanInputs
+from ...methods.lora.adapter import Adapter
 from ...methods.lora.kinds import MERGED
 from ...planning.encoding_checks import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["lora_merge"]
+
+BLOCK = 4 << 20
+"""Matrices are compared in blocks of about this many bytes."""
 
 
 @checked
@@ -94,13 +99,19 @@ def lora_merge(
         ]
         stored = as_stored(opened, encoding)
         folders = list(map(folder_of, stored))
+        tied = tied_head(folders[0], opened[0])
+        is_tied = bool(tied or opened[0].ties)
+        changes = [
+            replace(view, copies=_copies(one, view.adapter)) if is_tied else view
+            for (view, _), one in zip(views, opened[1:], strict=True)
+        ]
         plan = plan_lora_merge(
             view_of(plan_source(names[0], opened[0]), opened[0]),
-            [view for view, _ in views],
+            changes,
             model=model_at(place_of(base), opened[0]),
             dtype=options.dtype,
             exclude=options.exclude,
-            tied=tied_head(folders[0], opened[0]),
+            tied=tied,
             arguments={
                 **plain_arguments(
                     exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root, encoding=encoding
@@ -110,7 +121,7 @@ def lora_merge(
             metadata=stored[0].metadata,
             notes=_notes(opened, counts, encoding, unwrap=unwrap),
         )
-        merged = already_merged_notes(plan, opened, [view for view, _ in views], counts)
+        merged = already_merged_notes(plan, opened, changes, counts)
         sampled = *large_change_notes(plan, opened), *magnitude_notes(plan, opened)
         plan = replace(plan, notes=(*plan.notes, *merged, *sampled))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
@@ -120,6 +131,34 @@ def lora_merge(
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = _with_files(plan, opened[0], folders, by_place=vocab == PLACE)
         return with_costs(replace(plan, inputs=inputs), most)
+
+
+def _copies(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, str]:
+    """Return {key: key of an earlier matrix with equal values} for the matrices that an adapter saves in full.
+
+    PEFT saves an output layer and the embedding to which it is tied as two matrices.
+    """
+    found: dict[str, str] = {}
+    firsts: list[str] = []
+    for key in adapter.saved.values():
+        if len(checkpoint[key].shape) > 1:
+            first = next((one for one in firsts if _are_equal(checkpoint, one, key)), None)
+            if first is None:
+                firsts.append(key)
+            else:
+                found[key] = first
+    return found
+
+
+def _are_equal(checkpoint: Checkpoint, first: str, other: str) -> bool:
+    """Return whether two matrices have the same dtype, shape and bytes; they are read in blocks of rows."""
+    one, two = checkpoint[first], checkpoint[other]
+    if (one.dtype, one.shape) != (two.dtype, two.shape):
+        return False
+    rest = tuple((0, size) for size in one.shape[1:])
+    rows = max(1, BLOCK * one.shape[0] // max(1, one.nbytes))
+    parts = (((at, min(at + rows, one.shape[0])), *rest) for at in range(0, one.shape[0], rows))
+    return all(read_part(checkpoint, one, at).tobytes() == read_part(checkpoint, two, at).tobytes() for at in parts)
 
 
 def _notes(opened: Sequence[Checkpoint], weights: Sequence[float], encoding: str, *, unwrap: bool) -> list[str]:

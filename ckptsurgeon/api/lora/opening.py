@@ -13,7 +13,6 @@ from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
-from ...formats.ranks.joining import equal_bytes
 from ...methods.lora.adapter import Adapter
 from ...methods.lora.composed import COMPOSED
 from ...methods.lora.config import AdapterConfig, parse_config, refusal_of
@@ -43,9 +42,6 @@ ALPHA = ".alpha"
 
 TAKEN = {(): "LORA", COMPOSED: "LORA, LOHA and LOKR", MERGED: "LORA, LOHA, LOKR and OFT"}
 """{the argument ``methods`` of ``open_adapter``: PEFT's names of the kinds of adapters that can be used}"""
-
-PIECE = 4 << 20
-"""Tensors are compared in pieces of this many bytes."""
 
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
@@ -122,42 +118,7 @@ def open_adapter(
     if single is not None:
         adapter = replace(adapter, notes=(single.note, *adapter.notes))
     source = replace(plan_source(name, checkpoint, operations=rows), beside=held)
-    return AdapterView(view_of(source, checkpoint), adapter, weight, _copies(checkpoint, adapter)), here
-
-
-def _copies(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, str]:
-    """Return {key: key of an earlier matrix with equal values} for the matrices that an adapter saves in full.
-
-    PEFT saves an output layer and the embedding to which it is tied as two tensors.
-    """
-    found: dict[str, str] = {}
-    firsts: list[str] = []
-    for key in adapter.saved.values():
-        if len(checkpoint[key].shape) > 1:
-            first = next((one for one in firsts if _are_equal(checkpoint, one, key)), None)
-            if first is None:
-                firsts.append(key)
-            else:
-                found[key] = first
-    return found
-
-
-def _are_equal(checkpoint: Checkpoint, first: str, other: str) -> bool:
-    """Return whether two tensors have equal bytes; False if this cannot be compared without decoding."""
-    one, two, handles = checkpoint[first], checkpoint[other], checkpoint.header.handles
-    if not equal_bytes(one, two, handles):
-        return False
-    if one.place is not None and one.place == two.place:
-        return True
-    if one.storage is None or two.storage is None or not (one.is_plain and two.is_plain):
-        return True  # archives whose checksums are equal
-    here, there = handles[one.storage.file], handles[two.storage.file]
-    for at in range(0, one.nbytes, PIECE):
-        length = min(PIECE, one.nbytes - at)
-        begin, other_begin = one.storage.offset + one.offset + at, two.storage.offset + two.offset + at
-        if here.read(begin, length) != there.read(other_begin, length):
-            return False
-    return True
+    return AdapterView(view_of(source, checkpoint), adapter, weight), here
 
 
 def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:

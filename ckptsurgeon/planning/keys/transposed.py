@@ -66,8 +66,8 @@ def transposed_hint(key: str, option: str = "--operations", dims: int = 2) -> st
     return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'{last}}}"
 
 
-def reshape_hint(key: str, have: Shape, want: Shape) -> str:
-    """Return a hint: how --operations adds axes of the size 1 to ``key``, or removes them; '' if this does not help.
+def reshape_hint(key: str, option: str, have: Shape, want: Shape) -> str:
+    """Return a hint: how ``option`` adds axes of the size 1 to ``key``, or removes them; '' if this does not help.
 
     The other axes keep their sizes: (11, 16, 1), the weight of a convolution, becomes (11, 16) for a linear layer with
     (14, 16). ``have`` is the shape of the tensor, ``want`` that of the destination.
@@ -76,7 +76,7 @@ def reshape_hint(key: str, have: Shape, want: Shape) -> str:
     shape = [next(sizes, 0) if size != 1 else 1 for size in want]
     if len(have) == len(want) or 0 in shape or next(sizes, None) is not None:
         return ""
-    return f"Reshape with --operations, as in - {{reshape: '{escape(key)}', shape: {shape}}}"
+    return f"Reshape with {option}, as in - {{reshape: '{escape(key)}', shape: {shape}}}"
 
 
 KERNEL, WEIGHT = "kernel", "weight"

@@ -87,12 +87,12 @@ def parse_policy(text: str) -> Policy:
         begun = _BEGUN.match(name)
         if begun and begun[1] in ARGUMENTS:
             raise ConfigError(
-                f"there is no policy {escape(name, 80)!r}.",
+                f"{escape(name, 80)!r} is not a policy.",
                 hint=f"Write a colon before the arguments: {begun[1]}:{escape(text[begun.end() :].rstrip(')'), 80)}.",
             )
         near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
-        raise ConfigError(f"there is no policy {escape(name, 80)!r}.", hint=hint)
+        raise ConfigError(f"{escape(name, 80)!r} is not a policy.", hint=hint)
     known = ARGUMENTS.get(name, {})
     if colon and not known:
         raise ConfigError(f"the policy {name} has no arguments.", hint=f"Write {name}.")

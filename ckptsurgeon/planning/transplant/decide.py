@@ -19,7 +19,7 @@ from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
 from .equal_tensors import are_known_equal, unequal_error
 from .options import Options
-from .plan_errors import PlanFaults, raise_faults
+from .plan_errors import PlanFaults, operations_option, raise_faults
 from .plan_notes import transposed_notes
 from .selection import Selection
 from .vocabulary import VocabularyAxes
@@ -390,5 +390,7 @@ def decide(
         decisions.notes += by_place.resized(
             resized, decider.said_of_lists(decisions.steps, resized), has_vocab=not is_live
         )
-    decisions.notes += transposed_notes(decider.changes, owned.values()) if decider.changes else ()
+    decisions.notes += (
+        transposed_notes(decider.changes, owned.values(), operations_option(is_live=is_live)) if decider.changes else ()
+    )
     return decisions

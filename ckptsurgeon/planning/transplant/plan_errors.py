@@ -23,8 +23,8 @@ from .options import Options
 from .vocabulary import VocabularyAxes
 
 __all__ = [
-    "PlanFaults", "check_completeness", "check_destination_patterns", "check_prefixes", "missing_text",
-    "nothing_loaded", "raise_faults",
+    "NOTHING_LOADED", "PlanFaults", "check_completeness", "check_destination_patterns", "check_prefixes",
+    "missing_text", "nothing_loaded", "operations_option", "raise_faults",
 ]  # fmt: skip
 
 # Mismatches, casts and tensors that cannot be drawn, collected to be reported at once.
@@ -67,7 +67,7 @@ def raise_faults(
         )
     if faults.mismatches:
         wrong = axes.of_no_list([step for step, _, _ in faults.mismatches]) if axes else None
-        raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes or is_live else by_place)
+        raise wrong or _mismatch_error(faults.mismatches, names, target, None if axes else by_place, is_live=is_live)
     if faults.undrawable:
         raise _undrawable_error(faults.undrawable, target)
     if faults.casts:
@@ -92,8 +92,18 @@ def _undrawable_error(faults: Mapping[str, Undrawable], target: str) -> PlanErro
     )
 
 
+def operations_option(*, is_live: bool) -> str:
+    """Return the option for operations; with a live module as destination, its verb has none, so that of rename."""
+    return "ckpt rename --operations" if is_live else "--operations"
+
+
 def _mismatch_error(
-    faults: Sequence[tuple[Step, TensorOrigin, str]], names: Sequence[str], target: str, by_place: PositionalRows | None
+    faults: Sequence[tuple[Step, TensorOrigin, str]],
+    names: Sequence[str],
+    target: str,
+    by_place: PositionalRows | None,
+    *,
+    is_live: bool,
 ) -> PlanError:
     details = []
     for step, origin, why in faults:
@@ -112,16 +122,17 @@ def _mismatch_error(
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = fitting_policies(first.source_shape, first.shape, first.source_dtype, first.key)[1:]
     module, source_module = _module(first.key), _module(origin.key)
+    option = operations_option(is_live=is_live)
     how = (
-        transposed_hint(origin.key, dims=len(first.source_shape))
+        transposed_hint(origin.key, option, len(first.source_shape))
         if is_transposed(first.source_shape, first.shape)
-        else reshape_hint(origin.key, first.source_shape, first.shape)
+        else reshape_hint(origin.key, option, first.source_shape, first.shape)
     )
     hint = f"{f'{how}. Or use' if how else 'Use'} --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
     if {_module(step.key) for step, _, _ in faults} != {module}:
         hint += " for one, --ignore-mismatch for all"
-    hint += f", {BY_TOKEN} for rows by token" if by_place is not None and first.key in by_place else ""
+    hint += f", {BY_TOKEN} for rows by token" if by_place is not None and first.key in by_place and not is_live else ""
     hint += f", or --exclude {escape(source_module)}."
     unfit = f" {escape(why, 600)}." if why else ""
     return PlanError(f"shape mismatch: {shapes}{also}.{unfit}", hint=hint, details=details)

@@ -111,14 +111,15 @@ def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> b
     return 2 * (wanted & there).total() >= len(missing)
 
 
-def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
+def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step], option: str) -> Iterator[str]:
     """Yield a note if ``changes`` has tensors whose old and new shapes are each other's transpose.
 
-    ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too.
+    ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too. ``option`` is the
+    option with which tensors are transposed.
     """
     turned = [one for one in changes if is_transposed(one.have, one.want)]
     if turned:
         copied = {step.source_key: step.source_shape for step in steps if step.op == "copy"}
         flat = [one.source_key for one in turned if len(one.have) == 2]
         square = square_siblings(flat, copied)
-        yield transposed_note([one.source_key for one in turned], square, dims=len(turned[0].have))
+        yield transposed_note([one.source_key for one in turned], square, option, len(turned[0].have))

@@ -85,7 +85,8 @@ def test_an_output_layer_and_an_embedding_that_were_both_saved_stay_apart(rows: 
     assert APART in notes
 
 
-def test_equal_matrices_that_were_both_saved_stay_tied() -> None:
+def test_equal_matrices_that_were_both_saved_stay_tied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsurgeon.api.lora.merge.BLOCK", 64)  # two rows
     base()
     new = torch.randn(12, 8)
     saved = {"model.embed_tokens.weight": new, "lm_head.weight": new.clone()}
@@ -93,6 +94,9 @@ def test_equal_matrices_that_were_both_saved_stay_tied() -> None:
     out, config, _ = merged("base", "ad")
     assert torch.equal(out[EMBEDDING], new)
     assert (HEAD in out, config["tie_word_embeddings"]) == (False, True)
+    saved["lm_head.weight"][11, 7] += 1  # the last of its values
+    save_file({f"base_model.model.{key}": value for key, value in saved.items()}, "ad/adapter_model.safetensors")
+    assert HEAD in [step.key for step in cs.lora_merge("base", "ad").steps]
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -88,7 +88,7 @@ def test_what_is_excluded_is_neither_missing_nor_unexpected() -> None:
         ({"on_mismatch": {"decodr": "init"}}, "on_mismatch=.decodr. matches none of the 5 destination keys"),
         ({"exclude": [""]}, "exclude is empty"),
         ({"include": [""]}, "include is empty"),
-        ({"on_mismatch": "magic"}, "no policy 'magic'"),
+        ({"on_mismatch": "magic"}, "'magic' is not a policy"),
         ({"on_missing": "magic"}, "on_missing=.magic."),
         ({"dtype": "float31"}, "no dtype"),
         ({"map": ["encoder"]}, "no '='"),
